@@ -1,0 +1,66 @@
+# On a fresh machine with Python 3.11 or newer (with venv and pip) either of these does all of the
+# set-up in .venv and then its work:
+#
+#   make sweep    the main job on the built-in world; the table and the pictures are in runs/world
+#   make test     lint, types, tests
+#
+# Variables: make test PYTHON=python3.12 (the interpreter), VENV=/tmp/venv (where to install),
+#            make sweep ARGS="--seeds=0,1,2" (more flags), OUT=runs/mine (where to write).
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= runs/world
+ARGS ?=
+# Test processes: a test holds one core most of the time, and more processes only hold more memory.
+WORKERS ?= 2
+
+python := $(VENV)/bin/python
+
+# uv installs in seconds what takes pip half a minute; where uv cannot (an index or a proxy that
+# only pip is told of), pip does it.
+install = $(python) -m uv pip install --quiet --python $(python) $(1) \
+	|| $(python) -m pip install --quiet --disable-pip-version-check $(1)
+
+.PHONY: help sweep test lint types tests test-parity format clean
+
+help:
+	@sed -n '1,/^$$/ s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
+
+sweep: $(VENV)/.installed
+	$(python) -m experiments.sweep --slots=64,512 --out=$(OUT) --resume $(ARGS)
+
+test: lint types tests
+
+lint: $(VENV)/.installed-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/.installed-test
+	$(VENV)/bin/pyright --pythonpath $(python)
+
+tests: $(VENV)/.installed-test
+	$(python) -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
+
+# pip and not uv: it is pip that machines are told where their build of torch lies.
+test-parity: $(VENV)/.installed-test
+	$(python) -m pip install --quiet --disable-pip-version-check -e ".[parity]"
+	$(python) -m pytest tests/models $(ARGS)
+
+format: $(VENV)/.installed-test
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+
+$(VENV)/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is not Python 3.11 or newer: name one that is, make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(python) -m pip install --quiet --disable-pip-version-check uv || true
+	$(call install,-r requirements.txt)
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml $(VENV)/.installed
+	$(call install,-e ".[test]")
+	@touch $@

@@ -1,0 +1,170 @@
+"""Bases: the models before the stream; their directories on disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.config import PretrainFlags
+from smf_jax import checkpoints
+from smf_jax.data.tokenizer import Tokenizer, load_tokenizer
+from smf_jax.manifest import fingerprint, sha256_of_json
+from smf_jax.models.config import ModelConfig
+from smf_jax.models.decoder import Decoder, abstract_params
+from smf_jax.models.huggingface import load_huggingface
+from smf_jax.training.state import Flat, flatten
+
+FORMAT = 1
+LEAVES = "leaves"
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model before the stream.
+
+    Attributes:
+      config: of the decoder.
+      leaves: by path.
+      tokenizer: of the model.
+      origin: where it came from, for people.
+      recipe: how a built-in base was made (`PretrainFlags.recipe`); ``None`` for others.
+    """
+
+    config: ModelConfig
+    leaves: Flat
+    tokenizer: Tokenizer
+    origin: str
+    recipe: dict[str, Any] | None = None
+
+    @property
+    def model(self) -> Decoder:
+        """The decoder of the base."""
+        return Decoder(self.config)
+
+    def fingerprint(self) -> str:
+        """Of all leaves."""
+        return fingerprint(jax.device_get(self.leaves))
+
+    def tokenizer_fingerprint(self) -> str:
+        """Of the tokenizer."""
+        return sha256_of_json({"tokenizer": self.tokenizer.backend.to_str()})
+
+    def pretrain_flags(self) -> PretrainFlags | None:
+        """The flags that made a built-in base."""
+        return None if self.recipe is None else PretrainFlags(**self.recipe)
+
+
+def check_output(path: str, flag: str, overwrite: bool) -> Path:
+    """Refuses an output directory that exists.
+
+    Raises:
+      ValueError: if no directory is named.
+      FileExistsError: if it exists and may not be replaced.
+    """
+    if not path:
+        raise ValueError(f"--{flag} is empty; name the directory to make")
+    target = Path(path)
+    if target.exists() and not overwrite:
+        raise FileExistsError(
+            f"--{flag}={path} exists; choose another directory or give --overwrite"
+        )
+    return target
+
+
+def save_base(path: Path, base: Base, overwrite: bool = False) -> str:
+    """Writes a base; the directory appears whole or not at all.
+
+    Returns:
+      The fingerprint of its leaves.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
+    metadata = {
+        "kind": "base",
+        "base_format": FORMAT,
+        "model": base.config.to_dict(),
+        "origin": base.origin,
+        "recipe": base.recipe,
+    }
+    mark = checkpoints.save(partial / LEAVES, base.leaves, metadata)
+    base.tokenizer.save(partial)
+    if overwrite and path.exists():
+        shutil.rmtree(path)
+    partial.rename(path)
+    return mark
+
+
+def load_base(path: str, flag: str, dtype: str = "float32") -> Base:
+    """Reads a base that `save_base` wrote, or a Hugging Face directory.
+
+    Args:
+      path: the directory.
+      flag: that named it, for errors.
+      dtype: compute dtype of a Hugging Face checkpoint.
+
+    Raises:
+      FileNotFoundError: if it is not there, or is neither of the two.
+      ValueError: if it is damaged, incomplete, or its parts do not fit each other.
+    """
+    directory = Path(path)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"--{flag}={path}: no such directory")
+    if (directory / LEAVES).is_dir():
+        return _load_saved(directory, flag)
+    if not (directory / "config.json").is_file():
+        raise FileNotFoundError(
+            f"--{flag}={path} is neither a base ({LEAVES}/ is missing) nor a Hugging Face "
+            "checkpoint (config.json is missing)"
+        )
+    config, params = load_huggingface(directory, dtype)  # pyright: ignore[reportArgumentType]
+    tokenizer = load_tokenizer(directory, config.vocabulary)
+    return Base(config, flatten(params), tokenizer, f"Hugging Face checkpoint {directory.name}")
+
+
+def _load_saved(directory: Path, flag: str) -> Base:
+    metadata = checkpoints.read_metadata(directory / LEAVES)
+    if metadata.get("base_format") != FORMAT:
+        raise ValueError(
+            f"--{flag}={directory}: base_format={metadata.get('base_format')!r}, expected "
+            f"{FORMAT}; make the base again with this version"
+        )
+    config = ModelConfig.from_dict(metadata["model"])
+    leaves, _ = checkpoints.load(directory / LEAVES, flatten(abstract_params(config)))
+    return Base(
+        config,
+        {name: jnp.asarray(leaf) for name, leaf in leaves.items()},
+        load_tokenizer(directory, config.vocabulary),
+        metadata["origin"],
+        metadata["recipe"],
+    )
+
+
+def cached_base(
+    flags: PretrainFlags, cache: str, make: Callable[[PretrainFlags], Base]
+) -> tuple[Base, bool]:
+    """The built-in base of a recipe: from the cache, or made and put there.
+
+    Args:
+      flags: the recipe; its hash is the name in the cache.
+      cache: directory of bases.
+      make: makes it.
+
+    Returns:
+      The base, and whether it was there already.
+    """
+    key = sha256_of_json({"format": FORMAT, **flags.recipe()})[:12]
+    path = Path(cache) / f"world-{key}"
+    if path.is_dir():
+        return load_base(str(path), "base_cache"), True
+    base = make(replace(flags, out=str(path)))
+    if not path.exists():
+        save_base(path, base)
+    return base, False

@@ -1,0 +1,124 @@
+"""The thin shell of every command: flags from a frozen dataclass, grouped help, one-line errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, field, fields, replace
+from typing import Any, TypeVar
+
+from absl import flags
+
+Config = TypeVar("Config")
+
+_DEFINE: dict[str, Callable[..., Any]] = {
+    "bool": flags.DEFINE_bool,
+    "int": flags.DEFINE_integer,
+    "float": flags.DEFINE_float,
+    "str": flags.DEFINE_string,
+}
+
+
+def flag(group: str, default: Any, help: str) -> Any:
+    """A field of a configuration that is a flag.
+
+    Args:
+      group: the heading it stands under in ``--help``.
+      default: its value where the flag is not given.
+      help: what it does, its unit and its choices.
+    """
+    return field(default=default, metadata={"group": group, "help": help})
+
+
+def _flag_fields(config: type[Any]) -> list[Field[Any]]:
+    return [each for each in fields(config) if "group" in each.metadata]
+
+
+def parse(config: type[Config], arguments: Sequence[str]) -> tuple[Config, list[str]]:
+    """Reads a configuration from command-line arguments.
+
+    Args:
+      config: a frozen dataclass of `flag` fields; annotations are ``bool``, ``int``, ``float`` or
+        ``str``, the last three also ``| None``. Other fields keep their defaults.
+      arguments: without the program's name.
+
+    Returns:
+      The configuration, and the arguments that are no flags.
+
+    Raises:
+      ValueError: for an unknown flag or a value of the wrong type, naming it.
+    """
+    values = flags.FlagValues()
+    flagged = _flag_fields(config)
+    for each in flagged:
+        kind = str(each.type).partition(" ")[0]
+        _DEFINE[kind](each.name, each.default, each.metadata["help"], flag_values=values)
+    try:
+        rest = values(["command", *arguments])[1:]
+    except flags.Error as error:
+        raise ValueError(f"{error}; --help lists the flags") from None
+    return config(**{each.name: values[each.name].value for each in flagged}), rest
+
+
+def help_text(config: type[Any], module: str, summary: str, example: str) -> str:
+    """The text of ``--help``: every flag under its group, with its default."""
+    groups: dict[str, list[Field[Any]]] = {}
+    for each in _flag_fields(config):
+        groups.setdefault(each.metadata["group"], []).append(each)
+    lines = [f"python -m {module}: {summary}", "", f"  {example}"]
+    for group, members in groups.items():
+        lines += ["", f"{group}:"]
+        for each in members:
+            default = each.default
+            shown = "" if default in (None, "", MISSING) else f" [{default}]"
+            text = textwrap.fill(
+                each.metadata["help"] + shown, 96, initial_indent=" " * 6, subsequent_indent=" " * 6
+            )
+            lines += [f"  --{each.name}", text]
+    return "\n".join(lines)
+
+
+def run(
+    main: Callable[[Any], int],
+    config: type[Any],
+    module: str,
+    summary: str,
+    example: str,
+    positional: str | None = None,
+) -> None:
+    """Runs a command and exits: 0 when done, 1 when training failed, 2 on bad input.
+
+    A `ValueError` or a missing or existing file is the user's to mend and is told in one line;
+    ``SMF_JAX_TRACEBACK=1`` shows where it came from. Anything else is a fault of ours and is
+    raised as it is.
+
+    Args:
+      main: the command.
+      config: its flags.
+      module: how it is called, such as ``experiments.sweep``.
+      summary: what it does, in a line.
+      example: a call.
+      positional: the field that takes the arguments without a flag's name as a tuple, if any.
+    """
+    arguments = sys.argv[1:]
+    if any(argument in ("-h", "--help", "-help") for argument in arguments):
+        print(help_text(config, module, summary, example))
+        sys.exit(0)
+    try:
+        parsed, rest = parse(config, arguments)
+        if rest and positional is None:
+            raise ValueError(f"{rest[0]!r} is not a flag; --help lists them")
+        if positional is not None:
+            parsed = replace(parsed, **{positional: tuple(rest)})
+        sys.exit(main(parsed))
+    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        if os.environ.get("SMF_JAX_TRACEBACK"):
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except FloatingPointError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        sys.exit(1)

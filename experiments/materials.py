@@ -1,0 +1,255 @@
+"""What a sweep reads, encoded: the tasks, the probes, the background and the rows of replay."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from experiments.bases import Base
+from experiments.config import SweepFlags
+from experiments.sources import Reader
+from smf_jax import checkpoints
+from smf_jax.data.batching import (
+    Batch,
+    concatenate,
+    encode_wordings,
+    needed_length,
+    pack_texts,
+    sample_batches,
+)
+from smf_jax.data.facts import Fact, Task, Wording, trained_wordings
+from smf_jax.data.files import read_records
+from smf_jax.data.sources import stream_of
+from smf_jax.data.world import World, make_world
+from smf_jax.evaluation.answers import Probe, answer_probe
+
+# As many wordings of a fact are asked seen as unseen.
+ASKED = 2
+QUESTION_ENDINGS = (".jsonl", ".csv", ".jsonl.gz", ".jsonl.xz", ".csv.gz", ".csv.xz")
+
+
+@dataclass(frozen=True)
+class General:
+    """General text, encoded: what the background is measured on and replay draws from.
+
+    Attributes:
+      rows: ``(rows, t)``.
+      corpus: its name.
+    """
+
+    rows: Batch
+    corpus: str
+
+
+@dataclass(frozen=True)
+class Materials:
+    """Everything a sweep reads.
+
+    Attributes:
+      tasks: the stream.
+      examples: per task, its facts in their trained wordings, ``(rows, t)``.
+      seen: per task, its facts asked in wordings they are trained in.
+      unseen: per task, its facts asked in wordings that only other facts are trained in.
+      questions: further probes of facts by name; the first is that of known facts.
+      texts: probes of text by name; the first is that of neutral text.
+      general: background and replay; ``None`` if there is none.
+    """
+
+    tasks: tuple[Task, ...]
+    examples: tuple[Batch, ...]
+    seen: tuple[Probe, ...]
+    unseen: tuple[Probe, ...]
+    questions: Mapping[str, Probe]
+    texts: Mapping[str, Batch]
+    general: General | None
+
+    def batches(self, task: int, seed: int, steps: int, rows: int, replayed: int) -> Batch:
+        """The batches of one task, ``(steps, rows + replayed, t)``.
+
+        Args:
+          task: which one.
+          seed: of the trial; decides the order.
+          steps: how many.
+          rows: of the task in each batch.
+          replayed: rows of general text in each batch.
+        """
+        rng = np.random.default_rng([seed, task])
+        batches = sample_batches(self.examples[task], steps, rows, rng)
+        if not replayed or self.general is None:
+            return batches
+        old = sample_batches(self.general.rows, steps, replayed, rng)
+        return Batch(*(np.concatenate(pair, axis=1) for pair in zip(batches, old, strict=True)))
+
+    def background_batches(self, count: int, rows: int) -> Batch:
+        """``(count, rows, t)`` batches of general text, always the same."""
+        if self.general is None:
+            raise ValueError("no general text to measure a background on; give --background")
+        return sample_batches(self.general.rows, count, rows, np.random.default_rng(0))
+
+
+def gather(flags: SweepFlags, base: Base) -> Materials:
+    """Reads and encodes all that the flags name.
+
+    Raises:
+      ValueError: if a source is missing, malformed, or does not fit the base; naming the flag.
+    """
+    reader = Reader(flags.data_dir, flags.download)
+    made_by = base.pretrain_flags()
+    world = None
+    if made_by is not None:
+        world = make_world(made_by.world(flags.tasks, flags.facts_per_task, flags.changed_share))
+    tasks = _tasks(flags, reader, world)
+    facts = [fact for task in tasks for fact in task.facts]
+    spoken: list[Wording] = [w for fact in facts for w in (*fact.trained, *fact.asked)]
+    if world is not None:
+        spoken += [w for fact in world.known for w in (*fact.trained, *fact.asked)]
+    length = needed_length(base.tokenizer, spoken)
+    if length > base.config.max_positions:
+        raise ValueError(
+            f"--stream={flags.stream}: its longest question takes {length} tokens, the model at "
+            f"most {base.config.max_positions}; leave out long questions"
+        )
+
+    def encoded(task: Task) -> Batch:
+        wordings = trained_wordings(task.facts)
+        return encode_wordings(base.tokenizer, wordings, length, flags.prompt_loss_weight)
+
+    def probe(task: Task, wordings: str) -> Probe:
+        return answer_probe(base.tokenizer, _first(task.facts, wordings, ASKED), wordings, length)
+
+    general, held_out = _general(flags, reader, base, world, length)
+    questions, texts = _probes(flags, reader, base, world, held_out)
+    return Materials(
+        tasks=tasks,
+        examples=tuple(map(encoded, tasks)),
+        seen=tuple(probe(task, "trained") for task in tasks),
+        unseen=tuple(probe(task, "asked") for task in tasks),
+        questions=questions,
+        texts=texts,
+        general=general,
+    )
+
+
+def _tasks(flags: SweepFlags, reader: Reader, world: World | None) -> tuple[Task, ...]:
+    if flags.tasks < 1:
+        raise ValueError(f"--tasks={flags.tasks}: expected at least 1")
+    relations = tuple(filter(None, flags.relation.split(","))) or None
+    if flags.stream in ("", "world"):
+        if world is None:
+            raise ValueError(
+                f"--stream={flags.stream or 'world'}: the built-in world belongs to built-in bases, "
+                f"and --base={flags.base} is none; give a file of questions or tfds:NAME:SPLIT"
+            )
+        if relations is not None:
+            raise ValueError(
+                f"--relation={flags.relation} picks questions of a file; give --stream=FILE with it"
+            )
+        return world.tasks
+    facts = reader.questions(flags.stream, "stream", relations)
+    return stream_of(facts, flags.tasks, flags.facts_per_task, flags.stream_seed)
+
+
+def _first(facts: Sequence[Fact], wordings: str, count: int) -> list[Fact]:
+    """The facts with only their first wordings of a kind."""
+    return [dataclasses.replace(f, **{wordings: getattr(f, wordings)[:count]}) for f in facts]
+
+
+def _general(
+    flags: SweepFlags, reader: Reader, base: Base, world: World | None, length: int
+) -> tuple[General | None, Batch | None]:
+    """General text, and windows of the same text that were held out of it."""
+    if flags.background and not is_measured(flags.background):
+        # Windows of the stream's length: replay joins them with its rows.
+        needed = flags.background_batches * flags.background_batch_size
+        windows = pack_texts(
+            base.tokenizer,
+            reader.texts(flags.background, "background"),
+            length,
+            (needed + flags.probe_limit) * length,
+        )
+        count = windows.tokens.shape[0]
+        if count <= flags.probe_limit:
+            raise ValueError(
+                f"--background={flags.background} holds {count} windows of {length} tokens, of "
+                f"which --probe_limit={flags.probe_limit} are held out; give more text"
+            )
+        rest, held_out = (
+            Batch(*(field[part] for field in windows))
+            for part in (slice(None, count - flags.probe_limit), slice(-flags.probe_limit, None))
+        )
+        return General(rest, Path(flags.background).name), held_out
+    if world is None:
+        return None, None
+    taught = encode_wordings(
+        base.tokenizer, trained_wordings(world.known), length, flags.prompt_loss_weight
+    )
+    neutral = pack_texts(base.tokenizer, world.neutral_train, length)
+    held_out = pack_texts(base.tokenizer, world.neutral_heldout, length)
+    return General(concatenate([taught, neutral]), "built-in world"), held_out
+
+
+def is_measured(background: str) -> bool:
+    """Whether ``--background`` names measured statistics and not text."""
+    return bool(background) and checkpoints.is_complete(background)
+
+
+def _probes(
+    flags: SweepFlags, reader: Reader, base: Base, world: World | None, held_out: Batch | None
+) -> tuple[dict[str, Probe], dict[str, Batch]]:
+    """The probes that the flags name, or those of the base's own world."""
+    questions: dict[str, Probe] = {}
+    texts: dict[str, Batch] = {}
+    for item in filter(None, flags.probes.split(",")):
+        name, equals, source = item.partition("=")
+        if not equals or not name or name in (*questions, *texts):
+            raise ValueError(
+                f"--probes={flags.probes}: {item!r} should be NAME=FILE with a name of its own, as "
+                "in nq=nq.jsonl,wikitext=wiki.txt"
+            )
+        if source.endswith(QUESTION_ENDINGS) and _asks(source):
+            facts = reader.questions(source, "probes")[: flags.probe_limit]
+            questions[name] = _asked_once(base, facts)
+        else:
+            windows = min(128, base.config.max_positions)
+            text = reader.texts(source, "probes")
+            limit = flags.probe_limit * windows
+            texts[name] = pack_texts(base.tokenizer, text, windows, limit)
+    if not flags.probes and world is not None:
+        questions["known"] = _asked_once(base, world.kept)
+    if not texts and held_out is not None:
+        texts["neutral"] = held_out
+    return questions, texts
+
+
+def _asked_once(base: Base, facts: Sequence[Fact]) -> Probe:
+    """Every fact asked in one wording that it was not taught in."""
+    once = _first(facts, "asked", 1)
+    length = needed_length(base.tokenizer, [wording for fact in once for wording in fact.asked])
+    return answer_probe(base.tokenizer, once, "asked", length)
+
+
+def _asks(source: str) -> bool:
+    """Whether the records of a file are questions."""
+    record = next((record for _, record in islice(read_records(Path(source)), 1)), {})
+    return not {"question", "problem"}.isdisjoint(record)
+
+
+def all_rows(probes: Sequence[Probe]) -> Batch:
+    """The rows of several probes, one after another."""
+    return concatenate([probe.batch for probe in probes])
+
+
+def chunked(batch: Batch, rows: int) -> Batch:
+    """``(rows, t)`` to ``(chunks, rows, t)``, filled up with pads."""
+    missing = -batch.tokens.shape[0] % rows
+    return Batch(
+        *(
+            np.pad(field, ((0, missing), (0, 0))).reshape(-1, rows, field.shape[-1])
+            for field in batch
+        )
+    )

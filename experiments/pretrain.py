@@ -1,0 +1,155 @@
+"""Makes a base: a small decoder with memories, taught the known facts of the built-in world.
+
+``python -m experiments.pretrain --out=bases/mine`` writes what ``sweep --base=bases/mine`` takes.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import jax
+import numpy as np
+
+from experiments.bases import Base, check_output, save_base
+from experiments.command import run
+from experiments.config import PretrainFlags, memory_config, parse_layers
+from experiments.progress import progress_bar, say
+from experiments.sources import Reader
+from smf_jax.data.batching import (
+    Batch,
+    concatenate,
+    encode_wordings,
+    needed_length,
+    pack_texts,
+    sample_batches,
+)
+from smf_jax.data.facts import trained_wordings
+from smf_jax.data.tokenizer import Tokenizer, train_tokenizer
+from smf_jax.data.world import World, make_world
+from smf_jax.evaluation.answers import answer_probe, exact_match, in_chunks, rows_right
+from smf_jax.models.config import MemoryPlacement, ModelConfig
+from smf_jax.models.decoder import Decoder, init_params
+from smf_jax.sharding import DATA, device_mesh
+from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.training.fit import fit
+from smf_jax.training.state import Flat, count_parameters, flatten
+from smf_jax.training.trainers import dense_trainer, plain_logits
+
+
+def model_config(flags: PretrainFlags, vocabulary: int) -> ModelConfig:
+    """The decoder that the flags describe."""
+    layers = parse_layers(flags.memory_layers, "memory_layers")
+    outside = [layer for layer in layers if not 0 <= layer < flags.layers]
+    if outside:
+        raise ValueError(
+            f"--memory_layers={flags.memory_layers}: layers {outside} are outside of a model of "
+            f"--layers={flags.layers}, which has layers 0 to {flags.layers - 1}"
+        )
+    memory = memory_config(flags, flags.width)
+    placement = MemoryPlacement(layers, "pretrain", memory, flags.shared_pool) if layers else None
+    if flags.width % flags.heads:
+        raise ValueError(f"--width={flags.width} is not a multiple of --heads={flags.heads}")
+    return ModelConfig(
+        family="llama",
+        vocabulary=vocabulary,
+        width=flags.width,
+        layers=flags.layers,
+        heads=flags.heads,
+        key_value_heads=flags.heads,
+        head_width=flags.width // flags.heads,
+        hidden_width=flags.hidden_width,
+        tied=True,
+        max_positions=flags.max_positions,
+        memory=placement,
+    )
+
+
+def pretrain(flags: PretrainFlags) -> Base:
+    """Trains a base from nothing; prints what it does.
+
+    Args:
+      flags: the recipe.
+
+    Returns:
+      The base.
+    """
+    world = make_world(flags.world())
+    further = list(Reader().texts(flags.texts, "texts")) if flags.texts else []
+    tokenizer = train_tokenizer(chain(world.texts(), further), flags.vocabulary)
+    config = model_config(flags, tokenizer.size)
+    batches = _batches(flags, world, further, tokenizer)
+    leaves = flatten(init_params(config, jax.random.key(flags.seed)))
+    trainer = dense_trainer(
+        Decoder(config),
+        UpdateRule(
+            "adamw",
+            clip=1.0,
+            schedule="cosine",
+            warmup_steps=flags.warmup_steps,
+            schedule_steps=flags.steps,
+            b2=0.98,
+            weight_decay=flags.weight_decay,
+        ),
+    )
+    say(
+        f"pretraining {count_parameters(leaves):,} parameters on {len(world.known):,} facts and "
+        f"{len(world.neutral_train) + len(further):,} texts"
+    )
+    with progress_bar(flags.steps, "pretrain") as progress:
+        fitted = fit(trainer, leaves, batches, flags.learning_rate, device_mesh(DATA), progress)
+    base = Base(config, fitted.leaves, tokenizer, "built-in world", flags.recipe())
+    known = known_share(base, world)
+    say(f"loss {fitted.losses[-1]:.3f}; the base answers {known:.1%} of its facts, unseen wordings")
+    return base
+
+
+def known_share(base: Base, world: World) -> float:
+    """Share of the known facts that a base answers in wordings it was not taught them in."""
+    wordings = [wording for fact in world.known for wording in (*fact.trained, *fact.asked)]
+    length = needed_length(base.tokenizer, wordings)
+    probe = answer_probe(base.tokenizer, world.known, "asked", length)
+    logits = plain_logits(base.model)
+
+    @jax.jit
+    def right(leaves: Flat, batch: Batch) -> jax.Array:
+        return rows_right(logits(leaves, batch.tokens, batch.valid), batch)
+
+    chunks = in_chunks(lambda batch: right(base.leaves, batch), probe.batch, 128)
+    answered = np.concatenate(jax.device_get(chunks))[: probe.batch.tokens.shape[0]]
+    return exact_match(probe, answered)
+
+
+def _batches(flags: PretrainFlags, world: World, further: list[str], tokenizer: Tokenizer) -> Batch:
+    """Every batch of the training: wordings of facts, and windows of text beside them."""
+    wordings = trained_wordings(world.known)
+    asked = [wording for fact in world.known for wording in fact.asked]
+    length = needed_length(tokenizer, [*wordings, *asked])
+    facts = encode_wordings(tokenizer, wordings, length, flags.prompt_loss_weight)
+    texts = pack_texts(tokenizer, world.neutral_train, length)
+    if further:
+        texts = concatenate([texts, pack_texts(tokenizer, further, length, flags.text_tokens)])
+    rng = np.random.default_rng([flags.seed, 1])
+    of_facts = sample_batches(facts, flags.steps, flags.batch_size, rng)
+    if not flags.text_batch_size:
+        return of_facts
+    of_texts = sample_batches(texts, flags.steps, flags.text_batch_size, rng)
+    return Batch(*(np.concatenate(pair, axis=1) for pair in zip(of_facts, of_texts, strict=True)))
+
+
+def main(flags: PretrainFlags) -> int:
+    """Makes the base at ``--out``."""
+    out = check_output(flags.out, "out", flags.overwrite)
+    base = pretrain(flags)
+    mark = save_base(out, base, flags.overwrite)
+    say(f"{out}: base {mark[:12]}, {count_parameters(base.leaves):,} parameters")
+    return 0
+
+
+if __name__ == "__main__":
+    run(
+        main,
+        PretrainFlags,
+        "experiments.pretrain",
+        "train a base on the built-in world",
+        "python -m experiments.pretrain --out=bases/mine --steps=1000",
+    )

@@ -1,0 +1,35 @@
+"""Progress bars with time left, on standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+
+@contextmanager
+def progress_bar(total: int, what: str, unit: str = "step") -> Iterator[Callable[[int], None]]:
+    """A bar that is told how much is done.
+
+    Where standard error is no terminal, it is redrawn every ten seconds only, so that logs stay
+    readable.
+
+    Args:
+      total: how much there is to do.
+      what: stands before the bar.
+      unit: what is counted.
+
+    Yields:
+      A function of the number done so far.
+    """
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    with tqdm(total=total, desc=what, unit=unit, mininterval=interval, file=sys.stderr) as bar:
+        yield lambda done: bar.update(done - bar.n) and None
+
+
+def say(text: str) -> None:
+    """Prints a line above any bar."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()

@@ -1,0 +1,118 @@
+"""Puts a memory into a pretrained decoder, heals it on text, and writes the base that comes out.
+
+``python -m experiments.retrofit --base=DIR --retrofit=add --heal_texts=FILE --out=bases/mine``
+writes what ``sweep --base=bases/mine`` takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from experiments.bases import Base, check_output, load_base, save_base
+from experiments.command import run
+from experiments.config import MemoryFlags, RetrofitFlags
+from experiments.progress import progress_bar, say
+from experiments.sources import Reader
+from smf_jax.data.batching import Batch, pack_texts, sample_batches
+from smf_jax.models.retrofit import MEMORY, retrofit
+from smf_jax.sharding import DATA, device_mesh
+from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.training.fit import fit
+from smf_jax.training.state import count_parameters, flatten, unflatten
+from smf_jax.training.trainers import dense_trainer
+
+
+def retrofit_base(flags: MemoryFlags, base: Base, windows: Batch | None, seed: int = 0) -> Base:
+    """A base with fresh memories in it, healed on text with only the memories training.
+
+    Args:
+      flags: the memory and the healing.
+      base: without memories.
+      windows: text to heal on, ``(windows, t)``; may be ``None`` only if nothing is healed.
+      seed: of initial values and of the order of batches.
+
+    Raises:
+      ValueError: if the base has memories, or there is no text to heal on.
+    """
+    if base.config.memory is not None:
+        raise ValueError(
+            f"--retrofit={flags.retrofit}: the base ({base.origin}) has memories in layers "
+            f"{base.config.memory.layers} already; leave the flag out"
+        )
+    placement = flags.placement(base.config.width, base.config.layers)
+    config, params = retrofit(base.config, unflatten(base.leaves), placement, jax.random.key(seed))
+    base = dataclasses.replace(
+        base, config=config, leaves=flatten(params), origin=f"{base.origin}, {flags.retrofit}"
+    )
+    new = count_parameters([leaf for path, leaf in base.leaves.items() if _is_memory(path)])
+    say(f"retrofit: {new:,} memory parameters in layers {placement.layers}")
+    return base if not flags.heal_steps else _heal(flags, base, windows, seed)
+
+
+def heal_windows(flags: RetrofitFlags, base: Base) -> Batch:
+    """The windows of ``--heal_texts``."""
+    reader = Reader(flags.data_dir, flags.download)
+    texts = reader.texts(flags.heal_texts, "heal_texts")
+    return pack_texts(base.tokenizer, texts, flags.heal_length, flags.heal_tokens)
+
+
+def _heal(flags: MemoryFlags, base: Base, windows: Batch | None, seed: int) -> Base:
+    if windows is None:
+        raise ValueError(
+            f"--heal_steps={flags.heal_steps} needs text; give --heal_texts=FILE, or --heal_steps=0"
+        )
+    steps = flags.heal_steps
+    update = UpdateRule(
+        "adamw",
+        clip=1.0,
+        schedule="cosine",
+        # 2604.05248 warms up for 100 of its 1,250 steps.
+        warmup_steps=min(100, max(1, steps // 10)),
+        schedule_steps=steps + 1,
+    )
+    trainer = dense_trainer(base.model, update, _is_memory)
+    rng = np.random.default_rng([seed, 2])
+    batches = sample_batches(windows, steps, flags.heal_batch_size, rng)
+    with progress_bar(steps, "heal") as progress:
+        fitted = fit(
+            trainer, base.leaves, batches, flags.heal_learning_rate, device_mesh(DATA), progress
+        )
+    tenth = max(1, steps // 10)
+    first, last = fitted.losses[:tenth].mean(), fitted.losses[-tenth:].mean()
+    say(f"healing: loss {first:.3f} in the first tenth of {steps} steps, {last:.3f} in the last")
+    return dataclasses.replace(base, leaves=fitted.leaves)
+
+
+def _is_memory(path: str) -> bool:
+    return path.startswith(f"{MEMORY}/")
+
+
+def main(flags: RetrofitFlags) -> int:
+    """Makes the retrofitted base at ``--out``."""
+    out = check_output(flags.out, "out", flags.overwrite)
+    if flags.retrofit not in ("add", "replace"):
+        raise ValueError(f"--retrofit={flags.retrofit} is unknown; choose add or replace")
+    if flags.heal_steps and not flags.heal_texts:
+        raise ValueError(
+            f"--heal_steps={flags.heal_steps} needs text; give --heal_texts=FILE, or --heal_steps=0"
+        )
+    base = load_base(flags.base, "base", flags.dtype)
+    windows = heal_windows(flags, base) if flags.heal_steps else None
+    base = retrofit_base(flags, base, windows, flags.seed)
+    mark = save_base(out, base, flags.overwrite)
+    say(f"{out}: base {mark[:12]}, {count_parameters(base.leaves):,} parameters")
+    return 0
+
+
+if __name__ == "__main__":
+    run(
+        main,
+        RetrofitFlags,
+        "experiments.retrofit",
+        "put a memory into a pretrained decoder and heal it",
+        "python -m experiments.retrofit --base=DIR --retrofit=add --layers=6,12,18 "
+        "--heal_texts=text.jsonl --out=bases/mine",
+    )

@@ -1,0 +1,59 @@
+"""What a flag names: questions or text, in a file or in a set of tensorflow-datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from smf_jax.data.facts import Fact
+from smf_jax.data.sources import read_questions, read_texts
+from smf_jax.data.tfds_source import parse_tfds, read_tfds_questions, read_tfds_texts
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads sources for one command.
+
+    Attributes:
+      data_dir: where prepared tensorflow-datasets lie; empty for their default.
+      download: whether sets that are not prepared may be, which uses the network.
+    """
+
+    data_dir: str = ""
+    download: bool = False
+
+    def questions(
+        self, source: str, flag: str, relations: Sequence[str] | None = None
+    ) -> tuple[Fact, ...]:
+        """The questions that ``--flag=source`` names.
+
+        Raises:
+          ValueError: naming the flag, the file and the line.
+        """
+        if source.startswith("tfds:"):
+            if relations is not None:
+                raise ValueError(
+                    f"--relation={','.join(relations)} picks from a file's relations, but "
+                    f"--{flag}={source} is a set without; leave it out"
+                )
+            split = parse_tfds(source, f"--{flag}", self.data_dir or None)
+            return read_tfds_questions(split, download=self.download)
+        return read_questions(_existing(source, flag), relations=relations)
+
+    def texts(self, source: str, flag: str) -> Iterator[str]:
+        """The texts that ``--flag=source`` names, one at a time."""
+        if source.startswith("tfds:"):
+            split = parse_tfds(source, f"--{flag}", self.data_dir or None)
+            return read_tfds_texts(split, download=self.download)
+        return read_texts(_existing(source, flag))
+
+
+def _existing(source: str, flag: str) -> Path:
+    path = Path(source)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"--{flag}={source}: no such file or directory; give a file, or a set as "
+            "tfds:NAME:SPLIT"
+        )
+    return path

@@ -1,0 +1,1 @@
+"""Facts, texts and tokens: where they come from and how they become arrays."""

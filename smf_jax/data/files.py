@@ -1,0 +1,138 @@
+"""Records and paragraphs of text files: JSONL, CSV and plain text, also .gz, .xz or .bz2."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import json
+import lzma
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+_OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+_FORMATS = (".jsonl", ".csv", ".txt")
+
+
+def file_format(path: Path) -> str:
+    """The format of a file: ``.jsonl``, ``.csv`` or ``.txt``, whatever it is compressed with.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the suffix names another format.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    if not has_format(path):
+        raise ValueError(f"{path}: unknown format; expected {EXPECTED_FORMATS}")
+    return _plain_name(path).suffix
+
+
+def has_format(path: Path) -> bool:
+    """Whether the name of a file ends in a format that can be read."""
+    return _plain_name(path).suffix in _FORMATS
+
+
+EXPECTED_FORMATS = f"{', '.join(_FORMATS)}, alone or followed by {', '.join(_OPENERS)}"
+
+
+def fail_at(path: Path, line: int, message: str) -> NoReturn:
+    """Raise a ``ValueError`` that names the file and the line."""
+    raise ValueError(f"{path}, line {line}: {message}")
+
+
+def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The records of a .jsonl or .csv file with their line numbers, from 1.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is of another format or damaged, or a line empty or malformed.
+    """
+    kind = file_format(path)
+    if kind == ".txt":
+        raise ValueError(f"{path}: plain text has no fields; expected .jsonl or .csv")
+    return _json_records(path) if kind == ".jsonl" else _csv_records(path)
+
+
+def read_paragraphs(path: Path) -> Iterator[str]:
+    """The paragraphs of a text file, which blank lines divide.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    lines: list[str] = []
+    with _opened(path) as file:
+        for text in file:
+            if text.strip():
+                lines.append(text.strip())
+            elif lines:
+                yield "\n".join(lines)
+                lines = []
+    if lines:
+        yield "\n".join(lines)
+
+
+def _plain_name(path: Path) -> Path:
+    """The file's name without the suffix of its compression."""
+    return path.with_suffix("") if path.suffix in _OPENERS else path
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
+    """The file as text, decompressed; damage becomes an error that names the file."""
+    opener = _OPENERS.get(path.suffix, open)
+    try:
+        with opener(path, "rt", encoding="utf-8", newline="") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text: {error}") from error
+    except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+        if getattr(error, "errno", None) is not None:  # the system's word: not the file's content
+            raise
+        raise ValueError(f"{path}: damaged or cut short: {error}; fetch the file anew") from error
+
+
+def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with _opened(path) as file:
+        for line, text in enumerate(file, start=1):
+            if not text.strip():
+                fail_at(path, line, "empty; expected one JSON object per line: take the line out")
+            try:
+                record = json.loads(text)
+            except ValueError as error:
+                fail_at(path, line, f"malformed JSON: {error}; expected one object per line")
+            if not isinstance(record, dict):
+                fail_at(path, line, f"expected a JSON object, found {type(record).__name__}")
+            yield line, record
+
+
+def _csv_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows by the names in the header; a cell with a JSON list counts as a list."""
+    with _opened(path) as file:
+        reader = csv.DictReader(file, strict=True)
+        line = 2
+        while True:
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                fail_at(path, line, f"malformed CSV: {error}")
+            if row is None:
+                return
+            if None in row or None in row.values():
+                names = list(reader.fieldnames or ())
+                fail_at(path, line, f"expected {len(names)} cells, one for each of {names}")
+            yield line, {name: _cell(value) for name, value in row.items()}
+            line = reader.line_num + 1
+
+
+def _cell(text: str) -> Any:
+    """A list where the cell holds one as JSON, else the text."""
+    if text.startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    return text

@@ -1,0 +1,1 @@
+"""Evaluation: exact match of answers, likelihood of text."""

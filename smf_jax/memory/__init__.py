@@ -1,0 +1,1 @@
+"""Product-key memory: lookup, read, and the layers around them."""

@@ -1,0 +1,1 @@
+"""Decoders: configuration, modules, retrofits, LoRA, generation and the Hugging Face formats."""

@@ -1,0 +1,165 @@
+"""Causal grouped-query attention: rotary positions, masks, and the cache of a decode.
+
+Letters beyond those of `smf_jax.shapes`: ``u`` tokens attended to, ``g`` key heads, ``q`` query
+heads per key head, ``e`` head width.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from smf_jax.models.config import ModelConfig
+from smf_jax.models.layers import Hidden, Linear, Norm, wide_dtype
+
+Mask = Bool[Array, "b t u"]
+Keys = Float[Array, "b u g e"]
+
+_MASKED = -1e30
+
+
+class Rotation(NamedTuple):
+    """Cosines and sines of the rotary angles of some tokens.
+
+    Attributes:
+      cosine: ``(b, t, e/2)``.
+      sine: ``(b, t, e/2)``.
+    """
+
+    cosine: Float[Array, "b t half"]
+    sine: Float[Array, "b t half"]
+
+
+class Cache(NamedTuple):
+    """Keys and values of the tokens seen so far, for decoding token by token.
+
+    Attributes:
+      keys: per layer ``(b, u, g, e)``, rotated.
+      values: per layer ``(b, u, g, e)``.
+      valid: ``(b, u)``, true where a token stands.
+      length: ``()`` int32, places filled so far.
+    """
+
+    keys: tuple[Keys, ...]
+    values: tuple[Keys, ...]
+    valid: Bool[Array, "b u"]
+    length: Int[Array, ""]
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions; softmax in float32."""
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        config = self.config
+        project = partial(Linear, config, bias=config.attention_bias)
+        self.query = project(config.heads * config.head_width)
+        self.key = project(config.key_value_heads * config.head_width)
+        self.value = project(config.key_value_heads * config.head_width)
+        self.output = Linear(config, config.width, bias=config.attention_output_bias)
+        if config.query_key_norm:
+            self.query_norm = Norm(config)
+            self.key_norm = Norm(config)
+
+    def __call__(
+        self, x: Hidden, turned: Rotation, mask: Mask, past: tuple[Keys, Keys, Array] | None
+    ) -> tuple[Hidden, tuple[Keys, Keys]]:
+        """Attends from ``x`` to itself and to ``past``.
+
+        Args:
+          x: ``(b, t, d)``, normalised.
+          turned: rotary angles of the ``t`` tokens.
+          mask: ``(b, t, u)``, true where a token may look.
+          past: buffers of keys and values ``(b, u, g, e)`` and the place where the tokens of
+            ``x`` begin in them; ``None``: the tokens of ``x`` are all there is.
+
+        Returns:
+          ``(b, t, d)``, and keys and values ``(b, u, g, e)`` with those of ``x`` among them.
+        """
+        config = self.config
+        query, key, value = self._heads(x, turned)
+        if past is not None:
+            buffers, start = past[:2], (0, past[2], 0, 0)
+            key, value = (
+                jax.lax.dynamic_update_slice(buffer, new.astype(buffer.dtype), start)
+                for buffer, new in zip(buffers, (key, value), strict=True)
+            )
+        query = query.reshape(*query.shape[:2], config.key_value_heads, config.group, -1)
+        scores = jnp.einsum(
+            "btgqe,buge->bgqtu", query, key, preferred_element_type=wide_dtype(config)
+        )
+        scores = scores * config.head_width**-0.5
+        scores = jnp.where(mask[:, None, None], scores, _MASKED)
+        weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+        y = jnp.einsum("bgqtu,buge->btgqe", weights, value)
+        return self.output(y.reshape(*y.shape[:2], -1)), (key, value)
+
+    def _heads(self, x: Hidden, turned: Rotation) -> tuple[Array, Keys, Keys]:
+        """Queries ``(b, t, h, e)``, keys and values ``(b, t, g, e)``; the first two rotated."""
+        per_head = (*x.shape[:2], -1, self.config.head_width)
+        query = self.query(x).reshape(per_head)
+        key = self.key(x).reshape(per_head)
+        if self.config.query_key_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
+        return rotate(query, turned), rotate(key, turned), self.value(x).reshape(per_head)
+
+
+def rotary_frequencies(config: ModelConfig) -> Float[np.ndarray, " half"]:
+    """Angles per position ``(e/2,)``, in float32 as the families compute them.
+
+    Llama-3 scaling keeps short wavelengths, divides the frequency of long ones by ``factor``, and
+    blends in between (Llama 3.1 release, ``rope_type: llama3``).
+    """
+    exponents = np.arange(0, config.head_width, 2, dtype=np.float32) / config.head_width
+    frequencies = (1 / np.float32(config.rope_theta) ** exponents).astype(np.float32)
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequencies
+    turns = scaling.original_max_positions * frequencies / (2 * np.pi)
+    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    return (kept * frequencies + (1 - kept) * frequencies / scaling.factor).astype(np.float32)
+
+
+def rotation(config: ModelConfig, positions: Int[Array, "b t"]) -> Rotation:
+    """Cosines and sines of the rotary angles at ``positions``."""
+    frequencies = jnp.asarray(rotary_frequencies(config), wide_dtype(config))
+    angles = jnp.einsum("bt,e->bte", positions.astype(frequencies.dtype), frequencies)
+    return Rotation(jnp.cos(angles), jnp.sin(angles))
+
+
+def rotate(x: Float[Array, "b t h e"], turned: Rotation) -> Float[Array, "b t h e"]:
+    """Turns the pairs ``(x[j], x[j + e/2])`` of every head by the angles of its token."""
+    cosine, sine = turned.cosine[:, :, None], turned.sine[:, :, None]
+    first, second = jnp.split(x.astype(cosine.dtype), 2, axis=-1)
+    turned_halves = (first * cosine - second * sine, second * cosine + first * sine)
+    return jnp.concatenate(turned_halves, axis=-1).astype(x.dtype)
+
+
+def causal_mask(valid: Bool[Array, "b u"], start: int | Array, length: int) -> Mask:
+    """Which tokens may be looked at: earlier ones that are no pads.
+
+    Args:
+      valid: ``(b, u)``, false on pads and on places not yet filled.
+      start: the place among the ``u`` where the looking tokens begin.
+      length: ``t``, the number of looking tokens.
+
+    Returns:
+      ``(b, t, u)``.
+    """
+    looking, looked_at = start + jnp.arange(length), jnp.arange(valid.shape[1])
+    return (looked_at[None, :] <= looking[:, None])[None] & valid[:, None]
+
+
+def empty_cache(config: ModelConfig, batch: int, places: int) -> Cache:
+    """A cache for ``batch`` rows of up to ``places`` tokens."""
+    shape = (batch, places, config.key_value_heads, config.head_width)
+    zeros = tuple(jnp.zeros(shape, config.dtype) for _ in range(config.layers))
+    return Cache(zeros, zeros, jnp.zeros((batch, places), bool), jnp.zeros((), jnp.int32))

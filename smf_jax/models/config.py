@@ -1,0 +1,227 @@
+"""What a decoder is: the frozen configuration of a model and of the memories placed in it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+from smf_jax.memory.layer import MemoryConfig
+
+Family = Literal["qwen2", "qwen3", "llama"]
+PlacementMode = Literal["pretrain", "replace", "add"]
+ComputeType = Literal["float32", "bfloat16", "float16", "float64"]
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama-3 scaling of the rotary frequencies (``rope_type: llama3``).
+
+    Attributes:
+      factor: long wavelengths are stretched by this.
+      low_frequency_factor: wavelengths above ``original_max_positions`` over this are stretched.
+      high_frequency_factor: wavelengths below ``original_max_positions`` over this are kept.
+      original_max_positions: context the model was first trained with.
+    """
+
+    factor: float
+    low_frequency_factor: float
+    high_frequency_factor: float
+    original_max_positions: int
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            _require_positive("rope_scaling." + field.name, getattr(self, field.name))
+        if self.high_frequency_factor <= self.low_frequency_factor:
+            raise ValueError(
+                f"rope_scaling.high_frequency_factor={self.high_frequency_factor} must be above "
+                f"low_frequency_factor={self.low_frequency_factor}; were the two exchanged?"
+            )
+
+
+@dataclass(frozen=True)
+class MemoryPlacement:
+    """Where memories stand in a decoder, and how they join it.
+
+    Attributes:
+      layers: indices of the blocks that read a memory; kept sorted.
+      mode: ``pretrain``: the memory is the block's feed-forward from the start (Memory+,
+        2412.09764); ``replace``: it takes the place of a pretrained one (2604.05248); ``add``:
+        ``ffn(x) + α·memory(x)`` (2605.03229).
+      memory: shape and choices of each memory.
+      shared_pool: whether all layers read one table, with queries and keys of their own.
+      alpha: initial ``α`` of mode ``add``; unused by the others.
+    """
+
+    layers: tuple[int, ...]
+    mode: PlacementMode
+    memory: MemoryConfig
+    shared_pool: bool = False
+    alpha: float = 0.01
+
+    def __post_init__(self) -> None:
+        _require_choice("mode", self.mode, PlacementMode)
+        layers = tuple(sorted(self.layers))
+        if not layers:
+            raise ValueError("layers=() places no memory; name at least one layer, or place none")
+        if len(set(layers)) < len(layers):
+            raise ValueError(f"layers={self.layers} names a layer twice; name each one once")
+        object.__setattr__(self, "layers", layers)
+
+    @property
+    def pools(self) -> tuple[int, ...]:
+        """The pools, each named by the first layer that reads it."""
+        return self.layers[:1] if self.shared_pool else self.layers
+
+    def pool_of(self, layer: int) -> int:
+        """The pool that ``layer`` reads."""
+        return self.layers[0] if self.shared_pool else layer
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; `from_dict` is the inverse."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return own | {"layers": list(self.layers), "memory": self.memory.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> MemoryPlacement:
+        """Reads what `to_dict` wrote."""
+        nested = {
+            "layers": tuple(values["layers"]),
+            "memory": MemoryConfig.from_dict(values["memory"]),
+        }
+        return cls(**_known_fields(cls, values) | nested)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One decoder of the Qwen2, Qwen3 or Llama family.
+
+    Attributes:
+      family: whose names and habits a checkpoint of this model has.
+      vocabulary: rows of the embedding.
+      width: ``d``, of the residual stream.
+      layers: number of blocks.
+      heads: query heads.
+      key_value_heads: key and value heads; divides ``heads``.
+      head_width: ``e``; ``heads * head_width`` need not be ``width``.
+      hidden_width: ``f``, of the feed-forward.
+      rope_theta: base of the rotary frequencies.
+      rope_scaling: Llama-3 scaling of these, or ``None``.
+      norm_epsilon: added to the mean square in every RMS norm.
+      tied: whether the head is the transposed embedding.
+      attention_bias: biases on query, key and value projections (Qwen2).
+      attention_output_bias: a bias on the attention's output projection.
+      feed_forward_bias: biases on gate, up and down projections.
+      query_key_norm: RMS norm of queries and keys per head, before rotation (Qwen3).
+      max_positions: longest sequence the model takes.
+      dtype: compute dtype; norms, rotations, softmaxes and logits are float32 at least.
+      remat: whether the dense halves of the blocks are recomputed in the backward pass.
+      memory: where memories stand, or ``None`` for a plain model.
+    """
+
+    family: Family
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    head_width: int
+    hidden_width: int
+    rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    norm_epsilon: float = 1e-6
+    tied: bool = False
+    attention_bias: bool = False
+    attention_output_bias: bool = False
+    feed_forward_bias: bool = False
+    query_key_norm: bool = False
+    max_positions: int = 2048
+    dtype: ComputeType = "float32"
+    remat: bool = False
+    memory: MemoryPlacement | None = None
+
+    def __post_init__(self) -> None:
+        _require_choice("family", self.family, Family)
+        _require_choice("dtype", self.dtype, ComputeType)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                _require_positive(field.name, value)
+        if self.heads % self.key_value_heads:
+            raise ValueError(
+                f"heads={self.heads} is not a multiple of key_value_heads={self.key_value_heads}; "
+                "every key head serves the same number of query heads"
+            )
+        if self.head_width % 2:
+            raise ValueError(
+                f"head_width={self.head_width} must be even: rotary positions turn pairs"
+            )
+        if self.memory is not None:
+            self._check_memory_layers(self.memory)
+
+    def _check_memory_layers(self, placement: MemoryPlacement) -> None:
+        outside = [layer for layer in placement.layers if not 0 <= layer < self.layers]
+        if outside:
+            raise ValueError(
+                f"memory layers {outside} do not exist: the model has {self.layers} layers, "
+                f"0 to {self.layers - 1}; place memories in that range"
+            )
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one key head."""
+        return self.heads // self.key_value_heads
+
+    def has_memory(self, layer: int) -> bool:
+        """Whether block ``layer`` reads a memory."""
+        return self.memory is not None and layer in self.memory.layers
+
+    def has_feed_forward(self, layer: int) -> bool:
+        """Whether block ``layer`` keeps its feed-forward: all but those a memory stands in for."""
+        return not self.has_memory(layer) or (self.memory is not None and self.memory.mode == "add")
+
+    def with_memory(self, placement: MemoryPlacement | None) -> ModelConfig:
+        """The same model with memories placed by ``placement``, or with none."""
+        return replace(self, memory=placement)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; `from_dict` is the inverse."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        nested = {
+            "rope_scaling": None if self.rope_scaling is None else asdict(self.rope_scaling),
+            "memory": None if self.memory is None else self.memory.to_dict(),
+        }
+        return own | nested
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """Reads what `to_dict` wrote.
+
+        Raises:
+          ValueError: a key that is no field of the configuration, or a value that does not fit.
+        """
+        scaling, memory = values.get("rope_scaling"), values.get("memory")
+        nested = {
+            "rope_scaling": None if scaling is None else RopeScaling(**scaling),
+            "memory": None if memory is None else MemoryPlacement.from_dict(memory),
+        }
+        return cls(**_known_fields(cls, values) | nested)
+
+
+def _known_fields(cls: type, values: dict[str, Any]) -> dict[str, Any]:
+    """``values``, if all of its keys are fields of the dataclass ``cls``."""
+    unknown = sorted(set(values) - {field.name for field in fields(cls)})
+    if unknown:
+        raise ValueError(
+            f"{cls.__name__} has no fields {unknown}; was this written by another version?"
+        )
+    return dict(values)
+
+
+def _require_choice(name: str, value: Any, literal: Any) -> None:
+    if value not in get_args(literal):
+        raise ValueError(f"{name}={value!r} is unknown; choose from {get_args(literal)}")
+
+
+def _require_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name}={value} must be above 0")

@@ -1,0 +1,222 @@
+"""One decoder for Qwen2, Qwen3 and Llama, with memories beside or in place of feed-forwards."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from smf_jax.memory.layer import MemoryLayer, MemoryPool
+from smf_jax.models.attention import Attention, Cache, Keys, Mask, Rotation, causal_mask, rotation
+from smf_jax.models.config import MemoryPlacement, ModelConfig
+from smf_jax.models.layers import (
+    Embedder,
+    FeedForward,
+    Hidden,
+    Linear,
+    Logits,
+    Norm,
+    Tokens,
+    Valid,
+    wide_dtype,
+)
+
+
+class Decoder(nn.Module):
+    """A causal language model; `ModelConfig` says of which family, and where memories stand.
+
+    Parameters are named alike for all families, and a memory never changes the path of another
+    parameter: everything it brings sits under ``memory``.
+
+    Attributes:
+      config: the model.
+    """
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        config = self.config
+        block = nn.remat(Block, methods=["attend", "normalise", "feed"]) if config.remat else Block
+        self.embedder = Embedder(config)
+        self.layers = [block(config, config.has_feed_forward(i)) for i in range(config.layers)]
+        self.final_norm = Norm(config)
+        if not config.tied:
+            self.head = Linear(config, config.vocabulary)
+        if config.memory is not None:
+            self.memory = Memory(config.memory, config.width, config.dtype)
+
+    def __call__(
+        self,
+        tokens: Tokens,
+        valid: Valid | None = None,
+        positions: Int[Array, "b t"] | None = None,
+    ) -> Logits:
+        """Logits of the next token at every place.
+
+        Args:
+          tokens: ``(b, t)``.
+          valid: ``(b, t)``, false on pads, which may stand on either side; all true if ``None``.
+          positions: ``(b, t)``; if ``None``, each row's valid tokens count from 0.
+
+        Returns:
+          ``(b, t, vocabulary)``, float32 at least; meaningless on pads.
+        """
+        return self.logits(self.features(tokens, valid, positions))
+
+    def features(
+        self,
+        tokens: Tokens,
+        valid: Valid | None = None,
+        positions: Int[Array, "b t"] | None = None,
+    ) -> Hidden:
+        """The normalised output ``(b, t, d)`` of the last block; arguments as for a call."""
+        self._check_tokens(tokens, tokens.shape[-1])
+        valid = jnp.ones(tokens.shape, bool) if valid is None else valid
+        positions = _count_positions(valid) if positions is None else positions
+        mask = causal_mask(valid, 0, tokens.shape[1])
+        return self._run(tokens, valid, rotation(self.config, positions), mask, None)[0]
+
+    def extend(self, tokens: Tokens, valid: Valid, cache: Cache) -> tuple[Hidden, Cache]:
+        """Reads further tokens on top of a cache.
+
+        Args:
+          tokens: ``(b, t)``, the tokens that follow those in the cache.
+          valid: ``(b, t)``, false on pads.
+          cache: of at least ``t`` free places, as `empty_cache` or this method returned it.
+
+        Returns:
+          The normalised output ``(b, t, d)`` of the last block, and the extended cache.
+        """
+        self._check_tokens(tokens, cache.valid.shape[1])
+        seen = jnp.sum(cache.valid, axis=1, keepdims=True)
+        turned = rotation(self.config, _count_positions(valid) + seen)
+        all_valid = jax.lax.dynamic_update_slice(cache.valid, valid, (0, cache.length))
+        mask = causal_mask(all_valid, cache.length, tokens.shape[1])
+        x, (keys, values) = self._run(tokens, valid, turned, mask, cache)
+        return x, Cache(keys, values, all_valid, cache.length + tokens.shape[1])
+
+    def logits(self, x: Hidden) -> Logits:
+        """Logits ``(b, t, vocabulary)``, float32 at least, of normalised features."""
+        if self.config.tied:
+            return self.embedder.attend(x)
+        return self.head(x).astype(wide_dtype(self.config))
+
+    def _run(
+        self, tokens: Tokens, valid: Valid, turned: Rotation, mask: Mask, cache: Cache | None
+    ) -> tuple[Hidden, tuple[tuple[Keys, ...], tuple[Keys, ...]]]:
+        """All blocks and the last norm; also every layer's keys and values."""
+        # Pads may carry any id, also one outside the vocabulary.
+        x = self.embedder(jnp.where(valid, tokens, 0))
+        keys, values = [], []
+        for index, block in enumerate(self.layers):
+            past = None if cache is None else (cache.keys[index], cache.values[index], cache.length)
+            x, (key, value) = block.attend(x, turned, mask, past)
+            keys.append(key)
+            values.append(value)
+            normalised = block.normalise(x)
+            y = block.feed(normalised) if self.config.has_feed_forward(index) else 0
+            # The residual comes last, so that a memory of α = 0 leaves every bit of the base.
+            if self.config.has_memory(index):
+                y = y + self.memory(index, normalised, valid)
+            x = x + y
+        return self.final_norm(x), (tuple(keys), tuple(values))
+
+    def _check_tokens(self, tokens: Tokens, places: int) -> None:
+        if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise ValueError(
+                f"tokens are {tokens.dtype}{list(tokens.shape)}; expected integers (b, t), with a "
+                "batch axis even for one sequence"
+            )
+        if places > self.config.max_positions:
+            raise ValueError(
+                f"{places} tokens exceed max_positions={self.config.max_positions} of this "
+                f"{self.config.family} model; shorten the texts or decode fewer steps"
+            )
+
+
+class Block(nn.Module):
+    """One block: attention, then a feed-forward unless a memory stands in for it.
+
+    The memory is read by the decoder, so that it stays outside of what `ModelConfig.remat`
+    recomputes: a block's methods are the dense halves.
+
+    Attributes:
+      config: the model.
+      has_feed_forward: whether the block has a feed-forward of its own.
+    """
+
+    config: ModelConfig
+    has_feed_forward: bool = True
+
+    def setup(self) -> None:
+        self.attention_norm = Norm(self.config)
+        self.attention = Attention(self.config)
+        self.feed_forward_norm = Norm(self.config)
+        if self.has_feed_forward:
+            self.feed_forward = FeedForward(self.config)
+
+    def attend(
+        self, x: Hidden, turned: Rotation, mask: Mask, past: tuple[Keys, Keys, Array] | None
+    ) -> tuple[Hidden, tuple[Keys, Keys]]:
+        """Adds attention to the residual stream; also the keys and values attended to."""
+        y, keys_and_values = self.attention(self.attention_norm(x), turned, mask, past)
+        return x + y, keys_and_values
+
+    def normalise(self, x: Hidden) -> Hidden:
+        """What the feed-forward and the memory of the block are given."""
+        return self.feed_forward_norm(x)
+
+    def feed(self, normalised: Hidden) -> Hidden:
+        """The feed-forward of a block that has one."""
+        return self.feed_forward(normalised)
+
+
+class Memory(nn.Module):
+    """All memories of a decoder: the pools, and the layers that read them."""
+
+    placement: MemoryPlacement
+    width: int
+    dtype: Any
+
+    def setup(self) -> None:
+        placement = self.placement
+        alpha = placement.alpha if placement.mode == "add" else None
+        self.pool = {str(p): MemoryPool(placement.memory) for p in placement.pools}
+        self.layer = {
+            str(i): MemoryLayer(placement.memory, self.width, alpha=alpha, dtype=self.dtype)
+            for i in placement.layers
+        }
+
+    def __call__(self, layer: int, x: Hidden, valid: Valid) -> Hidden:
+        """What the memory of block ``layer`` adds for the block's normalised input ``x``."""
+        values = self.pool[str(self.placement.pool_of(layer))]()
+        return self.layer[str(layer)](x, values, valid)
+
+
+@partial(jax.jit, static_argnames="config")
+def init_params(config: ModelConfig, key: Array) -> dict[str, Any]:
+    """Fresh float32 parameters of a decoder.
+
+    Args:
+      config: the model.
+      key: source of the initial values.
+
+    Returns:
+      The nested parameters only: zeros for perturbations are built for the batch at hand, never
+      by ``init``, where a left-over shape would broadcast in silence.
+    """
+    return dict(Decoder(config).init(key, jnp.zeros((1, 1), jnp.int32))["params"])
+
+
+def abstract_params(config: ModelConfig) -> dict[str, Any]:
+    """Shapes and dtypes of `init_params`, without computing anything."""
+    return jax.eval_shape(partial(init_params, config), jax.random.key(0))
+
+
+def _count_positions(valid: Valid) -> Int[Array, "b t"]:
+    """Each row's valid tokens count from 0; pads before them stand at 0."""
+    return jnp.maximum(jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1, 0)

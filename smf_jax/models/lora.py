@@ -1,0 +1,141 @@
+"""Low-rank adapters (LoRA, 2106.09685) on the linear maps of a decoder: the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike
+
+from smf_jax.models.layers import matmul
+from smf_jax.training.state import Flat, flatten, unflatten
+
+ATTENTION_TARGETS = ("query", "key", "value", "output")
+FEED_FORWARD_TARGETS = ("gate", "up", "down")
+
+
+def init_lora(
+    params: Mapping[str, Any], rank: int, targets: Sequence[str], key: Array
+) -> dict[str, Array]:
+    """Adapters for every linear map of the blocks whose name is a target.
+
+    Args:
+      params: nested parameters of the model; memories are never adapted.
+      rank: inner width ``r``.
+      targets: names of linear maps, such as ``("query", "value")``.
+      key: source of the initial ``a``; ``b`` starts at zero, so that nothing changes at first.
+
+    Returns:
+      ``{"layers_0/attention/query/a": (in, r), "layers_0/attention/query/b": (r, out), …}``.
+
+    Raises:
+      ValueError: ``rank`` below 1 or above a map's narrower side, or a target that no linear map
+        is called by.
+    """
+    kernels = _kernels(params)
+    names = sorted({module.rpartition("/")[2] for module in kernels})
+    unknown = [target for target in targets if target not in names]
+    if unknown or not targets:
+        raise ValueError(f"targets={tuple(targets)} must name linear maps among {names}")
+    adapters = {}
+    for number, (module, kernel) in enumerate(kernels.items()):
+        if module.rpartition("/")[2] not in targets:
+            continue
+        width, features = kernel.shape
+        if not 1 <= rank <= min(width, features):
+            raise ValueError(
+                f"rank={rank} does not fit {module} of {width} to {features}; choose 1 to "
+                f"{min(width, features)}"
+            )
+        bound = width**-0.5
+        a = jax.random.uniform(
+            jax.random.fold_in(key, number), (width, rank), minval=-bound, maxval=bound
+        )
+        adapters[f"{module}/a"] = a
+        adapters[f"{module}/b"] = jnp.zeros((rank, features))
+    return adapters
+
+
+@contextmanager
+def apply_lora(adapters: Mapping[str, Array], alpha: float) -> Iterator[None]:
+    """Within this context the adapted maps compute ``x W + x a b · alpha / r``.
+
+    The context acts while a function is traced, so it stands inside of what is jitted::
+
+        @jax.jit
+        def loss(adapters, params, tokens):
+            with apply_lora(adapters, alpha=16):
+                logits = model.apply({"params": params}, tokens)
+
+    Args:
+      adapters: as `init_lora` made them.
+      alpha: scale; the adapters act with ``alpha / r``.
+
+    Raises:
+      ValueError: at the end, if an adapter was not used: the model has no such map, or the model
+        was called as a function traced before.
+    """
+    modules = {path.rpartition("/")[0] for path in adapters}
+    used = set()
+
+    def intercept(
+        call: Callable[..., Any], args: tuple, kwargs: dict, context: nn.module.InterceptorContext
+    ) -> Any:
+        path = "/".join(context.module.path)
+        y = call(*args, **kwargs)
+        if path not in modules or context.method_name != "__call__":
+            return y
+        used.add(path)
+        (x,) = args
+        a, b = _halves(adapters, path, y.dtype)
+        return y + matmul(matmul(x.astype(y.dtype), a), b) * (alpha / a.shape[1])
+
+    with nn.intercept_methods(intercept):
+        yield
+    if idle := sorted(modules - used):
+        raise ValueError(
+            f"adapters of {idle} were not used; apply the model they were made for, inside the "
+            "context and inside the jitted function"
+        )
+
+
+def merge_lora(
+    params: Mapping[str, Any], adapters: Mapping[str, Array], alpha: float
+) -> dict[str, Any]:
+    """The parameters of the model that the adapted one equals: ``W + a b · alpha / r``.
+
+    Args:
+      params: nested parameters of the model.
+      adapters: as `init_lora` made them.
+      alpha: as for `apply_lora`.
+
+    Returns:
+      Nested parameters; leaves without an adapter are shared, not copied.
+    """
+    merged: Flat = flatten(params)
+    for module in sorted({path.rpartition("/")[0] for path in adapters}):
+        kernel = merged.get(f"{module}/kernel")
+        if kernel is None:
+            raise ValueError(f"the adapter of {module} fits no linear map of the model")
+        a, b = _halves(adapters, module, jnp.promote_types(jnp.float32, kernel.dtype))
+        change = jnp.einsum("ir,ro->io", a, b) * (alpha / a.shape[1])
+        merged[f"{module}/kernel"] = (kernel + change).astype(kernel.dtype)
+    return unflatten(merged)
+
+
+def _halves(adapters: Mapping[str, Array], module: str, dtype: DTypeLike) -> tuple[Array, Array]:
+    """The adapter's ``a`` ``(in, r)`` and ``b`` ``(r, out)``."""
+    return adapters[f"{module}/a"].astype(dtype), adapters[f"{module}/b"].astype(dtype)
+
+
+def _kernels(params: Mapping[str, Any]) -> dict[str, Array]:
+    """Kernels of the blocks' linear maps by module path, in sorted order."""
+    return {
+        path.removesuffix("/kernel"): leaf
+        for path, leaf in flatten(params).items()
+        if path.startswith("layers_") and path.endswith("/kernel")
+    }

@@ -1,0 +1,1 @@
+"""Sparse updates: usage counts, slot selection, row gradients, row-lazy optimizers, patches."""

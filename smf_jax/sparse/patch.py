@@ -1,0 +1,405 @@
+"""Patches: what a task taught, as the rows it changed.
+
+A patch holds, for each pool, slot ids with the old and the new rows, and the scalars that changed
+(such as α). Applying it, taking it back, stacking and merging are exact: rows are compared bit for
+bit before anything is written, so a patch never lands on a model that it does not fit.
+
+States of a model are named by fingerprints, as commits are: the base by its arrays, the state after
+a patch by the state before it (``parent``) and what the patch holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from smf_jax.manifest import fingerprint, sha256_of_json, to_host
+
+FORMAT = 1
+
+# The public contract of parameter paths: the table of the pool first read in layer p.
+_POOL_PATH = re.compile(r"(.*/)?memory/pool_\d+/values")
+_MOST_NAMED = 8  # slots named in one line of an error
+
+
+def is_pool_path(path: str) -> bool:
+    """Whether a parameter path is that of a pool's table."""
+    return _POOL_PATH.fullmatch(path) is not None
+
+
+class PoolChange(NamedTuple):
+    """The rows of one pool that a patch changes; `pool_change` makes one.
+
+    Attributes:
+      slots: ``(s,)`` int32, ascending and distinct.
+      old: ``(s, v)`` rows before, each different from its new row.
+      new: ``(s, v)`` rows after.
+      table_slots: ``N``.
+    """
+
+    slots: Int[np.ndarray, " s"]
+    old: Float[np.ndarray, "s v"]
+    new: Float[np.ndarray, "s v"]
+    table_slots: int
+
+
+class ScalarChange(NamedTuple):
+    """A scalar parameter before and after."""
+
+    old: Float[np.ndarray, ""]
+    new: Float[np.ndarray, ""]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Patch:
+    """A change of memory rows and scalars, from one state of a model to the next.
+
+    Attributes:
+      task: what it taught; names joined with "+" where patches were stacked or merged.
+      base: fingerprint of the base.
+      parent: fingerprint of the state it applies to, the base's or that of the patch before it.
+      fingerprint: of the state it leads to.
+      pools: changed rows by pool path; a pool without changes is absent.
+      scalars: changed scalars by path.
+    """
+
+    task: str
+    base: str
+    parent: str
+    fingerprint: str
+    pools: Mapping[str, PoolChange]
+    scalars: Mapping[str, ScalarChange]
+
+    @property
+    def rows(self) -> int:
+        """Number of changed rows over all pools."""
+        return sum(change.slots.size for change in self.pools.values())
+
+    def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays by path and JSON metadata, as checkpoints store them."""
+        arrays = _content(self.pools, self.scalars)
+        names = {
+            "format": FORMAT,
+            "task": self.task,
+            "parent": self.parent,
+            "fingerprint": self.fingerprint,
+            "pools": {path: change.table_slots for path, change in self.pools.items()},
+            "scalars": sorted(self.scalars),
+        }
+        return arrays, {"kind": "patch", "base": self.base, "patch": names}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> Patch:
+        """Reads what `to_arrays` gave; other keys of the metadata are left alone.
+
+        Raises:
+          ValueError: if the metadata is not that of a patch of this format.
+        """
+        if metadata.get("kind") != "patch" or metadata["patch"].get("format") != FORMAT:
+            found = metadata.get("patch", {}).get("format")
+            raise ValueError(
+                f"kind={metadata.get('kind')!r}, patch format {found!r}: expected a patch of "
+                f"format {FORMAT}; load it with the version of smf_jax that wrote it"
+            )
+        names = metadata["patch"]
+        return cls(
+            task=names["task"],
+            base=metadata["base"],
+            parent=names["parent"],
+            fingerprint=names["fingerprint"],
+            pools={
+                path: PoolChange(
+                    *(np.asarray(arrays[f"{path}/{field}"]) for field in ("slots", "old", "new")),
+                    table_slots=table_slots,
+                )
+                for path, table_slots in names["pools"].items()
+            },
+            scalars={
+                path: ScalarChange(*(np.asarray(arrays[f"{path}/{f}"]) for f in ("old", "new")))
+                for path in names["scalars"]
+            },
+        )
+
+
+# --- making ------------------------------------------------------------------------------------
+
+
+def pool_change(slots: Any, old: Any, new: Any, table_slots: int) -> PoolChange:
+    """Brings the rows a task touched into the form of a patch.
+
+    Args:
+      slots: ``(s,)`` distinct ids in any order; unused places hold ``N`` or more and are dropped.
+      old: ``(s, v)`` rows before the task.
+      new: ``(s, v)`` rows after it; rows that end as they began are dropped.
+      table_slots: ``N``.
+
+    Raises:
+      ValueError: shapes or dtypes that differ, repeated or negative slots, new rows not finite.
+    """
+    slots, old, new = np.asarray(slots), np.asarray(old), np.asarray(new)
+    if slots.ndim != 1 or old.ndim != 2 or old.shape != new.shape or len(old) != slots.size:
+        raise ValueError(
+            f"slots {slots.shape}, old {old.shape}, new {new.shape}: expected (s,), (s, v), (s, v)"
+        )
+    if old.dtype != new.dtype:
+        raise ValueError(f"old rows are {old.dtype}, new rows {new.dtype}: expected one dtype")
+    if slots.size and slots.min() < 0:
+        raise ValueError(f"slots: {slots.min()} is negative; expected ids of 0 … {table_slots - 1}")
+    order = np.argsort(slots, kind="stable")
+    order = order[slots[order] < table_slots]
+    if (repeated := slots[order][1:][np.diff(slots[order]) == 0]).size:
+        raise ValueError(f"slots: {_some(np.unique(repeated))} repeated; pass each slot once")
+    order = order[rows_differ(old[order], new[order])]
+    bad = slots[order][~np.isfinite(new[order]).all(axis=1)]
+    if bad.size:
+        raise ValueError(
+            f"new rows of slots {_some(bad)} are not finite; keep the state before the failed step"
+        )
+    return PoolChange(slots[order].astype(np.int32), old[order], new[order], table_slots)
+
+
+def make_patch(
+    pools: Mapping[str, PoolChange],
+    scalars: Mapping[str, tuple[Any, Any]] | None = None,
+    *,
+    task: str,
+    base: str,
+    parent: str | None = None,
+) -> Patch:
+    """Makes a patch of the rows and scalars that a task changed.
+
+    Args:
+      pools: changed rows by pool path.
+      scalars: old and new value by path; those that did not change are dropped.
+      task: what was taught.
+      base: fingerprint of the base.
+      parent: ``fingerprint`` of the patch before; the base if not given.
+    """
+    pools = {path: pools[path] for path in sorted(pools) if pools[path].slots.size}
+    changed = {}
+    for path, (old, new) in sorted((scalars or {}).items()):
+        old, new = np.asarray(old), np.asarray(new)
+        if old.shape != () or new.shape != () or old.dtype != new.dtype:
+            raise ValueError(
+                f"{path}: {old.dtype}{list(old.shape)} to {new.dtype}{list(new.shape)}, expected "
+                "two scalars of one dtype; a patch holds rows of pools and scalars only"
+            )
+        if not np.isfinite(new):
+            raise ValueError(f"{path}: {new} is not finite; keep the state before the failed step")
+        if old.tobytes() != new.tobytes():
+            changed[path] = ScalarChange(old, new)
+    parent = base if parent is None else parent
+    content = fingerprint(_content(pools, changed))
+    return Patch(task, base, parent, sha256_of_json([parent, content]), pools, changed)
+
+
+def diff_params(
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    *,
+    task: str,
+    base: str,
+    parent: str | None = None,
+) -> Patch:
+    """Makes the patch that leads from one flat parameter dictionary to another.
+
+    Reads every leaf: the way to prove that nothing but rows and scalars changed.
+
+    Raises:
+      ValueError: naming every leaf that differs and is neither a pool's table nor a scalar.
+    """
+    if before.keys() != after.keys():
+        raise ValueError(f"paths in one only: {sorted(before.keys() ^ after.keys())}")
+    pools, scalars, other = {}, {}, []
+    for path in sorted(before):
+        old, new = np.asarray(before[path]), np.asarray(after[path])
+        if old.shape == new.shape and old.dtype == new.dtype and _same(old, new):
+            continue
+        if old.shape != new.shape or old.dtype != new.dtype:
+            other.append(path)
+        elif is_pool_path(path):
+            slots = np.flatnonzero(rows_differ(old, new))
+            pools[path] = pool_change(slots, old[slots], new[slots], len(old))
+        elif old.shape == ():
+            scalars[path] = (old, new)
+        else:
+            other.append(path)
+    if other:
+        raise ValueError(
+            f"{', '.join(other)} changed: a patch holds rows of pools and scalars only; "
+            "save these leaves as a checkpoint"
+        )
+    return make_patch(pools, scalars, task=task, base=base, parent=parent)
+
+
+# --- using -------------------------------------------------------------------------------------
+
+
+def apply_patch(
+    params: Mapping[str, Any], patch: Patch, *, base: str | None = None
+) -> dict[str, Any]:
+    """Writes a patch's new rows and scalars.
+
+    Args:
+      params: flat parameters, NumPy or JAX, which stay as they are.
+      patch: its old rows must be the parameters' rows, bit for bit.
+      base: fingerprint of the base under ``params``, to be compared with the patch's.
+
+    Returns:
+      The parameters with the changed leaves replaced, of the kind (NumPy or JAX) they were.
+
+    Raises:
+      ValueError: naming every pool and scalar that does not fit; nothing is written.
+    """
+    if base is not None and base != patch.base:
+        raise ValueError(
+            f"patch {patch.task!r} belongs to base {patch.base[:12]}, this is base {base[:12]}; "
+            "apply it to the base it was made on"
+        )
+    return _exchange(params, patch, "old", "new")
+
+
+def revert_patch(
+    params: Mapping[str, Any], patch: Patch, later: Sequence[Patch] = ()
+) -> dict[str, Any]:
+    """Takes a patch back: the rows and scalars it changed are those before it, bit for bit.
+
+    Args:
+      params: flat parameters, which stay as they are.
+      patch: the patch to take back.
+      later: patches applied after it. They may touch other slots only.
+
+    Raises:
+      ValueError: naming the later patches in the way and their slots, or, where the rows are not
+        those the patch wrote, the pools; nothing is written.
+    """
+    blocking = [
+        f"{other.task!r} ({'; '.join(shared)})"
+        for other in later
+        if (shared := shared_places(patch, other))
+    ]
+    if blocking:
+        raise ValueError(
+            f"patch {patch.task!r} cannot be reverted: later patches changed the same places: "
+            f"{', '.join(blocking)}; revert those first, the latest first"
+        )
+    return _exchange(params, patch, "new", "old")
+
+
+def shared_places(first: Patch, second: Patch, *, disagreeing: bool = False) -> list[str]:
+    """Names the pools with slots, and the scalars, that both patches change.
+
+    Args:
+      first: a patch.
+      second: another.
+      disagreeing: only the places where their new values differ.
+    """
+    found = []
+    for path in sorted(first.pools.keys() & second.pools.keys()):
+        a, b = first.pools[path], second.pools[path]
+        slots, in_a, in_b = np.intersect1d(a.slots, b.slots, return_indices=True)
+        if disagreeing:
+            slots = slots[rows_differ(a.new[in_a], b.new[in_b])]
+        if slots.size:
+            found.append(f"{path} slots {_some(slots)}")
+    for path in sorted(first.scalars.keys() & second.scalars.keys()):
+        a, b = first.scalars[path].new, second.scalars[path].new
+        if not disagreeing or a.tobytes() != b.tobytes():
+            found.append(path)
+    return found
+
+
+# --- exactness ---------------------------------------------------------------------------------
+
+
+def _content(
+    pools: Mapping[str, PoolChange], scalars: Mapping[str, ScalarChange]
+) -> dict[str, np.ndarray]:
+    arrays = {
+        f"{path}/{field}": getattr(change, field)
+        for path, change in pools.items()
+        for field in ("slots", "old", "new")
+    }
+    for path, change in scalars.items():
+        arrays |= {f"{path}/old": change.old, f"{path}/new": change.new}
+    return to_host(arrays)
+
+
+def rows_differ(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Which rows of two tables of one shape and dtype differ in a bit.
+
+    Unlike numbers, a NaN equals itself, and 0 differs from -0.
+    """
+    return (_bits(a) != _bits(b)).any(axis=1)
+
+
+def _bits(rows: np.ndarray) -> np.ndarray:
+    size = rows.dtype.itemsize
+    word = f"u{size}" if size in (1, 2, 4, 8) else "u1"
+    return np.ascontiguousarray(rows).view(word)
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return not rows_differ(a.reshape(1, -1), b.reshape(1, -1)).any()
+
+
+def _exchange(params: Mapping[str, Any], patch: Patch, here: str, there: str) -> dict[str, Any]:
+    """Replaces the rows and scalars ``here`` by those ``there``, after all of them were checked."""
+    problems = [
+        f"{path}: {problem}"
+        for path, change in patch.pools.items()
+        if (problem := _misfit(params.get(path), change, here))
+    ]
+    for path, change in patch.scalars.items():
+        want, have = getattr(change, here), np.asarray(params.get(path))
+        if path not in params:
+            problems.append(f"{path}: missing")
+        elif (have.dtype, have.tobytes()) != (want.dtype, want.tobytes()):
+            problems.append(f"{path}: {have}, expected {want}")
+    if problems:
+        raise ValueError(
+            f"patch {patch.task!r} does not fit, its {here} rows are expected:\n  "
+            + "\n  ".join(problems)
+            + f"\nBring the model to state {patch.parent if here == 'old' else patch.fingerprint}."
+        )
+    replaced = {
+        path: _write(params[path], change.slots, getattr(change, there))
+        for path, change in patch.pools.items()
+    }
+    for path, change in patch.scalars.items():
+        kind = jnp.asarray if isinstance(params[path], jax.Array) else np.asarray
+        replaced[path] = kind(getattr(change, there))
+    return {**params, **replaced}
+
+
+def _misfit(table: Any, change: PoolChange, here: str) -> str | None:
+    want = getattr(change, here)
+    if table is None:
+        return "missing"
+    shape = (change.table_slots, want.shape[1])
+    if tuple(table.shape) != shape or table.dtype != want.dtype:
+        return f"{table.dtype}{list(table.shape)}, expected {want.dtype}{list(shape)}"
+    wrong = change.slots[rows_differ(np.asarray(table[change.slots]), want)]
+    if wrong.size:
+        return f"{wrong.size} of {change.slots.size} rows differ (slots {_some(wrong)})"
+    return None
+
+
+def _write(table: Any, slots: np.ndarray, rows: np.ndarray) -> Any:
+    if isinstance(table, jax.Array):
+        return table.at[slots].set(rows)
+    written = np.array(table)
+    written[slots] = rows
+    return written
+
+
+def _some(slots: np.ndarray) -> str:
+    named = ", ".join(str(slot) for slot in slots[:_MOST_NAMED])
+    return named if slots.size <= _MOST_NAMED else f"{named}, … {slots.size} in all"

@@ -1,0 +1,83 @@
+"""Training one model on one list of batches: pretraining a base, healing a retrofit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from smf_jax.data.batching import Batch
+from smf_jax.sharding import replicate, split_over
+from smf_jax.training.state import Flat
+from smf_jax.training.step import Settings
+from smf_jax.training.trainers import Trainer
+
+
+class Fitted(NamedTuple):
+    """What a fit gives.
+
+    Attributes:
+      leaves: all leaves by path, trained and frozen.
+      losses: ``(steps,)`` loss of every step, before its update.
+    """
+
+    leaves: Flat
+    losses: np.ndarray
+
+
+def fit(
+    trainer: Trainer,
+    leaves: Flat,
+    batches: Batch,
+    learning_rate: float,
+    mesh: Mesh,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Fitted:
+    """Trains on ``(steps, b, t)`` batches, each split over the devices of a mesh.
+
+    Args:
+      trainer: of whole leaves.
+      leaves: at the start, by path; they are copied, not taken over.
+      batches: all batches, on the host.
+      learning_rate: before the schedule.
+      mesh: of the axis ``data``.
+      progress: called with the number of steps done.
+
+    Returns:
+      The leaves after the last step, and the losses.
+
+    Raises:
+      ValueError: if the devices do not divide a batch.
+      FloatingPointError: if a loss or gradient was not finite, naming the first such step.
+    """
+    steps, rows = batches.tokens.shape[:2]
+    if rows % mesh.size:
+        raise ValueError(
+            f"batch of {rows} rows over {mesh.size} devices: choose a batch size that is a "
+            "multiple of the devices"
+        )
+    settings = Settings(jnp.asarray(learning_rate), jnp.asarray(1), jnp.asarray(0))
+    shared = {"frozen": replicate(trainer.frozen(leaves), mesh), "usage": None}
+    state = jax.tree.map(jnp.copy, replicate(trainer.begin(leaves, settings), mesh))
+    step = jax.jit(trainer.step, donate_argnums=1)
+    losses = []
+    for index in range(steps):
+        batch = split_over(Batch(*(field[index] for field in batches)), mesh)
+        state, metrics = step(shared, state, batch, settings)
+        losses.append(metrics.loss)
+        if index % 10 == 9 or index + 1 == steps:
+            # Ten steps are under way at a time: the bar tells the truth and no step waits.
+            metrics.loss.block_until_ready()
+            progress(index + 1)
+    failed = int(state.failed_step)
+    if failed >= 0:
+        raise FloatingPointError(
+            f"step {failed} of {steps}: loss or gradient is not finite; lower the learning rate "
+            f"({learning_rate}) or check the data. Nothing was written from that step on"
+        )
+    trained = {**shared["frozen"], **trainer.trained(state)}
+    return Fitted({path: trained[path] for path in sorted(trained)}, np.asarray(losses))

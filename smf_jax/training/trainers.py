@@ -1,0 +1,282 @@
+"""The methods as trainers: what trains, how a task begins, how a step runs, what is kept.
+
+A trainer is a bundle of pure functions of one trial. Trials that share one differ in
+`smf_jax.training.step.Settings` only, hence share its compilations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from smf_jax.data.batching import Batch
+from smf_jax.models.decoder import Decoder
+from smf_jax.models.lora import apply_lora, init_lora
+from smf_jax.sparse.row_store import create_store, empty_store
+from smf_jax.sparse.selection import check_rule
+from smf_jax.training.state import Flat, split, unflatten
+from smf_jax.training.step import (
+    DenseState,
+    Settings,
+    SparseChoices,
+    SparseState,
+    StepMetrics,
+    UpdateRule,
+    dense_step,
+    pool_path,
+    read_counts,
+    select_for,
+    sparse_step,
+)
+
+State = Any
+Shared = Mapping[str, Any]
+
+
+class Trainer(NamedTuple):
+    """One method, as pure functions of one trial.
+
+    Attributes:
+      begin: ``(base leaves, settings) -> state`` before the first task.
+      begin_task: ``(shared, state, examples, settings) -> state``: the optimizer starts again (or
+        not, if it was told so); ``examples`` are all of the task, ``(chunks, b, t)``.
+      step: ``(shared, state, batch, settings) -> (state, metrics)``.
+      logits: ``(shared, state, tokens, valid) -> logits``, of the model as trained so far.
+      trained: ``(state) -> leaves by path`` that training may have changed.
+      resume: ``(state, leaves) -> state`` with those leaves in place of the trained ones.
+      frozen: ``(base leaves) -> leaves by path`` that stay as they are; goes into `shared`.
+    """
+
+    begin: Callable[[Flat, Settings], State]
+    begin_task: Callable[[Shared, State, Batch, Settings], State]
+    step: Callable[[Shared, State, Batch, Settings], tuple[State, StepMetrics]]
+    logits: Callable[[Shared, State, Array, Array], Array]
+    trained: Callable[[State], Flat]
+    resume: Callable[[State, Flat], State]
+    frozen: Callable[[Flat], Flat]
+
+
+def plain_logits(model: Decoder) -> Callable[[Flat, Array, Array], Array]:
+    """Logits from leaves by path."""
+
+    def logits(leaves: Flat, tokens: Array, valid: Array) -> Array:
+        return model.apply({"params": unflatten(leaves)}, tokens, valid)  # pyright: ignore
+
+    return logits
+
+
+def sparse_trainer(
+    model: Decoder, choices: SparseChoices, capacity: int, keep_optimizer_state: bool = False
+) -> Trainer:
+    """Sparse memory finetuning: the rows of the memories' tables, and ``α`` if told so.
+
+    Args:
+      model: a decoder with memories.
+      choices: static choices.
+      capacity: ``C``, rows with optimizer state per pool.
+      keep_optimizer_state: whether moments outlive a task.
+
+    Returns:
+      A trainer whose ``shared`` holds ``frozen`` and ``usage`` (``None`` for rules without).
+    """
+    placement = model.config.memory
+    if placement is None:
+        raise ValueError("method smf needs a memory; pretrain or retrofit one (--retrofit=add)")
+    pools = tuple(pool_path(pool) for pool in placement.pools)
+    logits = plain_logits(model)
+
+    def is_scalar(path: str) -> bool:
+        return choices.train_alpha and path.startswith("memory/") and path.endswith("/alpha")
+
+    def begin(base: Flat, settings: Settings) -> SparseState:
+        del settings
+        scalars = {path: leaf for path, leaf in base.items() if is_scalar(path)}
+        no_slots = {
+            pool: jnp.full(min(choices.size, base[pool].shape[0]), base[pool].shape[0], jnp.int32)
+            for pool in pools
+        }
+        return SparseState(
+            tables={pool: base[pool] for pool in pools},
+            stores={pool: create_store(choices.update, base[pool], capacity) for pool in pools},
+            scalars=scalars,
+            scalar_statistics=choices.update.statistics().init(scalars),
+            task_slots=no_slots if choices.granularity == "per_task" else None,
+            written={pool: jnp.zeros(base[pool].shape[0], bool) for pool in pools},
+            step=jnp.zeros((), jnp.int32),
+            failed_step=jnp.full((), -1, jnp.int32),
+        )
+
+    def begin_task(
+        shared: Shared, state: SparseState, examples: Batch, settings: Settings
+    ) -> SparseState:
+        state = state._replace(written=jax.tree.map(jnp.zeros_like, state.written))
+        if choices.granularity == "per_task":
+            state = state._replace(task_slots=task_slots(shared, state, examples, settings))
+        if keep_optimizer_state:
+            return state
+        return state._replace(
+            stores={pool: empty_store(store) for pool, store in state.stores.items()},
+            scalar_statistics=choices.update.statistics().init(state.scalars),
+            step=jnp.zeros_like(state.step),
+        )
+
+    def task_slots(
+        shared: Shared, state: SparseState, examples: Batch, settings: Settings
+    ) -> dict[str, Array]:
+        """Probes the task once, counting the reads of all of its examples."""
+        leaves = {**shared["frozen"], **trained(state)}
+
+        def add(counts: dict[str, Array], chunk: Batch) -> tuple[dict[str, Array], None]:
+            return jax.tree.map(jnp.add, counts, read_counts(model, leaves, chunk)), None
+
+        start = {pool: jnp.zeros(leaves[pool].shape[0], jnp.int32) for pool in pools}
+        counts, _ = jax.lax.scan(add, start, examples)
+        usage = shared["usage"] or dict.fromkeys(pools)
+        return {
+            pool: select_for(choices, counts[pool], usage[pool], state, settings) for pool in pools
+        }
+
+    def step(
+        shared: Shared, state: SparseState, batch: Batch, settings: Settings
+    ) -> tuple[SparseState, StepMetrics]:
+        check_rule(choices.rule, shared["usage"])
+        return sparse_step(
+            model,
+            choices,
+            shared["frozen"],
+            shared["usage"],
+            state,
+            batch,
+            settings,
+        )
+
+    def trained(state: SparseState) -> Flat:
+        return {**state.tables, **state.scalars}
+
+    def resume(state: SparseState, leaves: Flat) -> SparseState:
+        return state._replace(
+            tables={pool: leaves[pool] for pool in state.tables},
+            scalars={path: leaves[path] for path in state.scalars},
+        )
+
+    return Trainer(
+        begin=begin,
+        begin_task=begin_task,
+        step=step,
+        logits=lambda shared, state, tokens, valid: logits(
+            {**shared["frozen"], **trained(state)}, tokens, valid
+        ),
+        trained=trained,
+        resume=resume,
+        frozen=lambda base: split(base, lambda path: path in pools or is_scalar(path))[1],
+    )
+
+
+def dense_trainer(
+    model: Decoder,
+    update: UpdateRule,
+    trains: Callable[[str], bool] = lambda _: True,
+    keep_optimizer_state: bool = False,
+) -> Trainer:
+    """Full finetuning, replay, pretraining (all leaves) and healing (the memory's leaves).
+
+    Args:
+      model: a decoder.
+      update: the update rule.
+      trains: which leaves train, by path.
+      keep_optimizer_state: whether moments outlive a task.
+    """
+    return _whole_leaves(
+        plain_logits(model),
+        update,
+        lambda base, _: split(base, trains)[0],
+        lambda base: split(base, trains)[1],
+        keep_optimizer_state,
+    )
+
+
+def lora_trainer(
+    model: Decoder,
+    update: UpdateRule,
+    rank: int,
+    alpha: float,
+    targets: tuple[str, ...],
+    keep_optimizer_state: bool = False,
+) -> Trainer:
+    """LoRA (2106.09685): two low-rank factors beside each target, the base frozen.
+
+    Args:
+      model: a decoder.
+      update: the update rule.
+      rank: of the factors.
+      alpha: the adapters' output is scaled by ``alpha / rank``.
+      targets: names of the projections that get adapters, as `init_lora` takes them.
+      keep_optimizer_state: whether moments outlive a task.
+    """
+    plain = plain_logits(model)
+
+    def logits(leaves: Flat, tokens: Array, valid: Array) -> Array:
+        adapters = {p: leaf for p, leaf in leaves.items() if p.endswith(("/a", "/b"))}
+        base = {p: leaf for p, leaf in leaves.items() if p not in adapters}
+        with apply_lora(adapters, alpha):
+            return plain(base, tokens, valid)
+
+    return _whole_leaves(
+        logits,
+        update,
+        lambda base, settings: init_lora(
+            unflatten(base), rank, targets, jax.random.key(settings.seed)
+        ),
+        lambda base: dict(base),
+        keep_optimizer_state,
+    )
+
+
+def _whole_leaves(
+    logits: Callable[[Flat, Array, Array], Array],
+    update: UpdateRule,
+    trainable: Callable[[Flat, Settings], Flat],
+    frozen: Callable[[Flat], Flat],
+    keep_optimizer_state: bool,
+) -> Trainer:
+    statistics = update.statistics()
+
+    def begin(base: Flat, settings: Settings) -> DenseState:
+        leaves = trainable(base, settings)
+        return DenseState(
+            leaves,
+            statistics.init(leaves),
+            jnp.zeros((), jnp.int32),
+            jnp.full((), -1, jnp.int32),
+        )
+
+    def begin_task(
+        shared: Shared, state: DenseState, examples: Batch, settings: Settings
+    ) -> DenseState:
+        del shared, examples, settings
+        if keep_optimizer_state:
+            return state
+        return state._replace(
+            statistics=statistics.init(state.leaves), step=jnp.zeros_like(state.step)
+        )
+
+    def step(
+        shared: Shared, state: DenseState, batch: Batch, settings: Settings
+    ) -> tuple[DenseState, StepMetrics]:
+        return dense_step(logits, update, shared["frozen"], state, batch, settings)
+
+    return Trainer(
+        begin=begin,
+        begin_task=begin_task,
+        step=step,
+        logits=lambda shared, state, tokens, valid: logits(
+            {**shared["frozen"], **state.leaves}, tokens, valid
+        ),
+        trained=lambda state: state.leaves,
+        resume=lambda state, leaves: state._replace(leaves=leaves),
+        frozen=frozen,
+    )

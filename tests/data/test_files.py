@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+from pathlib import Path
+
+import pytest
+
+from smf_jax.data.files import read_paragraphs, read_records
+
+LINES = '{"a": 1}\n{"a": "é"}\n'
+OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+
+
+def write(path: Path, text: str) -> Path:
+    with OPENERS[path.suffix if path.suffix in OPENERS else ""](path, "wb") as file:
+        file.write(text.encode("utf-8"))
+    return path
+
+
+@pytest.mark.parametrize("suffix", OPENERS)
+def test_every_compression_reads_alike(tmp_path, suffix):
+    path = write(tmp_path / f"records.jsonl{suffix}", LINES)
+    assert list(read_records(path)) == [(1, {"a": 1}), (2, {"a": "é"})]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".bz2"])
+def test_a_file_cut_short_is_named(tmp_path, suffix):
+    path = write(tmp_path / f"records.jsonl{suffix}", LINES * 5000)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ValueError, match=r"records\.jsonl\S+: damaged or cut short"):
+        list(read_records(path))
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".bz2"])
+def test_a_file_that_is_not_what_its_name_says_is_named(tmp_path, suffix):
+    path = tmp_path / f"records.jsonl{suffix}"
+    path.write_text("no archive at all")
+    with pytest.raises(ValueError, match="damaged or cut short"):
+        list(read_records(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1}\n\n{"a": 2}\n', "line 2: empty; expected one JSON object per line"),
+        ('{"a": 1}\n{"a": \n', "line 2: malformed JSON"),
+        ("[1, 2]\n", "line 1: expected a JSON object, found list"),
+    ],
+)
+def test_bad_lines_are_numbered(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        list(read_records(write(tmp_path / "records.jsonl", text)))
+
+
+def test_csv_cells_may_hold_lists_and_line_breaks(tmp_path):
+    text = 'problem,answer\n"two\nlines","[""a"", ""b""]"\nplain,[not json\n'
+    records = list(read_records(write(tmp_path / "records.csv", text)))
+    assert records == [
+        (2, {"problem": "two\nlines", "answer": ["a", "b"]}),
+        (4, {"problem": "plain", "answer": "[not json"}),
+    ]
+
+
+@pytest.mark.parametrize("row", ["one", "one,two,three"])
+def test_csv_rows_of_another_width_are_numbered(tmp_path, row):
+    path = write(tmp_path / "records.csv", f"a,b\n1,2\n{row}\n")
+    with pytest.raises(ValueError, match=r"line 3: expected 2 cells, one for each of \['a', 'b'\]"):
+        list(read_records(path))
+
+
+def test_malformed_quotes_are_numbered(tmp_path):
+    path = write(tmp_path / "records.csv", 'a,b\n1,2\n"x"y,3\n')
+    with pytest.raises(ValueError, match="line 3: malformed CSV"):
+        list(read_records(path))
+
+
+def test_other_formats_and_encodings_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.jsonl: no such file"):
+        read_records(tmp_path / "none.jsonl")
+    with pytest.raises(ValueError, match=r"unknown format; expected \.jsonl, \.csv, \.txt, alone"):
+        read_records(write(tmp_path / "table.parquet", ""))
+    with pytest.raises(ValueError, match="plain text has no fields"):
+        read_records(write(tmp_path / "text.txt", "words"))
+    path = tmp_path / "latin.jsonl"
+    path.write_bytes(b'{"a": "\xe9"}\n')
+    with pytest.raises(ValueError, match="not UTF-8 text"):
+        list(read_records(path))
+
+
+def test_paragraphs_are_divided_by_blank_lines(tmp_path):
+    path = write(tmp_path / "text.txt", "\n = Title = \n \none\r\ntwo\n\n\nthree")
+    assert list(read_paragraphs(path)) == ["= Title =", "one\ntwo", "three"]

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tokenizers
+from tokenizers import processors
+
+from smf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+
+TEXTS = ["The cat sat on the mat.", "Where does the cat sleep?", "A mat, a cat and a dog."] * 20
+TINYSTORIES = Path(__file__).parents[3] / "shared" / "data" / "models" / "tinystories656k"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer(TEXTS, 300)
+
+
+@pytest.mark.parametrize(
+    "text", ["The cat sat.", "naïve 東京 🚁", "two  spaces\n\nand lines", "x", "", "don't; it's"]
+)
+def test_decoding_gives_the_text_back(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert all(0 <= i < tokenizer.size for i in ids)
+
+
+def test_a_word_is_the_same_token_at_the_start_of_a_text_and_inside_it(tokenizer):
+    assert tokenizer.encode("cat") == tokenizer.encode(" cat") == tokenizer.encode("mat cat")[1:]
+    assert len(tokenizer.encode("cat")) == 1
+
+
+def test_training_is_deterministic_and_respects_the_size(tokenizer):
+    again = train_tokenizer(iter(TEXTS), 300)
+    assert again.backend.to_str() == tokenizer.backend.to_str()
+    assert tokenizer.size <= 300
+    assert train_tokenizer(TEXTS, 270).size == 270
+
+
+def test_special_tokens_have_fixed_ids_and_are_never_made_from_text(tokenizer):
+    assert (tokenizer.pad, tokenizer.bos, tokenizer.eos) == (0, 1, 2)
+    assert tokenizer.stops == (2,)
+    assert not {0, 1, 2} & set(tokenizer.encode("The cat <pad> sat"))
+    assert tokenizer.decode([1, *tokenizer.encode("cat"), 2, 0]) == "cat"
+
+
+def test_a_vocabulary_without_room_for_every_byte_is_refused():
+    with pytest.raises(ValueError, match=r"vocabulary size 100: .* at least 259"):
+        train_tokenizer(TEXTS, 100)
+
+
+def test_batches_encode_as_single_texts_do(tokenizer):
+    assert tokenizer.encode_batch(TEXTS[:3]) == [tokenizer.encode(text) for text in TEXTS[:3]]
+
+
+def test_saving_and_loading_gives_the_same_tokenizer(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "deep" / "directory")
+    loaded = load_tokenizer(tmp_path / "deep" / "directory", rows=300)
+    assert loaded.encode("The dog sleeps 東") == tokenizer.encode("The dog sleeps 東")
+    ids = (tokenizer.bos, tokenizer.eos, tokenizer.pad, tokenizer.stops, tokenizer.size)
+    assert (loaded.bos, loaded.eos, loaded.pad, loaded.stops, loaded.size) == ids
+
+
+def write_directory(directory: Path, *, adds_begin: bool, **files: dict) -> Tokenizer:
+    """A directory as Hugging Face lays it out, on the trained tokenizer's merges."""
+    source = train_tokenizer(TEXTS, 300)
+    backend = tokenizers.Tokenizer.from_str(source.backend.to_str())
+    if adds_begin:
+        backend.post_processor = processors.TemplateProcessing(
+            single="<|begin|> $A", special_tokens=[("<|begin|>", 1)]
+        )
+    backend.enable_padding(length=64)  # a real file may ask for it; reading must not
+    backend.enable_truncation(2)
+    backend.save(str(directory / "tokenizer.json"))
+    for name, content in files.items():
+        (directory / f"{name}.json").write_text(json.dumps(content))
+    return source
+
+
+def test_llama_layout_begins_with_the_token_that_the_tokenizer_adds(tmp_path):
+    source = write_directory(
+        tmp_path,
+        adds_begin=True,
+        tokenizer_config={"bos_token": {"content": "<|begin|>"}, "eos_token": "<|end|>"},
+        generation_config={"bos_token_id": 1, "eos_token_id": [2, 9]},
+    )
+    loaded = load_tokenizer(tmp_path)
+    assert (loaded.bos, loaded.eos, loaded.stops, loaded.pad) == (1, 2, (2, 9), 2)
+    text = "The cat sat on the mat."
+    assert loaded.encode(text) == source.encode(text)  # neither padded, cut nor framed
+
+
+def test_qwen_layout_has_no_begin_token_though_a_configuration_names_one(tmp_path):
+    write_directory(
+        tmp_path,
+        adds_begin=False,
+        tokenizer_config={
+            "add_bos_token": False,
+            "bos_token": None,
+            "eos_token": "<|end|>",
+            "pad_token": "<|pad|>",
+        },
+        generation_config={"bos_token_id": 0, "eos_token_id": [2, 0]},
+        config={"bos_token_id": 0, "eos_token_id": 2},
+    )
+    loaded = load_tokenizer(tmp_path)
+    assert (loaded.bos, loaded.eos, loaded.stops, loaded.pad) == (None, 2, (2, 0), 0)
+
+
+def test_the_end_token_may_come_from_the_special_tokens_or_the_model(tmp_path):
+    write_directory(tmp_path, adds_begin=False, special_tokens_map={"eos_token": "<|end|>"})
+    assert load_tokenizer(tmp_path).eos == 2
+    (tmp_path / "special_tokens_map.json").unlink()
+    with pytest.raises(ValueError, match="no file names the end-of-text token; give eos_token"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text('{"eos_token_id": 2}')
+    assert load_tokenizer(tmp_path).eos == 2
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    load_tokenizer(tmp_path, rows=tokenizer.size)
+    with pytest.raises(ValueError, match=rf"has {tokenizer.size} tokens, but .* has 280 rows"):
+        load_tokenizer(tmp_path, rows=280)
+
+
+def test_missing_and_malformed_files_are_named(tokenizer, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json: no such file"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"model": ')
+    with pytest.raises(ValueError, match=r"tokenizer\.json: not a tokenizer that can be read"):
+        load_tokenizer(tmp_path)
+    tokenizer.save(tmp_path)
+    (tmp_path / "generation_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"generation_config\.json: not valid JSON"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "generation_config.json").write_text("[]")
+    with pytest.raises(ValueError, match="expected a JSON object, found list"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.skipif(not TINYSTORIES.is_dir(), reason="shared/data is not there")
+def test_a_real_checkpoint_of_the_llama_layout():
+    loaded = load_tokenizer(TINYSTORIES, rows=2048)
+    assert (loaded.bos, loaded.eos, loaded.size) == (1, 2, 2048)
+    text = "Once upon a time, there was a little girl named Lily."
+    assert loaded.decode(loaded.encode(text)) == text
+    assert loaded.bos not in loaded.encode(text)
+    assert loaded.decode([1, *loaded.encode(text), 2]) == text
+    with pytest.raises(ValueError, match="has 2048 tokens, but the embedding has 2000 rows"):
+        load_tokenizer(TINYSTORIES, rows=2000)

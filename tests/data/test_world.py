@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from smf_jax.data.batching import needed_length, split_wordings
+from smf_jax.data.facts import Fact, Wording
+from smf_jax.data.facts import trained_wordings as wordings_of
+from smf_jax.data.lexicon import OBJECTS, RELATIONS
+from smf_jax.data.neutral import neutral_sentences
+from smf_jax.data.tokenizer import train_tokenizer
+from smf_jax.data.world import World, WorldConfig, make_world
+
+SMALL = WorldConfig(known_facts=60, tasks=3, facts_per_task=10, neutral_train=50, neutral_heldout=9)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return make_world(WorldConfig())
+
+
+def subject(fact: Fact) -> str:
+    return fact.name.partition(": ")[2]
+
+
+def template(fact: Fact, wording: Wording) -> tuple[str, str]:
+    return fact.relation, wording.prompt.replace(subject(fact), "{}")
+
+
+def stream(world: World) -> list[Fact]:
+    return [fact for task in world.tasks for fact in task.facts]
+
+
+def test_the_lexicon_is_large_enough():
+    assert len(RELATIONS) >= 24
+    assert all(len(set(relation.wordings)) >= 10 for relation in RELATIONS)
+    assert all(30 <= len(set(words)) == len(words) <= 60 for words in OBJECTS.values())
+
+
+def test_no_wording_serves_two_relations():
+    """One prompt must have one answer: two relations may not put the same words to a subject."""
+    wordings = [wording for relation in RELATIONS for wording in relation.wordings]
+    per_kind = Counter((r.kind, wording) for r in RELATIONS for wording in r.wordings)
+    assert max(per_kind.values()) == 1
+    assert all(wording.count("{}") == 1 and wording == wording.strip() for wording in wordings)
+
+
+def test_sizes_are_those_of_the_configuration(world):
+    assert len(world.known) == 1000
+    assert len({fact.relation for fact in world.known}) == len(RELATIONS)
+    assert [len(task.facts) for task in world.tasks] == [20] * 10
+    assert (len(world.neutral_train), len(world.neutral_heldout)) == (4000, 400)
+    counts = Counter(fact.relation for fact in world.known)
+    assert max(counts.values()) - min(counts.values()) <= 2
+
+
+def test_the_world_is_a_function_of_its_configuration(world):
+    assert make_world(WorldConfig()) == world
+    assert make_world(SMALL) != make_world(replace(SMALL, seed=1))
+
+
+def test_the_world_is_the_same_on_every_machine():
+    """A base is cached by its configuration: if this changes on purpose, old caches are stale."""
+    world = make_world(SMALL)
+    content = (world.known, world.tasks, sorted(world.changed), world.neutral_train)
+    digest = hashlib.sha256(repr(content).encode()).hexdigest()
+    assert digest[:16] == "9de7370afced40cb"
+
+
+def test_names_and_prompts_are_unique_among_what_is_known_at_one_time(world):
+    for facts in (world.known, stream(world)):
+        assert len({fact.name for fact in facts}) == len(facts)
+    prompts = Counter(w.prompt for fact in world.known for w in (*fact.trained, *fact.asked))
+    assert max(prompts.values()) == 1
+
+
+def test_facts_are_well_formed(world):
+    objects = {relation.name: OBJECTS[relation.objects] for relation in RELATIONS}
+    for fact in (*world.known, *stream(world)):
+        assert (len(fact.trained), len(fact.asked)) == (8, 2)
+        assert not set(fact.trained) & set(fact.asked)
+        assert fact.answers[0] in objects[fact.relation]
+        for wording in (*fact.trained, *fact.asked):
+            assert wording.answer == f" {fact.answers[0]}"
+            assert wording.prompt == wording.prompt.strip()
+            assert subject(fact) in wording.prompt
+
+
+@pytest.mark.parametrize("config", [WorldConfig(), WorldConfig(known_facts=56, seed=3), SMALL])
+def test_unseen_wordings_are_trained_in_by_other_known_facts(config):
+    world = make_world(config)
+    trained: dict[tuple[str, str], set[str]] = {}
+    for fact in world.known:
+        for wording in fact.trained:
+            trained.setdefault(template(fact, wording), set()).add(fact.name)
+    for fact in (*world.known, *stream(world)):
+        for wording in fact.asked:
+            assert trained[template(fact, wording)] - {fact.name}
+
+
+def test_different_facts_hold_out_different_wordings(world):
+    held_out = {template(f, w) for f in world.known for w in f.asked}
+    assert len(held_out) == 10 * len(RELATIONS)
+
+
+def test_the_stream_holds_new_and_changed_facts(world):
+    known = {fact.name: fact for fact in world.known}
+    subjects = {subject(fact) for fact in world.known}
+    for task in world.tasks:
+        changed = [fact for fact in task.facts if fact.name in known]
+        new = [fact for fact in task.facts if fact.name not in known]
+        assert (len(changed), len(new)) == (4, 16)
+        assert all(fact.answers != known[fact.name].answers for fact in changed)
+        assert not {subject(fact) for fact in new} & subjects
+    assert world.changed == {fact.name for fact in stream(world)} & set(known)
+    assert len(world.changed) == 40
+    assert {fact.name for fact in world.kept} == set(known) - world.changed
+
+
+def test_entities_have_several_relations(world):
+    for facts in (world.known, [f for f in stream(world) if f.name not in world.changed]):
+        assert np.mean(list(Counter(map(subject, facts)).values())) > 3
+
+
+def test_new_entities_are_new_pairs_of_familiar_name_parts(world):
+    familiar = {part for fact in world.known for part in subject(fact).split()}
+    assert {part for fact in stream(world) for part in subject(fact).split()} <= familiar
+
+
+def test_what_the_base_sees_does_not_depend_on_the_stream():
+    other = make_world(replace(SMALL, tasks=1, facts_per_task=4, changed_share=0.5))
+    small = make_world(SMALL)
+    assert other.known == small.known
+    assert list(other.texts()) == list(small.texts())
+    assert other.neutral_heldout == small.neutral_heldout
+
+
+def test_a_longer_stream_begins_with_a_shorter_one():
+    longer = make_world(replace(SMALL, tasks=5))
+    assert longer.tasks[:3] == make_world(SMALL).tasks
+
+
+def test_neutral_text_is_held_out_and_says_nothing_about_the_world(world):
+    assert not set(world.neutral_train) & set(world.neutral_heldout)
+    assert len(set(world.neutral_train)) == len(world.neutral_train)
+    parts = {part for fact in (*world.known, *stream(world)) for part in subject(fact).split()}
+    words = {
+        word.strip(".,")
+        for sentence in (*world.neutral_train, *world.neutral_heldout)
+        for word in sentence.split()
+    }
+    assert not words & parts
+
+
+def test_the_base_never_reads_the_stream_or_what_is_asked(world):
+    texts = set(world.texts())
+    for fact in (*world.known, *stream(world)):
+        assert not {prompt + answer for prompt, answer in fact.asked} & texts
+    for fact in stream(world):
+        assert not {prompt + answer for prompt, answer in fact.trained} & texts
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_examples_are_short_with_the_worlds_own_tokenizer(seed):
+    world = make_world(WorldConfig(seed=seed))
+    tokenizer = train_tokenizer(world.texts(), 2048)
+    everything = [*world.known, *stream(world)]
+    wordings = [*wordings_of(everything), *(w for fact in everything for w in fact.asked)]
+    lengths = [len(p) + len(a) - 1 for p, a in split_wordings(tokenizer, wordings)]
+    assert needed_length(tokenizer, wordings) == 16
+    assert np.mean(lengths) < 10
+
+
+def test_neutral_sentences_run_out_with_an_error():
+    with pytest.raises(ValueError, match="yields 1000000: lower neutral_train"):
+        neutral_sentences(100_000_000, random.Random(0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"known_facts": 0}, "known_facts=0: expected at least 1"),
+        ({"known_facts": 40}, "give at least known_facts=56 or fewer relations"),
+        ({"relations": 99}, "relations=99: the lexicon has 28; lower it"),
+        ({"trained_wordings": 11}, "trained_wordings=11 and asked_wordings=2 need 13"),
+        ({"changed_share": 1.5}, r"changed_share=1.5: expected 0 to 1"),
+        ({"tasks": -1}, "tasks=-1: expected at least 0"),
+        ({"tasks": 100}, "changes 200 known facts, but there are 60: lower changed_share"),
+    ],
+)
+def test_impossible_configurations_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL, **change)
+
+
+def test_running_out_of_names_is_an_error():
+    config = WorldConfig(known_facts=56, tasks=200, facts_per_task=20, changed_share=0.0)
+    with pytest.raises(ValueError, match="made-up names run out: lower tasks or facts_per_task"):
+        make_world(config)

@@ -1,0 +1,73 @@
+"""Rows of a sweep as the runner writes them, without running one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from experiments.grid import Trial
+
+
+def make_rows(
+    method: str = "smf",
+    slots: int | None = 64,
+    learning_rate: float = 30.0,
+    seed: int = 0,
+    tasks: int = 3,
+    learned: float = 0.9,
+    end: float = 0.8,
+    known: float = 0.95,
+    **changes,
+) -> list[dict]:
+    """Return the rows of one trial; `changes` replace values in every row."""
+    sparse = method == "smf"
+    trial = Trial(
+        method=method,
+        slots=slots if sparse else None,
+        rule="tfidf" if sparse else None,
+        granularity="per_step" if sparse else None,
+        optimizer="sgd" if sparse else "adamw",
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    rows = []
+    for task in range(tasks):
+        row = dict(
+            trial=trial.id,
+            method=trial.method,
+            slots=trial.slots,
+            rule=trial.rule,
+            granularity=trial.granularity,
+            optimizer=trial.optimizer,
+            learning_rate=trial.learning_rate,
+            seed=trial.seed,
+            task=task,
+            task_name=f"task {task}",
+            facts=20,
+            steps=30,
+            seen=learned,
+            unseen=learned,
+            stream_seen=end,
+            stream_unseen=end,
+            retention=[end] * task + [learned],
+            known=known,
+            known_base=1.0,
+            text_loss=2.0 + 0.1 * task,
+            text_loss_base=2.0,
+            loss_first=3.0,
+            loss_last=0.1,
+            rows_changed=100 * (task + 1) if sparse else None,
+            trainable_parameters=8192,
+            trainable_share=0.005,
+            optimizer_bytes=0,
+            seconds=2.0,
+            failed_step=None,
+        )
+        rows.append(row | changes)
+    return rows
+
+
+@pytest.fixture(name="make_rows")
+def make_rows_fixture() -> Callable[..., list[dict]]:
+    return make_rows

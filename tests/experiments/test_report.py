@@ -1,0 +1,145 @@
+"""The report: complete whatever a run holds, and readable by machines."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from experiments.report import (
+    markdown_table,
+    matched_tables,
+    summary_csv,
+    summary_table,
+    write_report,
+)
+from experiments.summary import average, summarise
+
+FAILURE = dict(
+    seen=None,
+    unseen=None,
+    stream_seen=None,
+    stream_unseen=None,
+    retention=None,
+    known=None,
+    text_loss=None,
+    failed_step=17,
+)
+
+
+def parse(table: str) -> list[list[str]]:
+    """Read a Markdown table back."""
+    lines = [line.strip("|").split("|") for line in table.splitlines()]
+    return [[cell.strip() for cell in line] for line in lines]
+
+
+def slots_of(rows) -> dict[str, list[np.ndarray]]:
+    return {row["trial"]: [np.arange(9)] * 3 for row in rows if row["method"] == "smf"}
+
+
+def test_a_report_has_its_table_and_pictures(tmp_path, make_rows):
+    rows = make_rows() + make_rows("full", end=0.2, known=0.5)
+    table = write_report(tmp_path, rows, slots_of(rows))
+    text = (tmp_path / "report.md").read_text()
+    assert table in text
+    assert text.startswith(f"# {tmp_path.name}\n")
+    assert [line[0] for line in parse(table)[2:]] == [
+        "**smf-tfidf-sgd-t64-lr30**",
+        "full-adamw-lr30",
+    ]
+    for name in ("frontier", "retention", "slots"):
+        assert f"({name}.png)" in text
+        picture = imread(tmp_path / f"{name}.png")
+        assert picture.shape[1] == 1600
+        assert picture.std() > 0.01  # something is drawn
+
+
+def test_the_table_gives_percentages_with_intervals_over_seeds(make_rows):
+    rows = make_rows(seed=0, learned=0.5) + make_rows(seed=1, learned=0.6)
+    table = summary_table(average(summarise(rows)))
+    cells = dict(zip(parse(table)[0], parse(table)[2], strict=True))
+    assert cells["seeds"] == "2"
+    assert cells["learned, seen / unseen"] == "55.0 ± 63.5 / 55.0 ± 63.5"
+    assert cells["at the end, seen / unseen"] == "80.0 ± 0.0 / 80.0 ± 0.0"
+    assert cells["known kept"] == "95.0 ± 0.0"
+    assert cells["text loss"] == "+0.200"
+    assert cells["rows a task"] == "200"
+    assert cells["trains"] == "8,192 (0.50%)"
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (11 * 2**20, "11.0 MiB")]
+)
+def test_the_optimizer_is_given_in_readable_bytes(make_rows, size, text):
+    table = summary_table(average(summarise(make_rows(optimizer_bytes=size))))
+    assert text in parse(table)[2]
+
+
+def test_failed_and_unfinished_trials_are_named(tmp_path, make_rows):
+    failing = make_rows(learning_rate=1e3, tasks=2)
+    failing[1] |= FAILURE
+    table = write_report(tmp_path, make_rows() + failing + make_rows(slots=512, tasks=2), {})
+    text = (tmp_path / "report.md").read_text()
+    assert "- smf-tfidf-sgd-t64-lr1000-s0 failed at task 1, step 17" in text
+    assert "- smf-tfidf-sgd-t512-lr30-s0 has finished 2 of 3 tasks" in text
+    assert len(parse(table)) == 3  # header, rule, the finished one
+
+
+@pytest.mark.parametrize("case", ["one trial of one task", "no memory", "all failed", "nothing"])
+def test_a_report_is_written_whatever_a_run_holds(tmp_path, make_rows, case):
+    rows = {
+        "one trial of one task": make_rows(tasks=1),
+        "no memory": make_rows("full") + make_rows("lora"),
+        "all failed": make_rows(tasks=1, **FAILURE),
+        "nothing": [],
+    }[case]
+    (tmp_path / "slots.png").write_bytes(b"of an earlier report")
+    write_report(tmp_path, rows, {})
+    written = {path.name for path in tmp_path.iterdir()}
+    drawn = (
+        {"frontier.png"}
+        if case in ("all failed", "nothing")
+        else {
+            "frontier.png",
+            "retention.png",
+        }
+    )
+    assert written == drawn | {"summary.csv", "report.md"}
+    text = (tmp_path / "report.md").read_text()
+    assert all(name in text for name in drawn)
+    assert "slots.png" not in text
+
+
+def test_the_summary_has_a_line_a_trial_that_reads_back(make_rows):
+    rows = make_rows(learned=0.123456789) + make_rows("full", seed=1, known_base=0.0)
+    smf, full = csv.DictReader(io.StringIO(summary_csv(summarise(rows))))
+    assert smf["trial"] == "smf-tfidf-sgd-t64-lr30-s0"
+    assert (smf["slots"], smf["rule"], smf["learning_rate"]) == ("64", "tfidf", "30")
+    assert (smf["tasks"], smf["failed"], smf["learned_unseen"]) == ("3", "", "0.123457")
+    assert (full["slots"], full["seed"], full["known_kept"]) == ("", "1", "")
+
+
+def test_matched_forgetting_is_given_for_what_was_learned_and_what_stayed(make_rows):
+    rows = make_rows("full", learning_rate=1e-5, learned=0.2, end=0.2, known=1.0)
+    rows += make_rows("full", learning_rate=1e-4, learned=0.8, end=0.4, known=0.4)
+    text = matched_tables(average(summarise(rows)))
+    learned, end = text.split("\n\n")[1:]
+    assert parse(learned) == [
+        ["learned", "25%", "50%", "75%", "90%", "95%"],
+        parse(learned)[1],
+        ["full", "5.0%", "30.0%", "55.0%", "–", "–"],
+    ]
+    assert parse(end)[2] == ["full", "15.0%", "–", "–", "–", "–"]
+
+
+def test_columns_of_a_table_are_aligned():
+    table = markdown_table(("name", "n"), [("a", "1"), ("longer", "1,000")])
+    assert table.splitlines() == [
+        "| name   |     n |",
+        "| ------ | ----: |",
+        "| a      |     1 |",
+        "| longer | 1,000 |",
+    ]

@@ -1,0 +1,311 @@
+"""The memory block against public implementations, against its formulas, and its errors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from smf_jax.memory.layer import PERTURBATIONS, READS, MemoryConfig, MemoryLayer, MemoryPool
+from smf_jax.training.state import flatten, unflatten
+from tests import golden, oracles
+
+CONFIG = MemoryConfig(keys_per_half=5, heads=2, reads=3, key_width=6, value_width=7)
+WIDTH, BATCH, TOKENS = 4, 2, 3
+
+
+def agree(actual, expected):
+    """The tolerance of the golden vectors: 2e-6 of the maximum."""
+    atol = 2e-6 * np.abs(expected).max()
+    np.testing.assert_allclose(np.asarray(actual), expected, rtol=0, atol=atol)
+
+
+def random_leaves(config, width=WIDTH, seed=0, **attributes):
+    """Leaves of a layer, all random, and a table."""
+    rng = np.random.default_rng(seed)
+    layer = MemoryLayer(config, width, **attributes)
+    values = jnp.asarray(rng.standard_normal((config.slots, config.value_width)), jnp.float32)
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((1, 1, width)), values)
+    leaves = {
+        path: jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype)
+        for path, leaf in flatten(shapes["params"]).items()
+    }
+    return layer, leaves, values
+
+
+def random_input(width=WIDTH, seed=1):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal((BATCH, TOKENS, width)), "f")
+
+
+@partial(jax.jit, static_argnums=0)
+def run(layer, leaves, values, x):
+    """The output, and the read as sown."""
+    y, sown = layer.apply({"params": unflatten(leaves)}, x, values, mutable=[READS])
+    return y, sown[READS]["read"]
+
+
+def one_block(block, arrays):
+    """Output, read and all gradients of ``Σ out · cot``."""
+
+    @jax.jit
+    def value_and_gradients(leaves, values, x):
+        def total(leaves, values, x):
+            y, read = run(MemoryLayer(block.config, block.width), leaves, values, x)
+            return jnp.sum(y * arrays["cot"]), (y, read)
+
+        return jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(leaves, values, x)
+
+    (_, (y, read)), gradients = value_and_gradients(block.leaves, arrays["values"], arrays["x"])
+    return y, read, gradients
+
+
+GOLDEN = {
+    "fb_h4_k4_n16_silu": golden.flat_block,
+    "fb_h4_k32_n128_plain": golden.flat_block,
+    "lucid_h4_k8_n32_qln": golden.half_major_block,
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_block_agrees_with_the_public_implementation(shared, name):
+    arrays, meta = golden.load(shared / "golden" / f"{name}.npz")
+    block = GOLDEN[name](arrays, meta)
+    y, read, (of_leaves, of_values, of_x) = one_block(block, arrays)
+    agree(y, arrays["out"])
+    np.testing.assert_array_equal(read.slots.reshape(arrays["indices"].shape), arrays["indices"])
+    agree(read.weights.reshape(arrays["weights"].shape), arrays["weights"])
+    agree(of_x, arrays["grad_x"])
+    agree(of_values, golden.dense_rows(arrays, block.config.slots))
+    assert not np.asarray(of_values)[np.setdiff1d(np.arange(block.config.slots), read.slots)].any()
+    assert of_leaves.keys() == block.gradients.keys() == block.leaves.keys()
+    for path, expected in block.gradients.items():
+        agree(of_leaves[path], expected)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_raw_scores_agree_with_the_public_implementation(shared, name):
+    arrays, meta = golden.load(shared / "golden" / f"{name}.npz")
+    block = GOLDEN[name](arrays, meta)
+    x = arrays["x"].reshape(-1, block.width).astype(np.float64)
+    queries = x @ block.leaves["query/kernel"] + block.leaves.get("query/bias", 0)
+    queries = queries.reshape(len(x), block.config.heads, 2, -1)
+    if "query_norm/scale" in block.leaves:
+        centred = queries - queries.mean(-1, keepdims=True)
+        queries = centred / np.sqrt(queries.var(-1, keepdims=True) + 1e-5)
+        queries = queries * block.leaves["query_norm/scale"] + block.leaves["query_norm/bias"]
+    truth = oracles.brute_force_lookup(queries, block.leaves["keys"], block.config.reads)
+    np.testing.assert_array_equal(truth.slots, arrays["indices"])
+    agree(truth.scores, arrays["scores"])
+
+
+def test_two_layers_of_one_pool_agree_with_the_public_implementation(shared):
+    arrays, meta = golden.load(shared / "golden" / "fb_shared2_h2_k8_n32_silu.npz")
+    blocks = {name: golden.flat_block(arrays, meta, f"{name}_") for name in "ab"}
+
+    @jax.jit
+    def value_and_gradients(leaves, values, x):
+        def total(leaves, values, x):
+            reads = {}
+            for name, block in blocks.items():
+                layer = MemoryLayer(block.config, block.width)
+                y, reads[name] = run(layer, leaves[name], values, x)
+                x = x + y
+            return jnp.sum(x * arrays["cot"]), (x, reads)
+
+        return jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(leaves, values, x)
+
+    leaves = {name: block.leaves for name, block in blocks.items()}
+    (_, (y, reads)), (of_leaves, of_values, of_x) = value_and_gradients(
+        leaves, arrays["values"], arrays["x"]
+    )
+    agree(y, arrays["out"])
+    agree(of_x, arrays["grad_x"])
+    agree(of_values, golden.dense_rows(arrays, blocks["a"].config.slots))
+    for name, block in blocks.items():
+        expected = arrays[f"{name}_indices"]
+        np.testing.assert_array_equal(reads[name].slots.reshape(expected.shape), expected)
+        for path, gradient in block.gradients.items():
+            agree(of_leaves[name][path], gradient)
+
+
+def normalised(x, scale):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale
+
+
+def by_formula(config, leaves, values, x):
+    """The block in NumPy, in float64, over all N slots."""
+    leaves = {path: np.asarray(leaf, np.float64) for path, leaf in leaves.items()}
+    x = np.asarray(x, np.float64).reshape(-1, x.shape[-1])
+    queries = x @ leaves["query/kernel"] + leaves.get("query/bias", 0)
+    queries = queries.reshape(len(x), config.heads, 2, -1)
+    keys = leaves["keys"]
+    if config.query_norm == "rms":
+        queries = normalised(queries, leaves["query_norm/scale"])
+    if config.qk_norm:
+        queries = normalised(queries, leaves["query_scale"])
+        keys = normalised(keys, leaves["key_scale"])
+    scores, slots, _ = oracles.brute_force_lookup(queries, keys, config.reads)
+    weights = np.maximum(scores, 0)
+    if config.score == "softmax":
+        weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    y = oracles.weighted_read(values, slots.reshape(len(x), -1), weights.reshape(len(x), -1))
+    if config.gate != "none":
+        gate = x @ leaves["gate/kernel"] + leaves["gate/bias"]
+        gate = gate / (1 + np.exp(-gate)) if config.gate == "silu" else 1 / (1 + np.exp(-gate))
+    if config.gate == "silu":
+        y = y * gate
+    if "output/kernel" in leaves:
+        y = y @ leaves["output/kernel"] + leaves["output/bias"]
+    return leaves.get("alpha", 1.0) * (y * gate if config.gate == "scalar" else y)
+
+
+VARIANTS = {
+    "silu, v != d": {},
+    "scalar, v != d": {"gate": "scalar"},
+    "scalar, v == d": {"gate": "scalar", "value_width": WIDTH},
+    "none, v != d": {"gate": "none"},
+    "none, v == d": {"gate": "none", "value_width": WIDTH},
+    "rms norm": {"query_norm": "rms"},
+    "qk-norm": {"qk_norm": True},
+    "relu": {"score": "relu"},
+    "one head, k = n, no bias": {"heads": 1, "reads": 5, "query_bias": False},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_follows_its_formula(name):
+    config, alpha = replace(CONFIG, **VARIANTS[name]), 0.5 if "norm" in name else None
+    layer, leaves, values = random_leaves(config, alpha=alpha)
+    x = random_input()
+    y, read = run(layer, leaves, values, x)
+    assert y.shape == x.shape
+    assert read.slots.shape == read.weights.shape == (BATCH, TOKENS, config.heads, config.reads)
+    truth = by_formula(config, leaves, values, x)
+    scale = np.abs(truth).max()
+    np.testing.assert_allclose(y.reshape(-1, WIDTH), truth, rtol=0, atol=2e-5 * scale)
+    assert ("alpha" in leaves) == (alpha is not None)
+    assert ("output/kernel" in leaves) == ("v == d" not in name)
+
+
+def test_qk_norm_changes_the_output_and_gets_gradient():
+    layer, leaves, values = random_leaves(replace(CONFIG, qk_norm=True))
+    x = random_input()
+    without = {path: leaf for path, leaf in leaves.items() if not path.endswith("_scale")}
+    plain, _ = run(MemoryLayer(CONFIG, WIDTH), without, values, x)
+    assert not np.allclose(run(layer, leaves, values, x)[0], plain, atol=1e-3)
+    gradient = jax.grad(lambda leaves: jnp.sum(run(layer, leaves, values, x)[0] ** 2))(leaves)
+    assert np.abs(gradient["query_scale"]).min() > 1e-6
+    assert np.abs(gradient["key_scale"]).min() > 1e-6
+
+
+def test_the_cotangent_of_the_read_is_the_gradient_of_its_perturbation():
+    layer, leaves, values = random_leaves(CONFIG, alpha=0.3)
+    x = random_input()
+    noise = jnp.asarray(np.random.default_rng(2).standard_normal((BATCH, TOKENS, 7)), "f")
+    variables = {"params": unflatten(leaves)}
+    perturbed = jax.jit(layer.apply)({**variables, PERTURBATIONS: {"read": noise}}, x, values)
+    gate = np.asarray(x) @ np.asarray(leaves["gate/kernel"]) + np.asarray(leaves["gate/bias"])
+    moved = (np.asarray(noise) * gate / (1 + np.exp(-gate))) @ np.asarray(leaves["output/kernel"])
+    difference = perturbed - run(layer, leaves, values, x)[0]
+    np.testing.assert_allclose(difference, np.asarray(leaves["alpha"]) * moved, atol=2e-5)
+
+
+def test_of_several_calls_the_latest_read_is_kept():
+    layer, leaves, values = random_leaves(CONFIG)
+    x = random_input()
+    _, first = run(layer, leaves, values, x)
+    again = {"params": unflatten(leaves), READS: {"read": first}}
+    apply = jax.jit(partial(layer.apply, mutable=[READS]))
+    _, second = apply(again, random_input(seed=9), values)
+    _, alone = run(layer, leaves, values, random_input(seed=9))
+    np.testing.assert_array_equal(second[READS]["read"].slots, alone.slots)
+    assert alone.slots.dtype == jnp.int32
+
+
+def test_a_bfloat16_layer_reads_with_float32_scores():
+    config = replace(CONFIG, keys_per_half=16, reads=16, heads=1)
+    layer, leaves, values = random_leaves(config, dtype=jnp.bfloat16)
+    y, read = run(layer, leaves, values, random_input())
+    assert y.dtype == read.weights.dtype == jnp.bfloat16
+    kernel, x = (jnp.asarray(a, jnp.bfloat16) for a in (leaves["query/kernel"], random_input()))
+    queries = x.reshape(-1, WIDTH) @ kernel + leaves["query/bias"].astype(jnp.bfloat16)[None]
+    queries = np.asarray(queries.reshape(-1, 1, 2, 3), np.float64)
+    truth = oracles.brute_force_lookup(queries, np.asarray(leaves["keys"]), 16)
+    clear = truth.gap > 1e-5
+    assert clear.all(), "a rounded score would tie"
+    np.testing.assert_array_equal(read.slots.reshape(truth.slots.shape), truth.slots)
+
+
+def test_initial_values():
+    config = MemoryConfig(keys_per_half=64, heads=4, reads=8, key_width=64, value_width=64)
+    width, key = 96, jax.random.key(0)
+    values = MemoryPool(config).init(key)["params"]["values"]
+    layer = MemoryLayer(config, width, alpha=0.01)
+    leaves = flatten(jax.jit(layer.init)(key, jnp.zeros((1, 1, width)), values)["params"])
+    assert values.shape == (64 * 64, 64)
+    deviations = {
+        "values": (values, 64**-0.5),
+        "query/kernel": (leaves["query/kernel"], math.sqrt(2 / (width + 4 * 64))),
+        "gate/kernel": (leaves["gate/kernel"], width**-0.5),
+        "output/kernel": (leaves["output/kernel"], width**-0.5),
+        "keys": (leaves["keys"], 64**-0.5 / math.sqrt(3)),
+    }
+    for path, (leaf, deviation) in deviations.items():
+        assert np.std(leaf) == pytest.approx(deviation, rel=0.03), path
+    assert np.abs(leaves["keys"]).max() <= 64**-0.5
+    assert all(not np.asarray(leaf).any() for path, leaf in leaves.items() if "bias" in path)
+    assert leaves["alpha"] == jnp.float32(0.01)
+
+
+def test_keys_of_the_original_product_key_memory_start_wider():
+    layer = MemoryLayer(replace(CONFIG, key_scale="pkm"), WIDTH)
+    x, values = jnp.zeros((1, 1, WIDTH)), jnp.zeros((25, 7))
+    leaves = jax.jit(layer.init)(jax.random.key(0), x, values)["params"]
+    assert 6**-0.5 < np.abs(leaves["keys"]).max() <= 3**-0.5
+
+
+def test_parameters_of_one_layer_of_qwen_0_5b():
+    config = MemoryConfig(keys_per_half=128, heads=4, reads=16, key_width=256, value_width=896)
+    x, values = jnp.zeros((1, 1, 896)), jax.ShapeDtypeStruct((128**2, 896), jnp.float32)
+    leaves = flatten(
+        jax.eval_shape(MemoryLayer(config, 896).init, jax.random.key(0), x, values)["params"]
+    )
+    sizes = {path: math.prod(leaf.shape) for path, leaf in leaves.items()}
+    assert math.prod(values.shape) + sum(sizes.values()) == 17_337_088
+    assert sizes["keys"] == 131_072 and sizes["query/kernel"] + sizes["query/bias"] == 918_528
+
+
+def test_configuration_survives_json_values():
+    config = replace(CONFIG, gate="scalar", qk_norm=True)
+    assert MemoryConfig.from_dict(config.to_dict()) == config
+    assert (config.slots, config.reads_per_token) == (25, 6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"heads": 0}, "heads=0 must be at least 1"),
+        ({"keys_per_half": -3}, "keys_per_half=-3 must be at least 1"),
+        ({"reads": 6}, "reads=6 per head exceed keys_per_half=5; .* lower reads or raise"),
+        ({"key_width": 7}, "key_width=7 must be even"),
+        ({"gate": "tanh"}, "gate='tanh' is unknown; choose from"),
+        ({"query_norm": "group"}, "query_norm='group' is unknown; choose from"),
+        ({"score": "sigmoid"}, "score='sigmoid' is unknown; choose from"),
+        ({"key_scale": "tiny"}, "key_scale='tiny' is unknown; choose from"),
+        ({"qk_norm": True, "query_norm": "rms"}, "both normalise the query"),
+    ],
+)
+def test_impossible_configurations_are_refused(changes, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        replace(CONFIG, **changes)
+
+
+def test_a_table_of_another_shape_is_refused():
+    layer, leaves, values = random_leaves(CONFIG)
+    with pytest.raises(ValueError, match=r"values \(24, 7\) do not fit the memory's table \(25, 7"):
+        run(layer, leaves, values[:-1], random_input())

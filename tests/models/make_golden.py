@@ -1,0 +1,126 @@
+"""Makes the golden checkpoints of this folder with torch and transformers.
+
+    python -m tests.models.make_golden        writes tests/models/golden
+
+Each holds a tiny random model as transformers saves it, one prompt of 256 tokens, the logits at
+every eighth place of it, and a greedy continuation. Weights are stored in bfloat16 to be small;
+both sides compute in float32.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+GOLDEN = Path(__file__).parent / "golden"
+PROMPT, CONTINUATION, EVERY = 256, 64, 8
+NAMES = ("qwen2", "qwen3", "llama", "llama3")
+
+
+class Reference(NamedTuple):
+    """What transformers computes.
+
+    Attributes:
+      prompt: ``(1, 256)``.
+      logits: ``(1, 256, vocabulary)``, float32.
+      continuation: ``(1, 64)``, greedy.
+      gap: the smallest distance between the best and the second-best logit on the way.
+    """
+
+    prompt: np.ndarray
+    logits: np.ndarray
+    continuation: np.ndarray
+    gap: float
+
+
+def random_model(name: str, width: int = 24, vocabulary: int = 64) -> Any:
+    """A random model of ``NAMES`` in which no bias is zero and no norm is one."""
+    import torch
+    import transformers
+
+    shape = {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": 2 * width - 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "attn_implementation": "eager",
+    }
+    llama3 = {
+        "rope_type": "llama3",
+        "rope_theta": 500_000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    config = {
+        "qwen2": lambda: transformers.Qwen2Config(**shape, tie_word_embeddings=True),
+        "qwen3": lambda: transformers.Qwen3Config(
+            **shape, head_dim=8, rope_parameters={"rope_type": "default", "rope_theta": 1e6}
+        ),
+        "llama": lambda: transformers.LlamaConfig(
+            **shape, tie_word_embeddings=True, attention_bias=True, mlp_bias=True
+        ),
+        "llama3": lambda: transformers.LlamaConfig(**shape, head_dim=12, rope_parameters=llama3),
+    }[name]()
+    generator = torch.Generator().manual_seed(10 + NAMES.index(name))
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for path, leaf in model.named_parameters():
+            start = 1.0 if "norm" in path else 0.0
+            std = 0.3 if leaf.ndim == 1 else leaf.shape[-1] ** -0.5
+            leaf.copy_(start + std * torch.randn(leaf.shape, generator=generator))
+    return model
+
+
+def reference(model: Any, seed: int) -> Reference:
+    """Logits and greedy continuation of a random prompt, without a cache."""
+    import torch
+
+    vocabulary = model.config.vocab_size
+    prompt = np.random.default_rng(seed).integers(0, vocabulary, (1, PROMPT))
+    tokens, gap = torch.tensor(prompt), np.inf
+    with torch.no_grad():
+        logits = model(tokens).logits
+        for _ in range(CONTINUATION):
+            best = torch.topk(model(tokens).logits[0, -1], 2)
+            gap = min(gap, float(best.values[0] - best.values[1]))
+            tokens = torch.cat([tokens, best.indices[None, :1]], dim=1)
+    return Reference(prompt, logits.numpy(), tokens[:, PROMPT:].numpy(), gap)
+
+
+def main() -> None:
+    import torch
+    import transformers
+
+    shutil.rmtree(GOLDEN, ignore_errors=True)
+    for name in NAMES:
+        random_model(name).to(torch.bfloat16).save_pretrained(GOLDEN / name)
+        (GOLDEN / name / "generation_config.json").unlink(missing_ok=True)
+        # Read back, not cast back: a cast would leave the rotary frequencies rounded to bfloat16.
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            GOLDEN / name, dtype=torch.float32, attn_implementation="eager"
+        )
+        expected = reference(model.eval(), seed=0)
+        if expected.gap < 1e-3:
+            raise ValueError(f"{name}: a gap of {expected.gap} is too close for a greedy test")
+        np.savez_compressed(
+            GOLDEN / name / "expected.npz",
+            prompt=expected.prompt.astype(np.int32),
+            logits=expected.logits[:, ::EVERY],
+            continuation=expected.continuation.astype(np.int32),
+        )
+        print(f"{name}: smallest greedy gap {expected.gap:.4f}")
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    (GOLDEN / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Tiny decoders with random parameters, made without compiling an ``init``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from smf_jax.memory.layer import MemoryConfig
+from smf_jax.models.config import MemoryPlacement, ModelConfig
+from smf_jax.models.decoder import abstract_params
+from smf_jax.training.state import flatten, unflatten
+
+MEMORY = MemoryConfig(
+    keys_per_half=6, heads=2, reads=3, key_width=8, value_width=10, query_norm="rms"
+)
+PLAIN = ModelConfig(
+    family="llama",
+    vocabulary=40,
+    width=16,
+    layers=2,
+    heads=4,
+    key_value_heads=2,
+    head_width=6,
+    hidden_width=20,
+    max_positions=64,
+)
+
+
+def with_memory(mode: str, layers: tuple[int, ...] = (1,), **choices: Any) -> ModelConfig:
+    return replace(PLAIN, memory=MemoryPlacement(layers, mode, MEMORY, **choices))
+
+
+def random_params(config: ModelConfig, seed: int = 0) -> dict[str, Any]:
+    """Every leaf random: no bias is zero, no norm is one, α is near one."""
+    rng = np.random.default_rng(seed)
+    flat = {}
+    for path, leaf in flatten(abstract_params(config)).items():
+        start = 1.0 if path.endswith(("scale", "alpha")) else 0.0
+        std = 0.2 if leaf.ndim < 2 else leaf.shape[-1 if "embedding" in path else -2] ** -0.5
+        flat[path] = jnp.asarray(start + std * rng.standard_normal(leaf.shape), jnp.float32)
+    return unflatten(flat)
+
+
+def random_tokens(config: ModelConfig, shape: tuple[int, int], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, config.vocabulary, shape).astype(np.int32)

@@ -1,0 +1,110 @@
+"""The gradient of selected rows against np.add.at, and exact gathers and writes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from smf_jax.sparse import rows
+from smf_jax.sparse.rows import ReadTrace, gather_rows, row_gradient, where_rows, write_rows
+from tests import oracles
+
+SLOTS, WIDTH = 50, 6
+FORMS = ("matrix", "scatter")
+
+gradient_of = jax.jit(row_gradient, static_argnames=("table_slots", "form"))
+
+
+def traces(layers, seed=0, dtype=np.float32):
+    """Reads of several layers, of different lengths, with slots chosen twice by one token."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for layer in range(layers):
+        tokens, reads = 7 + layer, 5
+        slots = rng.integers(0, 30, (tokens, reads)).astype(np.int32)
+        slots[:, 1] = slots[:, 0]
+        weights, cotangent = rng.random((tokens, reads)), rng.standard_normal((tokens, WIDTH))
+        made.append(ReadTrace(slots, weights.astype(dtype), cotangent.astype(dtype)))
+    return made
+
+
+def truth(reads, selected):
+    whole = sum(oracles.table_gradient(r.cotangent, r.slots, r.weights, SLOTS) for r in reads)
+    return np.concatenate([whole, np.zeros((1, WIDTH))])[selected]
+
+
+@pytest.mark.parametrize("form", [*FORMS, None])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_both_forms_are_the_rows_of_the_whole_gradient(form, layers):
+    reads = traces(layers)
+    # Read and unread slots, in no order, and unused places in between.
+    selected = np.array([29, SLOTS, 0, 7, 45, 12, SLOTS, 3], np.int32)
+    gradient = gradient_of(reads, selected, SLOTS, form)
+    assert gradient.dtype == jnp.float32
+    np.testing.assert_allclose(gradient, truth(reads, selected), rtol=0, atol=3e-6)
+    assert not np.asarray(gradient)[[1, 4, 6]].any(), "unused places and unread slots are zero"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_float64_reads_give_float64_rows(form):
+    with jax.enable_x64(True):
+        reads = traces(2, dtype=np.float64)
+        selected = np.arange(0, 40, 3, dtype=np.int32)
+        gradient = gradient_of(reads, selected, SLOTS, form)
+        np.testing.assert_allclose(gradient, truth(reads, selected), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_bfloat16_reads_are_summed_in_float32(form):
+    reads = [ReadTrace(r.slots, *(jnp.asarray(a, jnp.bfloat16) for a in r[1:])) for r in traces(1)]
+    selected = np.arange(30, dtype=np.int32)
+    gradient = gradient_of(reads, selected, SLOTS, form)
+    assert gradient.dtype == jnp.float32
+    np.testing.assert_allclose(gradient, truth(reads, selected), rtol=0, atol=3e-6)
+
+
+def test_all_rows_selected_is_the_whole_gradient():
+    reads, everything = traces(2), np.arange(SLOTS, dtype=np.int32)
+    gradient = gradient_of(reads, everything, SLOTS)
+    np.testing.assert_allclose(gradient, truth(reads, everything), rtol=0, atol=3e-6)
+
+
+def test_the_form_is_chosen_by_size(monkeypatch):
+    taken = []
+    for form in FORMS:
+        monkeypatch.setattr(
+            rows,
+            f"_by_{form}",
+            lambda trace, places, size, form=form: taken.append(form) or jnp.zeros((size, WIDTH)),
+        )
+    monkeypatch.setattr(rows, "MATRIX_SCALARS", 4 * 7)
+    for size in (4, 5):
+        row_gradient(traces(1), jnp.arange(size), SLOTS)
+    assert taken == ["matrix", "scatter"]
+
+
+def test_no_reads_are_refused():
+    with pytest.raises(ValueError, match="reads is empty: give the reads of at least one layer"):
+        row_gradient([], jnp.arange(3), SLOTS)
+
+
+def test_unused_places_gather_zeros_and_write_nothing():
+    table = jnp.asarray(np.random.default_rng(0).standard_normal((SLOTS, WIDTH)), jnp.float32)
+    slots = jnp.asarray([4, SLOTS, 2, SLOTS], jnp.int32)
+    gathered = gather_rows(table, slots)
+    np.testing.assert_array_equal(gathered[jnp.asarray([0, 2])], table[jnp.asarray([4, 2])])
+    assert not np.asarray(gathered)[[1, 3]].any()
+    written = write_rows(table, slots, jnp.full((4, WIDTH), jnp.nan))
+    assert np.flatnonzero(np.isnan(written).any(axis=1)).tolist() == [2, 4]
+    kept = np.setdiff1d(np.arange(SLOTS), [2, 4])
+    np.testing.assert_array_equal(written[kept], table[kept])
+
+
+def test_where_rows_takes_whole_rows_of_any_rank():
+    marked = jnp.asarray([True, False, True])
+    for shape in [(3,), (3, 2), (3, 2, 4)]:
+        picked = where_rows(marked, jnp.ones(shape), jnp.zeros(shape))
+        np.testing.assert_array_equal(picked, np.ones(shape) * np.array([1, 0, 1]).reshape(
+            -1, *[1] * (len(shape) - 1)))  # fmt: skip

@@ -1,0 +1,90 @@
+"""Counts without pads, background statistics, and their refusal for another base."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from smf_jax.sparse.usage import Background, add_batch, count_accesses, no_usage
+from tests import oracles
+
+SLOTS = 40
+
+
+def recorded_reads(seed=0, tokens=24, reads=6):
+    """Slots, some chosen twice by one token, and a mask with pads."""
+    rng = np.random.default_rng(seed)
+    slots = rng.integers(0, SLOTS, (tokens, reads)).astype(np.int32) // 2
+    slots[:, 1] = slots[:, 0]
+    return slots, rng.random(tokens) < 0.7
+
+
+def test_accesses_are_counted_over_heads_and_without_pads():
+    slots, valid = recorded_reads()
+    counts = count_accesses(jnp.asarray(slots), jnp.asarray(valid), SLOTS)
+    assert counts.dtype == jnp.int32
+    np.testing.assert_array_equal(counts, oracles.accesses(slots, valid, SLOTS))
+    assert int(counts.sum()) == 6 * valid.sum()
+
+
+def test_what_a_pad_reads_is_never_counted():
+    slots, valid = recorded_reads()
+    other = np.where(valid[:, None], slots, SLOTS - 1 - slots)
+    first, second = (count_accesses(jnp.asarray(s), jnp.asarray(valid), SLOTS)
+                     for s in (slots, other))  # fmt: skip
+    np.testing.assert_array_equal(first, second)
+    none = count_accesses(jnp.asarray(slots), jnp.zeros(len(valid), bool), SLOTS)
+    assert not np.asarray(none).any()
+
+
+def test_background_statistics():
+    usage = no_usage(SLOTS)
+    df, acc = np.zeros(SLOTS, int), np.zeros(SLOTS, int)
+    for seed in range(5):
+        slots, valid = recorded_reads(seed)
+        counts = oracles.accesses(slots, valid, SLOTS)
+        usage = add_batch(usage, jnp.asarray(counts, jnp.int32))
+        df, acc = df + (counts > 0), acc + counts
+    np.testing.assert_array_equal(usage.document_frequency, df)
+    np.testing.assert_array_equal(usage.accesses, acc)
+    assert int(usage.batches) == 5
+    assert {leaf.dtype for leaf in usage} == {jnp.dtype(jnp.int32)}
+
+
+def a_background():
+    usage = add_batch(no_usage(SLOTS), jnp.arange(SLOTS, dtype=jnp.int32))
+    other = add_batch(usage, jnp.ones(SLOTS, jnp.int32))
+    pools = {"memory/pool_2/values": usage, "memory/pool_11/values": other}
+    return Background(pools, 512, "neutral", "tokenizer-digest", "base-digest")
+
+
+def test_a_background_survives_storage():
+    background = a_background()
+    arrays, metadata = background.to_arrays()
+    assert all(isinstance(array, np.ndarray) for array in arrays.values())
+    read = Background.from_arrays(arrays, json.loads(json.dumps(metadata)))
+    assert read.pools.keys() == background.pools.keys()
+    jax.tree.map(np.testing.assert_array_equal, dict(read.pools), dict(background.pools))
+    assert replace(read, pools={}) == replace(background, pools={})
+
+
+def test_a_background_serves_its_own_base_only():
+    background = a_background()
+    background.require("base-digest", "tokenizer-digest")
+    with pytest.raises(ValueError, match="another model: .* 'neutral' .* measure the background"):
+        background.require("other-base", "tokenizer-digest")
+    with pytest.raises(ValueError, match="another tokenizer: .*tokenizer-di, .*other-tokeni"):
+        background.require("base-digest", "other-tokenizer")
+
+
+def test_a_file_of_another_version_is_refused():
+    arrays, metadata = a_background().to_arrays()
+    with pytest.raises(ValueError, match="background_format=99 is not 1"):
+        Background.from_arrays(arrays, metadata | {"background_format": 99})
+    with pytest.raises(ValueError, match="background_format=None is not 1"):
+        Background.from_arrays(arrays, {})

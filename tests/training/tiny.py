@@ -1,0 +1,109 @@
+"""A tiny decoder with memories, batches with pads, and compiled steps that tests share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from smf_jax.data.batching import Batch
+from smf_jax.memory.layer import MemoryConfig
+from smf_jax.models.config import MemoryPlacement, ModelConfig
+from smf_jax.models.decoder import Decoder
+from smf_jax.sparse.usage import PoolUsage
+from smf_jax.training.state import Flat, flatten
+from smf_jax.training.step import Settings, SparseChoices, pool_path
+from smf_jax.training.trainers import Trainer, sparse_trainer
+from tests.models.tiny import PLAIN, random_params
+
+MEMORY = MemoryConfig(
+    keys_per_half=10, heads=2, reads=3, key_width=8, value_width=6, query_norm="rms"
+)
+SLOTS = MEMORY.slots
+ROWS, LENGTH = 4, 8
+
+
+def config(layers: tuple[int, ...] = (1,), mode: str = "pretrain", **choices) -> ModelConfig:
+    memory = MemoryPlacement(layers, mode, MEMORY, **choices)
+    return replace(PLAIN, layers=max(layers) + 1, memory=memory)
+
+
+@cache
+def leaves(model: ModelConfig) -> Flat:
+    """Random leaves; some of every table are ``-0.0``."""
+    flat = flatten(random_params(model))
+    for path, leaf in flat.items():
+        if path.endswith("/values"):
+            flat[path] = leaf.at[::3, 0].set(-0.0).at[1].set(-0.0)
+    return flat
+
+
+def batch(seed: int = 0, rows: int = ROWS) -> Batch:
+    """Rows of different lengths, padded on the right; the last half of each is its answer."""
+    rng = np.random.default_rng(seed)
+    sequences = rng.integers(0, PLAIN.vocabulary, (rows, LENGTH + 1)).astype(np.int32)
+    lengths = rng.integers(3, LENGTH + 1, rows)
+    lengths[0] = LENGTH
+    places = np.arange(LENGTH)[None]
+    valid = places < lengths[:, None]
+    weights = np.where(places >= lengths[:, None] // 2, 1.0, 0.1) * valid
+    return Batch(
+        np.where(valid, sequences[:, :-1], 0),
+        np.where(valid, sequences[:, 1:], 0),
+        weights.astype(np.float32),
+        valid,
+    )
+
+
+def batches(steps: int, start: int = 0) -> Batch:
+    """``(steps, b, t)`` fields."""
+    made = [batch(start + seed) for seed in range(steps)]
+    return Batch(*(np.stack(fields) for fields in zip(*made, strict=True)))
+
+
+def usage(model: ModelConfig) -> dict[str, PoolUsage]:
+    """A made-up background of every pool."""
+    rng = np.random.default_rng(3)
+    df = rng.integers(0, 9, SLOTS)
+    fields = (df, df * 2, 8)
+    of_pool = PoolUsage(*(jnp.asarray(field, jnp.int32) for field in fields))
+    return {pool_path(pool): of_pool for pool in model.memory.pools}
+
+
+def settings(learning_rate: float = 0.5, budget: int = 5, seed: int = 0) -> Settings:
+    return Settings(
+        jnp.asarray(learning_rate, jnp.float32),
+        jnp.asarray(budget, jnp.int32),
+        jnp.asarray(seed, jnp.uint32),
+    )
+
+
+class Run:
+    """One trial with its step compiled, nothing donated, so that tests can look back."""
+
+    def __init__(self, trainer: Trainer, model: ModelConfig, with_usage: bool = True) -> None:
+        self.trainer, self.base = trainer, leaves(model)
+        self.shared = {
+            "frozen": trainer.frozen(self.base),
+            "usage": usage(model) if with_usage else None,
+        }
+        self.step = jax.jit(partial(trainer.step, self.shared))
+        self.begin_task = jax.jit(partial(trainer.begin_task, self.shared))
+
+    def start(self, of=None):
+        return self.trainer.begin(self.base, settings() if of is None else of)
+
+
+@cache
+def sparse_run(
+    choices: SparseChoices,
+    model: ModelConfig | None = None,
+    capacity: int = SLOTS,
+    keep_optimizer_state: bool = False,
+) -> Run:
+    """A sparse trial; tests that want the same one share its compilation."""
+    model = config() if model is None else model
+    return Run(sparse_trainer(Decoder(model), choices, capacity, keep_optimizer_state), model)
