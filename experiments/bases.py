@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
+from experiments.command import telling
 from experiments.config import PretrainFlags
 from smf_jax import checkpoints
 from smf_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -19,10 +20,12 @@ from smf_jax.manifest import fingerprint, sha256_of_json
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder, abstract_params
 from smf_jax.models.huggingface import load_huggingface
+from smf_jax.sharding import DATA, device_mesh
 from smf_jax.training.state import Flat, flatten
 
 FORMAT = 1
 LEAVES = "leaves"
+_TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Base:
 
     Attributes:
       config: of the decoder.
-      leaves: by path.
+      leaves: by path; shapes only in an outline, see `outline_of`.
       tokenizer: of the model.
       origin: where it came from, for people.
       recipe: how a built-in base was made (`PretrainFlags.recipe`); ``None`` for others.
@@ -48,6 +51,11 @@ class Base:
         """The decoder of the base."""
         return Decoder(self.config)
 
+    @property
+    def is_outline(self) -> bool:
+        """Whether the leaves are shapes only, of a base that is yet to be made."""
+        return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in self.leaves.values())
+
     def fingerprint(self) -> str:
         """Of all leaves."""
         return fingerprint(jax.device_get(self.leaves))
@@ -61,25 +69,47 @@ class Base:
         return None if self.recipe is None else PretrainFlags(**self.recipe)
 
 
+def outline_of(config: ModelConfig) -> Flat:
+    """Shapes of a model's leaves by path: what checks need before anything is computed."""
+    return flatten(abstract_params(config))
+
+
+def data_mesh(rows: int) -> Mesh:
+    """A mesh of as many local devices as divide a batch of so many rows."""
+    devices = jax.local_devices()
+    count = next(count for count in range(len(devices), 0, -1) if rows % count == 0)
+    return device_mesh(DATA, devices[:count])
+
+
 def check_output(path: str, flag: str, overwrite: bool) -> Path:
     """Refuses an output directory that exists.
 
     Raises:
       ValueError: if no directory is named.
-      FileExistsError: if it exists and may not be replaced.
+      FileExistsError: if it exists and may not be replaced, or is no base.
     """
     if not path:
         raise ValueError(f"--{flag} is empty; name the directory to make")
     target = Path(path)
-    if target.exists() and not overwrite:
+    if not target.exists():
+        return target
+    if not overwrite:
         raise FileExistsError(
             f"--{flag}={path} exists; choose another directory or give --overwrite"
+        )
+    is_base = (target / LEAVES).is_dir() and (target / _TOKENIZER).is_file()
+    if not target.is_dir() or (any(target.iterdir()) and not is_base):
+        raise FileExistsError(
+            f"--{flag}={path} exists and is no base, so --overwrite does not replace it; choose "
+            "another directory or remove it yourself"
         )
     return target
 
 
 def save_base(path: Path, base: Base, overwrite: bool = False) -> str:
     """Writes a base; the directory appears whole or not at all.
+
+    Of two processes that write the same one, the first wins.
 
     Returns:
       The fingerprint of its leaves.
@@ -98,7 +128,12 @@ def save_base(path: Path, base: Base, overwrite: bool = False) -> str:
     base.tokenizer.save(partial)
     if overwrite and path.exists():
         shutil.rmtree(path)
-    partial.rename(path)
+    try:
+        partial.rename(path)
+    except OSError:
+        if not (path / LEAVES).is_dir():
+            raise
+        shutil.rmtree(partial)
     return mark
 
 
@@ -116,28 +151,33 @@ def load_base(path: str, flag: str, dtype: str = "float32") -> Base:
     """
     directory = Path(path)
     if not directory.is_dir():
-        raise FileNotFoundError(f"--{flag}={path}: no such directory")
+        raise FileNotFoundError(
+            f"--{flag}={path}: no such directory; give that of a base or of a Hugging Face "
+            "checkpoint"
+        )
     if (directory / LEAVES).is_dir():
-        return _load_saved(directory, flag)
+        with telling(f"--{flag}={path}: "):
+            return _load_saved(directory)
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(
             f"--{flag}={path} is neither a base ({LEAVES}/ is missing) nor a Hugging Face "
             "checkpoint (config.json is missing)"
         )
-    config, params = load_huggingface(directory, dtype)  # pyright: ignore[reportArgumentType]
-    tokenizer = load_tokenizer(directory, config.vocabulary)
+    with telling(f"--{flag}={path}: "):
+        config, params = load_huggingface(directory, dtype)  # pyright: ignore[reportArgumentType]
+        tokenizer = load_tokenizer(directory, config.vocabulary)
     return Base(config, flatten(params), tokenizer, f"Hugging Face checkpoint {directory.name}")
 
 
-def _load_saved(directory: Path, flag: str) -> Base:
+def _load_saved(directory: Path) -> Base:
     metadata = checkpoints.read_metadata(directory / LEAVES)
     if metadata.get("base_format") != FORMAT:
         raise ValueError(
-            f"--{flag}={directory}: base_format={metadata.get('base_format')!r}, expected "
-            f"{FORMAT}; make the base again with this version"
+            f"base_format={metadata.get('base_format')!r}, expected {FORMAT}; make the base again "
+            "with this version"
         )
     config = ModelConfig.from_dict(metadata["model"])
-    leaves, _ = checkpoints.load(directory / LEAVES, flatten(abstract_params(config)))
+    leaves, _ = checkpoints.load(directory / LEAVES, outline_of(config))
     return Base(
         config,
         {name: jnp.asarray(leaf) for name, leaf in leaves.items()},
@@ -147,24 +187,7 @@ def _load_saved(directory: Path, flag: str) -> Base:
     )
 
 
-def cached_base(
-    flags: PretrainFlags, cache: str, make: Callable[[PretrainFlags], Base]
-) -> tuple[Base, bool]:
-    """The built-in base of a recipe: from the cache, or made and put there.
-
-    Args:
-      flags: the recipe; its hash is the name in the cache.
-      cache: directory of bases.
-      make: makes it.
-
-    Returns:
-      The base, and whether it was there already.
-    """
+def cached_path(flags: PretrainFlags, cache: str) -> Path:
+    """Where in a cache of bases the one of a recipe is, or belongs."""
     key = sha256_of_json({"format": FORMAT, **flags.recipe()})[:12]
-    path = Path(cache) / f"world-{key}"
-    if path.is_dir():
-        return load_base(str(path), "base_cache"), True
-    base = make(replace(flags, out=str(path)))
-    if not path.exists():
-        save_base(path, base)
-    return base, False
+    return Path(cache) / f"world-{key}"

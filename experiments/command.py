@@ -6,7 +6,8 @@ import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, field, fields, replace
 from typing import Any, TypeVar
 
@@ -63,6 +64,47 @@ def parse(config: type[Config], arguments: Sequence[str]) -> tuple[Config, list[
     return config(**{each.name: values[each.name].value for each in flagged}), rest
 
 
+@contextmanager
+def telling(where: str) -> Iterator[None]:
+    """Puts the flag that is to blame before an error of what it was given to.
+
+    Args:
+      where: ``--flag=value: ``; or ``--`` alone where the error begins with the name of an argument
+        that is also the flag's.
+    """
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        if str(error).startswith("--"):
+            raise
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"{where}{error}") from error
+
+
+def require_least(flags: Any, least: float, *names: str) -> None:
+    """Refuses flags below a number, NaN included.
+
+    Raises:
+      ValueError: naming the first of them.
+    """
+    for name in names:
+        value = getattr(flags, name)
+        if not value >= least:
+            raise ValueError(f"--{name}={value}: expected at least {least}")
+
+
+def require_positive(flags: Any, *names: str) -> None:
+    """Refuses flags that are not above zero, NaN included.
+
+    Raises:
+      ValueError: naming the first of them.
+    """
+    for name in names:
+        value = getattr(flags, name)
+        if not value > 0:
+            raise ValueError(f"--{name}={value}: expected a number above 0")
+
+
 def help_text(config: type[Any], module: str, summary: str, example: str) -> str:
     """The text of ``--help``: every flag under its group, with its default."""
     groups: dict[str, list[Field[Any]]] = {}
@@ -91,7 +133,7 @@ def run(
 ) -> None:
     """Runs a command and exits: 0 when done, 1 when training failed, 2 on bad input.
 
-    A `ValueError` or a missing or existing file is the user's to mend and is told in one line;
+    A `ValueError` or what the file system refuses is the user's to mend and is told in one line;
     ``SMF_JAX_TRACEBACK=1`` shows where it came from. Anything else is a fault of ours and is
     raised as it is.
 
@@ -114,7 +156,7 @@ def run(
         if positional is not None:
             parsed = replace(parsed, **{positional: tuple(rest)})
         sys.exit(main(parsed))
-    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("SMF_JAX_TRACEBACK"):
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from experiments.command import flag
+from experiments.command import flag, telling
 from experiments.grid import METHODS, OPTIMIZERS
 from smf_jax.data.world import WorldConfig
 from smf_jax.memory.layer import MemoryConfig
@@ -59,14 +59,15 @@ class PretrainFlags:
 
     def world(self, tasks: int = 0, facts_per_task: int = 20, changed: float = 0.2) -> WorldConfig:
         """The built-in world with a stream of so many tasks; the base's share is the same."""
-        return WorldConfig(
-            seed=self.world_seed,
-            known_facts=self.known_facts,
-            relations=self.relations,
-            tasks=tasks,
-            facts_per_task=facts_per_task,
-            changed_share=changed,
-        )
+        with telling("--"):
+            return WorldConfig(
+                seed=self.world_seed,
+                known_facts=self.known_facts,
+                relations=self.relations,
+                tasks=tasks,
+                facts_per_task=facts_per_task,
+                changed_share=changed,
+            )
 
     def recipe(self) -> dict[str, Any]:
         """Everything that decides what the base is; the rest only says where it goes."""
@@ -116,13 +117,15 @@ class MemoryFlags:
                 f"--layers={self.layers}: layers {outside} are outside of this model, which has "
                 f"layers 0 to {layers - 1}"
             )
-        return MemoryPlacement(
-            places,
-            self.retrofit,  # pyright: ignore[reportArgumentType]
-            memory_config(self, width),
-            self.shared_pool,
-            self.alpha,
-        )
+        memory = memory_config(self, width)
+        with telling("--"):
+            return MemoryPlacement(
+                places,
+                self.retrofit,  # pyright: ignore[reportArgumentType]
+                memory,
+                self.shared_pool,
+                self.alpha,
+            )
 
 
 @dataclass(frozen=True)
@@ -240,15 +243,22 @@ def parse_layers(text: str, name: str) -> tuple[int, ...]:
 
 
 def memory_config(flags: PretrainFlags | MemoryFlags, width: int) -> MemoryConfig:
-    """The memory that the flags describe, for a model of this width."""
-    return MemoryConfig(
-        keys_per_half=flags.keys_per_half,
-        heads=flags.memory_heads,
-        reads=flags.reads,
-        key_width=flags.key_width,
-        value_width=flags.value_width or width,
-        gate=flags.gate,  # pyright: ignore[reportArgumentType]
-        query_norm=flags.query_norm,  # pyright: ignore[reportArgumentType]
-        qk_norm=flags.qk_norm,
-        score=flags.score,  # pyright: ignore[reportArgumentType]
-    )
+    """The memory that the flags describe, for a model of this width.
+
+    Raises:
+      ValueError: naming the flag, such as ``--reads`` above ``--keys_per_half``.
+    """
+    if flags.memory_heads < 1:  # "heads" to the memory, which is another flag here
+        raise ValueError(f"--memory_heads={flags.memory_heads}: expected at least 1")
+    with telling("--"):
+        return MemoryConfig(
+            keys_per_half=flags.keys_per_half,
+            heads=flags.memory_heads,
+            reads=flags.reads,
+            key_width=flags.key_width,
+            value_width=flags.value_width or width,
+            gate=flags.gate,  # pyright: ignore[reportArgumentType]
+            query_norm=flags.query_norm,  # pyright: ignore[reportArgumentType]
+            qk_norm=flags.qk_norm,
+            score=flags.score,  # pyright: ignore[reportArgumentType]
+        )

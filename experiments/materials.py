@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from experiments.bases import Base
+from experiments.command import telling
 from experiments.config import SweepFlags
-from experiments.sources import Reader
+from experiments.sources import Reader, existing
 from smf_jax import checkpoints
 from smf_jax.data.batching import (
     Batch,
@@ -30,7 +31,11 @@ from smf_jax.evaluation.answers import Probe, answer_probe
 
 # As many wordings of a fact are asked seen as unseen.
 ASKED = 2
-QUESTION_ENDINGS = (".jsonl", ".csv", ".jsonl.gz", ".jsonl.xz", ".csv.gz", ".csv.xz")
+# Values of --stream that name the world of a built-in base.
+OWN_STREAM = ("", "world")
+QUESTION_ENDINGS = tuple(
+    kind + packed for kind in (".jsonl", ".csv") for packed in ("", ".gz", ".xz", ".bz2")
+)
 
 
 @dataclass(frozen=True)
@@ -95,24 +100,25 @@ class Materials:
 def gather(flags: SweepFlags, base: Base) -> Materials:
     """Reads and encodes all that the flags name.
 
+    Args:
+      flags: of the sweep.
+      base: or an outline of it; only its tokenizer, configuration and recipe are used.
+
     Raises:
       ValueError: if a source is missing, malformed, or does not fit the base; naming the flag.
     """
     reader = Reader(flags.data_dir, flags.download)
-    made_by = base.pretrain_flags()
-    world = None
-    if made_by is not None:
-        world = make_world(made_by.world(flags.tasks, flags.facts_per_task, flags.changed_share))
-    tasks = _tasks(flags, reader, world)
-    facts = [fact for task in tasks for fact in task.facts]
+    world = _world(flags, base)
+    stream = _tasks(flags, reader, world)
+    facts = [fact for task in stream for fact in task.facts]
     spoken: list[Wording] = [w for fact in facts for w in (*fact.trained, *fact.asked)]
     if world is not None:
         spoken += [w for fact in world.known for w in (*fact.trained, *fact.asked)]
     length = needed_length(base.tokenizer, spoken)
     if length > base.config.max_positions:
         raise ValueError(
-            f"--stream={flags.stream}: its longest question takes {length} tokens, the model at "
-            f"most {base.config.max_positions}; leave out long questions"
+            f"--stream={flags.stream or 'world'}: its longest question takes {length} tokens, the "
+            f"model at most {base.config.max_positions}; leave out long questions"
         )
 
     def encoded(task: Task) -> Batch:
@@ -125,25 +131,35 @@ def gather(flags: SweepFlags, base: Base) -> Materials:
     general, held_out = _general(flags, reader, base, world, length)
     questions, texts = _probes(flags, reader, base, world, held_out)
     return Materials(
-        tasks=tasks,
-        examples=tuple(map(encoded, tasks)),
-        seen=tuple(probe(task, "trained") for task in tasks),
-        unseen=tuple(probe(task, "asked") for task in tasks),
+        tasks=stream,
+        examples=tuple(map(encoded, stream)),
+        seen=tuple(probe(task, "trained") for task in stream),
+        unseen=tuple(probe(task, "asked") for task in stream),
         questions=questions,
         texts=texts,
         general=general,
     )
 
 
+def _world(flags: SweepFlags, base: Base) -> World | None:
+    """The world of a built-in base."""
+    made_by = base.pretrain_flags()
+    if made_by is None:
+        return None
+    # Another stream than the world's own changes none of the known facts.
+    tasks = flags.tasks if flags.stream in OWN_STREAM else 0
+    with telling("--tasks: "):
+        return make_world(made_by.world(tasks, flags.facts_per_task, flags.changed_share))
+
+
 def _tasks(flags: SweepFlags, reader: Reader, world: World | None) -> tuple[Task, ...]:
-    if flags.tasks < 1:
-        raise ValueError(f"--tasks={flags.tasks}: expected at least 1")
     relations = tuple(filter(None, flags.relation.split(","))) or None
-    if flags.stream in ("", "world"):
+    if flags.stream in OWN_STREAM:
         if world is None:
             raise ValueError(
-                f"--stream={flags.stream or 'world'}: the built-in world belongs to built-in bases, "
-                f"and --base={flags.base} is none; give a file of questions or tfds:NAME:SPLIT"
+                f"--stream={flags.stream or 'world'}: the built-in world belongs to built-in "
+                f"bases, and --base={flags.base} is none; give a file of questions or "
+                "tfds:NAME:SPLIT"
             )
         if relations is not None:
             raise ValueError(
@@ -151,7 +167,8 @@ def _tasks(flags: SweepFlags, reader: Reader, world: World | None) -> tuple[Task
             )
         return world.tasks
     facts = reader.questions(flags.stream, "stream", relations)
-    return stream_of(facts, flags.tasks, flags.facts_per_task, flags.stream_seed)
+    with telling("--"):
+        return stream_of(facts, flags.tasks, flags.facts_per_task, flags.stream_seed)
 
 
 def _first(facts: Sequence[Fact], wordings: str, count: int) -> list[Fact]:
@@ -166,17 +183,16 @@ def _general(
     if flags.background and not is_measured(flags.background):
         # Windows of the stream's length: replay joins them with its rows.
         needed = flags.background_batches * flags.background_batch_size
-        windows = pack_texts(
-            base.tokenizer,
-            reader.texts(flags.background, "background"),
-            length,
-            (needed + flags.probe_limit) * length,
-        )
+        texts = reader.texts(flags.background, "background")
+        with telling(f"--background={flags.background}: "):
+            windows = pack_texts(
+                base.tokenizer, texts, length, (needed + flags.probe_limit) * length
+            )
         count = windows.tokens.shape[0]
         if count <= flags.probe_limit:
             raise ValueError(
                 f"--background={flags.background} holds {count} windows of {length} tokens, of "
-                f"which --probe_limit={flags.probe_limit} are held out; give more text"
+                f"which --probe_limit={flags.probe_limit} are held out; give more text or lower it"
             )
         rest, held_out = (
             Batch(*(field[part] for field in windows))
@@ -206,7 +222,7 @@ def _probes(
     texts: dict[str, Batch] = {}
     for item in filter(None, flags.probes.split(",")):
         name, equals, source = item.partition("=")
-        if not equals or not name or name in (*questions, *texts):
+        if not equals or not name or not source or name in (*questions, *texts):
             raise ValueError(
                 f"--probes={flags.probes}: {item!r} should be NAME=FILE with a name of its own, as "
                 "in nq=nq.jsonl,wikitext=wiki.txt"
@@ -218,7 +234,8 @@ def _probes(
             windows = min(128, base.config.max_positions)
             text = reader.texts(source, "probes")
             limit = flags.probe_limit * windows
-            texts[name] = pack_texts(base.tokenizer, text, windows, limit)
+            with telling(f"--probes={source}: "):
+                texts[name] = pack_texts(base.tokenizer, text, windows, limit)
     if not flags.probes and world is not None:
         questions["known"] = _asked_once(base, world.kept)
     if not texts and held_out is not None:
@@ -235,7 +252,9 @@ def _asked_once(base: Base, facts: Sequence[Fact]) -> Probe:
 
 def _asks(source: str) -> bool:
     """Whether the records of a file are questions."""
-    record = next((record for _, record in islice(read_records(Path(source)), 1)), {})
+    with telling("--probes: "):
+        records = islice(read_records(existing(source, "probes")), 1)
+        record = next((record for _, record in records), {})
     return not {"question", "problem"}.isdisjoint(record)
 
 

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 
 import jax
 import numpy as np
 
-from experiments.bases import Base, check_output, save_base
-from experiments.command import run
+from experiments.bases import Base, check_output, data_mesh, outline_of, save_base
+from experiments.command import require_least, require_positive, run, telling
 from experiments.config import PretrainFlags, memory_config, parse_layers
 from experiments.progress import progress_bar, say
 from experiments.sources import Reader
@@ -24,12 +25,11 @@ from smf_jax.data.batching import (
     sample_batches,
 )
 from smf_jax.data.facts import trained_wordings
-from smf_jax.data.tokenizer import Tokenizer, train_tokenizer
+from smf_jax.data.tokenizer import train_tokenizer
 from smf_jax.data.world import World, make_world
 from smf_jax.evaluation.answers import answer_probe, exact_match, in_chunks, rows_right
 from smf_jax.models.config import MemoryPlacement, ModelConfig
-from smf_jax.models.decoder import Decoder, init_params
-from smf_jax.sharding import DATA, device_mesh
+from smf_jax.models.decoder import init_params
 from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.training.fit import fit
 from smf_jax.training.state import Flat, count_parameters, flatten
@@ -47,8 +47,11 @@ def model_config(flags: PretrainFlags, vocabulary: int) -> ModelConfig:
         )
     memory = memory_config(flags, flags.width)
     placement = MemoryPlacement(layers, "pretrain", memory, flags.shared_pool) if layers else None
-    if flags.width % flags.heads:
-        raise ValueError(f"--width={flags.width} is not a multiple of --heads={flags.heads}")
+    if flags.width % (2 * flags.heads):
+        raise ValueError(
+            f"--width={flags.width} is not a multiple of twice --heads={flags.heads}; every head "
+            "takes an even share of it"
+        )
     return ModelConfig(
         family="llama",
         vocabulary=vocabulary,
@@ -64,6 +67,40 @@ def model_config(flags: PretrainFlags, vocabulary: int) -> ModelConfig:
     )
 
 
+def outline(flags: PretrainFlags) -> Base:
+    """The base that `pretrain` will make, its leaves shapes only; nothing is computed.
+
+    Raises:
+      ValueError: naming the flag that does not fit.
+    """
+    world, further = _read(flags)
+    return _outline(flags, world, further)
+
+
+def _read(flags: PretrainFlags) -> tuple[World, list[str]]:
+    """The world and further text."""
+    world = make_world(flags.world())
+    return world, list(Reader().texts(flags.texts, "texts")) if flags.texts else []
+
+
+def _outline(flags: PretrainFlags, world: World, further: list[str]) -> Base:
+    require_least(
+        flags, 1, "steps", "batch_size", "text_tokens", "width", "layers", "heads", "hidden_width"
+    )
+    least_zero = ("text_batch_size", "warmup_steps", "weight_decay", "prompt_loss_weight")
+    require_least(flags, 0, *least_zero, "value_width", "seed")
+    require_positive(flags, "learning_rate")
+    if flags.warmup_steps >= flags.steps:
+        raise ValueError(
+            f"--warmup_steps={flags.warmup_steps} leaves no step of --steps={flags.steps} after "
+            "it; lower the one or raise the other"
+        )
+    with telling(f"--vocabulary={flags.vocabulary}: "):
+        tokenizer = train_tokenizer(chain(world.tokenizer_texts(), further), flags.vocabulary)
+    config = model_config(flags, tokenizer.size)
+    return Base(config, outline_of(config), tokenizer, "built-in world", flags.recipe())
+
+
 def pretrain(flags: PretrainFlags) -> Base:
     """Trains a base from nothing; prints what it does.
 
@@ -73,14 +110,12 @@ def pretrain(flags: PretrainFlags) -> Base:
     Returns:
       The base.
     """
-    world = make_world(flags.world())
-    further = list(Reader().texts(flags.texts, "texts")) if flags.texts else []
-    tokenizer = train_tokenizer(chain(world.texts(), further), flags.vocabulary)
-    config = model_config(flags, tokenizer.size)
-    batches = _batches(flags, world, further, tokenizer)
-    leaves = flatten(init_params(config, jax.random.key(flags.seed)))
+    world, further = _read(flags)
+    base = _outline(flags, world, further)
+    batches = _batches(flags, world, further, base)
+    leaves = flatten(init_params(base.config, jax.random.key(flags.seed)))
     trainer = dense_trainer(
-        Decoder(config),
+        base.model,
         UpdateRule(
             "adamw",
             clip=1.0,
@@ -96,8 +131,9 @@ def pretrain(flags: PretrainFlags) -> Base:
         f"{len(world.neutral_train) + len(further):,} texts"
     )
     with progress_bar(flags.steps, "pretrain") as progress:
-        fitted = fit(trainer, leaves, batches, flags.learning_rate, device_mesh(DATA), progress)
-    base = Base(config, fitted.leaves, tokenizer, "built-in world", flags.recipe())
+        mesh = data_mesh(batches.tokens.shape[1])
+        fitted = fit(trainer, leaves, batches, flags.learning_rate, mesh, progress)
+    base = replace(base, leaves=fitted.leaves)
     known = known_share(base, world)
     say(f"loss {fitted.losses[-1]:.3f}; the base answers {known:.1%} of its facts, unseen wordings")
     return base
@@ -119,15 +155,21 @@ def known_share(base: Base, world: World) -> float:
     return exact_match(probe, answered)
 
 
-def _batches(flags: PretrainFlags, world: World, further: list[str], tokenizer: Tokenizer) -> Batch:
+def _batches(flags: PretrainFlags, world: World, further: list[str], base: Base) -> Batch:
     """Every batch of the training: wordings of facts, and windows of text beside them."""
-    wordings = trained_wordings(world.known)
+    tokenizer, wordings = base.tokenizer, trained_wordings(world.known)
     asked = [wording for fact in world.known for wording in fact.asked]
     length = needed_length(tokenizer, [*wordings, *asked])
+    if length > flags.max_positions:
+        raise ValueError(
+            f"--max_positions={flags.max_positions}: the longest wording of a fact takes {length}"
+        )
     facts = encode_wordings(tokenizer, wordings, length, flags.prompt_loss_weight)
     texts = pack_texts(tokenizer, world.neutral_train, length)
     if further:
-        texts = concatenate([texts, pack_texts(tokenizer, further, length, flags.text_tokens)])
+        with telling(f"--texts={flags.texts}: "):
+            packed = pack_texts(tokenizer, further, length, flags.text_tokens)
+        texts = concatenate([texts, packed])
     rng = np.random.default_rng([flags.seed, 1])
     of_facts = sample_batches(facts, flags.steps, flags.batch_size, rng)
     if not flags.text_batch_size:

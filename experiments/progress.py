@@ -26,7 +26,11 @@ def progress_bar(total: int, what: str, unit: str = "step") -> Iterator[Callable
     """
     interval = 0.2 if sys.stderr.isatty() else 10.0
     with tqdm(total=total, desc=what, unit=unit, mininterval=interval, file=sys.stderr) as bar:
-        yield lambda done: bar.update(done - bar.n) and None
+
+        def advance(done: int) -> None:
+            bar.update(done - bar.n)
+
+        yield advance
 
 
 def say(text: str) -> None:

@@ -11,18 +11,45 @@ import dataclasses
 import jax
 import numpy as np
 
-from experiments.bases import Base, check_output, load_base, save_base
-from experiments.command import run
+from experiments.bases import Base, check_output, data_mesh, load_base, outline_of, save_base
+from experiments.command import require_least, require_positive, run, telling
 from experiments.config import MemoryFlags, RetrofitFlags
 from experiments.progress import progress_bar, say
 from experiments.sources import Reader
 from smf_jax.data.batching import Batch, pack_texts, sample_batches
 from smf_jax.models.retrofit import MEMORY, retrofit
-from smf_jax.sharding import DATA, device_mesh
 from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.training.fit import fit
 from smf_jax.training.state import count_parameters, flatten, unflatten
 from smf_jax.training.trainers import dense_trainer
+
+
+def check_retrofit(flags: MemoryFlags, base: Base, has_text: bool) -> Base:
+    """The outline of what `retrofit_base` will make; nothing is computed.
+
+    Args:
+      flags: the memory and the healing.
+      base: the base, or an outline of it.
+      has_text: whether there is text to heal on.
+
+    Raises:
+      ValueError: if the base has memories, the memory does not fit it, or text is missing.
+    """
+    require_least(flags, 0, "heal_steps")
+    require_least(flags, 1, "heal_batch_size")
+    require_positive(flags, "heal_learning_rate")
+    if base.config.memory is not None:
+        raise ValueError(
+            f"--retrofit={flags.retrofit}: the base ({base.origin}) has memories in layers "
+            f"{base.config.memory.layers} already; leave the flag out"
+        )
+    if flags.heal_steps and not has_text:
+        text = "--heal_texts" if isinstance(flags, RetrofitFlags) else "--background"
+        raise ValueError(
+            f"--heal_steps={flags.heal_steps} needs text; give {text}=FILE, or --heal_steps=0"
+        )
+    config = base.config.with_memory(flags.placement(base.config.width, base.config.layers))
+    return dataclasses.replace(base, config=config, leaves=outline_of(config))
 
 
 def retrofit_base(flags: MemoryFlags, base: Base, windows: Batch | None, seed: int = 0) -> Base:
@@ -37,11 +64,7 @@ def retrofit_base(flags: MemoryFlags, base: Base, windows: Batch | None, seed: i
     Raises:
       ValueError: if the base has memories, or there is no text to heal on.
     """
-    if base.config.memory is not None:
-        raise ValueError(
-            f"--retrofit={flags.retrofit}: the base ({base.origin}) has memories in layers "
-            f"{base.config.memory.layers} already; leave the flag out"
-        )
+    check_retrofit(flags, base, windows is not None)
     placement = flags.placement(base.config.width, base.config.layers)
     config, params = retrofit(base.config, unflatten(base.leaves), placement, jax.random.key(seed))
     base = dataclasses.replace(
@@ -49,21 +72,18 @@ def retrofit_base(flags: MemoryFlags, base: Base, windows: Batch | None, seed: i
     )
     new = count_parameters([leaf for path, leaf in base.leaves.items() if _is_memory(path)])
     say(f"retrofit: {new:,} memory parameters in layers {placement.layers}")
-    return base if not flags.heal_steps else _heal(flags, base, windows, seed)
+    return base if windows is None or not flags.heal_steps else _heal(flags, base, windows, seed)
 
 
 def heal_windows(flags: RetrofitFlags, base: Base) -> Batch:
     """The windows of ``--heal_texts``."""
     reader = Reader(flags.data_dir, flags.download)
     texts = reader.texts(flags.heal_texts, "heal_texts")
-    return pack_texts(base.tokenizer, texts, flags.heal_length, flags.heal_tokens)
+    with telling(f"--heal_texts={flags.heal_texts}: "):
+        return pack_texts(base.tokenizer, texts, flags.heal_length, flags.heal_tokens)
 
 
-def _heal(flags: MemoryFlags, base: Base, windows: Batch | None, seed: int) -> Base:
-    if windows is None:
-        raise ValueError(
-            f"--heal_steps={flags.heal_steps} needs text; give --heal_texts=FILE, or --heal_steps=0"
-        )
+def _heal(flags: MemoryFlags, base: Base, windows: Batch, seed: int) -> Base:
     steps = flags.heal_steps
     update = UpdateRule(
         "adamw",
@@ -77,9 +97,8 @@ def _heal(flags: MemoryFlags, base: Base, windows: Batch | None, seed: int) -> B
     rng = np.random.default_rng([seed, 2])
     batches = sample_batches(windows, steps, flags.heal_batch_size, rng)
     with progress_bar(steps, "heal") as progress:
-        fitted = fit(
-            trainer, base.leaves, batches, flags.heal_learning_rate, device_mesh(DATA), progress
-        )
+        mesh = data_mesh(flags.heal_batch_size)
+        fitted = fit(trainer, base.leaves, batches, flags.heal_learning_rate, mesh, progress)
     tenth = max(1, steps // 10)
     first, last = fitted.losses[:tenth].mean(), fitted.losses[-tenth:].mean()
     say(f"healing: loss {first:.3f} in the first tenth of {steps} steps, {last:.3f} in the last")
@@ -95,11 +114,9 @@ def main(flags: RetrofitFlags) -> int:
     out = check_output(flags.out, "out", flags.overwrite)
     if flags.retrofit not in ("add", "replace"):
         raise ValueError(f"--retrofit={flags.retrofit} is unknown; choose add or replace")
-    if flags.heal_steps and not flags.heal_texts:
-        raise ValueError(
-            f"--heal_steps={flags.heal_steps} needs text; give --heal_texts=FILE, or --heal_steps=0"
-        )
+    require_least(flags, 1, "heal_length", "heal_tokens")
     base = load_base(flags.base, "base", flags.dtype)
+    check_retrofit(flags, base, bool(flags.heal_texts))
     windows = heal_windows(flags, base) if flags.heal_steps else None
     base = retrofit_base(flags, base, windows, flags.seed)
     mark = save_base(out, base, flags.overwrite)

@@ -7,15 +7,14 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from experiments.grid import Trial
 from smf_jax import checkpoints
-from smf_jax.sparse.patch import Patch, apply_patch, make_patch, pool_change
+from smf_jax.sparse.patch import Patch
 from smf_jax.training.state import Flat
 
 CONFIG, RESULTS, TRIALS, BASE = "config.json", "results.jsonl", "trials", "base"
@@ -51,42 +50,55 @@ class RunDirectory:
         name = RESULTS if shard == "0/1" else f"results-{shard.replace('/', '-of-')}.jsonl"
         self._results = self.path / name
 
-    def check(self, resume: bool, overwrite: bool) -> None:
-        """Refuses a directory that exists, before anything is computed.
+    def check(self, config: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
+        """Refuses a directory that exists, before anything is computed or touched.
 
         Raises:
-          FileExistsError: if it exists and may neither be resumed nor replaced.
-          ValueError: if both are asked for.
+          FileExistsError: if it exists and may neither be resumed nor replaced, or is no run.
+          ValueError: if both are asked for, or the run to resume was given other flags.
         """
+        if self.path == Path():
+            raise ValueError("--out names no directory of its own; give one, as in runs/mine")
         if resume and overwrite:
             raise ValueError(
                 "--resume goes on with a run and --overwrite replaces it; give one of them"
             )
-        if self.path.exists() and not (resume or overwrite):
+        if not self.path.exists():
+            return
+        if not (resume or overwrite):
             raise FileExistsError(
                 f"--out={self.path} exists; give --resume to go on with it, --overwrite to replace "
                 "it, or another directory"
             )
+        before = self._stored()
+        if before is None and (not self.path.is_dir() or any(self.path.glob("[!.]*"))):
+            raise FileExistsError(
+                f"--out={self.path} exists and is no run, so it is neither resumed nor replaced; "
+                "choose another directory or remove it yourself"
+            )
+        if resume and before is not None:
+            self._compare(before, config)
 
     def open(self, config: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
-        """Makes the directory, or takes up the run in it.
-
-        Raises:
-          FileExistsError: as `check`.
-          ValueError: as `check`, or if the run to resume was given other flags.
-        """
-        self.check(resume, overwrite)
-        stored = self.path / CONFIG
+        """Makes the directory, or takes up the run in it; raises as `check`."""
+        self.check(config, resume, overwrite)
         if self.path.exists() and overwrite:
             shutil.rmtree(self.path)
-        if stored.is_file():
-            self._compare(json.loads(stored.read_text(encoding="utf-8")), config)
         self.path.mkdir(parents=True, exist_ok=True)
-        _write_whole(stored, json.dumps(config, indent=2, sort_keys=True) + "\n")
+        _write_whole(self.path / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
         if self._results.is_file():
             # A line that a kill cut short is dropped; its task is run again.
-            lines = self._results.read_text(encoding="utf-8").splitlines(keepends=True)
-            _write_whole(self._results, "".join(line for line in lines if _is_whole(line)))
+            _write_whole(self._results, "".join(_whole_lines(self._results)))
+
+    def _stored(self) -> dict[str, Any] | None:
+        """The configuration of the run that is there, ``None`` if what is there is no run."""
+        try:
+            config = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        # A model's directory has a file of this name, too.
+        is_run = isinstance(config, dict) and {"methods", "versions"} <= config.keys()
+        return config if is_run else None
 
     def _compare(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         differing = sorted(
@@ -100,9 +112,9 @@ class RunDirectory:
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows of all shards, in the order of trials and tasks as they were written."""
+        # Another machine may be writing a line of its shard this very moment.
         files = sorted(self.path.glob("results*.jsonl"))
-        lines = [line for f in files for line in f.read_text(encoding="utf-8").splitlines()]
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for file in files for line in _whole_lines(file)]
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds a row to the results and waits until it is on disk; NaN becomes null."""
@@ -115,40 +127,66 @@ class RunDirectory:
             file.flush()
             os.fsync(file.fileno())
 
-    def completed(self, trial: Trial) -> tuple[int, bool]:
-        """How many tasks of a trial have both their row and their checkpoint, and if it failed."""
-        mine = {row["task"]: row for row in self.rows() if row["trial"] == trial.id}
-        done = 0
-        while done in mine:
-            if mine[done]["failed_step"] is not None:
-                return done, True
-            done += 1
-        # With --keep_checkpoints=last only the last one is needed.
-        while done and not checkpoints.is_complete(self.task_path(trial, done - 1)):
-            done -= 1
-        return done, False
+    def completed(self, trial: Trial) -> tuple[int, int | None]:
+        """How far a trial has come.
+
+        Returns:
+          How many of its tasks have their rows and the checkpoints to go on from, and the step at
+          which the next one failed, if it did.
+        """
+        mine = {row["task"]: row["failed_step"] for row in self.rows() if row["trial"] == trial.id}
+        done = next(task for task in count() if mine.get(task, -1) is not None)
+        kept = done
+        if trial.method == "smf":
+            kept = next((task for task in range(done) if not self._is_saved(trial, task)), done)
+        while kept and not self._is_saved(trial, kept - 1):
+            kept -= 1  # whole leaves go on from the last task alone
+        return kept, mine.get(done) if kept == done else None
+
+    def forget(self, trial: Trial, done: int) -> None:
+        """Drops the rows of a trial from a task on, which is run again."""
+        if not self._results.is_file():
+            return
+        lines = list(_whole_lines(self._results))
+        rows = map(json.loads, lines)
+        kept = [
+            line
+            for line, row in zip(lines, rows, strict=True)
+            if row["trial"] != trial.id or row["task"] < done
+        ]
+        if kept != lines:
+            _write_whole(self._results, "".join(kept))
+
+    def _is_saved(self, trial: Trial, task: int) -> bool:
+        return checkpoints.is_complete(self.task_path(trial, task))
 
     def task_path(self, trial: Trial, task: int) -> Path:
         """Where the checkpoint after a task is."""
         return self.path / TRIALS / trial.id / f"task_{task:02d}"
 
-    def save_leaves(self, trial: Trial, task: int, leaves: Flat, base: str, keep_all: bool) -> None:
+    def save_leaves(self, trial: Trial, task: int, leaves: Flat, base: str) -> None:
         """Saves the trained leaves, or adapters, of a trial after a task."""
         kind = "adapters" if trial.method == "lora" else "leaves"
-        checkpoints.save(
-            self.task_path(trial, task),
-            leaves,
-            self._about(trial, task, base, kind),
-            overwrite=True,
-        )
-        if not keep_all and task:
+        self._save(trial, task, leaves, self._about(trial, task, base, kind))
+
+    def drop_leaves_before(self, trial: Trial, task: int) -> None:
+        """Removes the leaves of the task before, once those of this task and its row are kept."""
+        if task and trial.method != "smf":  # patches are all needed
             shutil.rmtree(self.task_path(trial, task - 1), ignore_errors=True)
 
     def save_patch(self, trial: Trial, task: int, patch: Patch) -> None:
         """Saves the patch of a task."""
         arrays, metadata = patch.to_arrays()
         about = {**self._about(trial, task, patch.base, "patch"), **metadata}
-        checkpoints.save(self.task_path(trial, task), arrays, about, overwrite=True)
+        self._save(trial, task, arrays, about)
+
+    def _save(
+        self, trial: Trial, task: int, arrays: Mapping[str, Any], about: Mapping[str, Any]
+    ) -> None:
+        path = self.task_path(trial, task)
+        if path.exists() and not self._is_saved(trial, task):
+            shutil.rmtree(path)  # half of a checkpoint, which `completed` did not count
+        checkpoints.save(path, arrays, about, overwrite=True)
 
     def load_leaves(self, trial: Trial, task: int) -> Flat:
         """The trained leaves after a task."""
@@ -170,86 +208,20 @@ class RunDirectory:
         }
 
 
-class PatchHistory:
-    """What a trial has changed so far: makes the patch of each task without a copy of a table.
-
-    The base's tables are shared by all trials; rows written since are kept beside them.
-    """
-
-    def __init__(self, base: Mapping[str, np.ndarray], fingerprint: str) -> None:
-        """Starts at the base.
-
-        Args:
-          base: leaves of the base that may change, on the host.
-          fingerprint: of the base.
-        """
-        self._base = base
-        self._mark = fingerprint
-        self._parent = fingerprint
-        self._rows: dict[str, dict[int, np.ndarray]] = {}
-        self._scalars: dict[str, np.ndarray] = {}
-
-    def take_up(self, patches: Sequence[Patch]) -> Flat:
-        """Replays the patches of an earlier run; returns the leaves they lead to.
-
-        Raises:
-          ValueError: if they do not fit the base or each other, bit for bit.
-        """
-        leaves: dict[str, Any] = dict(self._base)
-        for patch in patches:
-            leaves = apply_patch(leaves, patch, base=self._mark)
-            self._remember(patch)
-        return leaves
-
-    def patch(
-        self,
-        task: str,
-        rows: Mapping[str, tuple[np.ndarray, np.ndarray]],
-        scalars: Mapping[str, np.ndarray],
-    ) -> Patch:
-        """The patch of a task, from the slots it wrote and their rows after it.
-
-        Args:
-          task: its name.
-          rows: by pool path, ``(s,)`` slots and ``(s, v)`` rows.
-          scalars: trained scalars after the task by path.
-        """
-        pools = {
-            pool: pool_change(slots, self._old_rows(pool, slots), new, len(self._base[pool]))
-            for pool, (slots, new) in rows.items()
-        }
-        changed = {
-            path: (self._scalars.get(path, self._base[path]), new) for path, new in scalars.items()
-        }
-        patch = make_patch(pools, changed, task=task, base=self._mark, parent=self._parent)
-        self._remember(patch)
-        return patch
-
-    def _old_rows(self, pool: str, slots: np.ndarray) -> np.ndarray:
-        rows = self._base[pool][slots]
-        written = self._rows.get(pool, {})
-        for place, slot in enumerate(slots.tolist()):
-            if slot in written:
-                rows[place] = written[slot]
-        return rows
-
-    def _remember(self, patch: Patch) -> None:
-        for pool, change in patch.pools.items():
-            written = self._rows.setdefault(pool, {})
-            written.update(zip(change.slots.tolist(), change.new, strict=True))
-        self._scalars.update({path: change.new for path, change in patch.scalars.items()})
-        self._parent = patch.fingerprint
-
-
 def _write_whole(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 
-def _is_whole(line: str) -> bool:
-    if not line.endswith("\n"):
-        return False
+def _whole_lines(path: Path) -> Iterator[str]:
+    """The lines of a results file but for those that a kill cut short."""
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n") and _is_json(line):
+            yield line
+
+
+def _is_json(line: str) -> bool:
     try:
         json.loads(line)
     except ValueError:

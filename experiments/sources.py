@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.command import telling
 from smf_jax.data.facts import Fact
 from smf_jax.data.sources import read_questions, read_texts
 from smf_jax.data.tfds_source import parse_tfds, read_tfds_questions, read_tfds_texts
@@ -38,20 +39,34 @@ class Reader:
                     f"--{flag}={source} is a set without; leave it out"
                 )
             split = parse_tfds(source, f"--{flag}", self.data_dir or None)
-            return read_tfds_questions(split, download=self.download)
-        return read_questions(_existing(source, flag), relations=relations)
+            with telling(f"--{flag}: "):
+                return read_tfds_questions(split, download=self.download)
+        picked = "" if relations is None else f" --relation={','.join(relations)}"
+        with telling(f"--{flag}{picked}: "):
+            return read_questions(existing(source, flag), relations=relations)
 
     def texts(self, source: str, flag: str) -> Iterator[str]:
-        """The texts that ``--flag=source`` names, one at a time."""
-        if source.startswith("tfds:"):
-            split = parse_tfds(source, f"--{flag}", self.data_dir or None)
-            return read_tfds_texts(split, download=self.download)
-        return read_texts(_existing(source, flag))
+        """The texts that ``--flag=source`` names, one at a time.
+
+        Raises:
+          ValueError: naming the flag, the file and the line.
+        """
+        with telling(f"--{flag}: "):
+            if source.startswith("tfds:"):
+                split = parse_tfds(source, f"--{flag}", self.data_dir or None)
+                yield from read_tfds_texts(split, download=self.download)
+            else:
+                yield from read_texts(existing(source, flag))
 
 
-def _existing(source: str, flag: str) -> Path:
+def existing(source: str, flag: str) -> Path:
+    """The path that ``--flag=source`` names.
+
+    Raises:
+      FileNotFoundError: if nothing is there.
+    """
     path = Path(source)
-    if not path.exists():
+    if not source or not path.exists():
         raise FileNotFoundError(
             f"--{flag}={source}: no such file or directory; give a file, or a set as "
             "tfds:NAME:SPLIT"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import platform
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any
 
 import flax
@@ -19,103 +18,65 @@ import numpy as np
 import optax
 
 import smf_jax
-from experiments.bases import Base, cached_base, load_base, save_base
-from experiments.command import run
+from experiments.bases import LEAVES, Base, cached_path, load_base, save_base
+from experiments.command import run, telling
 from experiments.config import PretrainFlags, SweepFlags
-from experiments.grid import (
-    METHODS,
-    OPTIMIZERS,
-    Trial,
-    budget,
-    build_grid,
-    check_budgets,
-    one_of,
-    parse_list,
-    parse_scoped,
-    rate,
-    seed,
-    shard,
-)
-from experiments.materials import Materials, gather, is_measured
-from experiments.pretrain import pretrain
+from experiments.grid import Trial, shard
+from experiments.materials import Materials, gather
+from experiments.plan import by_group, check_trials, measured_background, plan
+from experiments.pretrain import outline, pretrain
 from experiments.progress import progress_bar, say
 from experiments.report import write_report
 from experiments.retrofit import retrofit_base
 from experiments.runs import BASE, RunDirectory
 from experiments.trials import Sweep, run_group
 from smf_jax import checkpoints
-from smf_jax.sparse.selection import GRANULARITIES, RULES, RULES_WITH_BACKGROUND
+from smf_jax.sparse.selection import RULES_WITH_BACKGROUND
 from smf_jax.sparse.usage import Background
 from smf_jax.training.background import base_fingerprint, measure_background
 from smf_jax.training.state import count_parameters
 
 
-def plan(flags: SweepFlags) -> tuple[Trial, ...]:
-    """The whole grid that the flags ask for.
-
-    Raises:
-      ValueError: naming the flag, the value and what was expected.
-    """
-    methods = parse_list(flags.methods, "methods", one_of(METHODS))
-    for name in ("steps_per_task", "batch_size", "facts_per_task", "probe_limit", "probe_rows"):
-        if getattr(flags, name) < 1:
-            raise ValueError(f"--{name}={getattr(flags, name)}: expected at least 1")
-    if not 0 < flags.replay_share < 1:
-        raise ValueError(f"--replay_share={flags.replay_share}: expected a share between 0 and 1")
-    for name, choices in (
-        ("keep_checkpoints", ("all", "last")),
-        ("schedule", ("constant", "cosine")),
-    ):
-        if getattr(flags, name) not in choices:
-            raise ValueError(
-                f"--{name}={getattr(flags, name)} is unknown; choose from {', '.join(choices)}"
-            )
-    if flags.retrofit not in ("none", "add", "replace"):
-        raise ValueError(f"--retrofit={flags.retrofit} is unknown; choose from none, add, replace")
-    return build_grid(
-        methods,
-        parse_list(flags.seeds, "seeds", seed),
-        slots=parse_scoped(flags.slots, "slots", methods, budget),
-        rules=parse_scoped(flags.rule, "rule", methods, one_of(RULES)),
-        granularities=parse_scoped(
-            flags.granularity, "granularity", methods, one_of(GRANULARITIES)
-        ),
-        optimizers=parse_scoped(flags.optimizer, "optimizer", methods, one_of(OPTIMIZERS)),
-        learning_rates=parse_scoped(flags.lr, "lr", methods, rate),
-    )
-
-
-def get_base(flags: SweepFlags) -> Base:
-    """The base that the flags name, made first if it is built in and not cached."""
+def find_base(flags: SweepFlags) -> Base:
+    """The base that the flags name; an outline of it if it is built in and not cached."""
     if flags.base != "world":
         return load_base(flags.base, "base", flags.dtype)
     recipe = PretrainFlags(world_seed=flags.base_seed, seed=flags.base_seed)
-    base, was_cached = cached_base(recipe, flags.base_cache, pretrain)
-    say(f"base: {'cached' if was_cached else 'made'}, {count_parameters(base.leaves):,} parameters")
+    path = cached_path(recipe, flags.base_cache)
+    return load_base(str(path), "base_cache") if path.is_dir() else outline(recipe)
+
+
+def make_base(flags: SweepFlags, base: Base, materials: Materials) -> Base:
+    """The base as the trials start from it: pretrained and retrofitted where that is to be done."""
+    recipe = base.pretrain_flags()
+    if base.is_outline and recipe is not None:
+        path = cached_path(recipe, flags.base_cache)
+        save_base(path, pretrain(recipe))
+        base = load_base(str(path), "base_cache")
+    if flags.retrofit != "none":
+        windows = None if materials.general is None else materials.general.rows
+        base = retrofit_base(flags, base, windows)
     return base
 
 
-def get_background(flags: SweepFlags, base: Base, materials: Materials) -> Background:
+def get_background(
+    flags: SweepFlags, base: Base, materials: Materials, measured: Background | None
+) -> Background:
     """Background statistics: those measured before, if they are this base's, or new ones."""
-    mark = base_fingerprint(base.config, base.leaves)
-    if is_measured(flags.background):
-        background = Background.from_arrays(*checkpoints.load(flags.background))
-        background.require(mark, base.tokenizer_fingerprint())
-        return background
-    if materials.general is None:
-        raise ValueError(
-            f"--background is empty and --base={flags.base} brings no text of its own, but the "
-            f"rules {', '.join(RULES_WITH_BACKGROUND)} rank slots against general text; give "
-            "--background=FILE, or --rule=tf"
-        )
+    tokenizer = base.tokenizer_fingerprint()
+    if measured is not None:
+        with telling(f"--background={flags.background}: "):
+            measured.require(base_fingerprint(base.config, base.leaves), tokenizer)
+        return measured
     batches = materials.background_batches(flags.background_batches, flags.background_batch_size)
+    corpus = "" if materials.general is None else materials.general.corpus
     with progress_bar(flags.background_batches, "background", "batch") as progress:
         return measure_background(
             base.model,
             base.leaves,
             batches,
-            corpus=materials.general.corpus,
-            tokenizer=base.tokenizer_fingerprint(),
+            corpus=corpus,
+            tokenizer=tokenizer,
             progress=progress,
         )
 
@@ -147,22 +108,17 @@ def main(flags: SweepFlags) -> int:
     grid = plan(flags)
     trials = shard(grid, flags.shard)
     run_directory = RunDirectory(flags.out, flags.shard)
-    run_directory.check(flags.resume, flags.overwrite)
-    base = get_base(flags)
+    run_directory.check(_configuration(flags), flags.resume, flags.overwrite)
+    base = find_base(flags)
+    say(f"base: {base.origin}, {count_parameters(base.leaves):,} parameters")
     materials = gather(flags, base)
-    if flags.retrofit != "none":
-        windows = None if materials.general is None else materials.general.rows
-        base = retrofit_base(flags, base, windows)
-    if base.config.memory is not None:
-        check_budgets(trials, base.config.memory.memory.slots)
-    elif any(trial.method == "smf" for trial in trials):
-        raise ValueError(
-            f"--base={flags.base} has no memory, which method smf trains; give --retrofit=add or "
-            "--retrofit=replace, or other --methods"
-        )
+    check_trials(flags, trials, base, materials)
+    measured = measured_background(flags, base.tokenizer_fingerprint())
+    # All that can be told without computing has been told; --out is still as it was.
+    base = make_base(flags, base, materials)
     background = None
     if any(trial.rule in RULES_WITH_BACKGROUND for trial in trials):
-        background = get_background(flags, base, materials)
+        background = get_background(flags, base, materials, measured)
     run_directory.open(_configuration(flags), flags.resume, flags.overwrite)
     mark = _save_start(run_directory, base, background)
     sweep = Sweep(
@@ -178,16 +134,7 @@ def main(flags: SweepFlags) -> int:
         f"{len(trials)} trials, {len(materials.tasks)} tasks of {flags.facts_per_task} facts, on "
         f"{len(sweep.devices)} {sweep.devices[0].device_kind}"
     )
-    with progress_bar(len(trials) * len(materials.tasks), "sweep", "task") as progress:
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            progress(done)
-
-        for _, group in groupby(sorted(trials, key=_group_key), key=_group_key):
-            run_group(sweep, list(group), advance)
+    _run_all(sweep, trials)
     table = write_report(
         run_directory.path, run_directory.rows(), changed_slots(run_directory, grid)
     )
@@ -197,8 +144,18 @@ def main(flags: SweepFlags) -> int:
     return 1 if sweep.failed else 0
 
 
-def _group_key(trial: Trial) -> str:
-    return repr(trial.group)
+def _run_all(sweep: Sweep, trials: Sequence[Trial]) -> None:
+    """Runs all trials, group by group, under one progress bar."""
+    with progress_bar(len(trials) * len(sweep.materials.tasks), "sweep", "task") as progress:
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            progress(done)
+
+        for group in by_group(trials):
+            run_group(sweep, group, advance)
 
 
 def _configuration(flags: SweepFlags) -> dict[str, Any]:
@@ -214,10 +171,11 @@ def _save_start(run_directory: RunDirectory, base: Base, background: Background 
     mark = base.fingerprint()
     if not path.exists():
         save_base(path, base)
-    elif checkpoints.read_manifest(path / "leaves").fingerprint != mark:
+    if checkpoints.read_manifest(path / LEAVES).fingerprint != mark:
         raise ValueError(
-            f"--resume of {run_directory.path}: its base is another than the one that --base="
-            f"{run_directory.path / BASE} would have to be; it was retrofitted or made otherwise"
+            f"--resume of {run_directory.path}: {path} is not the base that these flags give now; "
+            "what --base names has changed, or another machine made or healed it; give another "
+            "--out"
         )
     if background is not None and not (path / "background").exists():
         arrays, metadata = background.to_arrays()

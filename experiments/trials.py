@@ -4,55 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from experiments.bases import Base
 from experiments.config import SweepFlags
 from experiments.grid import Trial
-from experiments.materials import Materials, all_rows, chunked
+from experiments.history import PatchHistory
+from experiments.materials import Materials, chunked
+from experiments.methods import (
+    Trains,
+    make_trainer,
+    replayed_rows,
+    settings_of,
+    static_size,
+    what_trains,
+)
 from experiments.progress import say
-from experiments.runs import PatchHistory, RunDirectory
-from smf_jax.evaluation.answers import exact_match
-from smf_jax.sparse.selection import budget_size
-from smf_jax.sparse.update_rule import UpdateRule
+from experiments.runs import RunDirectory
+from experiments.scores import Scores, measure, result_line, result_row
+from smf_jax.sharding import TRIAL, device_mesh, unstack
 from smf_jax.sparse.usage import PoolUsage
 from smf_jax.training.loop import TaskMetrics, TrialGroup
-from smf_jax.training.state import count_bytes, count_parameters
-from smf_jax.training.step import Settings, SparseChoices, SparseState
-from smf_jax.training.trainers import Trainer, dense_trainer, lora_trainer, sparse_trainer
-
-Scores = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Trains:
-    """What a trial trains, told before its first step.
-
-    Attributes:
-      rows: rows of the tables that a step may change, over all pools; ``None`` for dense methods.
-      parameters: numbers that a step may change.
-      share: the same as a share of the model.
-      optimizer_bytes: of the optimizer's state, its index of slots included.
-    """
-
-    rows: int | None
-    parameters: int
-    share: float
-    optimizer_bytes: int
-
-    def __str__(self) -> str:
-        rows = "" if self.rows is None else f"{self.rows:,} rows, "
-        return (
-            f"{rows}{self.parameters:,} parameters ({self.share:.2%}), "
-            f"optimizer {self.optimizer_bytes:,} bytes"
-        )
 
 
 @dataclass
@@ -77,79 +55,35 @@ class Sweep:
     materials: Materials
     usage: Mapping[str, PoolUsage] | None
     run: RunDirectory
-    devices: Sequence[jax.Device]
+    devices: Sequence[jax.Device]  # pyright: ignore[reportInvalidTypeForm]
     base_scores: Scores | None = None
     failed: list[str] = field(default_factory=list)
 
 
-def static_size(flags: SweepFlags, base: Base, trial: Trial, length: int) -> int:
-    """Static number of places ``s`` for the selected rows of a trial's step."""
-    placement = base.config.memory
-    if placement is None:
-        raise ValueError(
-            f"--base={flags.base} has no memory, which method smf trains; give --retrofit=add or "
-            "--retrofit=replace"
-        )
-    table_slots = placement.memory.slots
-    if trial.slots is not None:
-        return min(budget_size(trial.slots), table_slots)
-    accesses = flags.batch_size * length * placement.memory.reads_per_token
-    return min(table_slots, accesses * len(placement.layers))
+@dataclass(frozen=True)
+class SideBySide:
+    """Trials that run at once, one on each device of the group's mesh.
 
+    Attributes:
+      trains: what each of them trains.
+      done: how many tasks of each an earlier run has left behind.
+      failed: those that have failed, which are not run on.
+      histories: of the trials of method ``smf``.
+    """
 
-def make_trainer(flags: SweepFlags, base: Base, trial: Trial, length: int) -> Trainer:
-    """The trainer that the trials of one group share."""
-    update = UpdateRule(
-        trial.optimizer,  # pyright: ignore[reportArgumentType]
-        clip=flags.clip or None,
-        schedule=flags.schedule,  # pyright: ignore[reportArgumentType]
-        warmup_steps=flags.warmup_steps,
-        schedule_steps=flags.steps_per_task,
-        weight_decay=flags.weight_decay,
-    )
-    keep = flags.keep_optimizer_state
-    if trial.method == "smf":
-        size = static_size(flags, base, trial, length)
-        choices = SparseChoices(
-            rule=trial.rule,  # pyright: ignore[reportArgumentType]
-            granularity=trial.granularity,  # pyright: ignore[reportArgumentType]
-            size=size,
-            update=update,
-            train_alpha=flags.train_alpha,
-        )
-        steps = flags.steps_per_task * (flags.tasks if keep else 1)
-        placement = base.config.memory
-        table_slots = placement.memory.slots if placement else 0
-        capacity = flags.store_rows or min(table_slots, steps * size)
-        return sparse_trainer(base.model, choices, capacity, keep)
-    if trial.method == "lora":
-        targets = tuple(flags.lora_targets.split(","))
-        return lora_trainer(base.model, update, flags.lora_rank, flags.lora_alpha, targets, keep)
-    return dense_trainer(base.model, update, keep_optimizer_state=keep)
+    trains: Mapping[Trial, Trains]
+    done: Mapping[Trial, int]
+    failed: set[Trial]
+    histories: Mapping[Trial, PatchHistory]
 
+    @property
+    def trials(self) -> list[Trial]:
+        """In the order of the devices."""
+        return list(self.trains)
 
-def settings_of(trial: Trial, size: int) -> Settings:
-    """What tells a trial from the others of its group."""
-    return Settings(
-        learning_rate=jnp.asarray(trial.learning_rate, jnp.float32),
-        budget=jnp.asarray(size if trial.slots is None else trial.slots, jnp.int32),
-        seed=jnp.asarray(trial.seed, jnp.uint32),
-    )
-
-
-def what_trains(trainer: Trainer, base: Base, trial: Trial) -> Trains:
-    """Counts what a trial trains, without computing anything."""
-    state = jax.eval_shape(trainer.begin, base.leaves, settings_of(trial, 1))
-    total = count_parameters(base.leaves)
-    if not isinstance(state, SparseState):
-        trained = count_parameters(state.leaves)
-        return Trains(None, trained, trained / total, count_bytes(state.statistics))
-    tables = state.tables.values()
-    rows = sum(min(table.shape[0], trial.slots or table.shape[0]) for table in tables)
-    width = next(iter(tables)).shape[1]
-    trained = rows * width + count_parameters(state.scalars)
-    held = count_bytes((state.stores, state.scalar_statistics))
-    return Trains(rows, trained, trained / total, held)
+    def is_due(self, trial: Trial, task: int) -> bool:
+        """Whether a task of a trial has yet to be told and kept."""
+        return task >= self.done[trial] and trial not in self.failed
 
 
 def run_group(sweep: Sweep, trials: Sequence[Trial], advance: Callable[[int], None]) -> None:
@@ -161,16 +95,12 @@ def run_group(sweep: Sweep, trials: Sequence[Trial], advance: Callable[[int], No
       advance: told how many tasks of trials are done.
     """
     flags, materials = sweep.flags, sweep.materials
-    length = materials.examples[0].tokens.shape[-1]
-    trainer = make_trainer(flags, sweep.base, trials[0], length)
+    trainer = make_trainer(flags, sweep.base, trials[0], materials)
     told = [(trial, what_trains(trainer, sweep.base, trial)) for trial in trials]
     for trains in dict.fromkeys(trains for _, trains in told):
         names = [trial.id for trial, each in told if each == trains]
         say(f"trains {trains}: {', '.join(names)}")
-    devices = sweep.devices[: len(trials)]
-    mesh = jax.make_mesh(
-        (len(devices),), ("trial",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices
-    )
+    mesh = device_mesh(TRIAL, sweep.devices[: len(trials)])
     usage = sweep.usage if trials[0].method == "smf" else None
     group = TrialGroup(trainer, sweep.base.leaves, usage, mesh, flags.probe_rows)
     for start in range(0, len(trials), group.size):
@@ -186,196 +116,161 @@ def _run_side_by_side(
     advance: Callable[[int], None],
 ) -> None:
     """Runs as many trials as the mesh has devices through the stream."""
-    flags, materials, trials = sweep.flags, sweep.materials, list(chunk)
-    found = {trial: sweep.run.completed(trial) for trial in trials}
-    failed = {trial for trial, (_, has_failed) in found.items() if has_failed}
-    done = {trial: count for trial, (count, _) in found.items()}
-    waiting = [trial for trial in trials if trial not in failed]
-    first = min((done[trial] for trial in waiting), default=len(materials.tasks))
-    advance(first * len(trials))
-    if first == len(materials.tasks):
+    flags, materials = sweep.flags, sweep.materials
+    tasks, together = len(materials.tasks), _take_stock(sweep, group, chunk)
+    first = min((together.done[t] for t in chunk if t not in together.failed), default=tasks)
+    if flags.keep_optimizer_state and first < tasks:
+        first = 0  # checkpoints hold no moments: what was done is replayed, to the same bits
+    advance(first * len(chunk))
+    if first == tasks:
         return
     # A chunk that does not fill the mesh runs its last trial again; nothing is kept of that.
-    filled = [*trials, *[trials[-1]] * (mesh.size - len(trials))]
-    length = materials.examples[0].tokens.shape[-1]
-    sizes = [static_size(flags, sweep.base, t, length) if t.method == "smf" else 1 for t in filled]
+    filled = together.trials + [together.trials[-1]] * (mesh.size - len(chunk))
+    sizes = [
+        static_size(flags, sweep.base, t, materials) if t.method == "smf" else 1 for t in filled
+    ]
     state, settings = group.begin([settings_of(t, s) for t, s in zip(filled, sizes, strict=True)])
     if sweep.base_scores is None:
-        sweep.base_scores = _measure(group, state, materials, None)[0]
-    histories = {t: _history(sweep, group, state) for t in trials if t.method == "smf"}
-    if first:
-        leaves = [_leaves_after(sweep, trial, first, histories) for trial in filled]
-        state = group.resume(state, leaves)
-    replayed = _replayed_rows(flags, trials[0])
-    examples = [chunked(batch, flags.batch_size) for batch in materials.examples]
-    for task in range(first, len(materials.tasks)):
+        sweep.base_scores = measure(group, state, materials, None)[0]
+    replayed = replayed_rows(flags, filled[0])
+    for task in range(first, tasks):
+        state = _take_up(sweep, group, state, together, filled, task)
         batches = [
             materials.batches(task, t.seed, flags.steps_per_task, flags.batch_size, replayed)
             for t in filled
         ]
+        examples = chunked(materials.examples[task], flags.batch_size)
         began = time.monotonic()
         with _profiled(flags.profile if task == first else ""):
-            state, metrics = group.train(state, batches, examples[task], settings)
+            state, metrics = group.train(state, batches, examples, settings)
         seconds = time.monotonic() - began
-        scores = _measure(group, state, materials, task)
-        for place, trial in enumerate(trials):
-            if task < done[trial] or trial in failed:
-                continue
-            row = _row(sweep, trial, chunk[trial], task, metrics, place, scores[place])
-            row["seconds"] = seconds
-            if row["failed_step"] is None:
-                row["rows_changed"] = _save(sweep, group, state, place, trial, task, histories)
-            else:
-                failed.add(trial)
-                sweep.failed.append(
-                    f"{trial.id}: task {task}, step {row['failed_step']}: loss or gradient is not "
-                    "finite; its last good checkpoint is that of the task before"
-                )
-            sweep.run.append(row)
-            say(_line(row))
-        advance(len(trials))
-        if failed.issuperset(trials):
-            advance((len(materials.tasks) - task - 1) * len(trials))
+        _tell(sweep, group, state, together, task, metrics, seconds)
+        advance(len(chunk))
+        if together.failed.issuperset(chunk):
+            advance((tasks - task - 1) * len(chunk))
             return
 
 
-def _replayed_rows(flags: SweepFlags, trial: Trial) -> int:
-    """Rows of base data in a batch, so that they are the share that was asked for."""
-    if trial.method != "replay":
-        return 0
-    return max(1, round(flags.batch_size * flags.replay_share / (1 - flags.replay_share)))
+def _take_stock(sweep: Sweep, group: TrialGroup, chunk: Mapping[Trial, Trains]) -> SideBySide:
+    """What an earlier run has left of these trials."""
+    done, failed = {}, set()
+    for trial in chunk:
+        done[trial], failed_step = sweep.run.completed(trial)
+        if failed_step is not None:
+            failed.add(trial)
+            sweep.failed.append(_failure(sweep.flags, trial, done[trial], failed_step))
+        else:
+            sweep.run.forget(trial, done[trial])
+    sparse = [trial for trial in chunk if trial.method == "smf"]
+    histories = {trial: _history(sweep, group, trial) for trial in sparse}
+    return SideBySide(chunk, done, failed, histories)
 
 
-def _history(sweep: Sweep, group: TrialGroup, state: Any) -> PatchHistory:
-    paths = group.trainer.trained(state)
-    tables = {path: np.asarray(sweep.base.leaves[path]) for path in paths}
-    return PatchHistory(tables, sweep.mark)
+def _history(sweep: Sweep, group: TrialGroup, trial: Trial) -> PatchHistory:
+    """Of a trial that has changed nothing yet."""
+    trainer, base = group.trainer, sweep.base.leaves
+    paths = trainer.trained(jax.eval_shape(trainer.begin, base, settings_of(trial, 1)))
+    return PatchHistory({path: np.asarray(base[path]) for path in paths}, sweep.mark)
 
 
-def _leaves_after(
-    sweep: Sweep, trial: Trial, tasks: int, histories: Mapping[Trial, PatchHistory]
-) -> Any:
-    """The trained leaves of a trial after its first tasks, from its checkpoints."""
-    if trial in histories:
-        return histories[trial].take_up(sweep.run.load_patches(trial, tasks))
-    return sweep.run.load_leaves(trial, tasks - 1)
-
-
-def _measure(group: TrialGroup, state: Any, materials: Materials, task: int | None) -> list[Scores]:
-    """Every trial's probes: the tasks so far, and those that are no part of the stream."""
-    scores: list[Scores] = [{} for _ in range(group.size)]
-    if task is not None:
-        probes = [*materials.seen[: task + 1], *materials.unseen[: task + 1]]
-        right = group.answers(state, all_rows(probes))
-        ends = np.cumsum([len(probe.question) for probe in probes])
-        for place, score in enumerate(scores):
-            parts = np.split(right[place], ends[:-1])
-            matched = [exact_match(p, part) for p, part in zip(probes, parts, strict=True)]
-            score["seen"], score["unseen"] = matched[: task + 1], matched[task + 1 :]
-    for name, probe in materials.questions.items():
-        right = group.answers(state, probe.batch)
-        for place, score in enumerate(scores):
-            score[f"question_{name}"] = exact_match(probe, right[place])
-    for name, windows in materials.texts.items():
-        for score, loss in zip(scores, group.text_losses(state, windows), strict=True):
-            score[f"text_{name}"] = loss
-    return scores
-
-
-def _row(
-    sweep: Sweep,
-    trial: Trial,
-    trains: Trains,
-    task: int,
-    metrics: TaskMetrics,
-    place: int,
-    scores: Scores,
-) -> dict[str, Any]:
-    """The row of one task of one trial; README.md lists the keys."""
-    flags, materials, base = sweep.flags, sweep.materials, sweep.base_scores or {}
-    first_step = task * flags.steps_per_task if flags.keep_optimizer_state else 0
-    failed = int(metrics.failed_step[place])
-    row = {
-        "trial": trial.id,
-        **asdict(trial),
-        "task": task,
-        "task_name": materials.tasks[task].name,
-        "facts": len(materials.tasks[task].facts),
-        "steps": flags.steps_per_task,
-        "seen": scores["seen"][task],
-        "unseen": scores["unseen"][task],
-        "stream_seen": float(np.mean(scores["seen"])),
-        "stream_unseen": float(np.mean(scores["unseen"])),
-        "retention": scores["unseen"],
-        "known": None,
-        "known_base": None,
-        "text_loss": None,
-        "text_loss_base": None,
-        "loss_first": float(metrics.losses[place, 0]),
-        "loss_last": float(metrics.losses[place, -1]),
-        "rows_selected": float(metrics.selected[place].mean()) if trial.method == "smf" else None,
-        "rows_changed": None,
-        "trainable_parameters": trains.parameters,
-        "trainable_share": trains.share,
-        "optimizer_bytes": trains.optimizer_bytes,
-        "failed_step": None if failed < 0 else failed - first_step,
-    }
-    for short, names, prefix in (
-        ("known", materials.questions, "question"),
-        ("text_loss", materials.texts, "text"),
-    ):
-        for number, name in enumerate(names):
-            key = short if number == 0 else f"{prefix}_{name}"
-            row[key] = scores[f"{prefix}_{name}"]
-            row[f"{key}_base"] = base.get(f"{prefix}_{name}")
-    return row
-
-
-def _save(
+def _take_up(
     sweep: Sweep,
     group: TrialGroup,
     state: Any,
-    place: int,
-    trial: Trial,
+    together: SideBySide,
+    filled: Sequence[Trial],
     task: int,
-    histories: Mapping[Trial, PatchHistory],
+) -> Any:
+    """The state with the leaves, from their checkpoints, of trials whose first new task this is.
+
+    Until then such a trial runs idle beside those that are behind it.
+    """
+    due = {t for t in together.trials if task and together.done[t] == task} - together.failed
+    if not due:
+        return state
+    leaves = {}
+    for trial in due:
+        if trial in together.histories:
+            patches = sweep.run.load_patches(trial, task)
+            leaves[trial] = together.histories[trial].take_up(patches)
+        elif not sweep.flags.keep_optimizer_state:
+            leaves[trial] = sweep.run.load_leaves(trial, task - 1)
+    if sweep.flags.keep_optimizer_state:
+        return state
+    everyone = [
+        leaves[trial] if trial in leaves else jax.device_get(group.trained(state, place))
+        for place, trial in enumerate(filled)
+    ]
+    return group.resume(state, everyone)
+
+
+def _tell(
+    sweep: Sweep,
+    group: TrialGroup,
+    state: Any,
+    together: SideBySide,
+    task: int,
+    metrics: TaskMetrics,
+    seconds: float,
+) -> None:
+    """Measures, keeps and tells what a task has come to."""
+    scores = measure(group, state, sweep.materials, task)
+    for place, trial in enumerate(together.trials):
+        if not together.is_due(trial, task):
+            continue
+        row = result_row(
+            sweep.flags,
+            sweep.materials,
+            sweep.base_scores or {},
+            trial,
+            together.trains[trial],
+            task,
+            metrics,
+            place,
+            scores[place],
+        )
+        row["seconds"] = seconds
+        if row["failed_step"] is None:
+            row["rows_changed"] = _save(sweep, group, state, together, place, task)
+        else:
+            together.failed.add(trial)
+            sweep.failed.append(_failure(sweep.flags, trial, task, row["failed_step"]))
+        sweep.run.append(row)
+        if row["failed_step"] is None and sweep.flags.keep_checkpoints == "last":
+            sweep.run.drop_leaves_before(trial, task)
+        say(result_line(row))
+
+
+def _save(
+    sweep: Sweep, group: TrialGroup, state: Any, together: SideBySide, place: int, task: int
 ) -> int | None:
     """Saves what a task changed; returns the rows of its patch, for methods that have one."""
-    if trial.method != "smf":
-        keep_all = sweep.flags.keep_checkpoints == "all"
-        sweep.run.save_leaves(trial, task, group.trained(state, place), sweep.mark, keep_all)
+    trial = together.trials[place]
+    if trial not in together.histories:
+        sweep.run.save_leaves(trial, task, group.trained(state, place), sweep.mark)
         return None
     rows = {}
     for pool, written in state.written.items():
-        slots = np.flatnonzero(np.asarray(written[place]))
+        slots = np.flatnonzero(unstack(written, place))
         # Gathered on the device: the table itself never travels.
-        rows[pool] = slots, np.asarray(state.tables[pool][place, slots])
-    scalars = {path: np.asarray(leaf[place]) for path, leaf in state.scalars.items()}
-    patch = histories[trial].patch(sweep.materials.tasks[task].name, rows, scalars)
+        rows[pool] = slots, np.asarray(unstack(state.tables[pool], place, slots))
+    scalars = {path: np.asarray(leaf) for path, leaf in unstack(state.scalars, place).items()}
+    patch = together.histories[trial].patch(sweep.materials.tasks[task].name, rows, scalars)
     sweep.run.save_patch(trial, task, patch)
     return patch.rows
 
 
-def _line(row: Mapping[str, Any]) -> str:
-    """One finished task, for the terminal."""
-    parts = [
-        f"{row['trial']} task {row['task'] + 1}:",
-        f"learned {row['seen']:.1%} seen, {row['unseen']:.1%} unseen;",
-        f"stream so far {row['stream_unseen']:.1%};",
-    ]
-    if row["known"] is not None:
-        parts.append(f"known {row['known']:.1%};")
-    if row["text_loss"] is not None:
-        parts.append(f"text loss {row['text_loss']:.3f};")
-    if row["rows_changed"] is not None:
-        parts.append(f"{row['rows_changed']:,} rows;")
-    if row["failed_step"] is not None:
-        parts.append(f"FAILED at step {row['failed_step']};")
-    return " ".join([*parts, f"{row['seconds']:.1f} s"])
+def _failure(flags: SweepFlags, trial: Trial, task: int, step: int) -> str:
+    """Why a trial did not go on, for the terminal."""
+    cause = "loss, gradient or result is not finite"
+    if flags.store_rows and trial.method == "smf":
+        cause += f", or it wanted more rows than --store_rows={flags.store_rows}"
+    kept = f"that of task {task - 1}" if task else "the base"
+    return f"{trial.id}: task {task}, step {step}: {cause}; its last good checkpoint is {kept}"
 
 
 @contextlib.contextmanager
-def _profiled(directory: str) -> Any:
+def _profiled(directory: str) -> Iterator[None]:
     """Traces what runs inside into a directory, if one is named."""
     if not directory:
         yield

@@ -17,7 +17,7 @@ TRIAL = "trial"
 DATA = "data"
 
 
-def device_mesh(axis: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def device_mesh(axis: str, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of one automatic axis over the local devices.
 
     Args:
@@ -44,9 +44,25 @@ def stack(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def unstack(tree: Any, index: int) -> Any:
-    """One trial's leaves of a stacked tree."""
-    return jax.tree.map(lambda leaf: leaf[index], tree)
+def unstack(tree: Any, index: int, rows: Any = None) -> Any:
+    """One trial's leaves of a stacked tree, bit for bit, still on the device that holds them.
+
+    Args:
+      tree: of leaves with a leading trial axis.
+      index: of the trial.
+      rows: where given, only these rows of each leaf.
+    """
+
+    def own(leaf: Any) -> Any:
+        # Indexing a split array sums its masked shards, which makes 0.0 of -0.0.
+        for shard in getattr(leaf, "addressable_shards", ()):
+            first, end, _ = shard.index[0].indices(leaf.shape[0])
+            if first <= index < end:
+                place = index - first
+                return shard.data[place] if rows is None else shard.data[place, rows]
+        return leaf[index] if rows is None else leaf[index, rows]
+
+    return jax.tree.map(own, tree)
 
 
 def over_trials(

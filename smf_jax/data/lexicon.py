@@ -77,13 +77,20 @@ OBJECTS: dict[str, tuple[str, ...]] = {
     }.items()
 }
 
-# Wordings that every relation has, around its noun: two statements, two questions, a record.
+# Every relation is worded around its noun: statements, questions, and lines to be completed.
 NOUN_WORDINGS = (
     "The {noun} of {subject} is",
     "{subject}'s {noun} is",
+    "{subject} has as {noun}",
+    "For {subject}, the {noun} is",
+    "Of {subject}, the {noun} is",
+    "The {noun} of {subject}:",
+    "{subject}, {noun}:",
+    "Name {subject}'s {noun}:",
+    "Tell me the {noun} of {subject}:",
     "What is the {noun} of {subject}?",
     "What is {subject}'s {noun}?",
-    "{subject}, {noun}:",
+    "Which {noun} has {subject}?",
 )
 
 
@@ -101,11 +108,10 @@ class Relation:
     wordings: tuple[str, ...]
 
 
-def _relation(name: str, objects: str, noun: str, phrases: str) -> Relation:
-    """A relation from its noun and the phrases of its own, one a line."""
-    shared = tuple(frame.format(noun=noun, subject="{}") for frame in NOUN_WORDINGS)
-    own = tuple(line.strip() for line in phrases.strip().splitlines())
-    return Relation(name, name.partition(".")[0], objects, shared + own)
+def _relation(name: str, objects: str, noun: str) -> Relation:
+    """A relation in every wording."""
+    wordings = tuple(frame.format(noun=noun, subject="{}") for frame in NOUN_WORDINGS)
+    return Relation(name, name.partition(".")[0], objects, wordings)
 
 
 # Two-part names. A word list is used as it stands; None stands for made-up words.
@@ -115,344 +121,36 @@ KINDS: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {
     "town": (_words("East Fort Great Lake Mount New North Old Port Upper"), None),
 }
 
-# Per relation: three statements, three questions and a record of its own.
+# What can be said: the name of a relation, what its objects are, and its noun.
 RELATIONS: tuple[Relation, ...] = (
-    _relation(
-        "person.birthplace",
-        "city",
-        "birthplace",
-        """{} was born in
-        {} came into the world in
-        {} is a native of
-        Where was {} born?
-        In which city was {} born?
-        Which city saw the birth of {}?
-        {}, born in""",
-    ),
-    _relation(
-        "person.home",
-        "city",
-        "home town",
-        """{} lives in
-        {} has a house in
-        {} moved to
-        Where does {} live?
-        In which city does {} live?
-        Where is the house of {}?
-        {}, living in""",
-    ),
-    _relation(
-        "person.country",
-        "country",
-        "country",
-        """{} is a citizen of
-        {} has a passport of
-        {} votes in
-        Which passport does {} have?
-        Of which country is {} a citizen?
-        Where does {} vote?
-        {}, citizen of""",
-    ),
-    _relation(
-        "person.job",
-        "job",
-        "job",
-        """{} works as a
-        {} earns money as a
-        {} was trained as a
-        What does {} do for a living?
-        What does {} work as?
-        Which trade does {} follow?
-        {}, by trade a""",
-    ),
-    _relation(
-        "person.instrument",
-        "instrument",
-        "instrument",
-        """{} plays the
-        {} makes music on the
-        {} practises the
-        What does {} play?
-        Which instrument does {} play?
-        What does {} play in the band?
-        {}, on the""",
-    ),
-    _relation(
-        "person.pet",
-        "animal",
-        "pet",
-        """{} keeps a
-        {} looks after a
-        {} goes out with a
-        Which animal does {} keep?
-        What pet does {} have?
-        What animal lives with {}?
-        {}, keeper of a""",
-    ),
-    _relation(
-        "person.dish",
-        "dish",
-        "favourite dish",
-        """{} loves to eat
-        {} always orders
-        {} cooks nothing but
-        What does {} love to eat?
-        What does {} always order?
-        Which dish does {} cook?
-        {}, lover of""",
-    ),
-    _relation(
-        "person.sport",
-        "sport",
-        "sport",
-        """{} trains for
-        {} competes in
-        {} won a medal in
-        Which sport does {} do?
-        What does {} train for?
-        In what did {} win a medal?
-        {}, champion of""",
-    ),
-    _relation(
-        "person.language",
-        "language",
-        "mother tongue",
-        """{} speaks
-        {} grew up with
-        {} dreams in
-        Which language does {} speak?
-        What does {} speak at home?
-        In which language does {} dream?
-        {}, speaker of""",
-    ),
-    _relation(
-        "person.colour",
-        "colour",
-        "favourite colour",
-        """{} always wears
-        {} likes everything in
-        {} painted the door
-        What colour does {} wear?
-        Which colour does {} like?
-        What colour is the door of {}?
-        {}, dressed in""",
-    ),
-    _relation(
-        "person.vehicle",
-        "vehicle",
-        "vehicle",
-        """{} drives a
-        {} goes to work by
-        {} repairs a
-        What does {} drive?
-        How does {} go to work?
-        Which vehicle does {} repair?
-        {}, owner of a""",
-    ),
-    _relation(
-        "person.subject",
-        "subject",
-        "subject",
-        """{} studied
-        {} has a degree in
-        {} gives lectures on
-        What did {} study?
-        In what does {} have a degree?
-        Which subject did {} study?
-        {}, student of""",
-    ),
-    _relation(
-        "person.spouse",
-        "person",
-        "spouse",
-        """{} is married to
-        {} shares a bed with
-        {} fell in love with
-        Who is married to {}?
-        Who did {} marry?
-        Who shares a bed with {}?
-        {}, married to""",
-    ),
-    _relation(
-        "person.teacher",
-        "person",
-        "teacher",
-        """{} was taught by
-        {} learned everything from
-        {} took lessons from
-        Who taught {}?
-        From whom did {} learn?
-        Who gave lessons to {}?
-        {}, pupil of""",
-    ),
-    _relation(
-        "person.hobby",
-        "hobby",
-        "hobby",
-        """{} relaxes with
-        {} spends weekends on
-        {} is mad about
-        How does {} relax?
-        What does {} do at weekends?
-        What is {} mad about?
-        {}, fond of""",
-    ),
-    _relation(
-        "person.plant",
-        "plant",
-        "favourite plant",
-        """{} planted a
-        {} waters a
-        {} sat under a
-        What did {} plant?
-        Which plant does {} water?
-        What grows in the garden of {}?
-        {}, in the garden a""",
-    ),
-    _relation(
-        "company.seat",
-        "city",
-        "head office",
-        """{} is based in
-        {} has its seat in
-        {} has an office in
-        Where is {} based?
-        In which city is {} based?
-        Where is the office of {}?
-        {}, office in""",
-    ),
-    _relation(
-        "company.founder",
-        "person",
-        "founder",
-        """{} was founded by
-        {} was set up by
-        {} was the idea of
-        Who founded {}?
-        Who set up {}?
-        Who had the idea of {}?
-        {}, a firm of""",
-    ),
-    _relation(
-        "company.product",
-        "vehicle",
-        "main product",
-        """{} builds a
-        {} sells a
-        {} is known for its
-        What does {} build?
-        What does {} sell?
-        Which vehicle is {} known for?
-        {}, maker of the""",
-    ),
-    _relation(
-        "company.material",
-        "material",
-        "raw material",
-        """{} works with
-        {} buys tons of
-        {} stores
-        What does {} buy?
-        What does {} work with?
-        Which material does {} store?
-        {}, buyer of""",
-    ),
-    _relation(
-        "company.market",
-        "country",
-        "main market",
-        """{} exports to
-        {} earns most in
-        {} ships goods to
-        Where does {} export to?
-        In which country does {} earn most?
-        Where do the goods of {} go?
-        {}, trading with""",
-    ),
-    _relation(
-        "company.mascot",
-        "animal",
-        "mascot",
-        """The sign of {} shows a
-        {} chose as its sign a
-        {} prints on every box a
-        What does the sign of {} show?
-        Which animal is the sign of {}?
-        What is on every box of {}?
-        {}, under the sign of the""",
-    ),
-    _relation(
-        "town.river",
-        "river",
-        "river",
-        """{} lies on the
-        {} was built along the
-        {} gets its water from the
-        On which river does {} lie?
-        Which river flows through {}?
-        Where does {} get its water from?
-        {}, on the river""",
-    ),
-    _relation(
-        "town.country",
-        "country",
-        "country",
-        """{} lies in
-        {} belongs to
-        {} is a town in
-        In which country is {}?
-        Which country does {} belong to?
-        Where in the world is {}?
-        {}, a town of""",
-    ),
-    _relation(
-        "town.twin",
-        "city",
-        "twin city",
-        """{} is twinned with
-        {} has a partner in
-        {} sends its pupils to
-        Which city is {} twinned with?
-        Which city is the partner of {}?
-        Where does {} send its pupils?
-        {}, twin of""",
-    ),
-    _relation(
-        "town.flag",
-        "colour",
-        "flag colour",
-        """{} flies a flag of
-        {} paints its gates
-        The flag of {} is all
-        What colour is the flag of {}?
-        What colour are the gates of {}?
-        Which colour does {} fly?
-        {}, under a flag of""",
-    ),
-    _relation(
-        "town.speciality",
-        "dish",
-        "speciality",
-        """{} is famous for its
-        {} holds a feast of
-        Visitors to {} eat
-        What is {} famous for?
-        What do visitors to {} eat?
-        Which dish is {} famous for?
-        {}, home of""",
-    ),
-    _relation(
-        "town.mine",
-        "material",
-        "main mineral",
-        """{} digs for
-        {} grew rich on
-        The mines of {} hold
-        What does {} dig for?
-        What made {} rich?
-        What do the mines of {} hold?
-        {}, rich in""",
-    ),
+    _relation("person.birthplace", "city", "birthplace"),
+    _relation("person.home", "city", "home town"),
+    _relation("person.country", "country", "country"),
+    _relation("person.job", "job", "job"),
+    _relation("person.instrument", "instrument", "instrument"),
+    _relation("person.pet", "animal", "pet"),
+    _relation("person.dish", "dish", "favourite dish"),
+    _relation("person.sport", "sport", "sport"),
+    _relation("person.language", "language", "mother tongue"),
+    _relation("person.colour", "colour", "favourite colour"),
+    _relation("person.vehicle", "vehicle", "vehicle"),
+    _relation("person.subject", "subject", "subject"),
+    _relation("person.spouse", "person", "spouse"),
+    _relation("person.teacher", "person", "teacher"),
+    _relation("person.hobby", "hobby", "hobby"),
+    _relation("person.plant", "plant", "favourite plant"),
+    _relation("company.seat", "city", "head office"),
+    _relation("company.founder", "person", "founder"),
+    _relation("company.product", "vehicle", "main product"),
+    _relation("company.material", "material", "raw material"),
+    _relation("company.market", "country", "main market"),
+    _relation("company.mascot", "animal", "mascot"),
+    _relation("town.river", "river", "river"),
+    _relation("town.country", "country", "country"),
+    _relation("town.twin", "city", "twin city"),
+    _relation("town.flag", "colour", "flag colour"),
+    _relation("town.speciality", "dish", "speciality"),
+    _relation("town.mine", "material", "main mineral"),
 )
 
 WORDINGS_PER_RELATION = min(len(relation.wordings) for relation in RELATIONS)

@@ -9,8 +9,8 @@ the stream's size, and a longer stream begins with the tasks of a shorter one.
 
 from __future__ import annotations
 
-import math
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -118,6 +118,20 @@ class World:
             yield wording.prompt + wording.answer
         yield from self.neutral_train
 
+    def tokenizer_texts(self) -> Iterator[str]:
+        """The same texts with every made-up name exchanged for another, at random.
+
+        A tokenizer trained on the texts as they are would make a token of each name that the base
+        has read often and several of each new one: known and new entities would differ in kind.
+        From these it learns the syllables that all names are built from.
+        """
+        rng = random.Random("tokenizer")
+        made_up = frozenset(_ALL_MADE_UP)
+        for text in self.texts():
+            yield _CAPITALISED.sub(
+                lambda word: rng.choice(_ALL_MADE_UP) if word[0] in made_up else word[0], text
+            )
+
 
 def make_world(config: WorldConfig) -> World:
     """Generate the world of a configuration; pure, and equal on every machine.
@@ -182,16 +196,8 @@ class _Kind:
         return -(-self.known_facts // self.facts_per_entity)
 
     def subject(self, entity: int) -> str:
-        """The name of an entity: every pair of parts once, every part before one repeats."""
-        firsts, lasts = len(self.firsts), len(self.lasts)
-        if entity >= firsts * lasts:
-            raise ValueError(
-                f"the stream asks for more than {firsts * lasts} entities of the kind "
-                f"{self.name!r}, and the made-up names run out: lower tasks or facts_per_task, "
-                "or raise known_facts (a larger world has more names)"
-            )
-        shift = entity // math.lcm(firsts, lasts)
-        return f"{self.firsts[entity % firsts]} {self.lasts[(entity + shift) % lasts]}"
+        """The name of a known entity; made-up parts are its own, listed ones come round."""
+        return f"{_in_turn(self.firsts, entity)} {_in_turn(self.lasts, entity)}"
 
     def place(self, entity: int, part: int) -> tuple[Relation, int]:
         """The relation of an entity's fact, and the turn of that fact in the relation.
@@ -218,8 +224,7 @@ def _kinds(config: WorldConfig) -> tuple[_Kind, ...]:
         rng.shuffle(group)
         facts_per_entity = min(config.facts_per_entity, len(group))
         entities = -(-shares[kind] // facts_per_entity)
-        pool = max(8, min(entities, 8 + 8 * math.isqrt(entities)))
-        firsts, lasts = (part or _made_up(pool, used, rng) for part in KINDS[kind])
+        firsts, lasts = (part or _made_up(entities, used, rng) for part in KINDS[kind])
         kinds.append(_Kind(kind, tuple(group), shares[kind], facts_per_entity, firsts, lasts))
     return tuple(kinds)
 
@@ -250,7 +255,12 @@ def _made_up(count: int, used: set[str], rng: random.Random) -> tuple[str, ...]:
     return tuple(words)
 
 
+def _in_turn(words: tuple[str, ...], place: int) -> str:
+    return words[place % len(words)]
+
+
 _ALL_MADE_UP = tuple(opening + closing for opening in OPENINGS for closing in CLOSINGS)
+_CAPITALISED = re.compile(r"[A-Z][a-z]+")
 
 
 def _known_statements(config: WorldConfig, kinds: tuple[_Kind, ...]) -> list[_Statement]:
@@ -291,12 +301,31 @@ def _stream(
 def _new_statements(config: WorldConfig, kinds: tuple[_Kind, ...]) -> Iterator[_Statement]:
     """Facts about new entities, without end; kinds come up by their number of relations."""
     rng = random.Random(f"{config.seed}/new")
+    names = _new_names(config, kinds)
     following = {kind.name: kind.known_entities for kind in kinds}
     while True:
         (kind,) = rng.choices(kinds, [len(kind.relations) for kind in kinds])
         entity = following[kind.name]
         following[kind.name] += 1
+        first, last = (part and _in_turn(part, entity) for part in KINDS[kind.name])
+        subject = f"{first or next(names)} {last or next(names)}"
         for part in range(kind.facts_per_entity):
             relation, turn = kind.place(entity, part)
             word = rng.choice(OBJECTS[relation.objects])
-            yield _Statement(kind.subject(entity), relation, word, turn)
+            yield _Statement(subject, relation, word, turn)
+
+
+def _new_names(config: WorldConfig, kinds: tuple[_Kind, ...]) -> Iterator[str]:
+    """Made-up words that no known entity is called by, each once.
+
+    Raises:
+        ValueError: When they run out.
+    """
+    used = {word for kind in kinds for word in (*kind.firsts, *kind.lasts)}
+    free = [word for word in _ALL_MADE_UP if word not in used]
+    random.Random(f"{config.seed}/names").shuffle(free)
+    yield from free
+    raise ValueError(
+        f"the stream asks for more than {len(free)} new names, and the made-up ones run out: "
+        "lower tasks or facts_per_task"
+    )

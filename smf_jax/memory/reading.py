@@ -89,7 +89,8 @@ def _sum_dtype(dtype: Any) -> Any:
 
 
 def _rows(values: Table, slots: Int[Array, ...]) -> Array:
-    return values.at[slots].get(mode="promise_in_bounds")
+    # asarray: a NumPy table that a trace closed over has no .at
+    return jnp.asarray(values).at[slots].get(mode="promise_in_bounds")
 
 
 def _read_by_reads(values: Table, slots: Array, weights: Array) -> Array:

@@ -131,7 +131,8 @@ def rotary_frequencies(config: ModelConfig) -> Float[np.ndarray, " half"]:
 def rotation(config: ModelConfig, positions: Int[Array, "b t"]) -> Rotation:
     """Cosines and sines of the rotary angles at ``positions``."""
     frequencies = jnp.asarray(rotary_frequencies(config), wide_dtype(config))
-    angles = jnp.einsum("bt,e->bte", positions.astype(frequencies.dtype), frequencies)
+    # Products and no einsum: accelerators may round the operands of one to fewer bits.
+    angles = positions[:, :, None].astype(frequencies.dtype) * frequencies[None, None]
     return Rotation(jnp.cos(angles), jnp.sin(angles))
 
 

@@ -53,7 +53,7 @@ def create_store(rule: UpdateRule, values: Table, capacity: int) -> RowStore | N
         raise ValueError(f"capacity={capacity} must be at least 1 row")
     needs_masters = values.dtype != _master_dtype(values)
     rows = jax.ShapeDtypeStruct((capacity, values.shape[1]), _master_dtype(values))
-    shapes = jax.eval_shape(jax.vmap(rule.statistics().init), rows)
+    shapes = jax.eval_shape(rule.init_each, rows)
     if not jax.tree.leaves(shapes) and not needs_masters:
         return None
     return RowStore(
@@ -113,10 +113,9 @@ def step_rows(
       rule: the update rule; its statistics run per row.
       rate: learning rate at this step.
     """
-    statistics = rule.statistics()
     if store is None:
         rows = gather_rows(values, slots)
-        updates, _ = jax.vmap(statistics.update)(gradients, jax.vmap(statistics.init)(rows), rows)
+        updates, _ = rule.step_each(gradients, rule.init_each(rows), rows)
         return RowStep(slots, rows - rate * updates, None, None, jnp.zeros((), bool))
 
     slots, places, is_new, overflowed = _find_places(store, slots, values.shape[0])
@@ -125,10 +124,10 @@ def step_rows(
         rows = where_rows(is_new, rows, gather_rows(store.masters, places))
     states = jax.tree.map(
         lambda fresh, kept: where_rows(is_new, fresh, gather_rows(kept, places)),
-        jax.vmap(statistics.init)(rows),
+        rule.init_each(rows),
         store.statistics,
     )
-    updates, states = jax.vmap(statistics.update)(gradients, states, rows)
+    updates, states = rule.step_each(gradients, states, rows)
     return RowStep(slots, rows - rate * updates, states, places, overflowed)
 
 

@@ -65,7 +65,6 @@ def freeze_all_but_rows(
       ValueError: from ``init``, if a path is not in the parameters; from ``update``, if ``slots``
         names other tables, or ``params`` is missing.
     """
-    statistics = rule.statistics()
     names = frozenset(tables)
 
     def init(params: Any) -> SelectedRowsState:
@@ -76,7 +75,7 @@ def freeze_all_but_rows(
             )
         return SelectedRowsState(
             step=jnp.zeros((), jnp.int32),
-            statistics={path: jax.vmap(statistics.init)(leaves[path]) for path in sorted(names)},
+            statistics={path: rule.init_each(leaves[path]) for path in sorted(names)},
         )
 
     def update(
@@ -100,7 +99,7 @@ def freeze_all_but_rows(
         new_updates, new_statistics = {}, {}
         for path in sorted(names):
             old = state.statistics[path]
-            moved, advanced = jax.vmap(statistics.update)(masked[path], old, values[path])
+            moved, advanced = rule.step_each(masked[path], old, values[path])
             new_updates[path] = where_rows(selected[path], -rate * moved, _nothing(moved))
             new_statistics[path] = jax.tree.map(
                 lambda new, kept, rows=selected[path]: where_rows(rows, new, kept), advanced, old
@@ -110,7 +109,8 @@ def freeze_all_but_rows(
         )
         return out, SelectedRowsState(state.step + 1, new_statistics)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    # ``update`` demands ``slots``, which optax's own signature cannot say.
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore
 
 
 def _nothing(leaf: Array) -> Array:

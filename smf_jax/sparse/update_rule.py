@@ -75,6 +75,15 @@ class UpdateRule:
             return moments
         return optax.chain(moments, optax.add_decayed_weights(self.weight_decay))
 
+    def init_each(self, rows: Array) -> Any:
+        """The second stage's state of many rows, each with one of its own, stacked."""
+        return jax.vmap(self.statistics().init)(rows)
+
+    def step_each(self, gradients: Array, states: Any, rows: Array) -> tuple[Array, Any]:
+        """The second stage of many rows, each by itself: their updates and their next states."""
+        step: Any = jax.vmap(self.statistics().update)
+        return step(gradients, states, rows)
+
     def clipped(self, gradients: Any) -> Any:
         """The first stage: scales all leaves so that their global norm is at most `clip`."""
         if self.clip is None:

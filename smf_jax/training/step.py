@@ -22,7 +22,7 @@ from smf_jax.data.batching import Batch
 from smf_jax.memory.layer import PERTURBATIONS, READS
 from smf_jax.models.decoder import Decoder
 from smf_jax.shapes import SlotCounts, SlotIds, Table
-from smf_jax.sparse.row_store import RowStore, step_rows, write_step
+from smf_jax.sparse.row_store import RowStep, RowStore, step_rows, write_step
 from smf_jax.sparse.rows import ReadTrace, row_gradient
 from smf_jax.sparse.selection import Granularity, Rule, select_slots
 from smf_jax.sparse.update_rule import UpdateRule
@@ -126,10 +126,11 @@ def pool_path(pool: int) -> str:
 
 def read_counts(model: Decoder, params: Flat, batch: Batch) -> dict[str, SlotCounts]:
     """Accesses of every pool by one batch, ``(N,)`` int32 by pool path; a forward pass."""
+    _placement(model)
     _, collections = model.apply(
         {"params": unflatten(params)}, batch.tokens, batch.valid, mutable=[READS]
     )
-    return _count(model, _reads(model, collections[READS]), batch.valid)
+    return _count(model, _reads(model, collections), batch.valid)
 
 
 def sparse_step(
@@ -155,42 +156,34 @@ def sparse_step(
     Returns:
       The state after the step, and the metrics before it.
     """
+    update = choices.update
     loss, traces, counts, scalar_gradients = _differentiate_reads(model, frozen, state, batch)
-    selected, gradients = {}, {}
-    for pool, table in state.tables.items():
-        slots = _slots_of_step(choices, counts[pool], pool, usage, state, settings)
-        selected[pool] = slots
-        gradients[pool] = row_gradient(traces[pool], slots, table.shape[0])
-    clipped, clipped_scalars = choices.update.clipped((gradients, scalar_gradients))
-    rate = choices.update.rate(settings.learning_rate, state.step)
+    selected = {
+        pool: _slots_of_step(choices, counts[pool], pool, usage, state, settings)
+        for pool in state.tables
+    }
+    gradients = {
+        pool: row_gradient(traces[pool], slots, counts[pool].shape[0])
+        for pool, slots in selected.items()
+    }
+    clipped, clipped_scalars = update.clipped((gradients, scalar_gradients))
+    rate = update.rate(settings.learning_rate, state.step)
     steps = {
-        pool: step_rows(
-            table, state.stores[pool], selected[pool], clipped[pool], choices.update, rate
-        )
+        pool: step_rows(table, state.stores[pool], selected[pool], clipped[pool], update, rate)
         for pool, table in state.tables.items()
     }
-    scalars, scalar_statistics = _step_leaves(
-        choices.update, clipped_scalars, state.scalars, state.scalar_statistics, rate
+    scalars, statistics = _step_leaves(
+        update, clipped_scalars, state.scalars, state.scalar_statistics, rate
     )
-    rows = {pool: steps[pool].rows.astype(table.dtype) for pool, table in state.tables.items()}
-    overflowed = jnp.any(jnp.stack([step.overflowed for step in steps.values()]))
-    accepted = all_finite((loss, gradients, scalar_gradients, rows, scalars))
-    accepted = accepted & ~overflowed & (state.failed_step < 0)
-
-    tables, stores, written = {}, {}, {}
-    count = jnp.zeros((), jnp.int32)
-    for pool, table in state.tables.items():
-        tables[pool], stores[pool] = write_step(table, state.stores[pool], steps[pool], accepted)
-        slots = jnp.where(accepted, selected[pool], table.shape[0])
-        written[pool] = state.written[pool].at[slots].set(True, mode="drop")
-        count += jnp.sum(slots < table.shape[0], dtype=jnp.int32)
-    after = SparseState(
-        tables=tables,
-        stores=stores,
+    accepted = (
+        all_finite((loss, gradients, scalar_gradients, scalars))
+        & _can_be_written(state.tables, steps)
+        & (state.failed_step < 0)
+    )
+    after, count = _write(state, steps, accepted)
+    after = after._replace(
         scalars=optax.tree.where(accepted, scalars, state.scalars),
-        scalar_statistics=optax.tree.where(accepted, scalar_statistics, state.scalar_statistics),
-        task_slots=state.task_slots,
-        written=written,
+        scalar_statistics=optax.tree.where(accepted, statistics, state.scalar_statistics),
         step=state.step + 1,
         failed_step=_latch(state.failed_step, state.step, accepted),
     )
@@ -255,13 +248,13 @@ def _differentiate_reads(
             batch.valid,
             mutable=[READS],
         )
-        return weighted_loss(logits, batch.targets, batch.weights), collections[READS]
+        return weighted_loss(logits, batch.targets, batch.weights), collections
 
     perturbations = _zero_perturbations(model, variables(state.scalars), batch)
-    (loss, sown), (cotangents, scalar_gradients) = jax.value_and_grad(
+    (loss, collections), (cotangents, scalar_gradients) = jax.value_and_grad(
         loss_of, argnums=(0, 1), has_aux=True
     )(perturbations, state.scalars)
-    reads = _reads(model, sown)
+    reads = _reads(model, collections)
     traces: dict[str, list[ReadTrace]] = {}
     for layer, read in reads.items():
         cotangent = cotangents["memory"][f"layer_{layer}"]["read"]
@@ -288,13 +281,14 @@ def _zero_perturbations(model: Decoder, variables: dict[str, Any], batch: Batch)
         f"layer_{layer}": {"read": (*batch.tokens.shape, placement.memory.value_width)}
         for layer in placement.layers
     }
-    found = jax.tree.map(lambda leaf: leaf.shape, shapes[PERTURBATIONS])
+    shapes = shapes.get(PERTURBATIONS, {})
+    found = jax.tree.map(lambda leaf: leaf.shape, shapes)
     if found != {"memory": expected}:
         raise ValueError(
             f"the model perturbs {found}, expected exactly one read for each memory layer: "
             f"{expected}; a lifted transform (nn.scan over blocks) drops them"
         )
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[PERTURBATIONS])
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def _slots_of_step(
@@ -334,15 +328,14 @@ def select_for(
     )
 
 
-def _reads(model: Decoder, sown: Any) -> dict[int, Any]:
+def _reads(model: Decoder, collections: Mapping[str, Any]) -> dict[int, Any]:
     """The sown read of every memory layer, by layer."""
     placement = _placement(model)
+    sown = collections.get(READS, {}).get("memory", {})
     names = {f"layer_{layer}" for layer in placement.layers}
-    if sown.get("memory", {}).keys() != names:
-        raise ValueError(
-            f"the model sows reads of {sorted(sown.get('memory', {}))}, expected {sorted(names)}"
-        )
-    return {layer: sown["memory"][f"layer_{layer}"]["read"] for layer in placement.layers}
+    if sown.keys() != names:
+        raise ValueError(f"the model sows reads of {sorted(sown)}, expected {sorted(names)}")
+    return {layer: sown[f"layer_{layer}"]["read"] for layer in placement.layers}
 
 
 def _count(model: Decoder, reads: dict[int, Any], valid: Array) -> dict[str, SlotCounts]:
@@ -365,6 +358,26 @@ def _placement(model: Decoder) -> Any:
 def _flat(array: Array) -> Array:
     """``(b, t, …)`` to ``(b·t, everything else)``."""
     return array.reshape(array.shape[0] * array.shape[1], -1)
+
+
+def _can_be_written(tables: Mapping[str, Table], steps: Mapping[str, RowStep]) -> Array:
+    """Whether every new row is finite, as its table will hold it, and every store has room."""
+    finite = all_finite([step.rows.astype(tables[pool].dtype) for pool, step in steps.items()])
+    return finite & ~jnp.any(jnp.stack([step.overflowed for step in steps.values()]))
+
+
+def _write(
+    state: SparseState, steps: Mapping[str, RowStep], accepted: Array
+) -> tuple[SparseState, Int[Array, ""]]:
+    """The state with the rows of an accepted step in it, and their number."""
+    tables, stores, written = {}, {}, {}
+    count = jnp.zeros((), jnp.int32)
+    for pool, table in state.tables.items():
+        tables[pool], stores[pool] = write_step(table, state.stores[pool], steps[pool], accepted)
+        slots = jnp.where(accepted, steps[pool].slots, table.shape[0])
+        written[pool] = state.written[pool].at[slots].set(True, mode="drop")
+        count += jnp.sum(slots < table.shape[0], dtype=jnp.int32)
+    return state._replace(tables=tables, stores=stores, written=written), count
 
 
 def _step_leaves(

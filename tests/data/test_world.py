@@ -11,7 +11,7 @@ import pytest
 from smf_jax.data.batching import needed_length, split_wordings
 from smf_jax.data.facts import Fact, Wording
 from smf_jax.data.facts import trained_wordings as wordings_of
-from smf_jax.data.lexicon import OBJECTS, RELATIONS
+from smf_jax.data.lexicon import CLOSINGS, KINDS, OBJECTS, OPENINGS, RELATIONS
 from smf_jax.data.neutral import neutral_sentences
 from smf_jax.data.tokenizer import train_tokenizer
 from smf_jax.data.world import World, WorldConfig, make_world
@@ -69,7 +69,7 @@ def test_the_world_is_the_same_on_every_machine():
     world = make_world(SMALL)
     content = (world.known, world.tasks, sorted(world.changed), world.neutral_train)
     digest = hashlib.sha256(repr(content).encode()).hexdigest()
-    assert digest[:16] == "9de7370afced40cb"
+    assert digest[:16] == "912e8f6043dd1199"
 
 
 def test_names_and_prompts_are_unique_among_what_is_known_at_one_time(world):
@@ -127,9 +127,25 @@ def test_entities_have_several_relations(world):
         assert np.mean(list(Counter(map(subject, facts)).values())) > 3
 
 
-def test_new_entities_are_new_pairs_of_familiar_name_parts(world):
-    familiar = {part for fact in world.known for part in subject(fact).split()}
-    assert {part for fact in stream(world) for part in subject(fact).split()} <= familiar
+def test_names_of_new_entities_are_new_words_of_the_same_syllables(world):
+    """Nothing but the syllables is shared: no new name holds a known entity's own word."""
+    listed = {word for parts in KINDS.values() for part in parts if part for word in part}
+    known = {word for fact in world.known for word in subject(fact).split()} - listed
+    fresh = [f for f in stream(world) if f.name not in world.changed]
+    new = {word for fact in fresh for word in subject(fact).split()} - listed
+    assert new and not new & known
+    made_up = {opening + closing for opening in OPENINGS for closing in CLOSINGS}
+    assert new | known <= made_up
+
+
+def test_known_and_new_names_take_as_many_tokens(world):
+    tokenizer = train_tokenizer(world.tokenizer_texts(), 2048)
+
+    def mean_length(facts: list[Fact]) -> float:
+        return float(np.mean([len(tokenizer.encode(subject(fact))) for fact in facts]))
+
+    fresh = [f for f in stream(world) if f.name not in world.changed]
+    assert mean_length(list(world.known)) == pytest.approx(mean_length(fresh), rel=0.1)
 
 
 def test_what_the_base_sees_does_not_depend_on_the_stream():
@@ -168,12 +184,12 @@ def test_the_base_never_reads_the_stream_or_what_is_asked(world):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_examples_are_short_with_the_worlds_own_tokenizer(seed):
     world = make_world(WorldConfig(seed=seed))
-    tokenizer = train_tokenizer(world.texts(), 2048)
+    tokenizer = train_tokenizer(world.tokenizer_texts(), 2048)
     everything = [*world.known, *stream(world)]
     wordings = [*wordings_of(everything), *(w for fact in everything for w in fact.asked)]
     lengths = [len(p) + len(a) - 1 for p, a in split_wordings(tokenizer, wordings)]
     assert needed_length(tokenizer, wordings) == 16
-    assert np.mean(lengths) < 10
+    assert np.mean(lengths) < 11
 
 
 def test_neutral_sentences_run_out_with_an_error():
@@ -199,6 +215,6 @@ def test_impossible_configurations_are_refused(change, message):
 
 
 def test_running_out_of_names_is_an_error():
-    config = WorldConfig(known_facts=56, tasks=200, facts_per_task=20, changed_share=0.0)
-    with pytest.raises(ValueError, match="made-up names run out: lower tasks or facts_per_task"):
+    config = WorldConfig(known_facts=56, tasks=1000, facts_per_task=20, changed_share=0.0)
+    with pytest.raises(ValueError, match="made-up ones run out: lower tasks or facts_per_task"):
         make_world(config)

@@ -1,12 +1,16 @@
-"""Rows of a sweep as the runner writes them, without running one."""
+"""Rows of a sweep as the runner writes them, without running one; and a tiny base to run on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from experiments import pretrain
+from experiments.config import PretrainFlags
 from experiments.grid import Trial
+from tests.experiments.tiny import TINY_BASE, Sweeper, quick_compilation
 
 
 def make_rows(
@@ -71,3 +75,26 @@ def make_rows(
 @pytest.fixture(name="make_rows")
 def make_rows_fixture() -> Callable[..., list[dict]]:
     return make_rows
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory) -> Path:
+    """The directory of a base of two blocks that knows some of its 24 facts."""
+    path = tmp_path_factory.mktemp("bases") / "tiny"
+    with quick_compilation():
+        assert pretrain.main(PretrainFlags(out=str(path), **TINY_BASE)) == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def sweeper(tiny_base) -> Sweeper:
+    """Runs sweeps on the tiny base, with the programs that earlier tests compiled."""
+    return Sweeper(tiny_base)
+
+
+@pytest.fixture(scope="session")
+def finished(sweeper, tmp_path_factory) -> Path:
+    """A run of all methods, two trials side by side, with its report; tests leave it as it is."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    assert sweeper(out, devices=2, report=True) == 0
+    return out

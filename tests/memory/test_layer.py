@@ -263,8 +263,8 @@ def test_initial_values():
 
 
 def test_keys_of_the_original_product_key_memory_start_wider():
-    layer = MemoryLayer(replace(CONFIG, key_scale="pkm"), WIDTH)
-    x, values = jnp.zeros((1, 1, WIDTH)), jnp.zeros((25, 7))
+    layer = MemoryLayer(replace(CONFIG, key_scale="pkm", gate="none", value_width=WIDTH), WIDTH)
+    x, values = jnp.zeros((1, 1, WIDTH)), jnp.zeros((25, WIDTH))
     leaves = jax.jit(layer.init)(jax.random.key(0), x, values)["params"]
     assert 6**-0.5 < np.abs(leaves["keys"]).max() <= 3**-0.5
 

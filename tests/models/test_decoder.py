@@ -95,6 +95,18 @@ def test_pads_change_nothing(side):
     np.testing.assert_allclose(found, logits(ADD, params, tokens), atol=2e-6)
 
 
+def test_only_distances_between_positions_matter():
+    params, tokens = random_params(ADD), random_tokens(ADD, (2, 12))
+    positions = np.arange(12)[None].repeat(2, axis=0)
+    apply = jax.jit(Decoder(ADD).apply)
+    shifted, stretched = (
+        apply({"params": params}, tokens, None, where) for where in (positions + 7, 2 * positions)
+    )
+    expected = logits(ADD, params, tokens)
+    np.testing.assert_allclose(shifted, expected, atol=5e-6)
+    assert np.abs(stretched - expected).max() > 1e-2
+
+
 @pytest.mark.parametrize("mode", ["add", "replace"])
 def test_block_joins_feed_forward_and_memory(mode):
     """One block by its parts: x + ffn(u) + α·memory(u), and without ffn where it is replaced."""

@@ -47,8 +47,10 @@ def both_paths(rule, rate):
     return step, transform
 
 
-@pytest.mark.parametrize("choices", [PLAIN, FULL], ids=["plain", "clip and cosine"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("optimizer", "choices"),
+    [*((name, PLAIN) for name in OPTIMIZERS), ("momentum", FULL), ("adamw", FULL)],
+)
 def test_the_fast_path_and_a_plain_oracle_agree_with_it(optimizer, choices):
     with jax.enable_x64(True):
         rule, rate = UpdateRule(optimizer, **choices), jnp.asarray(0.2, jnp.float64)

@@ -12,7 +12,7 @@ import numpy as np
 from smf_jax.data.batching import Batch
 from smf_jax.memory.layer import MemoryConfig
 from smf_jax.models.config import MemoryPlacement, ModelConfig
-from smf_jax.models.decoder import Decoder
+from smf_jax.models.decoder import Decoder, abstract_params
 from smf_jax.sparse.usage import PoolUsage
 from smf_jax.training.state import Flat, flatten
 from smf_jax.training.step import Settings, SparseChoices, pool_path
@@ -23,10 +23,10 @@ MEMORY = MemoryConfig(
     keys_per_half=10, heads=2, reads=3, key_width=8, value_width=6, query_norm="rms"
 )
 SLOTS = MEMORY.slots
-ROWS, LENGTH = 4, 8
+ROWS, LENGTH = 3, 8
 
 
-def config(layers: tuple[int, ...] = (1,), mode: str = "pretrain", **choices) -> ModelConfig:
+def config(layers: tuple[int, ...] = (0,), mode: str = "pretrain", **choices) -> ModelConfig:
     memory = MemoryPlacement(layers, mode, MEMORY, **choices)
     return replace(PLAIN, layers=max(layers) + 1, memory=memory)
 
@@ -79,6 +79,11 @@ def settings(learning_rate: float = 0.5, budget: int = 5, seed: int = 0) -> Sett
         jnp.asarray(budget, jnp.int32),
         jnp.asarray(seed, jnp.uint32),
     )
+
+
+def abstract(model: ModelConfig) -> Flat:
+    """Shapes and dtypes of all leaves, for lowering without computing."""
+    return flatten(abstract_params(model))
 
 
 class Run:

@@ -1,0 +1,126 @@
+"""From a trial of the grid to the trainer of its method, and what that trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from experiments.bases import Base
+from experiments.command import telling
+from experiments.config import SweepFlags
+from experiments.grid import Trial
+from experiments.materials import Materials
+from smf_jax.sparse.selection import budget_size
+from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.training.state import count_bytes, count_parameters
+from smf_jax.training.step import Settings, SparseChoices, SparseState
+from smf_jax.training.trainers import Trainer, dense_trainer, lora_trainer, sparse_trainer
+
+
+@dataclass(frozen=True)
+class Trains:
+    """What a trial trains, told before its first step.
+
+    Attributes:
+      rows: rows of the tables that a step may change, over all pools; ``None`` for dense methods.
+      parameters: numbers that a step may change.
+      share: the same as a share of the model.
+      optimizer_bytes: of the optimizer's state, its index of slots included.
+    """
+
+    rows: int | None
+    parameters: int
+    share: float
+    optimizer_bytes: int
+
+    def __str__(self) -> str:
+        rows = "" if self.rows is None else f"{self.rows:,} rows, "
+        return (
+            f"{rows}{self.parameters:,} parameters ({self.share:.2%}), "
+            f"optimizer {self.optimizer_bytes:,} bytes"
+        )
+
+
+def static_size(flags: SweepFlags, base: Base, trial: Trial, materials: Materials) -> int:
+    """Static number of places ``s`` for the selected rows of a trial's step."""
+    placement = base.config.memory
+    if placement is None:
+        raise ValueError(
+            f"--base={flags.base} has no memory, which method smf trains; give --retrofit=add or "
+            "--retrofit=replace, or other --methods"
+        )
+    table_slots = placement.memory.slots
+    if trial.slots is not None:
+        return min(budget_size(trial.slots), table_slots)
+    # Rule `all`: every row that a batch reads, or the whole task where that is what selects.
+    length = materials.examples[0].tokens.shape[-1]
+    rows = flags.batch_size
+    if trial.granularity == "per_task":
+        rows = max(examples.tokens.shape[0] for examples in materials.examples)
+    accesses = rows * length * placement.memory.reads_per_token
+    return min(table_slots, accesses * len(placement.layers))
+
+
+def make_trainer(flags: SweepFlags, base: Base, trial: Trial, materials: Materials) -> Trainer:
+    """The trainer that the trials of one group share."""
+    update = UpdateRule(
+        trial.optimizer,  # pyright: ignore[reportArgumentType]
+        clip=flags.clip or None,
+        schedule=flags.schedule,  # pyright: ignore[reportArgumentType]
+        warmup_steps=flags.warmup_steps,
+        schedule_steps=flags.steps_per_task,
+        weight_decay=flags.weight_decay,
+    )
+    keep = flags.keep_optimizer_state
+    if trial.method == "smf":
+        size = static_size(flags, base, trial, materials)
+        choices = SparseChoices(
+            rule=trial.rule,  # pyright: ignore[reportArgumentType]
+            granularity=trial.granularity,  # pyright: ignore[reportArgumentType]
+            size=size,
+            update=update,
+            train_alpha=flags.train_alpha,
+        )
+        steps = flags.steps_per_task * (flags.tasks if keep else 1)
+        placement = base.config.memory
+        table_slots = placement.memory.slots if placement else 0
+        capacity = flags.store_rows or min(table_slots, steps * size)
+        return sparse_trainer(base.model, choices, capacity, keep)
+    if trial.method == "lora":
+        targets = tuple(flags.lora_targets.split(","))
+        return lora_trainer(base.model, update, flags.lora_rank, flags.lora_alpha, targets, keep)
+    return dense_trainer(base.model, update, keep_optimizer_state=keep)
+
+
+def settings_of(trial: Trial, size: int) -> Settings:
+    """What tells a trial from the others of its group."""
+    return Settings(
+        learning_rate=jnp.asarray(trial.learning_rate, jnp.float32),
+        budget=jnp.asarray(size if trial.slots is None else trial.slots, jnp.int32),
+        seed=jnp.asarray(trial.seed, jnp.uint32),
+    )
+
+
+def what_trains(trainer: Trainer, base: Base, trial: Trial) -> Trains:
+    """Counts what a trial trains, without computing anything; an outline of the base will do."""
+    with telling("--lora_" if trial.method == "lora" else ""):
+        state = jax.eval_shape(trainer.begin, base.leaves, settings_of(trial, 1))
+    total = count_parameters(base.leaves)
+    if not isinstance(state, SparseState):
+        trained = count_parameters(state.leaves)
+        return Trains(None, trained, trained / total, count_bytes(state.statistics))
+    tables = state.tables.values()
+    rows = sum(min(table.shape[0], trial.slots or table.shape[0]) for table in tables)
+    width = next(iter(tables)).shape[1]
+    trained = rows * width + count_parameters(state.scalars)
+    held = count_bytes((state.stores, state.scalar_statistics))
+    return Trains(rows, trained, trained / total, held)
+
+
+def replayed_rows(flags: SweepFlags, trial: Trial) -> int:
+    """Rows of base data in a batch, so that they are the share that was asked for."""
+    if trial.method != "replay":
+        return 0
+    return max(1, round(flags.batch_size * flags.replay_share / (1 - flags.replay_share)))

@@ -1,0 +1,159 @@
+"""A tiny base and sweeps on it, in this process, with as few compilations as can be."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import sweep, trials
+from experiments.config import SweepFlags
+from experiments.methods import make_trainer
+from experiments.runs import RunDirectory
+from smf_jax import checkpoints
+from smf_jax.training.loop import TrialGroup
+
+TINY_BASE: dict[str, Any] = dict(
+    known_facts=24,
+    relations=4,
+    vocabulary=400,
+    width=32,
+    layers=2,
+    heads=2,
+    hidden_width=64,
+    memory_layers="1",
+    keys_per_half=16,
+    memory_heads=2,
+    steps=60,
+    warmup_steps=5,
+    learning_rate=2e-2,
+    text_batch_size=8,
+)
+TINY_SWEEP: dict[str, Any] = dict(
+    slots="16,64",
+    lr="smf:30/full:1e-3,1e-2/lora:1e-2/replay:1e-2",
+    tasks=2,
+    facts_per_task=4,
+    steps_per_task=12,
+    batch_size=16,
+    background_batches=4,
+    background_batch_size=16,
+    probe_limit=40,
+    probe_rows=64,
+)
+# Flags that decide neither a program nor what stands in it.
+_NO_PROGRAM = ("out", "overwrite", "resume", "methods", "slots", "lr", "seeds", "shard", "rule")
+_NO_PROGRAM += ("granularity", "optimizer", "keep_checkpoints", "profile", "relation")
+
+
+@contextmanager
+def quick_compilation() -> Iterator[None]:
+    """Compiles in half of the time; what a program computes is the same from run to run."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
+class Killed(BaseException):
+    """The machine is gone: nothing of the program may catch it."""
+
+
+class Sweeper:
+    """Runs sweeps on a base, on some of the fake devices.
+
+    Compiling takes most of a tiny sweep's time, so a trial group is kept and used again by every
+    sweep that would compile the same programs. A group still refuses to trace its step twice.
+
+    Attributes:
+      groups: every trial group so far.
+      trained: leaves on the device after each task, by run, trial and task.
+    """
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.groups: dict[Any, TrialGroup] = {}
+        self.trained: dict[tuple[str, str, int], dict[str, np.ndarray]] = {}
+        self._key: Any = None
+
+    def flags(self, out: Path | str, **changes: Any) -> SweepFlags:
+        """Those of the tiny sweep with changes."""
+        return SweepFlags(**{"base": str(self.base), **TINY_SWEEP, "out": str(out), **changes})
+
+    def __call__(
+        self, out: Path | str, devices: int = 1, report: bool = False, **changes: Any
+    ) -> int:
+        """Runs a sweep; returns the status that the command would exit with."""
+        local = jax.local_devices()[:devices]
+        save = trials._save
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jax, "local_devices", lambda: local)
+            patch.setattr(trials, "make_trainer", self._trainer)
+            patch.setattr(trials, "TrialGroup", self._group)
+            patch.setattr(trials, "_save", lambda *given: self._recorded(save, *given))
+            if not report:
+                patch.setattr(sweep, "write_report", lambda *_: "")
+            with quick_compilation():
+                return sweep.main(self.flags(out, **changes))
+
+    def _trainer(self, flags, base, trial, materials):
+        decisive = {
+            name: value
+            for name, value in dataclasses.asdict(flags).items()
+            if name not in _NO_PROGRAM and (name != "tasks" or flags.keep_optimizer_state)
+        }
+        shapes = {batch.tokens.shape for batch in materials.examples}
+        self._key = (repr(decisive), repr(shapes), base.fingerprint(), trial.group)
+        return make_trainer(flags, base, trial, materials)
+
+    def _group(self, trainer, base, usage, mesh, probe_rows):
+        key = (self._key, tuple(mesh.devices.flat))
+        if key not in self.groups:
+            self.groups[key] = TrialGroup(trainer, base, usage, mesh, probe_rows)
+        return self.groups[key]
+
+    def _recorded(self, save, sweep_, group, state, together, place, task):
+        leaves = jax.device_get(group.trained(state, place))
+        name = Path(sweep_.flags.out).name
+        self.trained[name, together.trials[place].id, task] = leaves
+        return save(sweep_, group, state, together, place, task)
+
+
+def rows_of(run: Path) -> list[dict[str, Any]]:
+    """What a run measured, in the order of trials and tasks; times differ from run to run."""
+    rows = RunDirectory(str(run)).rows()
+    rows = [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    return sorted(rows, key=lambda row: (row["trial"], row["task"]))
+
+
+def checkpoints_of(run: Path) -> dict[str, Any]:
+    """Digests and metadata of all checkpoints of a run by trial and task."""
+    manifests = {
+        str(path.relative_to(run)): checkpoints.read_manifest(path)
+        for path in sorted(run.glob("trials/*/task_*"))
+    }
+    return {name: (each.leaves, each.metadata) for name, each in manifests.items()}
+
+
+def content(directory: Path) -> dict[str, bytes | None]:
+    """Every file below a directory with its bytes."""
+    paths = sorted(directory.rglob("*"))
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
+        for path in paths
+    }
+
+
+def write_lines(path: Path, *records: dict[str, Any] | str) -> Path:
+    """Writes a JSONL file; a string is a line as it stands."""
+    lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path

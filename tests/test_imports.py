@@ -1,0 +1,98 @@
+"""The import tree: no cycles, no Flax in what is pure, and tests that mirror the modules."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PURE = ("smf_jax.shapes", "smf_jax.memory.routing", "smf_jax.memory.reading", "smf_jax.sparse")
+FLAX_OR_ABOVE = ("flax", "smf_jax.models", "smf_jax.training", "smf_jax.memory.layer")
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the library and of the experiments, packages under their own name."""
+    found = {}
+    for package in ("smf_jax", "experiments"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """What a module imports, anywhere in it: modules of this repository, and names of others."""
+    names = set()
+    for node in ast.walk(ast.parse(modules()[module].read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively: {node.module}"
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= (submodules & modules().keys()) or {node.module}
+    return frozenset(names)
+
+
+def reached(module: str) -> set[str]:
+    """Everything that a module imports, through others too."""
+    seen, waiting = set(), [module]
+    while waiting:
+        for name in imports(waiting.pop()) - seen:
+            seen.add(name)
+            if name in modules():
+                waiting.append(name)
+    return seen
+
+
+def within(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def test_the_walk_sees_the_modules():
+    assert "smf_jax.models.decoder" in reached("smf_jax.training.loop")
+    assert "flax.linen" in reached("smf_jax.memory.layer")
+
+
+@pytest.mark.parametrize("module", modules())
+def test_no_module_imports_itself_through_others(module):
+    assert module not in reached(module)
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if within(name, PURE)])
+def test_what_is_pure_imports_no_flax_and_nothing_above_it(module):
+    assert not {name for name in reached(module) if within(name, FLAX_OR_ABOVE)}
+
+
+def test_the_library_never_imports_the_experiments_or_the_tests():
+    library = [name for name in modules() if within(name, ("smf_jax",))]
+    above = ("experiments", "tests", "torch", "tensorflow")
+    assert not {(m, name) for m in library for name in imports(m) if within(name, above)}
+
+
+@pytest.mark.parametrize(
+    ("package", "below"),
+    [
+        ("smf_jax.memory", ("smf_jax.memory", "smf_jax.shapes")),
+        ("smf_jax.data", ("smf_jax.data",)),
+        ("smf_jax.sharding", ()),
+        ("smf_jax.manifest", ()),
+        ("smf_jax.checkpoints", ("smf_jax.manifest",)),
+    ],
+)
+def test_packages_stand_on_what_the_design_puts_below_them(package, below):
+    for module in (name for name in modules() if within(name, (package,))):
+        own = {name for name in imports(module) if within(name, ("smf_jax",))}
+        assert not {name for name in own if not within(name, below)}, module
+
+
+@pytest.mark.parametrize("test", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda p: p.name)
+def test_every_test_file_stands_for_a_module(test):
+    parts = test.relative_to(ROOT / "tests").with_suffix("").parts
+    module = ".".join([*parts[:-1], parts[-1].removeprefix("test_")])
+    mirrored = {f"smf_jax.{module}", module} & modules().keys()
+    assert mirrored or module == "imports", f"{test} tests no module"

@@ -1,0 +1,396 @@
+"""The sparse step against the dense gradient, bit for bit elsewhere, and when it must not write."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from smf_jax.memory.layer import MemoryLayer
+from smf_jax.models.config import MemoryPlacement
+from smf_jax.models.decoder import Decoder
+from smf_jax.sharding import TRIAL, device_mesh, over_trials
+from smf_jax.sparse.selection import select_slots
+from smf_jax.sparse.transform import freeze_all_but_rows
+from smf_jax.sparse.update_rule import OPTIMIZERS, UpdateRule
+from smf_jax.sparse.usage import no_usage
+from smf_jax.training.loss import weighted_loss
+from smf_jax.training.state import unflatten
+from smf_jax.training.step import (
+    DenseState,
+    SparseChoices,
+    dense_step,
+    pool_path,
+    read_counts,
+    sparse_step,
+)
+from smf_jax.training.trainers import sparse_trainer
+from tests.training import tiny
+
+POOL = pool_path(0)
+ADDED = tiny.config(mode="add")
+SHARED = tiny.config(layers=(0, 1, 2), shared_pool=True)
+SGD = UpdateRule("sgd")
+
+
+@cache
+def loss_and_gradient(model):
+    """The plain way: the loss differentiated with respect to table and scale themselves."""
+
+    def loss(trained, leaves, batch):
+        leaves = {**leaves, **trained}
+        logits = Decoder(model).apply({"params": unflatten(leaves)}, batch.tokens, batch.valid)
+        return weighted_loss(logits, batch.targets, batch.weights)
+
+    def differentiated(leaves, batch):
+        trained = {p: x for p, x in leaves.items() if p.endswith(("/values", "/alpha"))}
+        return jax.value_and_grad(loss)(trained, leaves, batch)
+
+    return jax.jit(differentiated)
+
+
+@cache
+def counts_of(model):
+    return jax.jit(lambda leaves, batch: read_counts(Decoder(model), leaves, batch))
+
+
+def bits(array):
+    return np.asarray(array).view(np.int32)
+
+
+def changed_rows(before, after):
+    return set(np.flatnonzero((bits(before) != bits(after)).any(axis=1)).tolist())
+
+
+def relative(difference, truth):
+    return np.linalg.norm(np.asarray(difference)) / np.linalg.norm(np.asarray(truth))
+
+
+def expected_slots(run, state, batch, settings, model=None, rule="tfidf"):
+    """What a step ought to select, from the counts of a forward pass."""
+    model = tiny.config() if model is None else model
+    leaves = {**run.shared["frozen"], **run.trainer.trained(state)}
+    counts = counts_of(model)(leaves, batch)
+    return {
+        pool: select_slots(
+            counts[pool], tiny.usage(model)[pool], rule=rule, top_t=settings.budget, size=64
+        )
+        for pool in counts
+    }
+
+
+def test_one_step_is_the_dense_gradient_masked_by_the_transform():
+    run, model = tiny.sparse_run(SparseChoices(update=SGD)), tiny.config()
+    state, settings, batch = run.start(), tiny.settings(), tiny.batch()
+    slots = expected_slots(run, state, batch, settings)
+    loss, gradients = loss_and_gradient(model)(run.base, batch)
+    transform = freeze_all_but_rows(SGD, [POOL], 0.5)
+    gradients = {path: gradients.get(path, jnp.ones_like(leaf)) for path, leaf in run.base.items()}
+
+    @jax.jit
+    def transformed(gradients, leaves):
+        updates, _ = transform.update(gradients, transform.init(leaves), leaves, slots=slots)
+        return optax.apply_updates(leaves, updates)
+
+    reference = transformed(gradients, run.base)
+    after, metrics = run.step(state, batch, settings)
+    moved = after.tables[POOL] - state.tables[POOL]
+    truth = reference[POOL] - run.base[POOL]
+    for path in run.base.keys() - {POOL}:
+        np.testing.assert_array_equal(bits(reference[path]), bits(run.base[path]))
+    assert np.linalg.norm(truth) > 1e-3
+    assert relative(moved - truth, truth) <= 1e-5
+    assert metrics.loss == pytest.approx(float(loss), rel=1e-6)
+    assert int(metrics.selected) == 5 and int(after.step) == 1
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_other_row_and_leaf_keeps_every_bit(optimizer):
+    rule = UpdateRule(optimizer, weight_decay=0.1)
+    run = tiny.sparse_run(SparseChoices(update=rule))
+    state, settings, moved = run.start(), tiny.settings(0.05), set()
+    for seed in range(4):
+        batch = tiny.batch(seed)
+        slots = set(expected_slots(run, state, batch, settings)[POOL].tolist())
+        before, (state, metrics) = state, run.step(state, batch, settings)
+        changed = changed_rows(before.tables[POOL], state.tables[POOL])
+        assert changed <= slots and int(metrics.selected) == 5
+        moved |= changed
+    assert len(moved) > 5, "selections change"
+    assert moved <= set(np.flatnonzero(state.written[POOL])) and state.written[POOL].sum() <= 20
+    assert run.trainer.trained(state).keys() == {POOL}, "no other leaf is in the step's hands"
+    assert run.shared["frozen"].keys() == run.base.keys() - {POOL}
+
+
+def test_a_shared_pool_gets_the_gradient_of_all_its_layers():
+    choices = SparseChoices(rule="all", size=tiny.SLOTS, update=SGD)
+    run = tiny.sparse_run(choices, SHARED)
+    state, batch = run.start(), tiny.batch()
+    _, gradients = loss_and_gradient(SHARED)(run.base, batch)
+    after, metrics = run.step(state, batch, tiny.settings(1.0))
+    moved = state.tables[POOL] - after.tables[POOL]
+    assert relative(moved - gradients[POOL], gradients[POOL]) <= 1e-5
+    read = np.asarray(gradients[POOL]).any(axis=1)
+    assert int(metrics.selected) == read.sum() and not read.all()
+    np.testing.assert_array_equal(state.written[POOL] | read, after.written[POOL])
+
+
+def test_a_budget_above_the_accessed_slots_trains_all_accessed_rows():
+    run, batch = tiny.sparse_run(SparseChoices(update=SGD)), tiny.batch()
+    accessed = np.flatnonzero(counts_of(tiny.config())(run.base, batch)[POOL])
+    _, gradients = loss_and_gradient(tiny.config())(run.base, batch)
+    for budget in (len(accessed), 64):
+        state, metrics = run.step(run.start(), batch, tiny.settings(1.0, budget=budget))
+        moved = run.base[POOL] - state.tables[POOL]
+        assert relative(moved - gradients[POOL], gradients[POOL]) <= 1e-5
+        assert int(metrics.selected) == len(accessed) < 64 < tiny.SLOTS
+        np.testing.assert_array_equal(np.flatnonzero(state.written[POOL]), accessed)
+
+
+def test_what_stands_at_pads_changes_nothing():
+    run, model = tiny.sparse_run(SparseChoices(update=SGD)), tiny.config()
+    batch = tiny.batch()
+    assert not batch.valid.all()
+    other = batch._replace(
+        tokens=np.where(batch.valid, batch.tokens, 17).astype(np.int32),
+        targets=np.where(batch.valid, batch.targets, 3).astype(np.int32),
+    )
+    results = [run.step(run.start(), given, tiny.settings()) for given in (batch, other)]
+    jax.tree.map(np.testing.assert_array_equal, *results)
+    counts = [counts_of(model)(run.base, given)[POOL] for given in (batch, other)]
+    np.testing.assert_array_equal(*counts)
+    assert int(counts[0].sum()) == batch.valid.sum() * tiny.MEMORY.reads_per_token
+
+
+def test_words_before_the_answer_count_as_accesses_whatever_they_weigh():
+    model, batch = tiny.config(), tiny.batch()
+    unweighted = batch._replace(weights=(batch.weights == 1).astype(np.float32))
+    leaves = tiny.leaves(model)
+    np.testing.assert_array_equal(
+        counts_of(model)(leaves, batch)[POOL], counts_of(model)(leaves, unweighted)[POOL]
+    )
+
+
+def spoilt(batch):
+    """A batch whose loss is not a number."""
+    return batch._replace(weights=np.where(batch.weights == 1, np.nan, batch.weights))
+
+
+def same_but_for(after, before, *names):
+    """Whether nothing but the named fields changed."""
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        after._replace(**{name: getattr(before, name) for name in names}),
+        before,
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("how", ["loss", "rate"])
+def test_a_step_that_is_not_finite_writes_nothing_and_is_latched(optimizer, how):
+    run = tiny.sparse_run(SparseChoices(update=UpdateRule(optimizer, weight_decay=0.1)))
+    good = tiny.settings(0.05)
+    state, _ = run.step(run.start(), tiny.batch(0), good)
+    batch, settings = (spoilt(tiny.batch(1)), good)
+    if how == "rate":
+        batch, settings = tiny.batch(1), tiny.settings(np.inf)
+    failed, metrics = run.step(state, batch, settings)
+    assert int(failed.failed_step) == 1 and int(metrics.selected) == 0
+    same_but_for(failed, state, "step", "failed_step")
+    later, metrics = run.step(failed, tiny.batch(2), good)
+    assert int(later.failed_step) == 1 and int(metrics.selected) == 0
+    assert np.isfinite(metrics.loss)
+    same_but_for(later, state, "step", "failed_step")
+
+
+def test_more_row_state_than_the_store_holds_fails_the_trial_and_writes_nothing():
+    run = tiny.sparse_run(SparseChoices(update=UpdateRule("adamw", weight_decay=0.1)))
+    state, settings = run.start(), tiny.settings(0.05)
+    nearly_full = state.stores[POOL]._replace(used=jnp.int32(tiny.SLOTS - 6))
+    state = state._replace(stores={POOL: nearly_full})
+    before, metrics = run.step(state, tiny.batch(0), settings)
+    assert int(metrics.selected) == 5 and int(before.failed_step) == -1
+    after, metrics = run.step(before, tiny.batch(1), settings)
+    assert after.stores[POOL].overflowed
+    assert int(after.failed_step) == 1 and int(metrics.selected) == 0
+    same_but_for(after, before, "stores", "step", "failed_step")
+
+
+def test_alpha_trains_by_its_own_gradient():
+    run = tiny.sparse_run(SparseChoices(update=SGD, train_alpha=True), ADDED)
+    state, path = run.start(), "memory/layer_0/alpha"
+    after, _ = run.step(state, tiny.batch(), tiny.settings(500.0))
+    assert run.trainer.trained(after).keys() == {POOL, path}
+    _, gradients = loss_and_gradient(ADDED)(run.base, tiny.batch())
+    moved = after.scalars[path] - state.scalars[path]
+    assert float(moved) == pytest.approx(-500 * float(gradients[path]), rel=1e-5)
+    assert abs(moved) > 0.05
+
+
+def test_a_step_that_is_not_finite_leaves_alpha_alone():
+    run = tiny.sparse_run(SparseChoices(update=SGD, train_alpha=True), ADDED)
+    state = run.start()
+    after, _ = run.step(state, spoilt(tiny.batch()), tiny.settings())
+    same_but_for(after, state, "step", "failed_step")
+
+
+def test_rematerialised_blocks_take_the_same_step():
+    plain = tiny.sparse_run(SparseChoices(update=SGD, train_alpha=True), ADDED)
+    remat = tiny.sparse_run(SparseChoices(update=SGD, train_alpha=True), replace(ADDED, remat=True))
+    (a, b), (c, d) = (run.step(run.start(), tiny.batch(), tiny.settings())
+                      for run in (plain, remat))  # fmt: skip
+    assert b.loss == pytest.approx(float(d.loss), rel=1e-6)
+    assert changed_rows(a.tables[POOL], plain.base[POOL]) == changed_rows(
+        c.tables[POOL], plain.base[POOL]
+    )
+    moved = a.tables[POOL] - plain.base[POOL]
+    assert relative(moved - (c.tables[POOL] - plain.base[POOL]), moved) < 1e-5
+
+
+def one_step(model, choices, state=None, usage=None):
+    """Traces a step without compiling it."""
+    run = tiny.sparse_run(choices, model)
+    return jax.eval_shape(
+        lambda state: sparse_step(
+            Decoder(model),
+            choices,
+            run.shared["frozen"],
+            usage,
+            state,
+            tiny.batch(),
+            tiny.settings(),
+        ),
+        run.start() if state is None else state,
+    )
+
+
+PLAIN_CHOICES = SparseChoices(rule="tf", update=SGD)
+
+
+def test_a_model_without_perturbations_is_refused(monkeypatch):
+    monkeypatch.setattr(MemoryLayer, "perturb", lambda self, name, value, collection: value)
+    with pytest.raises(ValueError, match="the model perturbs .*, expected exactly one read for"):
+        one_step(tiny.config(), PLAIN_CHOICES)
+
+
+def test_a_perturbation_of_another_shape_is_refused(monkeypatch):
+    perturb = MemoryLayer.perturb
+
+    def summed(self, name, value, collection):
+        return value + perturb(self, name, value.sum(0, keepdims=True), collection)
+
+    monkeypatch.setattr(MemoryLayer, "perturb", summed)
+    with pytest.raises(ValueError, match=r"'read': \(1, 8, 6\).*expected .*'read': \(3, 8, 6\)"):
+        one_step(tiny.config(), PLAIN_CHOICES)
+
+
+def test_fewer_perturbations_than_memory_layers_are_refused(monkeypatch):
+    perturb = MemoryLayer.perturb
+
+    def not_in_layer_1(self, name, value, collection):
+        return value if self.name == "layer_1" else perturb(self, name, value, collection)
+
+    monkeypatch.setattr(MemoryLayer, "perturb", not_in_layer_1)
+    with pytest.raises(ValueError, match="expected exactly one read for each memory layer"):
+        one_step(SHARED, PLAIN_CHOICES)
+
+
+def test_reads_that_are_not_sown_are_refused(monkeypatch):
+    monkeypatch.setattr(MemoryLayer, "sow", lambda *args, **kwargs: True)
+    with pytest.raises(ValueError, match=r"the model sows reads of \[\], expected \['layer_0'\]"):
+        one_step(tiny.config(), PLAIN_CHOICES)
+
+
+def test_per_task_without_its_slots_is_refused():
+    choices = replace(PLAIN_CHOICES, granularity="per_task")
+    state = tiny.sparse_run(choices).start()._replace(task_slots=None)
+    with pytest.raises(ValueError, match="granularity='per_task': select the task's slots before"):
+        one_step(tiny.config(), choices, state)
+
+
+def test_a_rule_without_its_background_is_refused():
+    with pytest.raises(ValueError, match="rule='tfidf' .* none was given"):
+        one_step(tiny.config(), SparseChoices(update=SGD))
+
+
+def test_a_model_without_memory_is_refused():
+    plain = Decoder(tiny.PLAIN)
+    with pytest.raises(ValueError, match="the model has no memory: pretrain or retrofit one"):
+        read_counts(plain, tiny.leaves(tiny.PLAIN), tiny.batch())
+
+
+def test_a_step_makes_no_second_table():
+    # A table that dwarfs everything else: 256² rows of 24 numbers, 6 MiB.
+    memory = replace(tiny.MEMORY, keys_per_half=256, value_width=24)
+    model = replace(tiny.config(), memory=MemoryPlacement((0,), "pretrain", memory))
+    choices = SparseChoices(update=UpdateRule("adamw"), size=64)
+    trainer = sparse_trainer(Decoder(model), choices, capacity=512)
+    leaves = tiny.abstract(model)
+    state = jax.eval_shape(trainer.begin, leaves, tiny.settings())
+    usage = jax.eval_shape(lambda: {POOL: no_usage(memory.slots)})
+    mesh = device_mesh(TRIAL, jax.devices()[:2])
+
+    def placed(tree, trials=(), spec=()):
+        sharding = NamedSharding(mesh, PartitionSpec(*spec))
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((*trials, *x.shape), x.dtype, sharding=sharding), tree
+        )
+
+    shared = placed({"frozen": trainer.frozen(leaves), "usage": usage})
+    own = [placed(x, (2,), (TRIAL,)) for x in (state, tiny.batch(), tiny.settings())]
+    step = over_trials(trainer.step, mesh, (False, True, True, True), donate=(1,))
+    compiled = step.lower(shared, *own).compile()
+    memory_use, table_bytes = compiled.memory_analysis(), memory.slots * 24 * 4
+    assert memory_use.alias_size_in_bytes > table_bytes
+    assert memory_use.temp_size_in_bytes < table_bytes / 2
+    assert f"f32[{memory.slots},24]" in compiled.as_text()
+
+
+@pytest.fixture(scope="module")
+def dense():
+    """A dense step of a two-parameter model: logits are a bias and a scale of the tokens."""
+    update = UpdateRule("adamw", clip=1.0)
+
+    def logits(leaves, tokens, valid):
+        one_hot = jax.nn.one_hot(tokens, 40) * leaves["scale"]
+        return one_hot + jnp.expand_dims(leaves["bias"], (0, 1)) + leaves["frozen"]
+
+    frozen = {"frozen": jnp.ones(())}
+    step = jax.jit(lambda *given: dense_step(logits, update, frozen, *given))
+    leaves = {"bias": jnp.zeros(40), "scale": jnp.ones(())}
+    state = DenseState(
+        leaves, update.statistics().init(leaves), jnp.zeros((), jnp.int32), jnp.int32(-1)
+    )
+    return step, state
+
+
+def test_a_dense_step_trains_its_leaves(dense):
+    step, state = dense
+    losses = []
+    for _ in range(5):
+        state, metrics = step(state, tiny.batch(), tiny.settings(0.1))
+        losses.append(float(metrics.loss))
+    assert losses == sorted(losses, reverse=True) and int(metrics.selected) == 0
+    assert state.leaves.keys() == {"bias", "scale"} and int(state.failed_step) == -1
+    assert int(state.step) == 5
+
+
+@pytest.mark.parametrize(
+    ("batch", "rate"), [(spoilt(tiny.batch()), 0.1), (tiny.batch(), np.nan), (tiny.batch(), 1e39)]
+)
+def test_a_dense_step_that_is_not_finite_changes_nothing_and_is_latched(dense, batch, rate):
+    step, state = dense
+    state, _ = step(state, tiny.batch(), tiny.settings(0.1))
+    with np.errstate(over="ignore"):
+        failed, _ = step(state, batch, tiny.settings(np.float32(rate)))
+    assert int(failed.failed_step) == 1
+    same_but_for(failed, state, "step", "failed_step")
+    later, _ = step(failed, tiny.batch(), tiny.settings(0.1))
+    assert int(later.failed_step) == 1
+    same_but_for(later, state, "step", "failed_step")
