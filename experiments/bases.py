@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from experiments.command import telling
+from experiments.command import require_writable, telling
 from experiments.config import PretrainFlags
 from smf_jax import checkpoints
 from smf_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -25,6 +25,7 @@ from smf_jax.training.state import Flat, flatten
 
 FORMAT = 1
 LEAVES = "leaves"
+DTYPES = ("float32", "bfloat16")
 _TOKENIZER = "tokenizer.json"
 
 
@@ -91,6 +92,7 @@ def check_output(path: str, flag: str, overwrite: bool) -> Path:
     if not path:
         raise ValueError(f"--{flag} is empty; name the directory to make")
     target = Path(path)
+    require_writable(path, flag)
     if not target.exists():
         return target
     if not overwrite:
@@ -149,8 +151,10 @@ def load_base(path: str, flag: str, dtype: str = "float32") -> Base:
       FileNotFoundError: if it is not there, or is neither of the two.
       ValueError: if it is damaged, incomplete, or its parts do not fit each other.
     """
+    if dtype not in DTYPES:
+        raise ValueError(f"--dtype={dtype} is unknown; choose from {', '.join(DTYPES)}")
     directory = Path(path)
-    if not directory.is_dir():
+    if not path or not directory.is_dir():
         raise FileNotFoundError(
             f"--{flag}={path}: no such directory; give that of a base or of a Hugging Face "
             "checkpoint"
@@ -158,6 +162,10 @@ def load_base(path: str, flag: str, dtype: str = "float32") -> Base:
     if (directory / LEAVES).is_dir():
         with telling(f"--{flag}={path}: "):
             return _load_saved(directory)
+    if (directory / "base" / LEAVES).is_dir():
+        raise ValueError(
+            f"--{flag}={path} is a run of a sweep; give its base, {directory / 'base'}"
+        )
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(
             f"--{flag}={path} is neither a base ({LEAVES}/ is missing) nor a Hugging Face "

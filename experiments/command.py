@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, Field, field, fields, replace
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 from absl import flags
 
@@ -105,10 +107,25 @@ def require_positive(flags: Any, *names: str) -> None:
             raise ValueError(f"--{name}={value}: expected a number above 0")
 
 
+def require_writable(path: str, name: str) -> None:
+    """Refuses a directory to make where none can be made.
+
+    Raises:
+      ValueError: naming the flag, and what stands in the way.
+    """
+    above = next(each for each in Path(path).absolute().parents if each.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"--{name}={path}: {above} is no directory that may be written in; choose another place"
+        )
+
+
 def help_text(config: type[Any], module: str, summary: str, example: str) -> str:
     """The text of ``--help``: every flag under its group, with its default."""
     groups: dict[str, list[Field[Any]]] = {}
-    for each in _flag_fields(config):
+    # What a command adds comes before what it shares with others.
+    own = inspect.get_annotations(config)
+    for each in sorted(_flag_fields(config), key=lambda each: each.name not in own):
         groups.setdefault(each.metadata["group"], []).append(each)
     lines = [f"python -m {module}: {summary}", "", f"  {example}"]
     for group, members in groups.items():
@@ -147,8 +164,7 @@ def run(
     """
     arguments = sys.argv[1:]
     if any(argument in ("-h", "--help", "-help") for argument in arguments):
-        print(help_text(config, module, summary, example))
-        sys.exit(0)
+        _print_and_exit(help_text(config, module, summary, example))
     try:
         parsed, rest = parse(config, arguments)
         if rest and positional is None:
@@ -164,3 +180,12 @@ def run(
     except FloatingPointError as error:
         print(f"failed: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _print_and_exit(text: str) -> NoReturn:
+    with suppress(BrokenPipeError):  # --help | head
+        print(text)
+        sys.stdout.flush()
+        sys.exit(0)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)

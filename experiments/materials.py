@@ -205,7 +205,8 @@ def _general(
         base.tokenizer, trained_wordings(world.known), length, flags.prompt_loss_weight
     )
     neutral = pack_texts(base.tokenizer, world.neutral_train, length)
-    held_out = pack_texts(base.tokenizer, world.neutral_heldout, length)
+    limit = flags.probe_limit * length
+    held_out = pack_texts(base.tokenizer, world.neutral_heldout, length, limit)
     return General(concatenate([taught, neutral]), "built-in world"), held_out
 
 
@@ -237,7 +238,7 @@ def _probes(
             with telling(f"--probes={source}: "):
                 texts[name] = pack_texts(base.tokenizer, text, windows, limit)
     if not flags.probes and world is not None:
-        questions["known"] = _asked_once(base, world.kept)
+        questions["known"] = _asked_once(base, world.kept[: flags.probe_limit])
     if not texts and held_out is not None:
         texts["neutral"] = held_out
     return questions, texts

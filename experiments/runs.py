@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from experiments.command import require_writable
 from experiments.grid import Trial
 from smf_jax import checkpoints
 from smf_jax.sparse.patch import Patch
@@ -63,6 +64,7 @@ class RunDirectory:
             raise ValueError(
                 "--resume goes on with a run and --overwrite replaces it; give one of them"
             )
+        require_writable(str(self.path), "out")
         if not self.path.exists():
             return
         if not (resume or overwrite):

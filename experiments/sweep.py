@@ -19,7 +19,7 @@ import optax
 
 import smf_jax
 from experiments.bases import LEAVES, Base, cached_path, load_base, save_base
-from experiments.command import run, telling
+from experiments.command import require_writable, run, telling
 from experiments.config import PretrainFlags, SweepFlags
 from experiments.grid import Trial, shard
 from experiments.materials import Materials, gather
@@ -43,7 +43,10 @@ def find_base(flags: SweepFlags) -> Base:
         return load_base(flags.base, "base", flags.dtype)
     recipe = PretrainFlags(world_seed=flags.base_seed, seed=flags.base_seed)
     path = cached_path(recipe, flags.base_cache)
-    return load_base(str(path), "base_cache") if path.is_dir() else outline(recipe)
+    if path.is_dir():
+        return load_base(str(path), "base_cache")
+    require_writable(flags.base_cache, "base_cache")
+    return outline(recipe)
 
 
 def make_base(flags: SweepFlags, base: Base, materials: Materials) -> Base:

@@ -252,8 +252,11 @@ def _save(
     rows = {}
     for pool, written in state.written.items():
         slots = np.flatnonzero(unstack(written, place))
-        # Gathered on the device: the table itself never travels.
-        rows[pool] = slots, np.asarray(unstack(state.tables[pool], place, slots))
+        # Gathered on the device: the table itself never travels. Padded to a power of two, so that
+        # few lengths are compiled.
+        padded = np.resize(slots, 1 << len(slots).bit_length())
+        new = unstack(state.tables[pool], place, padded)
+        rows[pool] = slots, np.asarray(new)[: len(slots)]
     scalars = {path: np.asarray(leaf) for path, leaf in unstack(state.scalars, place).items()}
     patch = together.histories[trial].patch(sweep.materials.tasks[task].name, rows, scalars)
     sweep.run.save_patch(trial, task, patch)

@@ -35,6 +35,11 @@ class Read(NamedTuple):
     weights: Float[Array, "b t h k"]
 
 
+def _latest(*reads: Any) -> Any:
+    """The newest of what was sown; ``None`` before anything was."""
+    return reads[-1] if reads else None
+
+
 @dataclass(frozen=True)
 class MemoryConfig:
     """Shape and choices of one product-key memory.
@@ -181,7 +186,7 @@ class MemoryLayer(nn.Module):
                 f"values {values.shape} do not fit the memory's table "
                 f"({config.slots}, {config.value_width}); give the layer a table of its own config"
             )
-        # Tokens in one row: on a CPU the gradients of three-dimensional products take twice as long.
+        # Tokens in one row: gradients of three-dimensional products cost a CPU twice the time.
         rows = x.reshape(-1, x.shape[-1])
         lookup = product_key_lookup(self._queries(rows), self._keys(), config.reads)
         weights = read_weights(lookup.scores, config.score).astype(self.dtype)
@@ -192,8 +197,8 @@ class MemoryLayer(nn.Module):
             READS,
             "read",
             Read(lookup.slots.reshape(per_head), weights.reshape(per_head)),
-            init_fn=lambda: None,
-            reduce_fn=lambda _, latest: latest,
+            init_fn=_latest,
+            reduce_fn=_latest,
         )
         y = self.perturb("read", y.reshape(*x.shape[:2], -1), collection=PERTURBATIONS)
         out = self._gated(rows.astype(self.dtype), y.reshape(rows.shape[0], -1)).reshape(x.shape)

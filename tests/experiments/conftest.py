@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import pytest
 from experiments import pretrain
 from experiments.config import PretrainFlags
 from experiments.grid import Trial
-from tests.experiments.tiny import TINY_BASE, Sweeper, quick_compilation
+from smf_jax.data.tokenizer import train_tokenizer
+from smf_jax.models.huggingface import export_huggingface
+from tests.experiments.tiny import TINY_BASE, Sweeper, on_devices, quick_compilation
+from tests.models.tiny import PLAIN, random_params
 
 
 def make_rows(
@@ -81,8 +85,19 @@ def make_rows_fixture() -> Callable[..., list[dict]]:
 def tiny_base(tmp_path_factory) -> Path:
     """The directory of a base of two blocks that knows some of its 24 facts."""
     path = tmp_path_factory.mktemp("bases") / "tiny"
-    with quick_compilation():
+    with on_devices(1), quick_compilation():
         assert pretrain.main(PretrainFlags(out=str(path), **TINY_BASE)) == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def plain_checkpoint(tmp_path_factory) -> Path:
+    """A Hugging Face directory of a random decoder without memory; tests leave it as it is."""
+    path = tmp_path_factory.mktemp("bases") / "plain"
+    tokenizer = train_tokenizer(["Who made thing number 5? Maker stands beside."] * 20, 300)
+    config = dataclasses.replace(PLAIN, vocabulary=tokenizer.size + 3)
+    export_huggingface(path, config, random_params(config))
+    tokenizer.save(path)
     return path
 
 

@@ -15,15 +15,18 @@ import pytest
 
 from experiments import sweep, trials
 from experiments.config import SweepFlags
+from experiments.materials import gather
 from experiments.methods import make_trainer
 from experiments.runs import RunDirectory
 from smf_jax import checkpoints
+from smf_jax.manifest import fingerprint
+from smf_jax.training.background import measure_background
 from smf_jax.training.loop import TrialGroup
 
 TINY_BASE: dict[str, Any] = dict(
     known_facts=24,
     relations=4,
-    vocabulary=400,
+    vocabulary=1000,
     width=32,
     layers=2,
     heads=2,
@@ -31,26 +34,27 @@ TINY_BASE: dict[str, Any] = dict(
     memory_layers="1",
     keys_per_half=16,
     memory_heads=2,
-    steps=60,
+    steps=40,
     warmup_steps=5,
-    learning_rate=2e-2,
-    text_batch_size=8,
+    learning_rate=3e-2,
+    batch_size=24,
+    text_batch_size=4,
 )
 TINY_SWEEP: dict[str, Any] = dict(
     slots="16,64",
     lr="smf:30/full:1e-3,1e-2/lora:1e-2/replay:1e-2",
     tasks=2,
     facts_per_task=4,
-    steps_per_task=12,
+    steps_per_task=6,
     batch_size=16,
     background_batches=4,
     background_batch_size=16,
-    probe_limit=40,
-    probe_rows=64,
+    probe_limit=16,
+    probe_rows=32,
 )
 # Flags that decide neither a program nor what stands in it.
 _NO_PROGRAM = ("out", "overwrite", "resume", "methods", "slots", "lr", "seeds", "shard", "rule")
-_NO_PROGRAM += ("granularity", "optimizer", "keep_checkpoints", "profile", "relation")
+_NO_PROGRAM += ("granularity", "optimizer", "keep_checkpoints", "profile")
 
 
 @contextmanager
@@ -61,6 +65,15 @@ def quick_compilation() -> Iterator[None]:
         yield
     finally:
         jax.config.update("jax_disable_most_optimizations", False)
+
+
+@contextmanager
+def on_devices(count: int) -> Iterator[None]:
+    """Lets only so many of the fake devices be seen."""
+    devices = jax.local_devices()[:count]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "local_devices", lambda: devices)
+        yield
 
 
 class Killed(BaseException):
@@ -83,6 +96,8 @@ class Sweeper:
         self.groups: dict[Any, TrialGroup] = {}
         self.trained: dict[tuple[str, str, int], dict[str, np.ndarray]] = {}
         self._key: Any = None
+        self._materials: dict[str, Any] = {}
+        self._backgrounds: dict[str, Any] = {}
 
     def flags(self, out: Path | str, **changes: Any) -> SweepFlags:
         """Those of the tiny sweep with changes."""
@@ -92,26 +107,34 @@ class Sweeper:
         self, out: Path | str, devices: int = 1, report: bool = False, **changes: Any
     ) -> int:
         """Runs a sweep; returns the status that the command would exit with."""
-        local = jax.local_devices()[:devices]
         save = trials._save
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(jax, "local_devices", lambda: local)
+        with on_devices(devices), quick_compilation(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sweep, "gather", self._gather)
+            patch.setattr(sweep, "measure_background", self._measure_background)
             patch.setattr(trials, "make_trainer", self._trainer)
             patch.setattr(trials, "TrialGroup", self._group)
             patch.setattr(trials, "_save", lambda *given: self._recorded(save, *given))
             if not report:
                 patch.setattr(sweep, "write_report", lambda *_: "")
-            with quick_compilation():
-                return sweep.main(self.flags(out, **changes))
+            return sweep.main(self.flags(out, **changes))
+
+    def _gather(self, flags, base):
+        key = repr(_decisive(flags))
+        if key not in self._materials:
+            self._materials[key] = gather(flags, base)
+        return self._materials[key]
+
+    def _measure_background(self, model, leaves, batches, **about):
+        key = repr((fingerprint(leaves), fingerprint(batches._asdict()), about["corpus"]))
+        if key not in self._backgrounds:
+            self._backgrounds[key] = measure_background(model, leaves, batches, **about)
+        return self._backgrounds[key]
 
     def _trainer(self, flags, base, trial, materials):
-        decisive = {
-            name: value
-            for name, value in dataclasses.asdict(flags).items()
-            if name not in _NO_PROGRAM and (name != "tasks" or flags.keep_optimizer_state)
-        }
+        decisive = {name: value for name, value in _decisive(flags).items() if name != "tasks"}
+        kept = flags.tasks if flags.keep_optimizer_state else None
         shapes = {batch.tokens.shape for batch in materials.examples}
-        self._key = (repr(decisive), repr(shapes), base.fingerprint(), trial.group)
+        self._key = (repr(decisive), kept, repr(shapes), base.fingerprint(), trial.group)
         return make_trainer(flags, base, trial, materials)
 
     def _group(self, trainer, base, usage, mesh, probe_rows):
@@ -125,6 +148,12 @@ class Sweeper:
         name = Path(sweep_.flags.out).name
         self.trained[name, together.trials[place].id, task] = leaves
         return save(sweep_, group, state, together, place, task)
+
+
+def _decisive(flags: SweepFlags) -> dict[str, Any]:
+    """The flags that decide what is read and what is compiled."""
+    given = dataclasses.asdict(flags).items()
+    return {name: value for name, value in given if name not in _NO_PROGRAM}
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:

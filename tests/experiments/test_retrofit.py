@@ -1,0 +1,131 @@
+"""Retrofits as a command: the base's own numbers, healing that trains the memory alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import retrofit
+from experiments.bases import load_base
+from experiments.config import MemoryFlags, RetrofitFlags
+from smf_jax.models.config import ModelConfig
+from smf_jax.models.decoder import Decoder
+from smf_jax.training.state import Flat, unflatten
+from tests.experiments.tiny import content, on_devices, quick_compilation, write_lines
+
+SMALL = dict(keys_per_half=8, memory_heads=2, reads=3, key_width=8, heal_steps=0)
+
+
+def flags(base: Path | str, out: Path | str, **changes) -> RetrofitFlags:
+    return RetrofitFlags(**{**SMALL, "base": str(base), "out": str(out), **changes})
+
+
+@partial(jax.jit, static_argnums=0)
+def logits(config: ModelConfig, leaves: Flat) -> jax.Array:
+    tokens = np.random.default_rng(0).integers(0, config.vocabulary, (3, 40))
+    return Decoder(config).apply({"params": unflatten(leaves)}, tokens)
+
+
+def test_without_alpha_the_logits_are_those_of_the_base_bit_for_bit(plain_checkpoint, tmp_path):
+    out = tmp_path / "made"
+    assert retrofit.main(flags(plain_checkpoint, out, layers="0,1", alpha=0.0)) == 0
+    before, after = load_base(str(plain_checkpoint), "base"), load_base(str(out), "base")
+    expected = np.asarray(logits(before.config, before.leaves))
+    assert np.asarray(logits(after.config, after.leaves)).tobytes() == expected.tobytes()
+    woken = {p: leaf + 0.5 if p.endswith("/alpha") else leaf for p, leaf in after.leaves.items()}
+    assert np.any(np.asarray(logits(after.config, woken)) != expected)
+    for path, leaf in before.leaves.items():
+        assert np.asarray(after.leaves[path]).tobytes() == np.asarray(leaf).tobytes()
+    assert after.config.memory.layers == (0, 1)
+    assert after.origin == "Hugging Face checkpoint plain, add"
+
+
+def test_healing_trains_the_memory_alone(plain_checkpoint, tmp_path):
+    texts = write_lines(tmp_path / "t.jsonl", *[{"text": f"Thing {n} stands."} for n in range(99)])
+    out = tmp_path / "made"
+    given = flags(
+        plain_checkpoint,
+        out,
+        retrofit="replace",
+        layers="1",
+        heal_steps=3,
+        heal_texts=str(texts),
+        heal_length=16,
+        heal_batch_size=4,
+    )
+    with on_devices(1), quick_compilation():
+        assert retrofit.main(given) == 0
+    before, healed = load_base(str(plain_checkpoint), "base"), load_base(str(out), "base")
+    assert {p for p in before.leaves if p not in healed.leaves} == {
+        f"layers_1/feed_forward/{name}/kernel" for name in ("gate", "up", "down")
+    }
+    for path, leaf in healed.leaves.items():
+        if not path.startswith("memory/"):
+            assert np.asarray(leaf).tobytes() == np.asarray(before.leaves[path]).tobytes(), path
+    fresh = retrofit.retrofit_base(dataclasses.replace(given, heal_steps=0), before, None)
+    moved = {
+        path
+        for path, leaf in healed.leaves.items()
+        if path.startswith("memory/") and np.any(leaf != fresh.leaves[path])
+    }
+    assert {"memory/pool_1/values", "memory/layer_1/keys"} <= moved
+
+
+def test_the_outline_is_that_of_what_is_made(plain_checkpoint):
+    base = load_base(str(plain_checkpoint), "base")
+    given = MemoryFlags(**{**SMALL, "retrofit": "add"})
+    outline = retrofit.check_retrofit(given, base, has_text=False)
+    made = retrofit.retrofit_base(given, base, None)
+    assert outline.is_outline and not made.is_outline
+    assert outline.config == made.config
+    assert {p: leaf.shape for p, leaf in outline.leaves.items()} == {
+        p: leaf.shape for p, leaf in made.leaves.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(retrofit="none"), "--retrofit=none is unknown; choose add or replace"),
+        (dict(base="nowhere"), "--base=nowhere: no such directory"),
+        (dict(base=""), "--base=: no such directory; give"),
+        (dict(dtype="float64"), "--dtype=float64 is unknown; choose from float32, bfloat16"),
+        (dict(layers="2"), "--layers=2: layers .2. are outside .* 0 to 1"),
+        (dict(reads=9), "--reads=9 per head exceed keys_per_half=8"),
+        (dict(heal_steps=-1), "--heal_steps=-1: expected at least 0"),
+        (dict(heal_steps=5), "--heal_steps=5 needs text; give --heal_texts=FILE, or"),
+        (dict(heal_steps=5, heal_texts="no.txt"), "--heal_texts.*no.txt: no such file"),
+        (dict(heal_steps=5, heal_texts="short.txt"), "--heal_texts=short.txt: .*give more text"),
+        (dict(heal_batch_size=0), "--heal_batch_size=0: expected at least 1"),
+        (dict(heal_length=0), "--heal_length=0: expected at least 1"),
+        (dict(heal_learning_rate=-1.0), "--heal_learning_rate=-1.0: expected a number above 0"),
+        (dict(out=""), "--out is empty"),
+    ],
+)
+def test_bad_input_is_refused_by_flag_before_any_compute(
+    plain_checkpoint, tmp_path, monkeypatch, changes, message
+):
+    monkeypatch.chdir(tmp_path)
+    Path("short.txt").write_text("Too short.")
+    for name in ("retrofit", "fit", "save_base"):
+        monkeypatch.setattr(retrofit, name, None)
+    given = {"base": plain_checkpoint, "out": tmp_path / "made", **changes}
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        retrofit.main(flags(**given))
+    assert [path.name for path in tmp_path.iterdir()] == ["short.txt"]
+
+
+def test_a_base_with_memories_is_refused_and_an_old_one_kept(tiny_base, tmp_path):
+    with pytest.raises(ValueError, match="--retrofit=add: the base .* already; leave the flag out"):
+        retrofit.main(flags(tiny_base, tmp_path / "made"))
+    before = content(tiny_base)
+    with pytest.raises(FileExistsError, match="--out=.* exists; choose"):
+        retrofit.main(flags(tiny_base, tiny_base))
+    with pytest.raises(ValueError, match="already"):
+        retrofit.main(flags(tiny_base, tiny_base, overwrite=True))
+    assert content(tiny_base) == before

@@ -1,0 +1,549 @@
+"""The whole sweep: what it leaves behind, what it refuses, and the same on real input."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import sweep
+from experiments.bases import Base, load_base
+from experiments.compare import compare
+from experiments.config import PretrainFlags, SweepFlags
+from experiments.materials import gather
+from experiments.runs import CONFIG
+from smf_jax import checkpoints
+from smf_jax.evaluation.answers import exact_match, rows_right
+from smf_jax.evaluation.likelihood import loss_sum, mean_loss
+from smf_jax.models.decoder import Decoder
+from smf_jax.models.lora import merge_lora
+from smf_jax.sparse.patch import Patch, apply_patch
+from smf_jax.training.state import flatten, unflatten
+from tests.experiments.tiny import content, quick_compilation, rows_of, write_lines
+
+POOL = "memory/pool_1/values"
+README = Path(__file__).resolve().parents[2] / "README.md"
+TRIALS = {
+    "full-adamw-lr0.001-s0",
+    "full-adamw-lr0.01-s0",
+    "lora-adamw-lr0.01-s0",
+    "replay-adamw-lr0.01-s0",
+    "smf-tfidf-sgd-t16-lr30-s0",
+    "smf-tfidf-sgd-t64-lr30-s0",
+}
+
+
+def trained_leaves(run: Path, trial: str, tasks: int) -> dict[str, np.ndarray]:
+    """All leaves of the model that a trial has come to, from the run's files alone."""
+    leaves = checkpoints.load(run / "base" / "leaves")[0]
+    for task in range(tasks):
+        arrays, about = checkpoints.load(run / "trials" / trial / f"task_{task:02d}")
+        if about["kind"] == "patch":
+            leaves = apply_patch(leaves, Patch.from_arrays(arrays, about), base=about["base"])
+        elif about["kind"] == "leaves":
+            leaves = {**leaves, **arrays}
+        elif task == tasks - 1:
+            leaves = flatten(merge_lora(unflatten(leaves), arrays, SweepFlags.lora_alpha))
+    return {path: np.asarray(leaf) for path, leaf in leaves.items()}
+
+
+def test_every_promised_file_is_there(finished):
+    names = {path.name for path in finished.iterdir()}
+    files = {"config.json", "results.jsonl", "summary.csv", "report.md"}
+    pictures = {"frontier.png", "retention.png", "slots.png"}
+    assert names == files | pictures | {"base", "trials"}
+    for name in pictures:
+        assert (finished / name).read_bytes()[:4] == b"\x89PNG"
+        assert f"({name})" in (finished / "report.md").read_text()
+    config = json.loads((finished / CONFIG).read_text())
+    assert config["slots"] == "16,64"
+    assert config["versions"]["jax"] == jax.__version__
+    with (finished / "summary.csv").open() as file:
+        assert {line["trial"] for line in csv.DictReader(file)} == TRIALS
+    assert {path.name for path in (finished / "trials").iterdir()} == TRIALS
+    for trial in TRIALS:
+        assert trial.removesuffix("-s0") in (finished / "report.md").read_text()
+
+
+def test_there_is_a_row_for_each_trial_and_task_with_the_keys_of_the_readme(finished):
+    rows = rows_of(finished)
+    assert [(row["trial"], row["task"]) for row in rows] == [
+        (trial, task) for trial in sorted(TRIALS) for task in range(2)
+    ]
+    documented = set(re.findall(r"`(\w+)`", README.read_text().partition("results.jsonl")[2]))
+    assert {key for row in rows for key in row} | {"seconds"} <= documented
+    for row in rows:
+        assert (row["facts"], row["steps"], row["failed_step"]) == (4, 6, None)
+        assert len(row["retention"]) == row["task"] + 1
+        assert row["retention"][-1] == row["unseen"]
+        assert row["stream_unseen"] == pytest.approx(np.mean(row["retention"]))
+        assert row["loss_last"] < row["loss_first"]
+    assert any(row["seen"] > 0 for row in rows)
+    assert len({row["known_base"] for row in rows}) == 1
+
+
+def test_what_trains_is_told_by_number(finished, tiny_base):
+    total = sum(leaf.size for leaf in load_base(str(tiny_base), "base").leaves.values())
+    rows = {row["trial"]: row for row in rows_of(finished)}
+    smf, full = rows["smf-tfidf-sgd-t16-lr30-s0"], rows["full-adamw-lr0.01-s0"]
+    assert smf["trainable_parameters"] == 16 * 32
+    assert smf["trainable_share"] == pytest.approx(16 * 32 / total)
+    assert smf["optimizer_bytes"] == 0
+    assert smf["rows_selected"] <= 16
+    assert full["trainable_parameters"] == total
+    assert full["optimizer_bytes"] == 4 * (2 * total + 1)  # two moments and a count
+    assert 0 < rows["lora-adamw-lr0.01-s0"]["trainable_share"] < 1
+
+
+def test_budgets_of_one_static_size_share_one_compilation(finished, sweeper):
+    groups = [group for key, group in sweeper.groups.items() if key[0][-1][0] == "smf"]
+    assert len({row["slots"] for row in rows_of(finished) if row["method"] == "smf"}) == 2
+    assert [group.traces for group in groups] == [1] * len(groups)
+    assert all(group.traces == 1 for group in sweeper.groups.values())
+
+
+def test_patches_replayed_on_the_base_give_the_trained_tables_and_leave_all_else(finished, sweeper):
+    for trial in sorted(TRIALS):
+        if not trial.startswith("smf"):
+            continue
+        for task in (0, 1):
+            leaves = trained_leaves(finished, trial, task + 1)
+            (path,) = sweeper.trained[finished.name, trial, task]
+            assert path == POOL
+            trained = sweeper.trained[finished.name, trial, task][POOL]
+            assert leaves[POOL].tobytes() == trained.tobytes()
+            after = finished / "trials" / trial / f"task_{task:02d}"
+            before = finished / "base" if task == 0 else after.with_name(f"task_{task - 1:02d}")
+            found = compare(before, after)
+            assert [change.path for change in found.changed] == [POOL]
+            row = next(r for r in rows_of(finished) if (r["trial"], r["task"]) == (trial, task))
+            assert found.pools[0].changed == row["rows_changed"]
+            assert 0 < row["rows_changed"] <= 16 * 6 if "t16" in trial else 64 * 6
+
+
+def test_dense_checkpoints_hold_the_trained_leaves(finished, sweeper):
+    kinds = {"full": "leaves", "replay": "leaves", "lora": "adapters"}
+    base = checkpoints.load(finished / "base" / "leaves")[0]
+    for trial in sorted(TRIALS):
+        method = trial.partition("-")[0]
+        if method == "smf":
+            continue
+        arrays, about = checkpoints.load(finished / "trials" / trial / "task_01")
+        assert (about["kind"], about["method"], about["task"]) == (kinds[method], method, 1)
+        trained = sweeper.trained[finished.name, trial, 1]
+        assert {p: a.tobytes() for p, a in arrays.items()} == {
+            p: a.tobytes() for p, a in trained.items()
+        }
+        if method == "lora":
+            assert {path.rpartition("/")[2] for path in arrays} == {"a", "b"}
+        else:
+            assert arrays.keys() == base.keys()
+
+
+def test_a_row_tells_of_the_model_in_its_checkpoint(finished, sweeper):
+    """Scores recomputed from the run's files by another way: one plain model, no trial axis."""
+    base = load_base(str(finished / "base"), "base")
+    materials = gather(sweeper.flags(finished), base)
+
+    @jax.jit
+    def run(leaves, batch):
+        logits = Decoder(base.config).apply(
+            {"params": unflatten(leaves)}, batch.tokens, batch.valid
+        )
+        return rows_right(logits, batch), loss_sum(logits, batch)
+
+    def answered(leaves, probe):
+        return exact_match(probe, run(leaves, probe.batch)[0])
+
+    with quick_compilation():
+        for row in rows_of(finished):
+            if row["task"] != 1 or row["learning_rate"] == 0.001:
+                continue
+            leaves = trained_leaves(finished, row["trial"], 2)
+            assert row["seen"] == answered(leaves, materials.seen[1])
+            assert row["retention"] == [answered(leaves, probe) for probe in materials.unseen]
+            assert row["known"] == answered(leaves, materials.questions["known"])
+            loss = mean_loss([run(leaves, materials.texts["neutral"])[1]])
+            assert row["text_loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def test_shares_of_the_grid_give_the_rows_of_the_whole(sweeper, tmp_path):
+    grid = dict(methods="smf", seeds="0,1", lr="30", tasks=1)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert sweeper(whole, **grid) == 0
+    assert sweeper(parts, shard="0/2", **grid) == 0
+    assert len(rows_of(parts)) == 2
+    # The other machine joins the directory; the last one to finish reports on all.
+    assert sweeper(parts, shard="1/2", resume=True, report=True, **grid) == 0
+    assert rows_of(parts) == rows_of(whole)
+    assert len((parts / "summary.csv").read_text().splitlines()) == 1 + 4
+
+
+def test_all_methods_run_on_a_plain_checkpoint_with_files(sweeper, plain_checkpoint, tmp_path):
+    """The way of real input: retrofit, heal, a stream, a background and probes from files."""
+    questions = [
+        {"question": f"Who made thing {n}?", "answers": [f"Maker {n}"], "relation": f"r{n % 2}"}
+        for n in range(12)
+    ]
+    stream = write_lines(tmp_path / "stream.jsonl", *questions)
+    known = write_lines(tmp_path / "known.jsonl", *questions[:3])
+    texts = [{"text": f"Thing number {n} stands beside thing {n + 1}."} for n in range(400)]
+    background = write_lines(tmp_path / "general.jsonl", *texts)
+    out = tmp_path / "real"
+    given = dict(
+        base=str(plain_checkpoint),
+        retrofit="add",
+        layers="1,0",
+        shared_pool=True,
+        keys_per_half=8,
+        memory_heads=2,
+        reads=3,
+        key_width=8,
+        heal_steps=3,
+        heal_batch_size=8,
+        methods="smf",
+        slots="16",
+        lr="3",
+        train_alpha=True,
+        tasks=2,
+        facts_per_task=3,
+        steps_per_task=3,
+        stream=str(stream),
+        relation="r0",
+        background=str(background),
+        background_batches=2,
+        probes=f"old={known},more={known}",
+    )
+    assert sweeper(out, report=True, **given) == 0
+    (trial,) = {row["trial"] for row in rows_of(out)}
+    row = rows_of(out)[-1]
+    assert {"question_more", "question_more_base"} <= row.keys()
+    assert row["text_loss"] is not None  # held out of the background
+    # What a base is, a run's base is too: smf went on from the healed memory.
+    found = compare(out / "base", out / "trials" / trial / "task_00")
+    alphas = {"memory/layer_0/alpha", "memory/layer_1/alpha"}
+    assert {change.path for change in found.changed} == {"memory/pool_0/values", *alphas}
+    assert load_base(str(out / "base"), "base").config.memory.layers == (0, 1)
+    assert (out / "report.md").exists()
+
+
+# --- bad input ---------------------------------------------------------------------------------
+
+BAD = {
+    "a budget of 0": (dict(slots="0"), "--slots=0: '0' .* 1 or more"),
+    "a negative budget": (dict(slots="-3"), "--slots=-3: '-3' .* 1 or more"),
+    "a budget above N": (dict(slots="16,257"), "--slots=257: .*256 slots; give budgets up to"),
+    "no budget": (dict(slots="smf:"), "--slots=smf:: ''"),
+    "a rule": (dict(rule="tf-idf"), "--rule=tf-idf: 'tf-idf' is not known; choose from tfidf"),
+    "a method": (dict(methods="smf,sgd"), "--methods=smf,sgd: 'sgd' .*choose from smf, full"),
+    "an optimizer": (dict(optimizer="lion"), "--optimizer=lion: .*choose from sgd"),
+    "a granularity": (dict(granularity="daily"), "--granularity=daily: .*per_step"),
+    "a rate": (dict(lr="full:0"), "--lr=full:0: '0' is not a learning rate"),
+    "a rate of no number": (dict(lr="nan"), "--lr=nan: 'nan' is not a learning rate"),
+    "a scope": (dict(lr="lorra:1e-3"), "--lr=lorra:1e-3: method 'lorra' is not known"),
+    "a seed": (dict(seeds="-1"), "--seeds=-1: '-1' is not a seed"),
+    "a share": (dict(shard="2/2"), "--shard=2/2: .*from 0 to n - 1"),
+    "a schedule": (dict(schedule="linear"), "--schedule=linear is unknown; choose from constant"),
+    "a warm-up": (dict(schedule="cosine", warmup_steps=6), "--warmup_steps=6 .*--steps_per_task=6"),
+    "no tasks": (dict(tasks=0), "--tasks=0: expected at least 1"),
+    "too many tasks": (dict(tasks=40), "changed_share=0.2 of 40 tasks .*lower"),
+    "no steps": (dict(steps_per_task=0), "--steps_per_task=0: expected at least 1"),
+    "no background batches": (dict(background_batches=0), "--background_batches=0: expected"),
+    "a share of changed facts": (dict(changed_share=1.5), "--changed_share=1.5: expected 0 to 1"),
+    "a replay share": (dict(replay_share=1.0), "--replay_share=1.0: expected a share"),
+    "a clip": (dict(clip=-1.0), "--clip=-1.0: expected at least 0"),
+    "a store": (dict(store_rows=-1), "--store_rows=-1: expected at least 0"),
+    "a rank": (dict(lora_rank=33), "rank=33 does not fit layers_0/.*choose 1 to 32"),
+    "a target": (dict(lora_targets="query,qkv"), "--lora_targets=.*'qkv'.*must name"),
+    "what is kept": (dict(keep_checkpoints="best"), "--keep_checkpoints=best is unknown; .*last"),
+    "a retrofit": (dict(retrofit="insert"), "--retrofit=insert is unknown; choose from none, add"),
+    "a second memory": (dict(retrofit="add"), "--retrofit=add: .*already; leave the flag out"),
+    "a base": (dict(base="nowhere"), "--base=nowhere: no such directory; give"),
+    "a stream": (dict(stream="no.jsonl"), "--stream=no.jsonl: no such file"),
+    "a relation of the world": (dict(relation="P19"), "--relation=P19 picks .*--stream=FILE"),
+    "a background": (dict(background="no.txt"), "--background=no.txt: no such file"),
+    "a probe": (dict(probes="nq"), "--probes=nq: 'nq' should be NAME=FILE"),
+    "a probe's file": (dict(probes="nq=no.jsonl"), "--probes=no.jsonl: no such file"),
+    "a probe of nothing": (dict(probes="a="), "--probes=a=: 'a=' should be NAME=FILE"),
+    "resume and overwrite": (dict(resume=True, overwrite=True), "--resume .*--overwrite .*one of"),
+    "no directory": (dict(out="", overwrite=True), "--out names no directory"),
+    "a set that does not exist": (dict(stream="tfds:trivai_qa:train"), "--stream.*trivia_qa"),
+}
+
+
+@pytest.fixture
+def old_run(tmp_path) -> Path:
+    """A run that stands at --out already, and that no error may touch."""
+    out = tmp_path / "old"
+    (out / "trials").mkdir(parents=True)
+    (out / CONFIG).write_text(json.dumps({"methods": "smf", "versions": {}}))
+    (out / "results.jsonl").write_text('{"trial": "precious"}\n')
+    return out
+
+
+@pytest.fixture
+def no_compute(monkeypatch) -> None:
+    """Whatever computes or writes is an error of its own."""
+    for name in ("pretrain", "retrofit_base", "measure_background", "run_group", "save_base"):
+        monkeypatch.setattr(sweep, name, None)
+
+
+@pytest.fixture
+def refused(sweeper, old_run, no_compute, monkeypatch):
+    """Asserts one clear error before any compute, the old run as it was in spite of --overwrite."""
+    bases = {}
+
+    def load_once(path, flag, dtype="float32"):
+        if path not in bases:
+            bases[path] = load_base(path, flag, dtype)
+        return bases[path]
+
+    monkeypatch.setattr(sweep, "load_base", load_once)
+
+    def refuse(message: str, **changes) -> str:
+        before = content(old_run)
+        flags = sweeper.flags(**{"out": old_run, "overwrite": True, "lr": "", **changes})
+        with pytest.raises((ValueError, FileNotFoundError, FileExistsError)) as error:
+            sweep.main(flags)
+        assert re.search(message, str(error.value), re.DOTALL), str(error.value)
+        assert content(old_run) == before
+        return str(error.value)
+
+    return refuse
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_refused_by_name_before_any_compute(refused, what):
+    changes, message = BAD[what]
+    refused(message, **changes)
+
+
+def test_every_error_is_told_in_one_line(refused):
+    for what in ("a budget of 0", "a budget above N", "a rank", "a background", "a second memory"):
+        changes, message = BAD[what]
+        assert "\n" not in refused(message, **changes)
+
+
+QUESTION = {"question": "Who made it?", "answers": ["A maker"], "relation": "P50"}
+BAD_LINES = {
+    "malformed": ('{"question": "Who', r"bad.jsonl, line 2: malformed JSON"),
+    "empty": ("", r"bad.jsonl, line 2: empty; expected one JSON object"),
+    "answerless": ({"question": "Who?", "answers": [" "]}, "line 2: the question has no answer"),
+    "without an answer": ({"question": "Who?"}, "line 2: the question has no answer"),
+    "without a question": ({"answers": ["A maker"]}, "line 2: no question: expected text"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_LINES)
+@pytest.mark.parametrize("flag", ["stream", "probes"])
+def test_a_bad_line_is_named_by_flag_file_and_number(refused, tmp_path, flag, what):
+    line, message = BAD_LINES[what]
+    file = write_lines(tmp_path / "bad.jsonl", QUESTION, line)
+    value = str(file) if flag == "stream" else f"mine={file}"
+    told = refused(message, **{flag: value})
+    assert told.startswith(f"--{flag}")
+    assert "\n" not in told
+
+
+def test_files_that_do_not_serve_are_refused(refused, tmp_path):
+    good = write_lines(tmp_path / "good.jsonl", QUESTION)
+    refused(
+        "--stream --relation=P1: .*unknown relations .'P1'.; the file has P50",
+        stream=str(good),
+        relation="P1",
+    )
+    refused("--tasks=2 of facts_per_task=4 need 8 facts, .* has 1 ", stream=str(good))
+    cut = tmp_path / "cut.jsonl.gz"
+    cut.write_bytes(b"\x1f\x8b\x08\x00\x00\x00")
+    refused("--stream.*damaged or cut short", stream=str(cut))
+    refused("--stream.*no questions", stream=str(write_lines(tmp_path / "none.jsonl")))
+    long = QUESTION | {"question": "why " * 600}
+    refused(
+        "longest question takes .* leave out long",
+        stream=str(
+            write_lines(
+                tmp_path / "l.jsonl",
+                *[long | {"question": f"{n} {long['question']}"} for n in range(8)],
+            )
+        ),
+    )
+    text = write_lines(tmp_path / "text.jsonl", {"text": "A short text."})
+    refused("--background=.*text.jsonl: .*give more text", background=str(text))
+    refused("--background.*line 1: no text in the field 'text'", background=str(good))
+
+
+def test_an_unprepared_set_is_refused_without_the_network(refused, tmp_path):
+    told = refused(
+        "not prepared in .*--download",
+        stream="tfds:trivia_qa/rc:validation",
+        data_dir=str(tmp_path),
+    )
+    assert told.startswith("--stream")
+    told = refused(
+        "not prepared in .*--download", background="tfds:lm1b:train", data_dir=str(tmp_path)
+    )
+    assert told.startswith("--background")
+
+
+def test_checkpoints_that_do_not_serve_are_refused(refused, plain_checkpoint, tmp_path):
+    def damaged(name: str) -> Path:
+        return Path(shutil.copytree(plain_checkpoint, tmp_path / name))
+
+    missing = damaged("missing")
+    (missing / "model.safetensors").unlink()
+    refused("--base=.*missing: .*lacks model.safetensors.*copy the missing", base=str(missing))
+    cut = damaged("cut")
+    whole = (cut / "model.safetensors").read_bytes()
+    (cut / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    refused("--base=.*cut: .*truncated or damaged.*copy the file again", base=str(cut))
+    misfit = damaged("misfit")
+    values = json.loads((misfit / "config.json").read_text())
+    (misfit / "config.json").write_text(json.dumps(values | {"intermediate_size": 24}))
+    told = refused("do not fit its config.json", base=str(misfit))
+    for layer in (0, 1):
+        for name in ("gate", "up", "down"):
+            assert f"model.layers.{layer}.mlp.{name}_proj.weight is " in told
+    large = damaged("large")
+    tokenizer = json.loads((large / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append(
+        tokenizer["added_tokens"][-1] | {"id": 999, "content": "<|x|>"}
+    )
+    tokenizer["model"]["vocab"]["<|x|>"] = 999
+    (large / "tokenizer.json").write_text(json.dumps(tokenizer))
+    refused("--base=.*1000 tokens, but the embedding has .* rows", base=str(large))
+    refused("--dtype=float8 is unknown; choose from", base=str(plain_checkpoint), dtype="float8")
+    neither = tmp_path / "neither"
+    neither.mkdir()
+    refused("--base=.* is neither a base .* nor a Hugging Face", base=str(neither))
+
+
+def test_what_a_plain_checkpoint_lacks_is_said(refused, plain_checkpoint, tmp_path):
+    questions = [QUESTION | {"question": f"Who made thing {n}?"} for n in range(8)]
+    stream = write_lines(tmp_path / "stream.jsonl", *questions)
+    texts = write_lines(tmp_path / "t.jsonl", *[{"text": f"Thing {n} stands."} for n in range(400)])
+    plain = dict(base=str(plain_checkpoint), stream=str(stream), heal_steps=0)
+    memory = plain | dict(retrofit="add", background=str(texts), keys_per_half=8, reads=3)
+    refused("--stream=world: .*give a file", base=str(plain_checkpoint))
+    refused(
+        "no memory, which method smf trains; give --retrofit=add", **plain, rule="tf", methods="smf"
+    )
+    refused("--background is empty .* --rule=tf", **plain, retrofit="add", methods="smf")
+    refused("replay mixes base data in", **plain, methods="full,replay")
+    refused(
+        "--heal_steps=5 needs text; give --background",
+        **plain | dict(heal_steps=5, retrofit="add"),
+        methods="smf",
+        rule="tf",
+    )
+    refused("--reads=9 .*exceed keys_per_half=8.*k <= n", **memory | dict(reads=9))
+    refused("--layers=0,2: layers .2. are outside .* 0 to 1", **memory, layers="0,2")
+    refused("--layers=two: expected layer numbers", **memory, layers="two")
+    refused("--memory_heads=0: expected at least 1", **memory, memory_heads=0)
+    refused("--gate='tanh' is unknown; choose from", **memory, gate="tanh")
+    refused("--slots=65: this memory has 64 slots", **memory, slots="16,65")
+
+
+def test_a_background_of_another_base_is_refused(refused, finished, tiny_base, tmp_path):
+    measured = finished / "base" / "background"
+    other = Path(shutil.copytree(tiny_base, tmp_path / "other"))
+    leaves, about = checkpoints.load(other / "leaves")
+    leaves["embedder/embedding"][0, 0] += 1
+    checkpoints.save(other / "leaves", leaves, about, overwrite=True)
+    given = dict(base=str(other), background=str(measured), methods="smf")
+    told = refused("background of another model: .*measure the background again", **given)
+    assert told.startswith(f"--background={measured}: ")
+    flags = SweepFlags(background=str(measured))
+    with pytest.raises(ValueError, match=r"^--background=.*background of another tokenizer"):
+        sweep.measured_background(flags, "another")
+    given["background"] = str(finished / "base" / "leaves")
+    refused("--background=.*not a background file", **given)
+
+
+def test_a_measured_background_of_this_base_serves(sweeper, finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeper, "_measure_background", None)
+    base = load_base(str(finished / "base"), "base")
+    flags = sweeper.flags(tmp_path, background=str(finished / "base" / "background"))
+    measured = sweep.measured_background(flags, base.tokenizer_fingerprint())
+    assert sweep.get_background(flags, base, gather(flags, base), measured) is measured
+
+
+def test_a_directory_that_exists_is_not_touched(refused, old_run, tiny_base):
+    refused(f"--out={old_run} exists; give --resume .*--overwrite", overwrite=False)
+    before = content(tiny_base)
+    for given in (dict(overwrite=True), dict(resume=True, overwrite=False)):
+        refused("exists and is no run", out=str(tiny_base), **given)
+        refused("exists and is no run", out=str(tiny_base / "tokenizer.json"), **given)
+    assert content(tiny_base) == before
+
+
+def test_a_resume_with_other_flags_is_refused_by_name(sweeper, finished, no_compute):
+    before = content(finished)
+    flags = sweeper.flags(finished, resume=True, steps_per_task=7, clip=1.0)
+    with pytest.raises(ValueError, match="with other flags: ") as error:
+        sweep.main(flags)
+    assert "--clip was 0.0, is 1.0, --steps_per_task was 6, is 7" in str(error.value)
+    assert content(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(stream="no.jsonl"), "--stream=no.jsonl: no such file"),
+        (dict(slots="16385"), "--slots=16385: this memory has 16384 slots"),
+        (dict(lora_rank=999), "rank=999 does not fit"),
+    ],
+    ids=["stream", "slots", "lora_rank"],
+)
+def test_no_base_is_made_before_the_rest_is_checked(tmp_path, no_compute, changes, message):
+    cache = tmp_path / "cache"
+    given = {"out": str(tmp_path / "run"), "base_cache": str(cache), "tasks": 2, **changes}
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        sweep.main(SweepFlags(**given))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_built_in_base_is_made_once_and_kept_by_its_recipe(tmp_path, tiny_base, monkeypatch):
+    made = []
+
+    def pretrain(recipe: PretrainFlags) -> Base:
+        made.append(recipe)
+        return dataclasses.replace(load_base(str(tiny_base), "base"), recipe=recipe.recipe())
+
+    monkeypatch.setattr(sweep, "pretrain", pretrain)
+    flags = SweepFlags(base_cache=str(tmp_path), base_seed=3)
+    outline = sweep.find_base(flags)
+    assert outline.is_outline and not made
+    base = sweep.make_base(flags, outline, None)
+    again = sweep.make_base(flags, sweep.find_base(flags), None)
+    assert [(each.seed, each.world_seed) for each in made] == [(3, 3)]
+    assert base.fingerprint() == again.fingerprint()
+    assert sweep.find_base(SweepFlags(base_cache=str(tmp_path), base_seed=4)).is_outline
+
+
+def test_the_command_line_ends_in_one_line_and_status_2(tmp_path, finished):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "experiments.sweep", f"--out={finished}", "--overwrite"]
+    before = content(finished)
+    found = subprocess.run(
+        [*command, "--slots=0"],
+        cwd=README.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert found.returncode == 2
+    assert found.stdout == ""
+    (line,) = found.stderr.splitlines()
+    assert line.startswith("error: --slots=0: ")
+    assert content(finished) == before
