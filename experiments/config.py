@@ -33,10 +33,10 @@ class PretrainFlags:
     width: int = flag(_MODEL, 128, "model width d")
     layers: int = flag(_MODEL, 4, "blocks")
     heads: int = flag(_MODEL, 4, "attention heads")
-    hidden_width: int = flag(_MODEL, 384, "width of the feed-forwards")
+    hidden_width: int = flag(_MODEL, 256, "width of the feed-forwards")
     max_positions: int = flag(_MODEL, 512, "longest sequence")
     memory_layers: str = flag(
-        _MEMORY, "2", "blocks whose feed-forward is a memory, from 0, as in 1,2; empty for none"
+        _MEMORY, "1", "blocks whose feed-forward is a memory, from 0, as in 1,2; empty for none"
     )
     shared_pool: bool = flag(_MEMORY, False, "one table for all memory layers")
     keys_per_half: int = flag(_MEMORY, 128, "n; the table has n² slots")
@@ -48,7 +48,10 @@ class PretrainFlags:
     query_norm: str = flag(_MEMORY, "none", "none, layer or rms, on query halves")
     qk_norm: bool = flag(_MEMORY, True, "RMS norm on query halves and keys")
     score: str = flag(_MEMORY, "softmax", "softmax or relu")
-    steps: int = flag(_TRAINING, 600, "steps")
+    whiten_queries: bool = flag(
+        _MEMORY, True, "at the end, make the queries white on the data: the table is used evenly"
+    )
+    steps: int = flag(_TRAINING, 900, "steps")
     batch_size: int = flag(_TRAINING, 64, "wordings of facts in a batch")
     text_batch_size: int = flag(_TRAINING, 16, "windows of text in a batch, beside the facts")
     learning_rate: float = flag(_TRAINING, 3e-3, "peak of AdamW's rate; warm-up, then cosine to 0")
@@ -191,8 +194,8 @@ class SweepFlags(MemoryFlags):
         "general text that slots are ranked against: a file, a directory, tfds:NAME:SPLIT, or a "
         "measured background; empty: what the base was taught",
     )
-    background_batches: int = flag("Base and data", 200, "batches of background, B")
-    background_batch_size: int = flag("Base and data", 32, "windows in one of them")
+    background_batches: int = flag("Base and data", 1000, "batches of background, B")
+    background_batch_size: int = flag("Base and data", 8, "windows in one of them")
     probes: str = flag(
         "Base and data",
         "",

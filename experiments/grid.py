@@ -26,18 +26,18 @@ DEFAULT_GRANULARITY = "per_step"
 DEFAULT_OPTIMIZER = {"smf": "sgd", "full": "adamw", "lora": "adamw", "replay": "adamw"}
 # From gentle to strong: a method's frontier is its sweep of the rate, not one point of it.
 DEFAULT_LEARNING_RATES: dict[str, dict[str, tuple[float, ...]]] = {
-    "smf": {"sgd": (10.0, 30.0), "momentum": (3.0,), "adam": (3e-2,), "adamw": (3e-2,)},
+    "smf": {"sgd": (100.0, 200.0), "momentum": (3.0,), "adam": (3e-2,), "adamw": (3e-2,)},
     "full": {
         "sgd": (1e-2, 3e-2, 1e-1),
         "momentum": (1e-3, 3e-3, 1e-2),
         "adam": (1e-5, 3e-5, 1e-4),
-        "adamw": (1e-5, 3e-5, 1e-4),
+        "adamw": (3e-5, 1e-4, 3e-4),
     },
     "lora": {
         "sgd": (1e-1, 3e-1, 1.0),
         "momentum": (1e-2, 3e-2, 1e-1),
         "adam": (1e-4, 3e-4, 1e-3),
-        "adamw": (1e-4, 3e-4, 1e-3),
+        "adamw": (3e-4, 1e-3, 3e-3),
     },
 }
 DEFAULT_LEARNING_RATES["replay"] = DEFAULT_LEARNING_RATES["full"]

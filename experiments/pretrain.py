@@ -34,6 +34,10 @@ from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.training.fit import fit
 from smf_jax.training.state import Flat, count_parameters, flatten
 from smf_jax.training.trainers import dense_trainer, plain_logits
+from smf_jax.training.whitening import whiten_queries
+
+# Rows of the training data that queries are whitened on.
+WHITENING_ROWS = 3000
 
 
 def model_config(flags: PretrainFlags, vocabulary: int) -> ModelConfig:
@@ -133,10 +137,18 @@ def pretrain(flags: PretrainFlags) -> Base:
     with progress_bar(flags.steps, "pretrain") as progress:
         mesh = data_mesh(batches.tokens.shape[1])
         fitted = fit(trainer, leaves, batches, flags.learning_rate, mesh, progress)
-    base = replace(base, leaves=fitted.leaves)
+    leaves = fitted.leaves
+    if flags.whiten_queries and base.config.memory is not None:
+        leaves = whiten_queries(base.model, leaves, _some_rows(batches, WHITENING_ROWS))
+    base = replace(base, leaves=leaves)
     known = known_share(base, world)
     say(f"loss {fitted.losses[-1]:.3f}; the base answers {known:.1%} of its facts, unseen wordings")
     return base
+
+
+def _some_rows(batches: Batch, rows: int) -> Batch:
+    """The first rows of ``(steps, b, t)`` batches, ``(rows, t)``."""
+    return Batch(*(field.reshape(-1, field.shape[-1])[:rows] for field in batches))
 
 
 def known_share(base: Base, world: World) -> float:

@@ -10,6 +10,7 @@ import pytest
 from experiments.bases import Base, load_base, outline_of
 from experiments.config import SweepFlags
 from experiments.materials import all_rows, chunked, gather, is_measured
+from smf_jax.data.batching import pack_texts
 from smf_jax.data.world import make_world
 from tests.experiments.tiny import TINY_SWEEP, write_lines
 
@@ -83,10 +84,12 @@ def test_general_text_is_held_out_of_the_background(base, tmp_path):
     file = write_lines(tmp_path / "general.jsonl", *texts)
     found = gather(flags(background=str(file)), base)
     assert found.general is not None and found.general.corpus == "general.jsonl"
-    held_out = found.texts["neutral"]
+    held_out, rows = found.texts["neutral"], found.general.rows
     assert held_out.tokens.shape[0] == TINY_SWEEP["probe_limit"]
-    rows = {row.tobytes() for row in found.general.rows.tokens}
-    assert not rows & {row.tobytes() for row in held_out.tokens}
+    assert rows.tokens.shape[0] == 4 * 16  # batches of background
+    windows = np.concatenate([rows.tokens, held_out.tokens])
+    whole = pack_texts(base.tokenizer, (text["text"] for text in texts), windows.shape[1])
+    np.testing.assert_array_equal(windows, whole.tokens[: len(windows)])
 
 
 def test_probes_are_questions_or_text_by_what_the_file_holds(base, tmp_path):

@@ -78,13 +78,13 @@ def test_what_trains_reads_well(base, gathered):
 
 
 def test_adapters_are_those_of_the_flags(base, gathered):
-    flags = dataclasses.replace(FLAGS, lora_rank=3, lora_targets="query,up")
+    flags = dataclasses.replace(FLAGS, lora_rank=3, lora_targets="query,value")
     trial = Trial("lora", None, None, None, "adamw", 1e-3, 7)
     trainer = make_trainer(flags, base, trial, gathered)
     state = jax.eval_shape(trainer.begin, base.leaves, settings_of(trial, 1))
     shapes = {path: leaf.shape for path, leaf in state.leaves.items()}
     assert shapes["layers_0/attention/query/a"] == (32, 3)
-    assert {path.split("/")[-2] for path in shapes} == {"query", "up"}
+    assert {path.split("/")[-2] for path in shapes} == {"query", "value"}
 
 
 def test_settings_are_arrays_of_one_trial():

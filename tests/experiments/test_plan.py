@@ -66,7 +66,7 @@ def test_an_outline_is_enough_to_check(base, gathered):
 
 def test_checks_name_what_to_do(base, gathered):
     def refused(message: str, materials=gathered, of=base, **changes) -> None:
-        flags = SweepFlags(**{**TINY_SWEEP, "lr": "", **changes})
+        flags = SweepFlags(**{**TINY_SWEEP, "lr": "", "optimizer": "", **changes})
         with pytest.raises(ValueError, match=message):
             check_trials(flags, plan(flags), of, materials)
 
@@ -77,10 +77,10 @@ def test_checks_name_what_to_do(base, gathered):
     plain = dataclasses.replace(base, config=base.config.with_memory(None))
     plain = dataclasses.replace(plain, leaves=outline_of(plain.config))
     refused("no memory, which method smf trains; give --retrofit=add", of=plain)
-    refused("--layers=2: layers .2. are outside", of=plain, retrofit="add", layers="2")
+    refused("--layers=1: layers .1. are outside", of=plain, retrofit="add", layers="1")
     refused(
         "--slots=64: this memory has 16 slots", of=plain, retrofit="add", keys_per_half=4, reads=2
     )
-    dense = dict(methods="full,lora,replay", slots="9999", lr="")
+    dense = dict(methods="full,lora,replay", slots="9999", lr="", optimizer="")
     flags = SweepFlags(**{**TINY_SWEEP, **dense})
     check_trials(flags, plan(flags), plain, gathered)  # budgets are those of smf alone

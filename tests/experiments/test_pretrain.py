@@ -60,27 +60,17 @@ def test_further_text_is_learned_from(tmp_path):
 
 def test_a_base_without_memory_can_be_made():
     assert pretrain.outline(flags(memory_layers="")).config.memory is None
-    shared = pretrain.outline(flags(memory_layers="0,1", shared_pool=True)).config.memory
+    shared = pretrain.outline(flags(layers=2, memory_layers="0,1", shared_pool=True)).config.memory
     assert shared is not None and (shared.layers, shared.pools) == ((0, 1), (0,))
 
 
-def test_a_rate_that_diverges_leaves_nothing_behind(tmp_path):
-    with (
-        on_devices(1),
-        quick_compilation(),
-        pytest.raises(FloatingPointError, match="step . of 4: .*not finite; lower the learning"),
-    ):
-        pretrain.main(
-            flags(
-                tmp_path / "base",
-                learning_rate=1e30,
-                steps=4,
-                warmup_steps=0,
-                layers=1,
-                memory_layers="",
-                text_batch_size=0,
-            )
-        )
+def test_training_that_is_not_finite_leaves_nothing_behind(tmp_path, monkeypatch):
+    def diverge(*_):
+        raise FloatingPointError("step 3 of 40: loss or gradient is not finite")
+
+    monkeypatch.setattr(pretrain, "fit", diverge)
+    with on_devices(1), pytest.raises(FloatingPointError, match="step 3 of 40"):
+        pretrain.main(flags(tmp_path / "base"))
     assert not list(tmp_path.iterdir())
 
 
@@ -98,7 +88,7 @@ def test_a_rate_that_diverges_leaves_nothing_behind(tmp_path):
         (dict(heads=0), "--heads=0: expected at least 1"),
         (dict(heads=3), "--width=32 is not a multiple of twice --heads=3"),
         (dict(heads=32), "--width=32 is not a multiple of twice --heads=32"),
-        (dict(memory_layers="2"), "--memory_layers=2: layers .2. are outside .*0 to 1"),
+        (dict(memory_layers="1"), "--memory_layers=1: layers .1. are outside .*0 to 0"),
         (dict(memory_layers="one"), "--memory_layers=one: expected layer numbers"),
         (dict(reads=17), "--reads=17 per head exceed keys_per_half=16"),
         (dict(max_positions=8), "--max_positions=8: the longest wording of a fact takes"),

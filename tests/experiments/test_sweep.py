@@ -31,13 +31,13 @@ from smf_jax.sparse.patch import Patch, apply_patch
 from smf_jax.training.state import flatten, unflatten
 from tests.experiments.tiny import content, quick_compilation, rows_of, write_lines
 
-POOL = "memory/pool_1/values"
+POOL = "memory/pool_0/values"
 README = Path(__file__).resolve().parents[2] / "README.md"
 TRIALS = {
     "full-adamw-lr0.001-s0",
     "full-adamw-lr0.01-s0",
-    "lora-adamw-lr0.01-s0",
-    "replay-adamw-lr0.01-s0",
+    "lora-sgd-lr0.3-s0",
+    "replay-sgd-lr0.1-s0",
     "smf-tfidf-sgd-t16-lr30-s0",
     "smf-tfidf-sgd-t64-lr30-s0",
 }
@@ -102,7 +102,7 @@ def test_what_trains_is_told_by_number(finished, tiny_base):
     assert smf["rows_selected"] <= 16
     assert full["trainable_parameters"] == total
     assert full["optimizer_bytes"] == 4 * (2 * total + 1)  # two moments and a count
-    assert 0 < rows["lora-adamw-lr0.01-s0"]["trainable_share"] < 1
+    assert 0 < rows["lora-sgd-lr0.3-s0"]["trainable_share"] < 1
 
 
 def test_budgets_of_one_static_size_share_one_compilation(finished, sweeper):
@@ -178,13 +178,13 @@ def test_a_row_tells_of_the_model_in_its_checkpoint(finished, sweeper):
 
 
 def test_shares_of_the_grid_give_the_rows_of_the_whole(sweeper, tmp_path):
-    grid = dict(methods="smf", seeds="0,1", lr="30", tasks=1)
+    grid = dict(methods="smf", optimizer="", seeds="0,1", lr="30", tasks=1)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert sweeper(whole, **grid) == 0
-    assert sweeper(parts, shard="0/2", **grid) == 0
+    assert sweeper(whole, devices=2, **grid) == 0
+    assert sweeper(parts, devices=2, shard="0/2", **grid) == 0
     assert len(rows_of(parts)) == 2
     # The other machine joins the directory; the last one to finish reports on all.
-    assert sweeper(parts, shard="1/2", resume=True, report=True, **grid) == 0
+    assert sweeper(parts, devices=2, shard="1/2", resume=True, report=True, **grid) == 0
     assert rows_of(parts) == rows_of(whole)
     assert len((parts / "summary.csv").read_text().splitlines()) == 1 + 4
 
@@ -214,6 +214,7 @@ def test_all_methods_run_on_a_plain_checkpoint_with_files(sweeper, plain_checkpo
         methods="smf",
         slots="16",
         lr="3",
+        optimizer="sgd",
         train_alpha=True,
         tasks=2,
         facts_per_task=3,
@@ -312,7 +313,9 @@ def refused(sweeper, old_run, no_compute, monkeypatch):
 
     def refuse(message: str, **changes) -> str:
         before = content(old_run)
-        flags = sweeper.flags(**{"out": old_run, "overwrite": True, "lr": "", **changes})
+        flags = sweeper.flags(
+            **{"out": old_run, "overwrite": True, "lr": "", "optimizer": "", **changes}
+        )
         with pytest.raises((ValueError, FileNotFoundError, FileExistsError)) as error:
             sweep.main(flags)
         assert re.search(message, str(error.value), re.DOTALL), str(error.value)

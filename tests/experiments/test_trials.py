@@ -19,9 +19,9 @@ from smf_jax.sparse.patch import Patch, apply_patch
 from smf_jax.training.loop import TrialGroup
 from tests.experiments.tiny import Killed, checkpoints_of, rows_of
 
-POOL = "memory/pool_1/values"
+POOL = "memory/pool_0/values"
 # Two methods of two trials each: two groups that run on two devices.
-FOUR = dict(methods="smf,full", lr="smf:30/full:1e-3,1e-2")
+FOUR = dict(methods="smf,full", lr="smf:30/full:1e-3,1e-2", optimizer="")
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_shared_directory_survives_the_half_written_row_of_another_machine(
 
 
 def test_eight_devices_give_the_numbers_of_one(sweeper, tmp_path):
-    eight = dict(methods="smf", slots="16,64", seeds="0,1,2,3", lr="30", tasks=1)
+    eight = dict(methods="smf", optimizer="sgd", slots="16,64", seeds="0,1,2,3", lr="30", tasks=1)
     for devices in (1, 8):
         assert sweeper(tmp_path / str(devices), devices=devices, **eight) == 0
     rows = rows_of(tmp_path / "8")
@@ -177,8 +177,8 @@ def test_every_rule_and_optimizer_changes_the_rows_of_its_patches_only(sweeper, 
         leaves = replayed(out, trial, task + 1)
         assert_same_bits({POOL: leaves[POOL]}, sweeper.trained[out.name, trial, task])
         assert_same_bits({**leaves, POOL: 0}, {**base, POOL: 0})
-        assert row["loss_last"] < row["loss_first"]
         if changes["rule"] == "all":
+            assert row["loss_last"] < row["loss_first"]
             assert 64 < row["rows_selected"] <= row["rows_changed"] <= 256
         else:
             # Only rows that the task selected, and of these only what a batch has read.
@@ -221,7 +221,7 @@ def test_a_trial_that_is_not_finite_stops_alone_and_keeps_its_last_good_checkpoi
     sweeper, four, tmp_path, capsys, monkeypatch
 ):
     out = tmp_path / "spoilt"
-    pair = dict(methods="smf", slots="16", lr="30", seeds="0,1")
+    pair = dict(methods="smf", optimizer="sgd", slots="16", lr="30", seeds="0,1")
     bad, good = "smf-tfidf-sgd-t16-lr30-s1", "smf-tfidf-sgd-t16-lr30-s0"
     with pytest.MonkeyPatch.context() as patch:
         spoil(patch, task=1, seed=1, step=5)
@@ -246,7 +246,7 @@ def test_a_trial_that_is_not_finite_stops_alone_and_keeps_its_last_good_checkpoi
 
 
 def test_a_resume_goes_on_beside_a_trial_that_failed(sweeper, tmp_path):
-    pair = dict(methods="smf", slots="16", lr="30", seeds="0,1")
+    pair = dict(methods="smf", optimizer="sgd", slots="16", lr="30", seeds="0,1")
     whole, killed = tmp_path / "whole-failed", tmp_path / "killed-failed"
     with pytest.MonkeyPatch.context() as patch:
         spoil(patch, task=0, seed=0, step=0)
@@ -260,7 +260,7 @@ def test_a_resume_goes_on_beside_a_trial_that_failed(sweeper, tmp_path):
 
 def test_a_rate_that_makes_the_loss_overflow_fails_only_its_trial(sweeper, tmp_path, capsys):
     out = tmp_path / "overflow"
-    assert sweeper(out, devices=2, report=True, methods="full", lr="1e-3,1e30") == 1
+    assert sweeper(out, devices=2, report=True, methods="full", optimizer="", lr="1e-3,1e30") == 1
     bad = "full-adamw-lr1e+30-s0"
     step = next(row["failed_step"] for row in rows_of(out) if row["trial"] == bad)
     told = capsys.readouterr().out

@@ -28,10 +28,10 @@ TINY_BASE: dict[str, Any] = dict(
     relations=4,
     vocabulary=1000,
     width=32,
-    layers=2,
+    layers=1,
     heads=2,
     hidden_width=64,
-    memory_layers="1",
+    memory_layers="0",
     keys_per_half=16,
     memory_heads=2,
     steps=40,
@@ -42,7 +42,8 @@ TINY_BASE: dict[str, Any] = dict(
 )
 TINY_SWEEP: dict[str, Any] = dict(
     slots="16,64",
-    lr="smf:30/full:1e-3,1e-2/lora:1e-2/replay:1e-2",
+    lr="smf:30/full:1e-3,1e-2/lora:0.3/replay:0.1",
+    optimizer="full:adamw/lora:sgd/replay:sgd",
     tasks=2,
     facts_per_task=4,
     steps_per_task=6,
@@ -51,6 +52,7 @@ TINY_SWEEP: dict[str, Any] = dict(
     background_batch_size=16,
     probe_limit=16,
     probe_rows=32,
+    lora_targets="query,key,value,output",  # the only block has a memory for its feed-forward
 )
 # Flags that decide neither a program nor what stands in it.
 _NO_PROGRAM = ("out", "overwrite", "resume", "methods", "slots", "lr", "seeds", "shard", "rule")

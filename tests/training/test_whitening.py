@@ -1,0 +1,77 @@
+"""White queries: zero mean, unit covariance on the text, and the same model around them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from smf_jax.data.batching import Batch
+from smf_jax.memory.layer import MemoryConfig
+from smf_jax.models.config import MemoryPlacement, ModelConfig
+from smf_jax.models.decoder import Decoder, init_params
+from smf_jax.training.state import flatten
+from smf_jax.training.step import read_counts
+from smf_jax.training.whitening import _queries, whiten_queries
+
+MEMORY = MemoryConfig(keys_per_half=16, heads=2, reads=2, key_width=8, value_width=16, qk_norm=True)
+CONFIG = ModelConfig(
+    "llama", 32, 16, 3, 2, 2, 8, 24, tied=True, memory=MemoryPlacement((0, 2), "pretrain", MEMORY)
+)
+
+
+def batch() -> Batch:
+    rng = np.random.default_rng(0)
+    # A skewed vocabulary, as that of text: few words make up most of it.
+    tokens = np.minimum(rng.geometric(0.2, (64, 12)), 31).astype(np.int32)
+    valid = np.arange(12)[None] < rng.integers(4, 13, 64)[:, None]
+    return Batch(tokens, tokens, valid.astype(np.float32), valid)
+
+
+@pytest.fixture(scope="module")
+def leaves():
+    return flatten(init_params(CONFIG, jax.random.key(0)))
+
+
+def test_queries_are_white_per_head_and_half(leaves):
+    model, text = Decoder(CONFIG), batch()
+    white = whiten_queries(model, leaves, text)
+    for layer in (0, 2):
+        queries = np.asarray(_queries(model, white, text, layer)).reshape(-1, 4, 4)
+        assert len(queries) == text.valid.sum()
+        np.testing.assert_allclose(queries.mean(0), 0, atol=1e-4)
+        for group in range(4):
+            # The floor shrinks the weakest directions a little.
+            values = np.linalg.eigvalsh(np.cov(queries[:, group].T, bias=True))
+            assert values.max() < 1.001 and values.min() > 0.5
+
+
+def test_nothing_but_the_queries_changes(leaves):
+    white = whiten_queries(Decoder(CONFIG), leaves, batch())
+    changed = {path for path in leaves if not np.array_equal(leaves[path], white[path])}
+    assert white.keys() == leaves.keys()
+    assert changed == {
+        f"memory/layer_{layer}/query/{leaf}" for layer in (0, 2) for leaf in ("kernel", "bias")
+    }
+
+
+def test_text_uses_more_of_the_table(leaves):
+    model, text = Decoder(CONFIG), batch()
+
+    def used(leaves) -> int:
+        return sum(int(jnp.sum(c > 0)) for c in read_counts(model, leaves, text).values())
+
+    assert used(whiten_queries(model, leaves, text)) > used(leaves)
+
+
+def test_models_without_such_queries_are_refused(leaves):
+    plain = dataclasses.replace(CONFIG, memory=None)
+    with pytest.raises(ValueError, match="no memory, so it has no queries"):
+        whiten_queries(Decoder(plain), leaves, batch())
+    memory = dataclasses.replace(MEMORY, query_bias=False)
+    unbiased = dataclasses.replace(CONFIG, memory=MemoryPlacement((0, 2), "pretrain", memory))
+    with pytest.raises(ValueError, match="query_bias=False"):
+        whiten_queries(Decoder(unbiased), leaves, batch())
