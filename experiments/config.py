@@ -51,7 +51,7 @@ class PretrainFlags:
     whiten_queries: bool = flag(
         _MEMORY, True, "at the end, make the queries white on the data: the table is used evenly"
     )
-    steps: int = flag(_TRAINING, 900, "steps")
+    steps: int = flag(_TRAINING, 1200, "steps")
     batch_size: int = flag(_TRAINING, 64, "wordings of facts in a batch")
     text_batch_size: int = flag(_TRAINING, 16, "windows of text in a batch, beside the facts")
     learning_rate: float = flag(_TRAINING, 3e-3, "peak of AdamW's rate; warm-up, then cosine to 0")
@@ -202,11 +202,11 @@ class SweepFlags(MemoryFlags):
         "what is measured beside the stream, as NAME=FILE,…: questions (.jsonl, .csv) or text; "
         "empty: the world's known facts and neutral text",
     )
-    probe_limit: int = flag("Base and data", 1000, "questions, and windows of text, of a probe")
+    probe_limit: int = flag("Base and data", 500, "questions, and windows of text, of a probe")
     data_dir: str = flag("Base and data", "", "where prepared tensorflow-datasets lie")
     download: bool = flag("Base and data", False, "prepare sets that are not; uses the network")
     steps_per_task: int = flag(_TRAINING, 30, "steps of a task")
-    batch_size: int = flag(_TRAINING, 32, "wordings in a batch")
+    batch_size: int = flag(_TRAINING, 48, "wordings in a batch")
     prompt_loss_weight: float = flag(_TRAINING, 0.1, "weight of the words that are not the answer")
     clip: float = flag(_TRAINING, 0.0, "largest global norm of a gradient; 0 for none")
     schedule: str = flag(_TRAINING, "constant", "constant, or cosine over the steps of a task")

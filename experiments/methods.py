@@ -120,7 +120,7 @@ def what_trains(trainer: Trainer, base: Base, trial: Trial) -> Trains:
 
 
 def replayed_rows(flags: SweepFlags, trial: Trial) -> int:
-    """Rows of base data in a batch, so that they are the share that was asked for."""
+    """Rows of a batch that hold base data; a batch of replay is as large as any other."""
     if trial.method != "replay":
         return 0
-    return max(1, round(flags.batch_size * flags.replay_share / (1 - flags.replay_share)))
+    return min(flags.batch_size - 1, max(1, round(flags.batch_size * flags.replay_share)))

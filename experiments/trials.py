@@ -136,13 +136,17 @@ def _run_side_by_side(
     for task in range(first, tasks):
         state = _take_up(sweep, group, state, together, filled, task)
         batches = [
-            materials.batches(task, t.seed, flags.steps_per_task, flags.batch_size, replayed)
+            materials.batches(
+                task, t.seed, flags.steps_per_task, flags.batch_size - replayed, replayed
+            )
             for t in filled
         ]
         examples = chunked(materials.examples[task], flags.batch_size)
         began = time.monotonic()
         with _profiled(flags.profile if task == first else ""):
-            state, metrics = group.train(state, batches, examples, settings)
+            # The rule `random` draws anew for each task, and a resumed task draws the same again.
+            of_task = settings._replace(seed=settings.seed + np.uint32(task * 1_000_003))
+            state, metrics = group.train(state, batches, examples, of_task)
         seconds = time.monotonic() - began
         _tell(sweep, group, state, together, task, metrics, seconds)
         advance(len(chunk))

@@ -52,10 +52,8 @@ def whiten_queries(model: Decoder, leaves: Flat, batch: Batch) -> Flat:
     leaves = dict(leaves)
     for layer in placement.layers:
         path = f"memory/layer_{layer}/query"
-        queries = _queries(model, leaves, batch, layer).reshape(
-            -1, 2 * placement.memory.heads, half
-        )
-        mean, whitener = _whitener(queries)
+        queries = _queries(model, leaves, batch, layer)
+        mean, whitener = _whitener(queries.reshape(len(queries), -1, half))
         kernel, bias = leaves[f"{path}/kernel"], leaves[f"{path}/bias"]
         groups = kernel.reshape(kernel.shape[0], -1, half)
         new_kernel = jnp.einsum("dgc,gce->dge", groups, whitener).reshape(kernel.shape)

@@ -94,7 +94,7 @@ def test_settings_are_arrays_of_one_trial():
     assert int(settings_of(everything, 256).budget) == 256
 
 
-@pytest.mark.parametrize(("share", "rows"), [(0.5, 16), (0.2, 4), (0.75, 48), (0.001, 1)])
+@pytest.mark.parametrize(("share", "rows"), [(0.5, 8), (0.2, 3), (0.75, 12), (0.001, 1)])
 def test_replay_brings_its_share_of_a_batch(share, rows):
     flags = dataclasses.replace(FLAGS, replay_share=share)
     trial = Trial("replay", None, None, None, "adamw", 1e-3, 0)
