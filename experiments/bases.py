@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +184,10 @@ def _load_saved(directory: Path) -> Base:
             f"base_format={metadata.get('base_format')!r}, expected {FORMAT}; make the base again "
             "with this version"
         )
+    recipe = metadata["recipe"]
+    unknown = sorted(set(recipe or ()) - {each.name for each in fields(PretrainFlags)})
+    if unknown:
+        raise ValueError(f"its recipe has {unknown}, unknown to this version; make the base again")
     config = ModelConfig.from_dict(metadata["model"])
     leaves, _ = checkpoints.load(directory / LEAVES, outline_of(config))
     return Base(
@@ -191,7 +195,7 @@ def _load_saved(directory: Path) -> Base:
         {name: jnp.asarray(leaf) for name, leaf in leaves.items()},
         load_tokenizer(directory, config.vocabulary),
         metadata["origin"],
-        metadata["recipe"],
+        recipe,
     )
 
 

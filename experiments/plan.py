@@ -103,6 +103,8 @@ def check_trials(
       ValueError: naming the flag, the value and what was expected.
     """
     has_text = materials.general is not None
+    if flags.batch_size < 2 and any(trial.method == "replay" for trial in trials):
+        raise ValueError("--batch_size=1 leaves replay no room for base data; give at least 2")
     if flags.retrofit != "none":
         base = check_retrofit(flags, base, has_text)
     ranked = sorted({t.rule for t in trials if t.rule in RULES_WITH_BACKGROUND})

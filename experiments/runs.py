@@ -18,7 +18,8 @@ from smf_jax import checkpoints
 from smf_jax.sparse.patch import Patch
 from smf_jax.training.state import Flat
 
-CONFIG, RESULTS, TRIALS, BASE = "config.json", "results.jsonl", "trials", "base"
+CONFIG, RESULTS, TRIALS = "config.json", "results.jsonl", "trials"
+BASE, BACKGROUND = "base", "background"  # the second inside of the first
 # Flags that say where and how a run goes, not what it computes.
 NOT_COMPARED = frozenset(
     (

@@ -28,7 +28,7 @@ from experiments.pretrain import outline, pretrain
 from experiments.progress import progress_bar, say
 from experiments.report import write_report
 from experiments.retrofit import retrofit_base
-from experiments.runs import BASE, RunDirectory
+from experiments.runs import BACKGROUND, BASE, RunDirectory
 from experiments.trials import Sweep, run_group
 from smf_jax import checkpoints
 from smf_jax.sparse.selection import RULES_WITH_BACKGROUND
@@ -60,6 +60,17 @@ def make_base(flags: SweepFlags, base: Base, materials: Materials) -> Base:
         windows = None if materials.general is None else materials.general.rows
         base = retrofit_base(flags, base, windows)
     return base
+
+
+def kept_background(
+    flags: SweepFlags, base: Base, run_directory: RunDirectory
+) -> Background | None:
+    """The statistics of the run that is resumed, ``None`` if it has none of this very base."""
+    path = run_directory.path / BASE / BACKGROUND
+    if not flags.resume or not checkpoints.is_complete(path):
+        return None
+    kept = Background.from_arrays(*checkpoints.load(path))
+    return kept if kept.fingerprint == base_fingerprint(base.config, base.leaves) else None
 
 
 def get_background(
@@ -121,7 +132,8 @@ def main(flags: SweepFlags) -> int:
     base = make_base(flags, base, materials)
     background = None
     if any(trial.rule in RULES_WITH_BACKGROUND for trial in trials):
-        background = get_background(flags, base, materials, measured)
+        background = kept_background(flags, base, run_directory)
+        background = background or get_background(flags, base, materials, measured)
     run_directory.open(_configuration(flags), flags.resume, flags.overwrite)
     mark = _save_start(run_directory, base, background)
     sweep = Sweep(
@@ -180,9 +192,9 @@ def _save_start(run_directory: RunDirectory, base: Base, background: Background 
             "what --base names has changed, or another machine made or healed it; give another "
             "--out"
         )
-    if background is not None and not (path / "background").exists():
+    if background is not None and not (path / BACKGROUND).exists():
         arrays, metadata = background.to_arrays()
-        checkpoints.save(path / "background", arrays, metadata)
+        checkpoints.save(path / BACKGROUND, arrays, metadata)
     return mark
 
 

@@ -113,3 +113,46 @@ def finished(sweeper, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "finished"
     assert sweeper(out, devices=2, report=True) == 0
     return out
+
+
+@pytest.fixture
+def old_run(tmp_path) -> Path:
+    """A run that stands at --out already, and that no error may touch."""
+    out = tmp_path / "old"
+    (out / "trials").mkdir(parents=True)
+    (out / CONFIG).write_text(json.dumps({"methods": "smf", "versions": {}}))
+    (out / "results.jsonl").write_text('{"trial": "precious"}\n')
+    return out
+
+
+@pytest.fixture
+def no_compute(monkeypatch) -> None:
+    """Whatever computes or writes is an error of its own."""
+    for name in ("pretrain", "retrofit_base", "measure_background", "run_group", "save_base"):
+        monkeypatch.setattr(sweep, name, None)
+
+
+@pytest.fixture
+def refused(sweeper, old_run, no_compute, monkeypatch):
+    """Asserts one clear error before any compute, the old run as it was in spite of --overwrite."""
+    bases = {}
+
+    def load_once(path, flag, dtype="float32"):
+        if path not in bases:
+            bases[path] = load_base(path, flag, dtype)
+        return bases[path]
+
+    monkeypatch.setattr(sweep, "load_base", load_once)
+
+    def refuse(message: str, **changes) -> str:
+        before = content(old_run)
+        flags = sweeper.flags(
+            **{"out": old_run, "overwrite": True, "lr": "", "optimizer": "", **changes}
+        )
+        with pytest.raises((ValueError, FileNotFoundError, FileExistsError)) as error:
+            sweep.main(flags)
+        assert re.search(message, str(error.value), re.DOTALL), str(error.value)
+        assert content(old_run) == before
+        return str(error.value)
+
+    return refuse

@@ -96,6 +96,10 @@ def test_damage_is_told_with_the_flag(base, tmp_path):
     leaves, about = checkpoints.load(old / "leaves")
     checkpoints.save(old / "leaves", leaves, about | {"base_format": 0}, overwrite=True)
     refused(old, "base_format=0, expected 1; make the base again")
+    checkpoints.save(
+        old / "leaves", leaves, about | {"recipe": {"seed": 1, "speed": 2}}, overwrite=True
+    )
+    refused(old, "its recipe has .'speed'., unknown to this version; make the base again")
     run = tmp_path / "run"
     shutil.copytree(target, run / "base")
     refused(run, "is a run of a sweep; give its base, .*run/base")

@@ -73,6 +73,7 @@ def test_checks_name_what_to_do(base, gathered):
     without = dataclasses.replace(gathered, general=None)
     refused("rule tfidf ranks .*--background=FILE, or --rule=tf", without, methods="smf")
     refused("rule kl_acc, kl_df ranks", without, methods="smf", rule="kl_df,kl_acc")
+    refused("--batch_size=1 leaves replay no room", methods="replay", batch_size=1)
     refused("replay mixes .*--background=FILE, or leave replay out", without, methods="replay")
     plain = dataclasses.replace(base, config=base.config.with_memory(None))
     plain = dataclasses.replace(plain, leaves=outline_of(plain.config))

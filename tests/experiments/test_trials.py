@@ -131,6 +131,7 @@ def test_a_finished_run_is_not_run_again(sweeper, four, tmp_path, monkeypatch):
     shutil.copytree(four, out)
     before = (out / RESULTS).read_bytes()
     monkeypatch.setattr(TrialGroup, "train", None)
+    monkeypatch.setattr(sweeper, "_measure_background", None)
     assert sweeper(out, devices=2, resume=True, **FOUR) == 0
     assert (out / RESULTS).read_bytes() == before
 
