@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from experiments import pretrain
+from experiments import pretrain, sweep
+from experiments.bases import load_base
 from experiments.config import PretrainFlags
 from experiments.grid import Trial
+from experiments.runs import CONFIG
 from smf_jax.data.tokenizer import train_tokenizer
 from smf_jax.models.huggingface import export_huggingface
-from tests.experiments.tiny import TINY_BASE, Sweeper, on_devices, quick_compilation
+from tests.experiments.tiny import TINY_BASE, Sweeper, content, on_devices, quick_compilation
 from tests.models.tiny import PLAIN, random_params
 
 
