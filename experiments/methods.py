@@ -14,8 +14,9 @@ from experiments.grid import Trial
 from experiments.materials import Materials
 from smf_jax.sparse.selection import budget_size
 from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.training.sparse_step import SparseChoices, SparseState
 from smf_jax.training.state import count_bytes, count_parameters
-from smf_jax.training.step import Settings, SparseChoices, SparseState
+from smf_jax.training.step import Settings
 from smf_jax.training.trainers import Trainer, dense_trainer, lora_trainer, sparse_trainer
 
 

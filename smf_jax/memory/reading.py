@@ -32,7 +32,7 @@ def read(
     simply adds. The sum is accumulated in float32 (float64 for float64 tables).
 
     The table's gradient is computed only where the table is differentiated: a finetuning step
-    that differentiates the reads instead (`smf_jax.training.step`) never creates it.
+    that differentiates the reads instead (`smf_jax.training.sparse_step`) never creates it.
 
     Args:
       values: ``(N, v)`` table.

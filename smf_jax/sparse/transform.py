@@ -2,7 +2,7 @@
 
 The plain way to finetune sparsely, for people who bring their own model and gradient, and the
 reference that the fast step is tested against. It needs the dense gradient and keeps dense
-moments for the tables; `smf_jax.training.step` does the same work without either.
+moments for the tables; `smf_jax.training.sparse_step` does the same work without either.
 """
 
 from __future__ import annotations

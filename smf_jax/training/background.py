@@ -13,8 +13,8 @@ from smf_jax.manifest import fingerprint
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
 from smf_jax.sparse.usage import Background, PoolUsage, add_batch, no_usage
+from smf_jax.training.reads import pool_path, read_counts
 from smf_jax.training.state import Flat
-from smf_jax.training.step import pool_path, read_counts
 
 # Leaves of a block, and of its memory, that a read of that block depends on.
 _BEFORE_READ = ("attention_norm/", "attention/", "feed_forward_norm/")

@@ -18,20 +18,12 @@ from smf_jax.models.decoder import Decoder
 from smf_jax.models.lora import apply_lora, init_lora
 from smf_jax.sparse.row_store import create_store, empty_store
 from smf_jax.sparse.selection import check_rule
+from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.training.dense_step import DenseState, dense_step
+from smf_jax.training.reads import pool_path, read_counts
+from smf_jax.training.sparse_step import SparseChoices, SparseState, select_for, sparse_step
 from smf_jax.training.state import Flat, split, unflatten
-from smf_jax.training.step import (
-    DenseState,
-    Settings,
-    SparseChoices,
-    SparseState,
-    StepMetrics,
-    UpdateRule,
-    dense_step,
-    pool_path,
-    read_counts,
-    select_for,
-    sparse_step,
-)
+from smf_jax.training.step import Settings, StepMetrics
 
 State = Any
 Shared = Mapping[str, Any]

@@ -9,7 +9,7 @@ import pytest
 from smf_jax.data.batching import Batch
 from smf_jax.models.decoder import Decoder
 from smf_jax.training.background import base_fingerprint, measure_background, upstream_of_reads
-from smf_jax.training.step import pool_path, read_counts
+from smf_jax.training.reads import pool_path, read_counts
 from tests.training import tiny
 
 # Memories in two of three blocks, a plain block above them.

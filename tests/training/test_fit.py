@@ -10,9 +10,9 @@ import pytest
 from smf_jax.data.batching import Batch
 from smf_jax.sharding import DATA, device_mesh
 from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.training.dense_step import DenseState, dense_step
 from smf_jax.training.fit import fit
 from smf_jax.training.state import split
-from smf_jax.training.step import DenseState, dense_step
 from smf_jax.training.trainers import Trainer
 from tests.training import tiny
 

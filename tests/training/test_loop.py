@@ -15,8 +15,9 @@ from smf_jax.sharding import TRIAL, device_mesh
 from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.training.loop import TrialGroup
 from smf_jax.training.loss import weighted_loss
+from smf_jax.training.reads import pool_path
+from smf_jax.training.sparse_step import SparseChoices
 from smf_jax.training.state import unflatten
-from smf_jax.training.step import SparseChoices, pool_path
 from smf_jax.training.trainers import lora_trainer, sparse_trainer
 from tests.training import tiny
 

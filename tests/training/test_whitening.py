@@ -13,8 +13,8 @@ from smf_jax.data.batching import Batch
 from smf_jax.memory.layer import MemoryConfig
 from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.models.decoder import Decoder, init_params
+from smf_jax.training.reads import read_counts
 from smf_jax.training.state import flatten
-from smf_jax.training.step import read_counts
 from smf_jax.training.whitening import _queries, whiten_queries
 
 MEMORY = MemoryConfig(keys_per_half=16, heads=2, reads=2, key_width=8, value_width=16, qk_norm=True)

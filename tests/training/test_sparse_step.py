@@ -20,16 +20,11 @@ from smf_jax.sparse.selection import select_slots
 from smf_jax.sparse.transform import freeze_all_but_rows
 from smf_jax.sparse.update_rule import OPTIMIZERS, UpdateRule
 from smf_jax.sparse.usage import no_usage
+from smf_jax.training.dense_step import DenseState, dense_step
 from smf_jax.training.loss import weighted_loss
+from smf_jax.training.reads import pool_path, read_counts
+from smf_jax.training.sparse_step import SparseChoices, sparse_step
 from smf_jax.training.state import unflatten
-from smf_jax.training.step import (
-    DenseState,
-    SparseChoices,
-    dense_step,
-    pool_path,
-    read_counts,
-    sparse_step,
-)
 from smf_jax.training.trainers import sparse_trainer
 from tests.training import tiny
 
