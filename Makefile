@@ -4,6 +4,8 @@
 #   make sweep    the main job on the built-in world; the table and the pictures are in runs/world
 #   make test     lint, types, tests
 #
+# More: make benchmark times steps, their parts and whole models on this machine (runs/benchmark).
+#
 # Variables: make test PYTHON=python3.12 (the interpreter), VENV=/tmp/venv (where to install),
 #            make sweep ARGS="--seeds=0,1,2" (more flags), OUT=runs/mine (where to write).
 
@@ -21,13 +23,17 @@ python := $(VENV)/bin/python
 install = $(python) -m uv pip install --quiet --python $(python) $(1) \
 	|| $(python) -m pip install --quiet --disable-pip-version-check $(1)
 
-.PHONY: help sweep test lint types tests test-parity format clean
+.PHONY: help sweep benchmark test lint types tests test-parity format clean
 
 help:
 	@sed -n '1,/^$$/ s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
 
 sweep: $(VENV)/.installed
 	$(python) -m experiments.sweep --slots=64,512 --out=$(OUT) --resume $(ARGS)
+
+benchmark: OUT = runs/benchmark
+benchmark: $(VENV)/.installed
+	$(python) -m experiments.benchmark --out=$(OUT) --overwrite $(ARGS)
 
 test: lint types tests
 
@@ -44,7 +50,8 @@ tests: $(VENV)/.installed-test
 # pip and not uv: it is pip that machines are told where their build of torch lies.
 test-parity: $(VENV)/.installed-test
 	$(python) -m pip install --quiet --disable-pip-version-check -e ".[parity]"
-	$(python) -m pytest tests/models $(ARGS)
+	$(python) -m pytest tests/models tests/data/test_chat.py tests/experiments/test_export.py \
+		tests/experiments/benchmarks/test_torch_block.py $(ARGS)
 
 format: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check --fix .

@@ -19,6 +19,7 @@ from smf_jax.data.tokenizer import Tokenizer, load_tokenizer
 from smf_jax.manifest import fingerprint, sha256_of_json
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder, abstract_params
+from smf_jax.models.export import is_exported, load_exported
 from smf_jax.models.huggingface import load_huggingface
 from smf_jax.sharding import DATA, device_mesh
 from smf_jax.training.state import Flat, flatten
@@ -140,7 +141,7 @@ def save_base(path: Path, base: Base, overwrite: bool = False) -> str:
 
 
 def load_base(path: str, flag: str, dtype: str = "float32") -> Base:
-    """Reads a base that `save_base` wrote, or a Hugging Face directory.
+    """Reads a base that `save_base` wrote, an exported model, or a Hugging Face directory.
 
     Args:
       path: the directory.
@@ -166,6 +167,11 @@ def load_base(path: str, flag: str, dtype: str = "float32") -> Base:
         raise ValueError(
             f"--{flag}={path} is a run of a sweep; give its base, {directory / 'base'}"
         )
+    if is_exported(directory):
+        with telling(f"--{flag}={path}: "):
+            config, leaves, _ = load_exported(directory)
+            tokenizer = load_tokenizer(directory, config.vocabulary)
+        return Base(config, leaves, tokenizer, f"exported model {directory.name}")
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(
             f"--{flag}={path} is neither a base ({LEAVES}/ is missing) nor a Hugging Face "

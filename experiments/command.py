@@ -63,7 +63,17 @@ def parse(config: type[Config], arguments: Sequence[str]) -> tuple[Config, list[
         rest = values(["command", *arguments])[1:]
     except flags.Error as error:
         raise ValueError(f"{error}; --help lists the flags") from None
-    return config(**{each.name: values[each.name].value for each in flagged}), rest
+    parsed = config(**{each.name: values[each.name].value for each in flagged})
+    return _with_preset(parsed, {each.name for each in flagged if values[each.name].present}), rest
+
+
+def _with_preset(parsed: Config, given: set[str]) -> Config:
+    """The configuration with the values of its preset, if it has one, where no flag was given."""
+    of_preset = getattr(parsed, "preset_values", dict)()
+    return replace(
+        parsed,  # pyright: ignore[reportArgumentType]
+        **{name: value for name, value in of_preset.items() if name not in given},
+    )
 
 
 @contextmanager

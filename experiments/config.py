@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from experiments.command import flag, telling
 from experiments.grid import METHODS, OPTIMIZERS
+from experiments.presets import PRESETS, preset_values
 from smf_jax.data.world import WorldConfig
 from smf_jax.memory.layer import MemoryConfig
 from smf_jax.models.config import MemoryPlacement
 from smf_jax.sparse.selection import GRANULARITIES, RULES
 
 _WORLD, _MODEL, _MEMORY = "The built-in world", "The model", "The memory"
-_TRAINING, _OUT = "Training", "Output"
+_TRAINING, _SPARSE, _OUT = "Training", "Method smf", "Output"
 
 
 @dataclass(frozen=True)
 class PretrainFlags:
     """Flags of ``experiments.pretrain``; also what a built-in base is, hence its cache key."""
 
+    preset: str = flag("Preset", "", f"the settings of a paper: {', '.join(PRESETS)}")
+    scale: str = flag("Preset", "full", "full: the paper's sizes; tiny: the same path in a minute")
     out: str = flag(_OUT, "", "directory of the base to make; must not exist")
     overwrite: bool = flag(_OUT, False, "replace what stands at --out")
     world_seed: int = flag(_WORLD, 0, "seed of entities, facts and the stream")
@@ -45,9 +49,15 @@ class PretrainFlags:
     key_width: int = flag(_MEMORY, 64, "key width kd, both halves together")
     value_width: int = flag(_MEMORY, 0, "value width v; 0 for the model width")
     gate: str = flag(_MEMORY, "silu", "silu, scalar or none")
-    query_norm: str = flag(_MEMORY, "none", "none, layer or rms, on query halves")
+    query_norm: str = flag(
+        _MEMORY, "none", "none; layer or rms, of query halves; or batch, over tokens"
+    )
     qk_norm: bool = flag(_MEMORY, True, "RMS norm on query halves and keys")
     score: str = flag(_MEMORY, "softmax", "softmax or relu")
+    output_norm: str = flag(_MEMORY, "none", "none, or layer: layer norm of what is read")
+    experts: bool = flag(_MEMORY, False, "each slot is an expert of one hidden unit (PEER)")
+    key_scale: str = flag(_MEMORY, "memory+", "initial keys: memory+ in ±1/√kd, pkm in ±√(2/kd)")
+    query_bias: bool = flag(_MEMORY, True, "whether the query projection has a bias")
     whiten_queries: bool = flag(
         _MEMORY, True, "at the end, make the queries white on the data: the table is used evenly"
     )
@@ -77,8 +87,12 @@ class PretrainFlags:
         return {
             each.name: getattr(self, each.name)
             for each in fields(self)
-            if each.name not in ("out", "overwrite")
+            if each.name not in ("out", "overwrite", "preset", "scale")
         }
+
+    def preset_values(self) -> Mapping[str, Any]:
+        """What the preset sets, by flag; a flag that is given wins."""
+        return preset_values(self.preset, self.scale, "pretrain")
 
 
 @dataclass(frozen=True)
@@ -91,7 +105,12 @@ class MemoryFlags:
         "put a fresh memory into a base that has none: add (beside the feed-forward, scaled by α), "
         "replace (in its place) or none",
     )
-    layers: str = flag("Retrofit", "", "blocks to retrofit, from 0, as in 6,12,18; empty: middle")
+    layers: str = flag(
+        "Retrofit",
+        "",
+        "blocks to retrofit, from 0, as in 6,12,18; empty: those at a quarter, a half and three "
+        "quarters of the depth",
+    )
     shared_pool: bool = flag("Retrofit", False, "one table for all of them")
     alpha: float = flag("Retrofit", 0.01, "initial α of --retrofit=add")
     keys_per_half: int = flag("Retrofit", 128, "n; the table has n² slots")
@@ -100,20 +119,42 @@ class MemoryFlags:
     key_width: int = flag("Retrofit", 64, "key width kd, both halves together")
     value_width: int = flag("Retrofit", 0, "value width v; 0 for the model width")
     gate: str = flag("Retrofit", "silu", "silu, scalar or none")
-    query_norm: str = flag("Retrofit", "none", "none, layer or rms, on query halves")
+    query_norm: str = flag(
+        "Retrofit", "none", "none; layer or rms, of query halves; or batch, over tokens"
+    )
     qk_norm: bool = flag("Retrofit", True, "RMS norm on query halves and keys")
     score: str = flag("Retrofit", "softmax", "softmax or relu")
+    output_norm: str = flag("Retrofit", "none", "none, or layer: layer norm of what is read")
+    experts: bool = flag("Retrofit", False, "each slot is an expert of one hidden unit (PEER)")
+    key_scale: str = flag("Retrofit", "memory+", "initial keys: memory+ in ±1/√kd, pkm in ±√(2/kd)")
+    query_bias: bool = flag("Retrofit", True, "whether the query projection has a bias")
     heal_steps: int = flag(
         "Retrofit",
         200,
         "steps that train only the new memory on text (a sweep's: its background); 0 for none",
     )
-    heal_learning_rate: float = flag("Retrofit", 5e-4, "peak of AdamW's rate while healing")
+    heal_learning_rate: float = flag("Retrofit", 5e-3, "peak of AdamW's rate while healing")
     heal_batch_size: int = flag("Retrofit", 16, "windows of text in a healing batch")
+    heal_loss: str = flag(
+        "Retrofit",
+        "text",
+        "text, or distill: what the feed-forward that --retrofit=replace removed computed",
+    )
+    heal_routing: bool = flag(
+        "Retrofit",
+        False,
+        "healing also trains queries and keys, as published; few slots then take most reads",
+    )
+    whiten_queries: bool = flag(
+        "Retrofit",
+        True,
+        "make the queries white on the text, before healing and again after it: the table is used "
+        "evenly",
+    )
 
     def placement(self, width: int, layers: int) -> MemoryPlacement:
         """The placement in a model of this width and number of layers."""
-        places = parse_layers(self.layers, "layers") or (layers // 2,)
+        places = parse_layers(self.layers, "layers") or quarter_layers(layers)
         outside = [layer for layer in places if not 0 <= layer < layers]
         if outside:
             raise ValueError(
@@ -154,6 +195,8 @@ class RetrofitFlags(MemoryFlags):
 class SweepFlags(MemoryFlags):
     """Flags of ``experiments.sweep``."""
 
+    preset: str = flag("Preset", "", f"the settings of a paper: {', '.join(PRESETS)}")
+    scale: str = flag("Preset", "full", "full: the paper's sizes; tiny: the same path in a minute")
     methods: str = flag("Grid", ",".join(METHODS), f"any of {', '.join(METHODS)}")
     slots: str = flag("Grid", "64,512", "budgets: rows that a step may change in each pool")
     lr: str = flag(
@@ -165,6 +208,12 @@ class SweepFlags(MemoryFlags):
     rule: str = flag("Grid", "", f"selection rules: any of {', '.join(RULES)} [tfidf]")
     granularity: str = flag("Grid", "", f"any of {', '.join(GRANULARITIES)} [per_step]")
     optimizer: str = flag("Grid", "", f"any of {', '.join(OPTIMIZERS)} [sgd for smf, else adamw]")
+    batch_order: str = flag(
+        "Grid",
+        "",
+        "how a task's wordings are dealt into batches: facts (all wordings of a few) or shuffled "
+        "[facts for smf, else shuffled]",
+    )
     seeds: str = flag("Grid", "0", "seeds of the order of batches and of fresh parameters")
     shard: str = flag("Grid", "0/1", "run the i-th of n shares of the grid, as i/n from 0")
     base: str = flag(
@@ -194,28 +243,62 @@ class SweepFlags(MemoryFlags):
         "general text that slots are ranked against: a file, a directory, tfds:NAME:SPLIT, or a "
         "measured background; empty: what the base was taught",
     )
-    background_batches: int = flag("Base and data", 1000, "batches of background, B")
-    background_batch_size: int = flag("Base and data", 8, "windows in one of them")
+    background_batches: int = flag("Base and data", 250, "batches of background, B")
+    background_batch_size: int = flag("Base and data", 32, "windows in one of them")
+    recount_batches: int = flag(
+        "Base and data",
+        100,
+        "batches of background that are counted again after the stream, for slot health and drift; "
+        "0 for none",
+    )
     probes: str = flag(
         "Base and data",
         "",
-        "what is measured beside the stream, as NAME=FILE,…: questions (.jsonl, .csv) or text; "
-        "empty: the world's known facts and neutral text",
+        "what is measured beside the stream, as NAME=FILE or NAME=KIND:FILE,…: questions (.jsonl, "
+        ".csv) or text, or by kind (docs/probes.md): exact, text, f1, gsm8k, hellaswag, medmcqa, "
+        "ppl; empty: the world's known facts and neutral text",
     )
-    probe_limit: int = flag("Base and data", 500, "questions, and windows of text, of a probe")
+    probe_limit: int = flag("Base and data", 500, "questions, items or windows of a probe")
+    probe_shots: int = flag("Base and data", 0, "examples before each question of kind f1")
+    probe_answer_tokens: int = flag("Base and data", 32, "tokens of an answer of kind f1, at most")
+    probe_chat: bool = flag("Base and data", False, "kind f1 asks by the tokenizer's chat template")
+    ppl_window: int = flag(
+        "Base and data", 0, "tokens of a window of kind ppl; 0: 1,024, or what the model takes"
+    )
+    ppl_stride: int = flag("Base and data", 0, "tokens between windows; 0: half of a window")
     data_dir: str = flag("Base and data", "", "where prepared tensorflow-datasets lie")
     download: bool = flag("Base and data", False, "prepare sets that are not; uses the network")
     steps_per_task: int = flag(_TRAINING, 30, "steps of a task")
-    batch_size: int = flag(_TRAINING, 48, "wordings in a batch")
+    batch_size: int = flag(_TRAINING, 40, "wordings in a batch")
     prompt_loss_weight: float = flag(_TRAINING, 0.1, "weight of the words that are not the answer")
     clip: float = flag(_TRAINING, 0.0, "largest global norm of a gradient; 0 for none")
     schedule: str = flag(_TRAINING, "constant", "constant, or cosine over the steps of a task")
     warmup_steps: int = flag(_TRAINING, 0, "steps of linear warm-up of a task")
     weight_decay: float = flag(_TRAINING, 0.01, "decoupled decay of adamw")
     keep_optimizer_state: bool = flag(_TRAINING, False, "moments outlive a task")
-    train_alpha: bool = flag(_TRAINING, False, "smf also trains the scale α of --retrofit=add")
+    train_alpha: bool = flag(_SPARSE, False, "also train the scale α of --retrofit=add")
+    alpha_rate: float = flag(_SPARSE, 1.0, "rate of α, as a multiple of the rows'")
+    alpha_schedule: bool = flag(_SPARSE, True, "whether the rate of α follows --schedule")
+    micro_batches: int = flag(_SPARSE, 1, "parts of a batch that are run one after another")
+    budget_scope: str = flag(
+        _SPARSE, "per_layer", "per_layer: a budget for each pool; shared: one for all together"
+    )
+    score_share: float = flag(
+        _SPARSE,
+        0.0,
+        "adaptive budget: no more than the best slots that cover this share of the score; 0: off",
+    )
+    protect_written: float = flag(
+        _SPARSE,
+        0.0,
+        "rows that earlier tasks wrote count as used in so often as all background batches; 0: no",
+    )
+    count_normalised: bool = flag(_SPARSE, False, "divide a row's gradient by its number of reads")
+    leaky: bool = flag(
+        _SPARSE, False, "mask the gradient and not the update, as 2605.03229 published: rows leak"
+    )
     store_rows: int = flag(
-        _TRAINING, 0, "rows with optimizer state per pool; 0: all that a task can select"
+        _SPARSE, 0, "rows with optimizer state per pool; 0: all that a task can select"
     )
     lora_rank: int = flag(_TRAINING, 8, "rank of the adapters")
     lora_alpha: float = flag(_TRAINING, 16.0, "adapters act with lora_alpha / lora_rank")
@@ -232,6 +315,15 @@ class SweepFlags(MemoryFlags):
     probe_rows: int = flag(_OUT, 128, "rows of a probe that run at once")
     profile: str = flag(_OUT, "", "write a jax.profiler trace of the first task of each group here")
 
+    def preset_values(self) -> Mapping[str, Any]:
+        """What the preset sets, by flag; a flag that is given wins."""
+        return preset_values(self.preset, self.scale, "sweep")
+
+    def base_recipe(self) -> PretrainFlags:
+        """How the built-in base is made."""
+        made = preset_values(self.preset, self.scale, "pretrain")
+        return PretrainFlags(**{**made, "world_seed": self.base_seed, "seed": self.base_seed})
+
 
 def parse_layers(text: str, name: str) -> tuple[int, ...]:
     """Reads ``6,12,18``.
@@ -243,6 +335,11 @@ def parse_layers(text: str, name: str) -> tuple[int, ...]:
         return tuple(int(word) for word in text.split(",") if word.strip())
     except ValueError:
         raise ValueError(f"--{name}={text}: expected layer numbers, as in 6,12,18") from None
+
+
+def quarter_layers(layers: int) -> tuple[int, ...]:
+    """Blocks at a quarter, a half and three quarters of the depth: 6, 12, 18 of 24 (2604.05248)."""
+    return tuple(sorted({layers // 4, layers // 2, 3 * layers // 4}))
 
 
 def memory_config(flags: PretrainFlags | MemoryFlags, width: int) -> MemoryConfig:
@@ -264,4 +361,8 @@ def memory_config(flags: PretrainFlags | MemoryFlags, width: int) -> MemoryConfi
             query_norm=flags.query_norm,  # pyright: ignore[reportArgumentType]
             qk_norm=flags.qk_norm,
             score=flags.score,  # pyright: ignore[reportArgumentType]
+            output_norm=flags.output_norm,  # pyright: ignore[reportArgumentType]
+            experts=flags.experts,
+            key_scale=flags.key_scale,  # pyright: ignore[reportArgumentType]
+            query_bias=flags.query_bias,
         )

@@ -23,10 +23,14 @@ METHODS = ("smf", "full", "lora", "replay")
 DEFAULT_SLOTS = (64, 512)
 DEFAULT_RULE = "tfidf"
 DEFAULT_GRANULARITY = "per_step"
+BATCH_ORDERS = ("shuffled", "facts")
+# Each at its best: a few facts in all wordings show which rows are theirs (as in 2510.15103, where
+# a batch is 64 paraphrases of one fact); dense updates want every batch to speak of all facts.
+DEFAULT_BATCH_ORDER = {"smf": "facts", "full": "shuffled", "lora": "shuffled", "replay": "shuffled"}
 DEFAULT_OPTIMIZER = {"smf": "sgd", "full": "adamw", "lora": "adamw", "replay": "adamw"}
 # From gentle to strong: a method's frontier is its sweep of the rate, not one point of it.
 DEFAULT_LEARNING_RATES: dict[str, dict[str, tuple[float, ...]]] = {
-    "smf": {"sgd": (100.0, 200.0), "momentum": (3.0,), "adam": (3e-2,), "adamw": (3e-2,)},
+    "smf": {"sgd": (60.0, 120.0), "momentum": (3.0,), "adam": (3e-2,), "adamw": (3e-2,)},
     "full": {
         "sgd": (1e-2, 3e-2, 1e-1),
         "momentum": (1e-3, 3e-3, 1e-2),
@@ -58,6 +62,7 @@ class Trial:
     optimizer: str
     learning_rate: float
     seed: int
+    batch_order: str
 
     @property
     def id(self) -> str:
@@ -73,8 +78,10 @@ class Trial:
     def sweep(self) -> str:
         """The setting less its learning rate: the points of one curve of the frontier."""
         unusual = self.granularity if self.granularity != DEFAULT_GRANULARITY else None
+        order = self.batch_order if self.batch_order != DEFAULT_BATCH_ORDER[self.method] else None
         rows = None if self.slots is None else f"t{self.slots}"
-        return "-".join(filter(None, (self.method, self.rule, unusual, self.optimizer, rows)))
+        parts = (self.method, self.rule, unusual, self.optimizer, rows, order)
+        return "-".join(filter(None, parts))
 
     @property
     def group(self) -> tuple[str, str | None, str | None, str, int | None]:
@@ -210,11 +217,12 @@ def build_grid(
     granularities: Mapping[str, Sequence[str]] | None = None,
     optimizers: Mapping[str, Sequence[str]] | None = None,
     learning_rates: Mapping[str, Sequence[float]] | None = None,
+    batch_orders: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[Trial, ...]:
     """Lay out every trial of a sweep, each once.
 
     The same flags give the same list: methods as given, and for each its rules, granularities,
-    optimizers, budgets, rates and seeds, the seeds running fastest.
+    optimizers, batch orders, budgets, rates and seeds, the seeds running fastest.
 
     Args:
       methods: the methods to run.
@@ -225,6 +233,7 @@ def build_grid(
       granularities: how often rows are selected, by method.
       optimizers: update rules by method.
       learning_rates: learning rates by method; the default is that of the optimizer.
+      batch_orders: how a task's examples are dealt into batches, by method.
 
     Returns:
       The trials, distinct.
@@ -232,10 +241,11 @@ def build_grid(
     trials = []
     for method in methods:
         sparse = method == "smf"
-        for rule, granularity, optimizer in product(
+        for rule, granularity, optimizer, order in product(
             _axis(rules, method, (DEFAULT_RULE,)) if sparse else (None,),
             _axis(granularities, method, (DEFAULT_GRANULARITY,)) if sparse else (None,),
             _axis(optimizers, method, (DEFAULT_OPTIMIZER[method],)),
+            _axis(batch_orders, method, (DEFAULT_BATCH_ORDER[method],)),
         ):
             budgeted = sparse and rule != "all"
             for budget_, rate_, seed_ in product(
@@ -243,7 +253,9 @@ def build_grid(
                 _axis(learning_rates, method, DEFAULT_LEARNING_RATES[method][optimizer]),
                 seeds,
             ):
-                trials.append(Trial(method, budget_, rule, granularity, optimizer, rate_, seed_))
+                trials.append(
+                    Trial(method, budget_, rule, granularity, optimizer, rate_, seed_, order)
+                )
     return tuple(dict.fromkeys(trials))
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,8 @@ import numpy as np
 from experiments.bases import Base
 from experiments.command import telling
 from experiments.config import SweepFlags
-from experiments.sources import Reader, existing
+from experiments.probes import NamedProbe, ProbeOptions, Probes, asked_once, read_probes
+from experiments.sources import Reader
 from smf_jax import checkpoints
 from smf_jax.data.batching import (
     Batch,
@@ -23,8 +22,7 @@ from smf_jax.data.batching import (
     pack_texts,
     sample_batches,
 )
-from smf_jax.data.facts import Fact, Task, Wording, trained_wordings
-from smf_jax.data.files import read_records
+from smf_jax.data.facts import Task, Wording, first_wordings, trained_wordings
 from smf_jax.data.sources import stream_of
 from smf_jax.data.world import World, make_world
 from smf_jax.evaluation.answers import Probe, answer_probe
@@ -33,9 +31,6 @@ from smf_jax.evaluation.answers import Probe, answer_probe
 ASKED = 2
 # Values of --stream that name the world of a built-in base.
 OWN_STREAM = ("", "world")
-QUESTION_ENDINGS = tuple(
-    kind + packed for kind in (".jsonl", ".csv") for packed in ("", ".gz", ".xz", ".bz2")
-)
 
 
 @dataclass(frozen=True)
@@ -63,6 +58,7 @@ class Materials:
       questions: further probes of facts by name; the first is that of known facts.
       texts: probes of text by name; the first is that of neutral text.
       general: background and replay; ``None`` if there is none.
+      named: probes that are measured on whole models, by name.
     """
 
     tasks: tuple[Task, ...]
@@ -72,8 +68,11 @@ class Materials:
     questions: Mapping[str, Probe]
     texts: Mapping[str, Batch]
     general: General | None
+    named: Mapping[str, NamedProbe] = field(default_factory=dict)
 
-    def batches(self, task: int, seed: int, steps: int, rows: int, replayed: int) -> Batch:
+    def batches(
+        self, task: int, seed: int, steps: int, rows: int, replayed: int, by_fact: bool = False
+    ) -> Batch:
         """The batches of one task, ``(steps, rows + replayed, t)``.
 
         Args:
@@ -82,9 +81,11 @@ class Materials:
           steps: how many.
           rows: of the task in each batch.
           replayed: rows of general text in each batch.
+          by_fact: whether the wordings of a fact stay together.
         """
         rng = np.random.default_rng([seed, task])
-        batches = sample_batches(self.examples[task], steps, rows, rng)
+        wordings = [len(fact.trained) for fact in self.tasks[task].facts] if by_fact else None
+        batches = sample_batches(self.examples[task], steps, rows, rng, wordings)
         if not replayed or self.general is None:
             return batches
         old = sample_batches(self.general.rows, steps, replayed, rng)
@@ -126,18 +127,20 @@ def gather(flags: SweepFlags, base: Base) -> Materials:
         return encode_wordings(base.tokenizer, wordings, length, flags.prompt_loss_weight)
 
     def probe(task: Task, wordings: str) -> Probe:
-        return answer_probe(base.tokenizer, _first(task.facts, wordings, ASKED), wordings, length)
+        facts = first_wordings(task.facts, wordings, ASKED)
+        return answer_probe(base.tokenizer, facts, wordings, length)
 
     general, held_out = _general(flags, reader, base, world, length)
-    questions, texts = _probes(flags, reader, base, world, held_out)
+    probes = _probes(flags, reader, base, world, held_out)
     return Materials(
         tasks=stream,
         examples=tuple(map(encoded, stream)),
         seen=tuple(probe(task, "trained") for task in stream),
         unseen=tuple(probe(task, "asked") for task in stream),
-        questions=questions,
-        texts=texts,
+        questions=probes.questions,
+        texts=probes.texts,
         general=general,
+        named=probes.named,
     )
 
 
@@ -169,11 +172,6 @@ def _tasks(flags: SweepFlags, reader: Reader, world: World | None) -> tuple[Task
     facts = reader.questions(flags.stream, "stream", relations)
     with telling("--"):
         return stream_of(facts, flags.tasks, flags.facts_per_task, flags.stream_seed)
-
-
-def _first(facts: Sequence[Fact], wordings: str, count: int) -> list[Fact]:
-    """The facts with only their first wordings of a kind."""
-    return [dataclasses.replace(f, **{wordings: getattr(f, wordings)[:count]}) for f in facts]
 
 
 def _general(
@@ -217,46 +215,14 @@ def is_measured(background: str) -> bool:
 
 def _probes(
     flags: SweepFlags, reader: Reader, base: Base, world: World | None, held_out: Batch | None
-) -> tuple[dict[str, Probe], dict[str, Batch]]:
+) -> Probes:
     """The probes that the flags name, or those of the base's own world."""
-    questions: dict[str, Probe] = {}
-    texts: dict[str, Batch] = {}
-    for item in filter(None, flags.probes.split(",")):
-        name, equals, source = item.partition("=")
-        if not equals or not name or not source or name in (*questions, *texts):
-            raise ValueError(
-                f"--probes={flags.probes}: {item!r} should be NAME=FILE with a name of its own, as "
-                "in nq=nq.jsonl,wikitext=wiki.txt"
-            )
-        if source.endswith(QUESTION_ENDINGS) and _asks(source):
-            facts = reader.questions(source, "probes")[: flags.probe_limit]
-            questions[name] = _asked_once(base, facts)
-        else:
-            windows = min(128, base.config.max_positions)
-            text = reader.texts(source, "probes")
-            limit = flags.probe_limit * windows
-            with telling(f"--probes={source}: "):
-                texts[name] = pack_texts(base.tokenizer, text, windows, limit)
+    probes = read_probes(flags.probes, reader, base, ProbeOptions.of(flags))
     if not flags.probes and world is not None:
-        questions["known"] = _asked_once(base, world.kept[: flags.probe_limit])
-    if not texts and held_out is not None:
-        texts["neutral"] = held_out
-    return questions, texts
-
-
-def _asked_once(base: Base, facts: Sequence[Fact]) -> Probe:
-    """Every fact asked in one wording that it was not taught in."""
-    once = _first(facts, "asked", 1)
-    length = needed_length(base.tokenizer, [wording for fact in once for wording in fact.asked])
-    return answer_probe(base.tokenizer, once, "asked", length)
-
-
-def _asks(source: str) -> bool:
-    """Whether the records of a file are questions."""
-    with telling("--probes: "):
-        records = islice(read_records(existing(source, "probes")), 1)
-        record = next((record for _, record in records), {})
-    return not {"question", "problem"}.isdisjoint(record)
+        probes.questions["known"] = asked_once(base, world.kept[: flags.probe_limit])
+    if not probes.texts and held_out is not None:
+        probes.texts["neutral"] = held_out
+    return probes
 
 
 def all_rows(probes: Sequence[Probe]) -> Batch:

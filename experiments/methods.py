@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -12,10 +13,11 @@ from experiments.command import telling
 from experiments.config import SweepFlags
 from experiments.grid import Trial
 from experiments.materials import Materials
+from smf_jax.models.lora import merge_lora
 from smf_jax.sparse.selection import budget_size
 from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.training.sparse_step import SparseChoices, SparseState
-from smf_jax.training.state import count_bytes, count_parameters
+from smf_jax.training.state import Flat, count_bytes, count_parameters, flatten, unflatten
 from smf_jax.training.step import Settings
 from smf_jax.training.trainers import Trainer, dense_trainer, lora_trainer, sparse_trainer
 
@@ -80,14 +82,22 @@ def make_trainer(flags: SweepFlags, base: Base, trial: Trial, materials: Materia
         choices = SparseChoices(
             rule=trial.rule,  # pyright: ignore[reportArgumentType]
             granularity=trial.granularity,  # pyright: ignore[reportArgumentType]
+            micro_batches=flags.micro_batches,
             size=size,
+            budget_scope=flags.budget_scope,  # pyright: ignore[reportArgumentType]
+            score_share=flags.score_share or None,
+            protect_written=flags.protect_written,
+            count_normalised=flags.count_normalised,
             update=update,
             train_alpha=flags.train_alpha,
+            alpha_rate=flags.alpha_rate,
+            alpha_schedule=flags.alpha_schedule,
+            leaky=flags.leaky,
         )
         steps = flags.steps_per_task * (flags.tasks if keep else 1)
         placement = base.config.memory
         table_slots = placement.memory.slots if placement else 0
-        capacity = flags.store_rows or min(table_slots, steps * size)
+        capacity = flags.store_rows or min(table_slots, steps * choices.places)
         return sparse_trainer(base.model, choices, capacity, keep)
     if trial.method == "lora":
         targets = tuple(flags.lora_targets.split(","))
@@ -104,7 +114,7 @@ def settings_of(trial: Trial, size: int) -> Settings:
     )
 
 
-def what_trains(trainer: Trainer, base: Base, trial: Trial) -> Trains:
+def what_trains(flags: SweepFlags, trainer: Trainer, base: Base, trial: Trial) -> Trains:
     """Counts what a trial trains, without computing anything; an outline of the base will do."""
     with telling("--lora_" if trial.method == "lora" else ""):
         state = jax.eval_shape(trainer.begin, base.leaves, settings_of(trial, 1))
@@ -113,11 +123,34 @@ def what_trains(trainer: Trainer, base: Base, trial: Trial) -> Trains:
         trained = count_parameters(state.leaves)
         return Trains(None, trained, trained / total, count_bytes(state.statistics))
     tables = state.tables.values()
-    rows = sum(min(table.shape[0], trial.slots or table.shape[0]) for table in tables)
+    rows = _rows_of_step(flags, trial, [table.shape[0] for table in tables])
     width = next(iter(tables)).shape[1]
     trained = rows * width + count_parameters(state.scalars)
     held = count_bytes((state.stores, state.scalar_statistics))
     return Trains(rows, trained, trained / total, held)
+
+
+def _rows_of_step(flags: SweepFlags, trial: Trial, table_slots: Sequence[int]) -> int:
+    """Rows that a step may change, over all pools."""
+    if flags.leaky or trial.slots is None:
+        return sum(table_slots)
+    parts = flags.micro_batches if trial.granularity == "per_micro_batch" else 1
+    if flags.budget_scope == "shared":
+        return min(sum(table_slots), trial.slots * parts)
+    return sum(min(slots, trial.slots * parts) for slots in table_slots)
+
+
+def whole_model(base: Flat, trained: Flat, lora_alpha: float) -> Flat:
+    """The leaves of the model that the base and what was trained on it make; adapters are merged.
+
+    Args:
+      base: leaves of the base by path.
+      trained: leaves in place of the base's, or adapters.
+      lora_alpha: scale of the adapters.
+    """
+    if all(path in base for path in trained):
+        return {**base, **trained}
+    return flatten(merge_lora(unflatten(base), trained, lora_alpha))
 
 
 def replayed_rows(flags: SweepFlags, trial: Trial) -> int:

@@ -8,6 +8,7 @@ from experiments.bases import Base
 from experiments.command import require_least, telling
 from experiments.config import SweepFlags
 from experiments.grid import (
+    BATCH_ORDERS,
     METHODS,
     OPTIMIZERS,
     Trial,
@@ -41,6 +42,7 @@ _AT_LEAST_ONE = (
     "background_batch_size",
     "probe_limit",
     "probe_rows",
+    "probe_answer_tokens",
     "lora_rank",
 )
 _AT_LEAST_ZERO = (
@@ -51,6 +53,10 @@ _AT_LEAST_ZERO = (
     "prompt_loss_weight",
     "value_width",
     "base_seed",
+    "probe_shots",
+    "ppl_window",
+    "ppl_stride",
+    "recount_batches",
 )
 
 
@@ -85,6 +91,7 @@ def plan(flags: SweepFlags) -> tuple[Trial, ...]:
         ),
         optimizers=parse_scoped(flags.optimizer, "optimizer", methods, one_of(OPTIMIZERS)),
         learning_rates=parse_scoped(flags.lr, "lr", methods, rate),
+        batch_orders=parse_scoped(flags.batch_order, "batch_order", methods, one_of(BATCH_ORDERS)),
     )
 
 
@@ -122,7 +129,7 @@ def check_trials(
     if base.config.memory is not None:
         check_budgets(trials, base.config.memory.memory.slots)
     for group in by_group(trials):
-        what_trains(make_trainer(flags, base, group[0], materials), base, group[0])
+        what_trains(flags, make_trainer(flags, base, group[0], materials), base, group[0])
 
 
 def by_group(trials: Sequence[Trial]) -> list[list[Trial]]:

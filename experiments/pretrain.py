@@ -32,6 +32,7 @@ from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.models.decoder import init_params
 from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.training.fit import fit
+from smf_jax.training.running import training_loss
 from smf_jax.training.state import Flat, count_parameters, flatten
 from smf_jax.training.trainers import dense_trainer, plain_logits
 from smf_jax.training.whitening import whiten_queries
@@ -129,6 +130,7 @@ def pretrain(flags: PretrainFlags) -> Base:
             b2=0.98,
             weight_decay=flags.weight_decay,
         ),
+        loss=training_loss(base.model),
     )
     say(
         f"pretraining {count_parameters(leaves):,} parameters on {len(world.known):,} facts and "

@@ -8,28 +8,22 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from experiments.figures import draw_pictures
 from experiments.grid import Trial
-from experiments.summary import (
-    Outcome,
-    Row,
-    Setting,
-    average,
-    best,
-    curve_labels,
-    finished,
-    forgetting,
-    least_forgetting,
-    summarise,
-    sweeps,
+from experiments.summary import OF_BASE, Outcome, Row, Setting, average, finished, summarise
+from experiments.tables import (
+    health_table,
+    matched_tables,
+    probe_keys,
+    probe_table,
+    summary_table,
 )
 
-MISSING = "–"
-SCORES = (0.25, 0.5, 0.75, 0.9, 0.95)
 PICTURES = ("frontier", "retention", "slots")
 
 WORDS = """\
@@ -43,9 +37,13 @@ end (unseen) and the known facts kept."""
 FRONTIER = """\
 Each mark is a setting, small ones its seeds; along a curve the learning rate rises. Lower and
 further to the right is better."""
-MATCHED = """\
-The least {forgotten} where a sweep over the learning rate gets at least this far in unseen
-wordings, along straight lines between its points; – where it does not get there."""
+PROBES = """\
+Held-out probes after the last task, of the base in the first line; behind each the change against
+the base, where a plus is better. docs/probes.md says what each metric is."""
+HEALTH = """\
+How the slots are used by general text: by the background, by the base over its first batches, and
+by each model after the stream over the same batches, mean over seeds. *Drift*: KL divergence of the
+base's use from the model's, nats. slot_health.json has every trial."""
 RETENTION = "Accuracy on each task so far, in unseen wordings; each method at its best setting."
 SLOTS = "Share of the slots changed by the task of the row that the task of the column changed too."
 
@@ -54,6 +52,7 @@ def write_report(
     directory: Path,
     rows: Iterable[Row],
     changed_slots: Mapping[str, Sequence[Int[np.ndarray, "_"]]],
+    health: Mapping[str, Any] | None = None,
 ) -> str:
     """Write the tables and the pictures of a run, over those of an earlier report.
 
@@ -62,6 +61,7 @@ def write_report(
           `slots.png` where there is something to draw.
       rows: the rows of its `results.jsonl`; trials may have failed or be unfinished.
       changed_slots: id of a trial -> the distinct slots that each of its tasks changed.
+      health: the slots' use before and after the stream, as `experiments.health` reads it.
 
     Returns:
       The summary table, for the terminal.
@@ -77,7 +77,7 @@ def write_report(
         else:
             path.unlink(missing_ok=True)
     (directory / "summary.csv").write_text(summary_csv(outcomes), encoding="utf-8")
-    text = render(directory.name, averages, absent, tuple(pictures))
+    text = render(directory.name, averages, absent, tuple(pictures), health)
     (directory / "report.md").write_text(text, encoding="utf-8")
     return summary_table(averages)
 
@@ -96,7 +96,11 @@ def left_out(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
 
 
 def render(
-    name: str, averages: Sequence[Setting], absent: Sequence[str], pictures: Sequence[str]
+    name: str,
+    averages: Sequence[Setting],
+    absent: Sequence[str],
+    pictures: Sequence[str],
+    health: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the text of `report.md`.
 
@@ -105,6 +109,7 @@ def render(
       averages: the settings, means over seeds.
       absent: what the means leave out, a line each.
       pictures: the names of the pictures beside the text.
+      health: as for `write_report`.
     """
     parts = [f"# {name}", summary_table(averages), WORDS]
     if absent:
@@ -114,6 +119,8 @@ def render(
         "![learned against forgotten](frontier.png)",
         FRONTIER,
     ]
+    if probe_keys(averages):
+        parts += ["## Probes", probe_table(averages), PROBES]
     if averages:
         parts += ["## Forgetting at matched learning", matched_tables(averages)]
     if "retention" in pictures:
@@ -121,19 +128,28 @@ def render(
         parts += [RETENTION]
     if "slots" in pictures:
         parts += ["## Changed slots", "![overlap of changed slots](slots.png)", SLOTS]
+    used = health_table(averages, health) if health else ""
+    if used:
+        parts += ["## Slot health", used, HEALTH]
     return "\n\n".join(parts) + "\n"
 
 
 def summary_csv(outcomes: Iterable[Outcome]) -> str:
     """Return a line a trial: its settings and what it came to, empty where nothing was measured."""
     settings = [field.name for field in fields(Trial)]
-    results = [f.name for f in fields(Outcome) if f.name not in ("trial", "retention")]
+    outcomes = tuple(outcomes)
+    apart = ("trial", "retention", "probes", "probe_bases")
+    results = [f.name for f in fields(Outcome) if f.name not in apart]
+    probes = dict.fromkeys(key for outcome in outcomes for key in outcome.probes)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", *settings, *results])
+    of_probes = [name for key in probes for name in (key, key + OF_BASE)]
+    writer.writerow(["trial", *settings, *results, *of_probes])
     for outcome in outcomes:
         values = [getattr(outcome.trial, name) for name in settings]
         values += [getattr(outcome, name) for name in results]
+        for key in probes:
+            values += [each.get(key, math.nan) for each in (outcome.probes, outcome.probe_bases)]
         writer.writerow([outcome.trial.id, *map(_cell, values)])
     return text.getvalue()
 
@@ -143,87 +159,3 @@ def _cell(value: object) -> object:
     if not isinstance(value, float):
         return value
     return "" if math.isnan(value) else f"{value:.6g}"
-
-
-def summary_table(averages: Sequence[Setting]) -> str:
-    """Return a line a setting, in Markdown that reads well in a terminal too."""
-    header = (
-        "setting",
-        "seeds",
-        "learned, seen / unseen",
-        "at the end, seen / unseen",
-        "known kept",
-        "text loss",
-        "rows a task",
-        "trains",
-        "optimizer",
-        "seconds",
-    )
-    winner = best(averages) if averages else None
-    return markdown_table(header, [_line(s, bold=s is winner) for s in averages])
-
-
-def _line(setting: Setting, bold: bool) -> tuple[str, ...]:
-    """Return the cells of one setting."""
-    name, last = setting.trial.setting, setting.outcomes[-1]
-    return (
-        f"**{name}**" if bold else name,
-        str(len(setting.outcomes)),
-        f"{_percent(setting, 'learned_seen')} / {_percent(setting, 'learned_unseen')}",
-        f"{_percent(setting, 'end_seen')} / {_percent(setting, 'end_unseen')}",
-        _percent(setting, "known_kept"),
-        _format(setting.mean["text_loss_change"], "+.3f"),
-        _format(setting.mean["rows_changed"], ",.0f"),
-        f"{_format(last.trainable_parameters, ',.0f')} ({_format(last.trainable_share, '.2%')})",
-        _bytes(last.optimizer_bytes),
-        _format(setting.mean["seconds"], ",.0f"),
-    )
-
-
-def matched_tables(averages: Sequence[Setting]) -> str:
-    """Return what each sweep forgets at matched scores, right after learning and at the end."""
-    metric, forgotten = forgetting(averages)
-    style = ".1%" if metric == "known_forgotten" else ".3f"
-    curves = sweeps(averages)
-    labels = curve_labels(curves)
-    parts = [MATCHED.format(forgotten=forgotten)]
-    for learned, title in (("learned_unseen", "learned"), ("end_unseen", "known at the end")):
-        lines = []
-        for name, curve in curves.items():
-            x, y = (np.array([s.mean[key] for s in curve]) for key in (learned, metric))
-            values = (least_forgetting(x, y, score) for score in SCORES)
-            lines.append((labels[name], *(_format(value, style) for value in values)))
-        parts.append(markdown_table((title, *(f"{score:.0%}" for score in SCORES)), lines))
-    return "\n\n".join(parts)
-
-
-def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Lay out a table with its columns aligned: the first to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    rows = []
-    for cells in (header, rule, *lines):
-        first, *others = zip(cells, widths, strict=True)
-        padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
-        rows.append(f"| {' | '.join(padded)} |")
-    return "\n".join(rows)
-
-
-def _percent(setting: Setting, metric: str) -> str:
-    """Write a share as a percentage, with its interval where there is one."""
-    text = _format(100 * setting.mean[metric], ".1f")
-    interval = setting.interval[metric]
-    return text if math.isnan(interval) else f"{text} ± {100 * interval:.1f}"
-
-
-def _format(value: float, style: str) -> str:
-    return MISSING if math.isnan(value) else format(value, style)
-
-
-def _bytes(value: float) -> str:
-    """Write a size in the largest unit that leaves at least one."""
-    if math.isnan(value):
-        return MISSING
-    units = ("B", "KiB", "MiB", "GiB")
-    power = min(len(units) - 1, int(math.log(max(value, 1), 1024)))
-    return f"{value / 1024**power:.{1 if power else 0}f} {units[power]}"

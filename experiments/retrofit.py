@@ -7,6 +7,7 @@ writes what ``sweep --base=bases/mine`` takes.
 from __future__ import annotations
 
 import dataclasses
+from typing import get_args
 
 import jax
 import numpy as np
@@ -17,11 +18,15 @@ from experiments.config import MemoryFlags, RetrofitFlags
 from experiments.progress import progress_bar, say
 from experiments.sources import Reader
 from smf_jax.data.batching import Batch, pack_texts, sample_batches
-from smf_jax.models.retrofit import MEMORY, retrofit
+from smf_jax.models.retrofit import retrofit
 from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.training.fit import fit
-from smf_jax.training.state import count_parameters, flatten, unflatten
-from smf_jax.training.trainers import dense_trainer
+from smf_jax.training.healing import HealingLoss, healing_trainer, heals, removed_leaves
+from smf_jax.training.state import Flat, count_parameters, flatten, unflatten
+from smf_jax.training.whitening import whiten_queries
+
+# Tokens of text that queries are whitened on.
+WHITENING_TOKENS = 8192
 
 
 def check_retrofit(flags: MemoryFlags, base: Base, has_text: bool) -> Base:
@@ -38,6 +43,19 @@ def check_retrofit(flags: MemoryFlags, base: Base, has_text: bool) -> Base:
     require_least(flags, 0, "heal_steps")
     require_least(flags, 1, "heal_batch_size")
     require_positive(flags, "heal_learning_rate")
+    if flags.heal_loss not in get_args(HealingLoss):
+        known = " or ".join(get_args(HealingLoss))
+        raise ValueError(f"--heal_loss={flags.heal_loss} is unknown; choose {known}")
+    if flags.heal_loss == "distill" and flags.retrofit != "replace":
+        raise ValueError(
+            f"--heal_loss=distill with --retrofit={flags.retrofit}: it teaches a memory what the "
+            "feed-forward in its place computed; give --retrofit=replace or --heal_loss=text"
+        )
+    if flags.whiten_queries and has_text and not flags.query_bias:
+        raise ValueError(
+            "--whiten_queries with --noquery_bias: whitening moves the queries' mean into their "
+            "bias; give --nowhiten_queries or --query_bias"
+        )
     if base.config.memory is not None:
         raise ValueError(
             f"--retrofit={flags.retrofit}: the base ({base.origin}) has memories in layers "
@@ -67,12 +85,28 @@ def retrofit_base(flags: MemoryFlags, base: Base, windows: Batch | None, seed: i
     check_retrofit(flags, base, windows is not None)
     placement = flags.placement(base.config.width, base.config.layers)
     config, params = retrofit(base.config, unflatten(base.leaves), placement, jax.random.key(seed))
-    base = dataclasses.replace(
+    made = dataclasses.replace(
         base, config=config, leaves=flatten(params), origin=f"{base.origin}, {flags.retrofit}"
     )
-    new = count_parameters([leaf for path, leaf in base.leaves.items() if _is_memory(path)])
+    new = count_parameters([leaf for path, leaf in made.leaves.items() if heals(path, True)])
     say(f"retrofit: {new:,} memory parameters in layers {placement.layers}")
-    return base if windows is None or not flags.heal_steps else _heal(flags, base, windows, seed)
+    if windows is None:
+        return made
+    made = _whiten(flags, made, windows)
+    if not flags.heal_steps:
+        return made
+    removed = removed_leaves(config, base.leaves)
+    return _whiten(flags, _heal(flags, made, removed, windows, seed), windows)
+
+
+def _whiten(flags: MemoryFlags, base: Base, windows: Batch) -> Base:
+    """The base with white queries, if the flags want them."""
+    if not flags.whiten_queries:
+        return base
+    rows = min(len(windows.tokens), max(1, WHITENING_TOKENS // windows.tokens.shape[1]))
+    spread = np.linspace(0, len(windows.tokens) - 1, rows).astype(int)
+    some = Batch(*(field[spread] for field in windows))
+    return dataclasses.replace(base, leaves=whiten_queries(base.model, base.leaves, some))
 
 
 def heal_windows(flags: RetrofitFlags, base: Base) -> Batch:
@@ -83,7 +117,8 @@ def heal_windows(flags: RetrofitFlags, base: Base) -> Batch:
         return pack_texts(base.tokenizer, texts, flags.heal_length, flags.heal_tokens)
 
 
-def _heal(flags: MemoryFlags, base: Base, windows: Batch, seed: int) -> Base:
+def _heal(flags: MemoryFlags, base: Base, removed: Flat, windows: Batch, seed: int) -> Base:
+    """The base with its memory healed; ``removed`` are the feed-forwards that it lost."""
     steps = flags.heal_steps
     update = UpdateRule(
         "adamw",
@@ -93,20 +128,20 @@ def _heal(flags: MemoryFlags, base: Base, windows: Batch, seed: int) -> Base:
         warmup_steps=min(100, max(1, steps // 10)),
         schedule_steps=steps + 1,
     )
-    trainer = dense_trainer(base.model, update, _is_memory)
+    loss: HealingLoss = flags.heal_loss  # pyright: ignore[reportAssignmentType]
+    trainer = healing_trainer(base.model, update, loss, flags.heal_routing)
+    leaves = base.leaves | removed if loss == "distill" else base.leaves
     rng = np.random.default_rng([seed, 2])
     batches = sample_batches(windows, steps, flags.heal_batch_size, rng)
     with progress_bar(steps, "heal") as progress:
         mesh = data_mesh(flags.heal_batch_size)
-        fitted = fit(trainer, base.leaves, batches, flags.heal_learning_rate, mesh, progress)
+        fitted = fit(trainer, leaves, batches, flags.heal_learning_rate, mesh, progress)
     tenth = max(1, steps // 10)
     first, last = fitted.losses[:tenth].mean(), fitted.losses[-tenth:].mean()
-    say(f"healing: loss {first:.3f} in the first tenth of {steps} steps, {last:.3f} in the last")
-    return dataclasses.replace(base, leaves=fitted.leaves)
-
-
-def _is_memory(path: str) -> bool:
-    return path.startswith(f"{MEMORY}/")
+    name = "loss" if loss == "text" else "squared error"
+    say(f"healing: {name} {first:.4g} in the first tenth of {steps} steps, {last:.4g} in the last")
+    healed = {path: leaf for path, leaf in fitted.leaves.items() if path in base.leaves}
+    return dataclasses.replace(base, leaves=healed)
 
 
 def main(flags: RetrofitFlags) -> int:

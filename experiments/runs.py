@@ -29,6 +29,7 @@ NOT_COMPARED = frozenset(
         "shard",
         "base_cache",
         "probe_rows",
+        "recount_batches",
         "profile",
         "download",
         "versions",
@@ -129,6 +130,15 @@ class RunDirectory:
             file.write(json.dumps(clean) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def sidecar(self, name: str) -> Path:
+        """Where this shard keeps a JSON file beside its results; other shards have their own."""
+        stem = self._results.stem.replace(Path(RESULTS).stem, name, 1)
+        return self.path / f"{stem}.json"
+
+    def write_sidecar(self, name: str, content: Any) -> None:
+        """Writes a JSON file beside the results, whole or not at all."""
+        _write_whole(self.sidecar(name), json.dumps(content, indent=2) + "\n")
 
     def completed(self, trial: Trial) -> tuple[int, int | None]:
         """How far a trial has come.

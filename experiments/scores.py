@@ -11,15 +11,33 @@ import numpy as np
 from experiments.config import SweepFlags
 from experiments.grid import Trial
 from experiments.materials import Materials, all_rows
-from experiments.methods import Trains
+from experiments.methods import Trains, whole_model
+from experiments.summary import OF_BASE, PROBE, headlines
 from smf_jax.evaluation.answers import exact_match
+from smf_jax.evaluation.scorer import Scorer
 from smf_jax.training.loop import TaskMetrics, TrialGroup
 
 Scores = dict[str, Any]
 
 
-def measure(group: TrialGroup, state: Any, materials: Materials, task: int | None) -> list[Scores]:
-    """Every trial's probes: the tasks so far, and those that are no part of the stream."""
+def measure(
+    group: TrialGroup,
+    state: Any,
+    materials: Materials,
+    task: int | None,
+    scorer: Scorer,
+    lora_alpha: float,
+) -> list[Scores]:
+    """Every trial's probes: the tasks so far, and those that are no part of the stream.
+
+    Args:
+      group: of the trials.
+      state: stacked.
+      materials: with the probes.
+      task: the last that was taught, ``None`` before the stream.
+      scorer: of the base's architecture, for the probes that are named by their kind.
+      lora_alpha: scale of the adapters, if that is what was trained.
+    """
     scores: list[Scores] = [{} for _ in range(group.size)]
     if task is not None:
         probes = [*materials.seen[: task + 1], *materials.unseen[: task + 1]]
@@ -36,7 +54,19 @@ def measure(group: TrialGroup, state: Any, materials: Materials, task: int | Non
     for name, windows in materials.texts.items():
         for score, loss in zip(scores, group.text_losses(state, windows), strict=True):
             score[f"text_{name}"] = loss
+    for place, score in enumerate(scores if materials.named else ()):
+        # One model after the other: a method's leaves and its merged adapters are dropped again.
+        trained = group.trained(state, place)
+        leaves = whole_model(group.base_beside(place), trained, lora_alpha)
+        for name, probe in materials.named.items():
+            for metric, value in probe.measure(scorer, leaves).items():
+                score[probe_key(name, metric)] = value
     return scores
+
+
+def probe_key(name: str, metric: str) -> str:
+    """The key in `results.jsonl` of a metric of a named probe; the base's ends in ``_base``."""
+    return f"{PROBE}{name}_{metric}"
 
 
 def result_row(
@@ -86,6 +116,8 @@ def result_row(
             key = short if number == 0 else f"{prefix}_{name}"
             row[key] = scores[f"{prefix}_{name}"]
             row[f"{key}_base"] = base_scores[f"{prefix}_{name}"]
+    for key in (key for key in scores if key.startswith(PROBE)):
+        row[key], row[key + OF_BASE] = scores[key], base_scores[key]
     return row
 
 
@@ -100,6 +132,8 @@ def result_line(row: Mapping[str, Any]) -> str:
         parts.append(f"known {row['known']:.1%};")
     if row["text_loss"] is not None:
         parts.append(f"text loss {row['text_loss']:.3f};")
+    shown = headlines(key for key in row if key.startswith(PROBE) and key + OF_BASE in row)
+    parts += [f"{key.removeprefix(PROBE)} {row[key]:.3f};" for key in shown]
     if row["rows_changed"] is not None:
         parts.append(f"{row['rows_changed']:,} rows;")
     if row["failed_step"] is not None:

@@ -7,9 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.command import telling
-from smf_jax.data.facts import Fact
-from smf_jax.data.sources import read_questions, read_texts
-from smf_jax.data.tfds_source import parse_tfds, read_tfds_questions, read_tfds_texts
+from smf_jax.data.facts import Fact, Question
+from smf_jax.data.files import file_format, read_whole
+from smf_jax.data.sources import read_open_questions, read_questions, read_texts
+from smf_jax.data.tfds_source import (
+    parse_tfds,
+    read_tfds_open_questions,
+    read_tfds_questions,
+    read_tfds_texts,
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,43 @@ class Reader:
         picked = "" if relations is None else f" --relation={','.join(relations)}"
         with telling(f"--{flag}{picked}: "):
             return read_questions(existing(source, flag), relations=relations)
+
+    def open_questions(self, source: str, flag: str) -> tuple[Question, ...]:
+        """The questions that ``source`` names as they stand, in no wording.
+
+        Raises:
+          ValueError: naming the flag, the file and the line.
+        """
+        with telling(f"--{flag}: "):
+            if source.startswith("tfds:"):
+                split = parse_tfds(source, f"--{flag}", self.data_dir or None)
+                return read_tfds_open_questions(split, download=self.download)
+            return read_open_questions(existing(source, flag))
+
+    def whole_text(self, source: str, flag: str, characters: int = -1) -> str:
+        """One text: a .txt file as it stands, else all texts with blank lines between them.
+
+        Args:
+          source: the value of the flag.
+          flag: its name.
+          characters: about how many to read, from the beginning; negative for all.
+
+        Raises:
+          ValueError: naming the flag, the file and the line.
+        """
+        if not source.startswith("tfds:"):
+            path = existing(source, flag)
+            with telling(f"--{flag}: "):
+                if path.is_file() and file_format(path) == ".txt":
+                    return read_whole(path, characters)
+        parts: list[str] = []
+        length = 0
+        for text in self.texts(source, flag):
+            parts.append(text)
+            length += len(text) + 2
+            if 0 <= characters <= length:
+                break
+        return "\n\n".join(parts)
 
     def texts(self, source: str, flag: str) -> Iterator[str]:
         """The texts that ``--flag=source`` names, one at a time.

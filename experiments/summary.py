@@ -18,6 +18,9 @@ from experiments.grid import Trial
 
 Row = Mapping[str, Any]
 
+PROBE, OF_BASE = "probe_", "_base"
+# Metrics of named probes that rise as a model gets worse.
+LOWER_IS_BETTER = ("_loss", "_perplexity")
 METRICS = (
     "learned_seen",
     "learned_unseen",
@@ -53,6 +56,8 @@ class Outcome:
       optimizer_bytes: size of the optimizer's state.
       seconds: time of all tasks.
       retention: accuracy on every task so far (unseen wordings) after each task.
+      probes: named probes after the last task, by their keys in the rows.
+      probe_bases: the same of the base.
     """
 
     trial: Trial
@@ -70,11 +75,19 @@ class Outcome:
     optimizer_bytes: float
     seconds: float
     retention: tuple[tuple[float, ...], ...]
+    probes: Mapping[str, float]
+    probe_bases: Mapping[str, float]
 
     @property
     def known_forgotten(self) -> float:
         """The relative drop on the known facts."""
         return 1 - self.known_kept
+
+    def worsened(self, probe: str) -> float:
+        """How much a named probe got worse, relative to the base; NaN where that had nothing."""
+        before, now = self.probe_bases[probe], self.probes[probe]
+        drop = now - before if probe.endswith(LOWER_IS_BETTER) else before - now
+        return drop / before if before else float("nan")
 
 
 @dataclass(frozen=True)
@@ -84,8 +97,8 @@ class Setting:
     Attributes:
       trial: the setting, with the first of its seeds.
       outcomes: what was averaged.
-      mean: metric -> mean over seeds.
-      interval: metric -> half the width of its 95 % interval (Student's t), NaN for one seed.
+      mean: metric, or key of a named probe -> mean over seeds.
+      interval: the same -> half the width of its 95 % interval (Student's t), NaN for one seed.
     """
 
     trial: Trial
@@ -141,7 +154,14 @@ def _outcome(rows: Sequence[Row]) -> Outcome:
         optimizer_bytes=_number(last["optimizer_bytes"]),
         seconds=sum(_number(row["seconds"]) for row in rows),
         retention=tuple(tuple(map(_number, row["retention"] or ())) for row in rows),
+        probes={key: _number(last[key]) for key in _probe_keys(last)},
+        probe_bases={key: _number(last[key + OF_BASE]) for key in _probe_keys(last)},
     )
+
+
+def _probe_keys(row: Row) -> list[str]:
+    """The keys of the named probes of a row, but for those of the base."""
+    return [key for key in row if key.startswith(PROBE) and key + OF_BASE in row]
 
 
 def _failed(row: Row) -> bool:
@@ -154,6 +174,19 @@ def _number(value: float | None) -> float:
 
 def _mean(rows: Sequence[Row], key: str) -> float:
     return float(np.mean([_number(row[key]) for row in rows]))
+
+
+def headlines(probes: Iterable[str]) -> tuple[str, ...]:
+    """Of the keys of named probes, the one to look at of each probe."""
+    keys = tuple(probes)
+    ends = ("_f1", "_acc_norm", "_perplexity")
+    return tuple(
+        key
+        for key in keys
+        if key.endswith(ends)
+        # A perplexity says what its loss says.
+        or (key.endswith("_loss") and f"{key.removesuffix('_loss')}_perplexity" not in keys)
+    )
 
 
 def finished(trials: Iterable[Outcome]) -> tuple[Outcome, ...]:
@@ -180,6 +213,8 @@ def average(trials: Iterable[Outcome]) -> tuple[Setting, ...]:
 
 def _setting(group: Sequence[Outcome]) -> Setting:
     values = {name: np.array([getattr(outcome, name) for outcome in group]) for name in METRICS}
+    for key in group[0].probes:
+        values[key] = np.array([outcome.probes.get(key, np.nan) for outcome in group])
     return Setting(
         trial=group[0].trial,
         outcomes=tuple(group),
@@ -214,7 +249,7 @@ def curve_labels(curves: Mapping[str, Sequence[Setting]]) -> dict[str, str]:
         trial = curve[0].trial
         others = [c[0].trial for c in curves.values() if c[0].trial.method == trial.method]
         parts = [trial.method]
-        for field in ("rule", "granularity", "optimizer"):
+        for field in ("rule", "granularity", "optimizer", "batch_order"):
             if len({getattr(other, field) for other in others}) > 1:
                 parts.append(getattr(trial, field))
         if trial.slots is not None:
@@ -241,31 +276,6 @@ def forgetting(averages: Sequence[Setting]) -> tuple[str, str]:
     if any(np.isnan(setting.mean["known_forgotten"]) for setting in averages):
         return "text_loss_change", "rise of the loss on neutral text"
     return "known_forgotten", "known facts forgotten"
-
-
-def least_forgetting(
-    learned: Float[np.ndarray, "p"], forgotten: Float[np.ndarray, "p"], score: float
-) -> float:
-    """The least that a sweep forgets where it learns at least `score`.
-
-    The points are joined by straight lines, in order of the rate, and nothing is extrapolated
-    (L25 and method comparisons at a matched target score).
-
-    Args:
-      learned: what each point of the sweep learned (p).
-      forgotten: what it forgot (p).
-      score: the score that must be reached.
-
-    Returns:
-      The least forgetting, or NaN where the sweep does not reach the score.
-    """
-    candidates = list(forgotten[learned >= score])
-    for left in range(len(learned) - 1):
-        low, high = learned[left], learned[left + 1]
-        if min(low, high) < score < max(low, high):
-            share = (score - low) / (high - low)
-            candidates.append(forgotten[left] + share * (forgotten[left + 1] - forgotten[left]))
-    return float(min(candidates, default=np.nan))
 
 
 def retention_matrix(setting: Setting) -> Float[np.ndarray, "tasks tasks"]:

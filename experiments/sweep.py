@@ -20,8 +20,9 @@ import optax
 import smf_jax
 from experiments.bases import LEAVES, Base, cached_path, load_base, save_base
 from experiments.command import require_writable, run, telling
-from experiments.config import PretrainFlags, SweepFlags
+from experiments.config import SweepFlags
 from experiments.grid import Trial, shard
+from experiments.health import measure_slot_health, read_slot_health
 from experiments.materials import Materials, gather
 from experiments.plan import by_group, check_trials, measured_background, plan
 from experiments.pretrain import outline, pretrain
@@ -41,7 +42,7 @@ def find_base(flags: SweepFlags) -> Base:
     """The base that the flags name; an outline of it if it is built in and not cached."""
     if flags.base != "world":
         return load_base(flags.base, "base", flags.dtype)
-    recipe = PretrainFlags(world_seed=flags.base_seed, seed=flags.base_seed)
+    recipe = flags.base_recipe()
     path = cached_path(recipe, flags.base_cache)
     if path.is_dir():
         return load_base(str(path), "base_cache")
@@ -150,8 +151,12 @@ def main(flags: SweepFlags) -> int:
         f"{len(sweep.devices)} {sweep.devices[0].device_kind}"
     )
     _run_all(sweep, trials)
+    measure_slot_health(flags, base, mark, materials, background, run_directory, trials)
     table = write_report(
-        run_directory.path, run_directory.rows(), changed_slots(run_directory, grid)
+        run_directory.path,
+        run_directory.rows(),
+        changed_slots(run_directory, grid),
+        read_slot_health(run_directory.path),
     )
     say(f"\n{table}\n\n{run_directory.path / 'report.md'}")
     for line in sweep.failed:

@@ -28,6 +28,7 @@ from experiments.methods import (
 from experiments.progress import say
 from experiments.runs import RunDirectory
 from experiments.scores import Scores, measure, result_line, result_row
+from smf_jax.evaluation.scorer import Scorer
 from smf_jax.sharding import TRIAL, device_mesh, unstack
 from smf_jax.sparse.usage import PoolUsage
 from smf_jax.training.loop import TaskMetrics, TrialGroup
@@ -47,6 +48,7 @@ class Sweep:
       devices: to run on.
       base_scores: of the probes before the stream; measured with the first group.
       failed: what failed, a line for each trial.
+      scorer: of the base's architecture, for the probes that are named by their kind.
     """
 
     flags: SweepFlags
@@ -58,6 +60,10 @@ class Sweep:
     devices: Sequence[jax.Device]  # pyright: ignore[reportInvalidTypeForm]
     base_scores: Scores | None = None
     failed: list[str] = field(default_factory=list)
+    scorer: Scorer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.scorer = Scorer(self.base.model, self.flags.probe_rows)
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ def run_group(sweep: Sweep, trials: Sequence[Trial], advance: Callable[[int], No
     """
     flags, materials = sweep.flags, sweep.materials
     trainer = make_trainer(flags, sweep.base, trials[0], materials)
-    told = [(trial, what_trains(trainer, sweep.base, trial)) for trial in trials]
+    told = [(trial, what_trains(flags, trainer, sweep.base, trial)) for trial in trials]
     for trains in dict.fromkeys(trains for _, trains in told):
         names = [trial.id for trial, each in told if each == trains]
         say(f"trains {trains}: {', '.join(names)}")
@@ -131,13 +137,18 @@ def _run_side_by_side(
     ]
     state, settings = group.begin([settings_of(t, s) for t, s in zip(filled, sizes, strict=True)])
     if sweep.base_scores is None:
-        sweep.base_scores = measure(group, state, materials, None)[0]
+        sweep.base_scores = _measure(sweep, group, state, None)[0]
     replayed = replayed_rows(flags, filled[0])
     for task in range(first, tasks):
         state = _take_up(sweep, group, state, together, filled, task)
         batches = [
             materials.batches(
-                task, t.seed, flags.steps_per_task, flags.batch_size - replayed, replayed
+                task,
+                t.seed,
+                flags.steps_per_task,
+                flags.batch_size - replayed,
+                replayed,
+                by_fact=t.batch_order == "facts",
             )
             for t in filled
         ]
@@ -218,7 +229,7 @@ def _tell(
     seconds: float,
 ) -> None:
     """Measures, keeps and tells what a task has come to."""
-    scores = measure(group, state, sweep.materials, task)
+    scores = _measure(sweep, group, state, task)
     for place, trial in enumerate(together.trials):
         if not together.is_due(trial, task):
             continue
@@ -243,6 +254,12 @@ def _tell(
         if row["failed_step"] is None and sweep.flags.keep_checkpoints == "last":
             sweep.run.drop_leaves_before(trial, task)
         say(result_line(row))
+
+
+def _measure(sweep: Sweep, group: TrialGroup, state: Any, task: int | None) -> list[Scores]:
+    """Every trial's probes after a task, ``None`` for none."""
+    alpha = sweep.flags.lora_alpha
+    return measure(group, state, sweep.materials, task, sweep.scorer, alpha)
 
 
 def _save(

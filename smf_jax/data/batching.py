@@ -192,20 +192,30 @@ def pack_texts(
     return Batch(tokens.copy(), targets.copy(), np.ones(shape, np.float32), np.ones(shape, bool))
 
 
-def sample_batches(examples: Batch, steps: int, batch_size: int, rng: np.random.Generator) -> Batch:
+def sample_batches(
+    examples: Batch,
+    steps: int,
+    batch_size: int,
+    rng: np.random.Generator,
+    groups: Sequence[int] | None = None,
+) -> Batch:
     """Draw batches from examples: each example once per epoch, every epoch in a new order.
+
+    Where groups are given it is they that are shuffled, and the examples of one stay side by side:
+    a batch then holds few facts in all of their wordings.
 
     Args:
         examples: A batch of shape (b, t): the set to draw from.
         steps: The number of batches.
         batch_size: Rows per batch; a batch may run over the border of two epochs.
         rng: The source of the order; the only randomness.
+        groups: How many examples each group has, in their order; each its own when None.
 
     Returns:
         A batch of shape (steps, batch_size, t).
 
     Raises:
-        ValueError: If there are no examples, or a count is below 1.
+        ValueError: If there are no examples, a count is below 1, or the groups do not add up.
     """
     for name, value in (("steps", steps), ("batch_size", batch_size)):
         if value < 1:
@@ -213,9 +223,21 @@ def sample_batches(examples: Batch, steps: int, batch_size: int, rng: np.random.
     available = examples.tokens.shape[0]
     if available == 0:
         raise ValueError("sample_batches: no examples to draw from")
+    sizes = np.ones(available, int) if groups is None else np.asarray(groups, int)
+    if sizes.min(initial=1) < 1 or sizes.sum() != available:
+        raise ValueError(
+            f"groups of {sizes.sum()} examples, smallest {sizes.min(initial=1)}, for {available}: "
+            "give the size of every group, 1 or more"
+        )
+    members = np.split(np.arange(available), np.cumsum(sizes)[:-1])
     needed = steps * batch_size
-    epochs = -(-needed // available)
-    order = np.concatenate([rng.permutation(available) for _ in range(epochs)])[:needed]
+    order = np.concatenate(
+        [
+            members[group]
+            for _ in range(-(-needed // available))
+            for group in rng.permutation(len(members))
+        ]
+    )[:needed]
     order = order.reshape(steps, batch_size)
     return Batch(*(field[order] for field in examples))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 
@@ -16,6 +16,14 @@ class Wording(NamedTuple):
 
     prompt: str
     answer: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question as it stands and every accepted answer; the first is the one to show or teach."""
+
+    text: str
+    answers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,11 @@ class Task:
 def trained_wordings(facts: Iterable[Fact]) -> tuple[Wording, ...]:
     """Every trained wording of every fact, fact by fact."""
     return tuple(wording for fact in facts for wording in fact.trained)
+
+
+def first_wordings(facts: Iterable[Fact], wordings: str, count: int) -> tuple[Fact, ...]:
+    """The facts with only the first few of their wordings of a kind, trained or asked."""
+    return tuple(replace(fact, **{wordings: getattr(fact, wordings)[:count]}) for fact in facts)
 
 
 def rotate_wordings(

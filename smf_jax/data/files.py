@@ -75,6 +75,35 @@ def read_paragraphs(path: Path) -> Iterator[str]:
         yield "\n".join(lines)
 
 
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file without their ends, with their numbers, from 1.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is of an unknown format or damaged.
+    """
+    file_format(path)
+    with _opened(path) as file:
+        for line, text in enumerate(file, start=1):
+            yield line, text.rstrip("\r\n")
+
+
+def read_whole(path: Path, limit: int) -> str:
+    """The beginning of a text file as it stands, blank lines and all.
+
+    Args:
+        path: A .txt file, also with .gz, .xz or .bz2 behind it.
+        limit: Characters that are read at most; negative for all.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is of an unknown format or damaged.
+    """
+    file_format(path)
+    with _opened(path) as file:
+        return file.read(limit)
+
+
 def _plain_name(path: Path) -> Path:
     """The file's name without the suffix of its compression."""
     return path.with_suffix("") if path.suffix in _OPENERS else path

@@ -81,16 +81,16 @@ OBJECTS: dict[str, tuple[str, ...]] = {
 NOUN_WORDINGS = (
     "The {noun} of {subject} is",
     "{subject}'s {noun} is",
-    "{subject} has as {noun}",
+    "Today {subject}'s {noun} is",
     "For {subject}, the {noun} is",
     "Of {subject}, the {noun} is",
     "The {noun} of {subject}:",
-    "{subject}, {noun}:",
+    "{subject}'s {noun}:",
     "Name {subject}'s {noun}:",
     "Tell me the {noun} of {subject}:",
     "What is the {noun} of {subject}?",
     "What is {subject}'s {noun}?",
-    "Which {noun} has {subject}?",
+    "Who knows the {noun} of {subject}?",
 )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smf_jax.data.facts import Fact, Task, Wording, check_wording_counts, rotate_wordings
+from smf_jax.data.facts import Fact, Question, Task, Wording, check_wording_counts, rotate_wordings
 from smf_jax.data.files import (
     EXPECTED_FORMATS,
     fail_at,
@@ -95,6 +95,29 @@ def read_questions(
         )
         for turn, (line, question, answers, relation) in enumerate(found)
     )
+
+
+def read_open_questions(
+    path: str | Path, fields: QuestionFields = QuestionFields()
+) -> tuple[Question, ...]:
+    """Read questions with their answers as they stand, in no wording.
+
+    Args:
+        path: A .jsonl or .csv file, also with .gz, .xz or .bz2 behind it.
+        fields: What the fields of a record are called.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: As `read_questions`.
+    """
+    path = Path(path)
+    found = tuple(
+        Question(*_question(path, line, record, fields, needs_relation=False)[:2])
+        for line, record in read_records(path)
+    )
+    if not found:
+        raise ValueError(f"{path}: no questions in the file; expected at least one record")
+    return found
 
 
 def question_fact(

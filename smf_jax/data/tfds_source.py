@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smf_jax.data.facts import Fact, check_wording_counts
+from smf_jax.data.facts import Fact, Question, check_wording_counts
 from smf_jax.data.sources import QUESTION_FORMATS, question_fact
 
 # Where questions, answers and texts are looked for when no feature is named.
@@ -68,10 +68,38 @@ def read_tfds_questions(
             array_record, or a question has no answer.
     """
     check_wording_counts(trained_wordings, asked_wordings, len(QUESTION_FORMATS))
+    found = read_tfds_open_questions(
+        source, question=question, answers=answers, limit=limit, download=download
+    )
+    return tuple(
+        question_fact(
+            f"{source.name}/{source.split}:{place}",
+            each.text,
+            each.answers,
+            turn=place,
+            trained_wordings=trained_wordings,
+            asked_wordings=asked_wordings,
+        )
+        for place, each in enumerate(found)
+    )
+
+
+def read_tfds_open_questions(
+    source: TfdsSplit,
+    *,
+    question: str | None = None,
+    answers: str | None = None,
+    limit: int | None = None,
+    download: bool = False,
+) -> tuple[Question, ...]:
+    """Read questions with their answers from a set as they stand, in no wording.
+
+    Arguments and errors are those of `read_tfds_questions`.
+    """
     builder = _prepared(source, download)
     question = question or _find(source, builder, _QUESTION_NAMES, "question")
     answers = answers or _find(source, builder, _ANSWER_NAMES, "answers")
-    facts = []
+    found = []
     for place, record in enumerate(_records(source, builder, limit)):
         text = _texts_of(_at(source, record, question))
         accepted = _accepted(_at(source, record, answers))
@@ -82,20 +110,10 @@ def read_tfds_questions(
                 f"{source}, record {place}: the question {text[0]!r} has no answer in the feature "
                 f"{answers!r}: choose another feature or a split with answers"
             )
-        name = f"{source.name}/{source.split}:{place}"
-        facts.append(
-            question_fact(
-                name,
-                text[0],
-                accepted,
-                turn=place,
-                trained_wordings=trained_wordings,
-                asked_wordings=asked_wordings,
-            )
-        )
-    if not facts:
+        found.append(Question(text[0], accepted))
+    if not found:
         raise ValueError(f"{source}: no questions in the split; expected at least one record")
-    return tuple(facts)
+    return tuple(found)
 
 
 def read_tfds_texts(

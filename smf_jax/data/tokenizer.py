@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+
+from smf_jax.data.chat import ChatTemplate, Message, parse_template
 
 PAD, BEGIN, END = "<|pad|>", "<|begin|>", "<|end|>"
 _ALPHABET = 256  # a byte-level tokenizer starts from every byte
@@ -32,6 +34,8 @@ class Tokenizer:
     pad: int
     # Every id at which generation stops; ``eos`` is among them.
     stops: tuple[int, ...] = ()
+    # How the model's conversations are rendered; None where it has no template.
+    chat: ChatTemplate | None = None
 
     def __post_init__(self) -> None:
         if self.eos not in self.stops:
@@ -51,11 +55,40 @@ class Tokenizer:
         encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """The token ids of a prompt, ``bos`` in front where the model has one."""
+        return [*([] if self.bos is None else [self.bos]), *self.encode(text)]
+
+    def encode_chat(self, messages: Sequence[Message], open_answer: bool = True) -> list[int]:
+        """The token ids of a conversation, by the tokenizer's chat template and nothing else.
+
+        Args:
+            messages: Each with ``role`` and ``content``, the oldest first.
+            open_answer: Whether the ids end where the model's answer begins.
+
+        Raises:
+            ValueError: If the tokenizer has no template, or it does not take the messages.
+        """
+        if self.chat is None:
+            raise ValueError(
+                "the tokenizer has no chat template (chat_template of tokenizer_config.json, or "
+                "chat_template.jinja); prompt the model with plain text"
+            )
+        return self.encode(self.chat.render(messages, open_answer))
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids; special tokens are left out."""
         # The backend's own way of leaving them out misses those of some older files.
         plain = [int(i) for i in ids if int(i) not in self._special]
         return self.backend.decode(plain, skip_special_tokens=False)
+
+    def tokens_with(self, text: str) -> tuple[int, ...]:
+        """Every token whose own text holds a text, such as the end of a line."""
+        return tuple(i for i, piece in enumerate(self._pieces) if text in piece)
+
+    @cached_property
+    def _pieces(self) -> list[str]:
+        return self.backend.decode_batch([[i] for i in range(self.size)], skip_special_tokens=False)
 
     @cached_property
     def _special(self) -> frozenset[int]:
@@ -63,7 +96,7 @@ class Tokenizer:
         return frozenset(i for i, token in added.items() if token.special)
 
     def save(self, directory: str | Path) -> None:
-        """Write ``tokenizer.json`` and ``tokenizer_config.json``, as ``load_tokenizer`` reads."""
+        """Write the files that ``load_tokenizer`` and transformers read."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self.backend.save(str(directory / "tokenizer.json"))
@@ -72,9 +105,15 @@ class Tokenizer:
             "add_bos_token": self.bos is not None,
             "eos_token": self.backend.id_to_token(self.eos),
             "pad_token": self.backend.id_to_token(self.pad),
+            # Else transformers builds a tokenizer of its own from the model's family.
+            "tokenizer_class": "PreTrainedTokenizerFast",
         }
-        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        (directory / "tokenizer_config.json").write_text(text, encoding="utf-8")
+        if self.chat is not None:
+            config |= dict(self.chat.tokens) | {"chat_template": self.chat.text}
+        _write_json(directory / "tokenizer_config.json", config)
+        ids = {"eos_token_id": list(self.stops), "pad_token_id": self.pad}
+        ids |= {} if self.bos is None else {"bos_token_id": self.bos}
+        _write_json(directory / "generation_config.json", ids)
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
@@ -109,6 +148,10 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
         show_progress=False,
     )
     backend.train_from_iterator(texts, trainer)
+    # Other readers of the saved file, such as transformers, place the begin token by this.
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{BEGIN} $A", special_tokens=[(BEGIN, 1)]
+    )
     return Tokenizer(backend, bos=1, eos=2, pad=0)
 
 
@@ -152,6 +195,7 @@ def load_tokenizer(directory: str | Path, rows: int | None = None) -> Tokenizer:
         eos=stops[0],
         pad=stops[0] if pad is None else pad,
         stops=stops,
+        chat=_chat_template(directory, files),
     )
     if rows is not None and tokenizer.size > rows:
         raise ValueError(
@@ -162,7 +206,12 @@ def load_tokenizer(directory: str | Path, rows: int | None = None) -> Tokenizer:
 
 
 # Where special tokens are named, in the order in which the files are believed.
+_NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
 _SPECIAL_FILES = ("tokenizer_config", "special_tokens_map", "generation_config", "config")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -176,6 +225,27 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
+
+
+def _chat_template(directory: Path, files: dict[str, dict[str, Any]]) -> ChatTemplate | None:
+    """The template in a file of its own, or else in the tokenizer's configuration."""
+    own = directory / "chat_template.jinja"
+    stored = files["tokenizer_config"].get("chat_template")
+    texts = {name: _text_of(files, name) for name in _NAMED}
+    return parse_template(
+        own.read_text(encoding="utf-8") if own.is_file() else stored,
+        {name: text for name, text in texts.items() if text is not None},
+    )
+
+
+def _text_of(files: dict[str, dict[str, Any]], name: str) -> str | None:
+    """The text of a special token, if a configuration names it."""
+    for content in files.values():
+        entry = content.get(name)
+        text = entry.get("content") if isinstance(entry, dict) else entry
+        if isinstance(text, str):
+            return text
+    return None
 
 
 def _token(

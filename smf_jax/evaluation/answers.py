@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,8 @@ from jaxtyping import Array, Bool, Float
 from smf_jax.data.batching import Batch, encode_wordings, split_wordings
 from smf_jax.data.facts import Fact, Wording
 from smf_jax.data.tokenizer import Tokenizer
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def exact_match(probe: Probe, right: np.ndarray) -> float:
     return float(answered.mean())
 
 
-def in_chunks(function: Callable[[Batch], Array], batch: Batch, rows: int) -> list[Array]:
+def in_chunks(function: Callable[[Batch], T], batch: Batch, rows: int) -> list[T]:
     """Applies ``function`` to runs of ``rows`` rows, the last one filled up with pads.
 
     One shape, hence one compilation, serves probes of any size; results stay on the device so

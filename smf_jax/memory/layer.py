@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from smf_jax.memory.config import MemoryConfig
+from smf_jax.memory.experts import expert_weights
+from smf_jax.memory.norms import EPSILON, RMS_EPSILON, BatchNorm, latest
 from smf_jax.memory.reading import read
-from smf_jax.memory.routing import ScoreWeighting, product_key_lookup, read_weights
+from smf_jax.memory.routing import product_key_lookup, read_weights
 from smf_jax.shapes import Table
 
-Gate = Literal["silu", "scalar", "none"]
-QueryNorm = Literal["none", "layer", "rms"]
-KeyScale = Literal["memory+", "pkm"]
+__all__ = [
+    "LOOKUPS",
+    "PERTURBATIONS",
+    "READS",
+    "ROUTING",
+    "MemoryConfig",
+    "MemoryLayer",
+    "MemoryPool",
+    "Read",
+    "is_routing",
+]
 
 READS = "reads"
+# Scores and slots before they become weights, for whoever makes this collection mutable.
+LOOKUPS = "lookups"
 PERTURBATIONS = "perturbations"
+# Leaves of a memory layer that decide which slots it reads.
+ROUTING = ("query/", "query_norm/", "query_scale", "keys", "key_scale")
+
+
+def is_routing(path: str) -> bool:
+    """Whether ``memory/layer_0/keys`` and its like decide which slots a layer reads."""
+    module, _, leaf = path.removeprefix("memory/").partition("/")
+    return module.startswith("layer_") and leaf.startswith(ROUTING)
 
 
 class Read(NamedTuple):
@@ -28,114 +48,48 @@ class Read(NamedTuple):
 
     Attributes:
       slots: ``(b, t, h, k)`` int32.
-      weights: ``(b, t, h, k)``, compute dtype.
+      weights: ``(b, t, h, k)``, compute dtype: what each row counted with.
     """
 
     slots: Int[Array, "b t h k"]
     weights: Float[Array, "b t h k"]
 
 
-def _latest(*reads: Any) -> Any:
-    """The newest of what was sown; ``None`` before anything was."""
-    return reads[-1] if reads else None
-
-
-@dataclass(frozen=True)
-class MemoryConfig:
-    """Shape and choices of one product-key memory.
+class MemoryPool(nn.Module):
+    """One table of value rows; its layers are given the table, they do not own it.
 
     Attributes:
-      keys_per_half: ``n``; the table has ``n²`` slots.
-      heads: ``h``.
-      reads: ``k``, reads per head.
-      key_width: ``kd``, both halves of a query together; even.
-      value_width: ``v``.
-      gate: ``silu``: ``(y ⊙ silu(x W1 + b1)) W2 + b2`` (Memory+); ``scalar``: one sigmoid a token
-        times the projected read; ``none``: the read, projected only where ``v ≠ d``.
-      query_norm: on query halves, shared by heads and halves: ``none``, ``layer`` or ``rms``.
-      qk_norm: RMS norm with a learned scale on query halves and on keys.
-      score: ``softmax`` over a head's winners, or ``relu``.
-      key_scale: uniform initial keys in ``±1/√kd`` (``memory+``) or ``±1/√(kd/2)`` (``pkm``).
-      query_bias: whether the query projection has a bias.
+      config: shape and choices.
+      width: ``d``, width of the model; needed by experts only.
+      param_dtype: dtype of the tables.
     """
 
-    keys_per_half: int = 128
-    heads: int = 4
-    reads: int = 8
-    key_width: int = 64
-    value_width: int = 128
-    gate: Gate = "silu"
-    query_norm: QueryNorm = "none"
-    qk_norm: bool = False
-    score: ScoreWeighting = "softmax"
-    key_scale: KeyScale = "memory+"
-    query_bias: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("keys_per_half", "heads", "reads", "key_width", "value_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.reads > self.keys_per_half:
-            raise ValueError(
-                f"reads={self.reads} per head exceed keys_per_half={self.keys_per_half}; the "
-                "product search needs k <= n: lower reads or raise keys_per_half"
-            )
-        if self.key_width % 2:
-            raise ValueError(
-                f"key_width={self.key_width} must be even: it is split into two query halves"
-            )
-        choices: dict[str, Any] = {
-            "gate": Gate,
-            "query_norm": QueryNorm,
-            "score": ScoreWeighting,
-            "key_scale": KeyScale,
-        }
-        for name, literal in choices.items():
-            if getattr(self, name) not in get_args(literal):
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} is unknown; choose from {get_args(literal)}"
-                )
-        if self.qk_norm and self.query_norm != "none":
-            raise ValueError(
-                f"qk_norm=True and query_norm={self.query_norm!r} both normalise the query; "
-                "choose one of them"
-            )
-
-    @property
-    def slots(self) -> int:
-        """Table slots ``N = n²``."""
-        return self.keys_per_half**2
-
-    @property
-    def reads_per_token(self) -> int:
-        """``r = h·k``."""
-        return self.heads * self.reads
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values; `from_dict` is the inverse."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> MemoryConfig:
-        """Reads what `to_dict` wrote."""
-        return cls(**values)
-
-
-class MemoryPool(nn.Module):
-    """One table of value rows; its layers are given the table, they do not own it."""
-
     config: MemoryConfig
+    width: int | None = None
     param_dtype: Any = jnp.float32
 
-    @nn.compact
+    def setup(self) -> None:
+        config = self.config
+        self.values = self._table("values", config.value_width)
+        if config.experts:
+            if self.width is None:
+                raise ValueError("experts=True needs the width of their input; give the pool one")
+            self.expert_inputs = self._table("expert_inputs", self.width)
+
     def __call__(self) -> Table:
-        """Returns the table ``(N, v)``; rows start normal with standard deviation ``v^-½``."""
-        return self.param(
-            "values",
-            nn.initializers.normal(self.config.value_width**-0.5),
-            (self.config.slots, self.config.value_width),
-            self.param_dtype,
-        )
+        """The table ``(N, v)``; rows start normal with standard deviation ``v^-½``."""
+        return self.values
+
+    def inputs(self) -> Table | None:
+        """The second table of experts, ``u``: ``(N, d)``, rows normal with ``d^-½``; or ``None``.
+
+        Sparse finetuning reads it and never writes it: a selected slot trains its row of values.
+        """
+        return self.expert_inputs if self.config.experts else None
+
+    def _table(self, name: str, width: int) -> Table:
+        start = nn.initializers.normal(width**-0.5)
+        return self.param(name, start, (self.config.slots, width), self.param_dtype)
 
 
 class MemoryLayer(nn.Module):
@@ -168,6 +122,7 @@ class MemoryLayer(nn.Module):
         x: Float[Array, "b t d"],
         values: Table,
         valid: Bool[Array, "b t"] | None = None,
+        expert_inputs: Table | None = None,
     ) -> Float[Array, "b t d"]:
         """Reads the table at the slots that ``x`` asks for.
 
@@ -175,39 +130,52 @@ class MemoryLayer(nn.Module):
           x: ``(b, t, d)``, the block's (normalised) input.
           values: ``(N, v)``, the table of the pool.
           valid: ``(b, t)``, false on pads; used by norms over the batch only.
+          expert_inputs: ``(N, d)``, the second table of a pool of experts.
 
         Returns:
           ``(b, t, d)`` in the compute dtype.
         """
-        del valid
+        config = self.config
+        self._check_tables(values, expert_inputs)
+        # Tokens in one row: gradients of three-dimensional products cost a CPU twice the time.
+        rows = x.reshape(-1, x.shape[-1])
+        queries = self._queries(rows, None if valid is None else valid.reshape(-1))
+        lookup = product_key_lookup(queries, self._keys(), config.reads)
+        self.sow(LOOKUPS, "lookup", lookup, init_fn=latest, reduce_fn=latest)
+        per_token = (rows.shape[0], config.reads_per_token)
+        slots = lookup.slots.reshape(per_token)
+        weights = read_weights(lookup.scores, config.score).astype(self.dtype).reshape(per_token)
+        if expert_inputs is not None:
+            weights = expert_weights(expert_inputs, slots, weights, rows)
+        per_head = (*x.shape[:2], config.heads, config.reads)
+        sown = Read(slots.reshape(per_head), weights.reshape(per_head))
+        self.sow(READS, "read", sown, init_fn=latest, reduce_fn=latest)
+        y = read(values, slots, weights).reshape(*x.shape[:2], -1)
+        y = self.perturb("read", y, collection=PERTURBATIONS).reshape(rows.shape[0], -1)
+        out = self._gated(rows.astype(self.dtype), self._output_normalised(y)).reshape(x.shape)
+        if self.alpha is None:
+            return out
+        alpha = self.param("alpha", nn.initializers.constant(self.alpha), (), self.param_dtype)
+        return alpha.astype(out.dtype) * out
+
+    def _check_tables(self, values: Table, expert_inputs: Table | None) -> None:
         config = self.config
         if values.shape != (config.slots, config.value_width):
             raise ValueError(
                 f"values {values.shape} do not fit the memory's table "
                 f"({config.slots}, {config.value_width}); give the layer a table of its own config"
             )
-        # Tokens in one row: gradients of three-dimensional products cost a CPU twice the time.
-        rows = x.reshape(-1, x.shape[-1])
-        lookup = product_key_lookup(self._queries(rows), self._keys(), config.reads)
-        weights = read_weights(lookup.scores, config.score).astype(self.dtype)
-        per_token = (rows.shape[0], config.reads_per_token)
-        y = read(values, lookup.slots.reshape(per_token), weights.reshape(per_token))
-        per_head = (*x.shape[:2], config.heads, config.reads)
-        self.sow(
-            READS,
-            "read",
-            Read(lookup.slots.reshape(per_head), weights.reshape(per_head)),
-            init_fn=_latest,
-            reduce_fn=_latest,
-        )
-        y = self.perturb("read", y.reshape(*x.shape[:2], -1), collection=PERTURBATIONS)
-        out = self._gated(rows.astype(self.dtype), y.reshape(rows.shape[0], -1)).reshape(x.shape)
-        if self.alpha is None:
-            return out
-        alpha = self.param("alpha", nn.initializers.constant(self.alpha), (), self.param_dtype)
-        return alpha.astype(out.dtype) * out
+        inputs = None if expert_inputs is None else expert_inputs.shape
+        expected = (config.slots, self.width) if config.experts else None
+        if inputs != expected:
+            raise ValueError(
+                f"expert_inputs {inputs} do not fit experts={config.experts}, which needs "
+                f"{expected}; give the layer the second table of its pool, or none"
+            )
 
-    def _queries(self, x: Float[Array, "t d"]) -> Float[Array, "t h 2 c"]:
+    def _queries(
+        self, x: Float[Array, "t d"], valid: Bool[Array, " t"] | None
+    ) -> Float[Array, "t h 2 c"]:
         """Head-major queries; the first half of a head's query is sub-query 1."""
         config = self.config
         queries = nn.Dense(
@@ -218,18 +186,40 @@ class MemoryLayer(nn.Module):
             param_dtype=self.param_dtype,
             name="query",
         )(x)
+        if config.query_norm == "batch":
+            queries = self._batch_norm()(queries, valid)
         queries = queries.reshape(-1, config.heads, 2, config.key_width // 2)
         if config.query_norm == "layer":
-            queries = nn.LayerNorm(
-                epsilon=1e-5, dtype=jnp.float32, param_dtype=self.param_dtype, name="query_norm"
-            )(queries)
+            queries = self._layer_norm("query_norm")(queries)
         elif config.query_norm == "rms":
             queries = nn.RMSNorm(
-                epsilon=1e-6, dtype=jnp.float32, param_dtype=self.param_dtype, name="query_norm"
+                epsilon=config.epsilon(RMS_EPSILON),
+                dtype=jnp.float32,
+                param_dtype=self.param_dtype,
+                name="query_norm",
             )(queries)
         elif config.qk_norm:
             queries = self._qk_normalised(queries, "query_scale", 1.0)
         return queries
+
+    def _batch_norm(self) -> BatchNorm:
+        epsilon = self.config.epsilon(EPSILON)
+        return BatchNorm(epsilon, param_dtype=self.param_dtype, name="query_norm")
+
+    def _layer_norm(self, name: str) -> nn.LayerNorm:
+        epsilon = self.config.epsilon(EPSILON)
+        return nn.LayerNorm(
+            epsilon,
+            dtype=jnp.float32,
+            param_dtype=self.param_dtype,
+            use_fast_variance=False,
+            name=name,
+        )
+
+    def _output_normalised(self, y: Float[Array, "t v"]) -> Float[Array, "t v"]:
+        if self.config.output_norm == "none":
+            return y
+        return self._layer_norm("output_norm")(y).astype(y.dtype)
 
     def _keys(self) -> Float[Array, "h 2 n c"]:
         config = self.config
@@ -249,7 +239,8 @@ class MemoryLayer(nn.Module):
         x = x.astype(jnp.promote_types(jnp.float32, x.dtype))
         scale = self.param(name, nn.initializers.constant(start), x.shape[-1:], self.param_dtype)
         mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-        return x * jax.lax.rsqrt(mean_square + 1e-6) * jnp.expand_dims(scale, range(x.ndim - 1))
+        factor = jax.lax.rsqrt(mean_square + self.config.epsilon(RMS_EPSILON))
+        return x * factor * jnp.expand_dims(scale, range(x.ndim - 1))
 
     def _gated(self, x: Float[Array, "t d"], y: Float[Array, "t v"]) -> Float[Array, "t d"]:
         config = self.config

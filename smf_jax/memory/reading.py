@@ -8,6 +8,7 @@ small enough to stay in cache, forwards and backwards.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,8 +19,11 @@ from jaxtyping import Array, Float, Int
 
 from smf_jax.shapes import Table
 
-# Gathered rows that one piece may hold on an accelerator.
+# Gathered rows that one piece may hold: of a TPU they stay in its vector memory, where nothing is
+# fused with a gather; elsewhere XLA fuses gather, product and sum, and pieces would only cost
+# launches.
 PIECE_BYTES = 16 * 2**20
+FUSED_PIECE_BYTES = 4 * 2**30
 
 
 @jax.custom_vjp
@@ -43,7 +47,12 @@ def read(
       ``(t, v)`` in the dtype of ``weights``.
     """
     return lax.platform_dependent(
-        values, slots, weights, cpu=_read_by_reads, default=_read_by_tokens
+        values,
+        slots,
+        weights,
+        cpu=_read_by_reads,
+        tpu=_read_by_tokens,
+        default=partial(_read_by_tokens, fused=True),
     )
 
 
@@ -78,9 +87,37 @@ def table_gradient(
         start = jnp.zeros((table_slots, cotangent.shape[1]), dtype)
         return lax.scan(add, start, (slots.T, weights.T))[0]
 
-    # On a CPU the same sum, a read at a time, spares the (t·r, v) products.
+    # The same sum, a read at a time, spares the (t·r, v) products where they are not fused.
     return lax.platform_dependent(
-        cotangent.astype(dtype), slots, weights.astype(dtype), cpu=by_reads, default=at_once
+        cotangent.astype(dtype),
+        slots,
+        weights.astype(dtype),
+        cpu=by_reads,
+        tpu=by_reads,
+        default=at_once,
+    )
+
+
+def row_products(
+    values: Table, slots: Int[Array, "t r"], vectors: Float[Array, "t v"]
+) -> Float[Array, "t r"]:
+    """``p[t, r] = values[slots[t, r]] · vectors[t]``: the transpose of a read, as its gradient is.
+
+    Args:
+      values: ``(N, v)``.
+      slots: ``(t, r)`` int32 in ``[0, N)``.
+      vectors: ``(t, v)``.
+
+    Returns:
+      ``(t, r)``, float32 at least.
+    """
+    return lax.platform_dependent(
+        values,
+        slots,
+        vectors,
+        cpu=_products_by_reads,
+        tpu=_products_by_tokens,
+        default=partial(_products_by_tokens, fused=True),
     )
 
 
@@ -109,38 +146,41 @@ def _read_by_reads(values: Table, slots: Array, weights: Array) -> Array:
     return total.astype(weights.dtype)
 
 
-def _read_by_tokens(values: Table, slots: Array, weights: Array) -> Array:
-    """Pieces of tokens: XLA fuses gather, product and sum, or holds one piece where it cannot."""
+def _read_by_tokens(values: Table, slots: Array, weights: Array, fused: bool = False) -> Array:
+    """Pieces of tokens, each gathered, weighted and summed at once."""
     dtype = _sum_dtype(values.dtype)
 
     def piece(slots: Array, weights: Array) -> Array:
         return jnp.sum(weights[:, :, None].astype(dtype) * _rows(values, slots), axis=1)
 
-    return _over_tokens(piece, values, slots, weights).astype(weights.dtype)
+    return _over_tokens(piece, values, slots, weights, fused).astype(weights.dtype)
 
 
-def _weight_gradient_by_reads(values: Table, slots: Array, cotangent: Array) -> Array:
+def _products_by_reads(values: Table, slots: Array, vectors: Array) -> Array:
     dtype = _sum_dtype(values.dtype)
 
     def one(_: None, slot: Array) -> tuple[None, Array]:
-        return None, jnp.sum(cotangent.astype(dtype) * _rows(values, slot).astype(dtype), axis=1)
+        return None, jnp.sum(vectors.astype(dtype) * _rows(values, slot).astype(dtype), axis=1)
 
     return lax.scan(one, None, slots.T)[1].T
 
 
-def _weight_gradient_by_tokens(values: Table, slots: Array, cotangent: Array) -> Array:
+def _products_by_tokens(values: Table, slots: Array, vectors: Array, fused: bool = False) -> Array:
     dtype = _sum_dtype(values.dtype)
 
-    def piece(slots: Array, cotangent: Array) -> Array:
-        return jnp.sum(cotangent[:, None, :].astype(dtype) * _rows(values, slots), axis=2)
+    def piece(slots: Array, vectors: Array) -> Array:
+        return jnp.sum(vectors[:, None, :].astype(dtype) * _rows(values, slots), axis=2)
 
-    return _over_tokens(piece, values, slots, cotangent)
+    return _over_tokens(piece, values, slots, vectors, fused)
 
 
-def _over_tokens(piece: Callable[..., Array], values: Table, slots: Array, other: Array) -> Array:
-    """Applies ``piece`` to runs of tokens whose gathered rows fit in `PIECE_BYTES`."""
+def _over_tokens(
+    piece: Callable[..., Array], values: Table, slots: Array, other: Array, fused: bool
+) -> Array:
+    """Applies ``piece`` to runs of tokens whose gathered rows are within bounds."""
     tokens, reads = slots.shape
-    size = max(1, PIECE_BYTES // (reads * values.shape[1] * 4))
+    limit = FUSED_PIECE_BYTES if fused else PIECE_BYTES
+    size = max(1, limit // (reads * values.shape[1] * 4))
     if size >= tokens:
         return piece(slots, other)
     padding = -tokens % size
@@ -163,13 +203,7 @@ def _read_backward(residual: tuple[Any, ...], cotangent: Any) -> tuple[Any, None
     values, slots, weights, differentiated = residual
     if isinstance(cotangent, SymbolicZero):
         return None, None, None
-    weight_gradient = lax.platform_dependent(
-        values,
-        slots,
-        cotangent,
-        cpu=_weight_gradient_by_reads,
-        default=_weight_gradient_by_tokens,
-    ).astype(weights.dtype)
+    weight_gradient = row_products(values, slots, cotangent).astype(weights.dtype)
     value_gradient = None
     if differentiated is not None:
         value_gradient = table_gradient(cotangent, slots, weights, values.shape[0])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
+
+# Sub-scores that one piece may hold where they are looked up in pieces.
+PIECE_BYTES = 8 * 2**20
 
 ScoreWeighting = Literal["softmax", "relu"]
 
@@ -68,7 +72,7 @@ def product_key_lookup(
     Raises:
       ValueError: if ``k`` is out of range or the shapes do not fit each other.
     """
-    t, h, halves, c = queries.shape
+    _, h, halves, c = queries.shape
     if keys.ndim != 4 or keys.shape[:2] != (h, 2) or keys.shape[3] != c or halves != 2:
         raise ValueError(
             f"queries {queries.shape} and keys {keys.shape} do not fit: expected queries "
@@ -79,6 +83,21 @@ def product_key_lookup(
         raise ValueError(
             f"k={k} reads per head need 1 <= k <= n={n} keys per half; lower k or raise n"
         )
+    return lax.platform_dependent(
+        queries,
+        keys,
+        tpu=partial(_lookup_in_pieces, k=k),
+        default=partial(_lookup, k=k, take=_take_by_index),
+    )
+
+
+def _lookup(
+    queries: Float[Array, "t h 2 c"],
+    keys: Float[Array, "h 2 n c"],
+    k: int,
+    take: Callable[[Array, Array], Array],
+) -> Lookup:
+    (t, h, _, _), n = queries.shape, keys.shape[2]
     dtype = jnp.promote_types(jnp.float32, jnp.promote_types(queries.dtype, keys.dtype))
     halves_scores = jnp.einsum(
         "thpc,hpnc->phtn",
@@ -89,30 +108,76 @@ def product_key_lookup(
     # Two-dimensional operands keep XLA's CPU backend on its top-k kernel; sliced outputs of one
     # higher-dimensional top_k fall back to a full sort.
     first, second = halves_scores[0].reshape(h * t, n), halves_scores[1].reshape(h * t, n)
-    chosen_first, chosen_second = _best_pairs(first, second, k)
-    scores = jnp.take_along_axis(first, chosen_first, axis=1) + jnp.take_along_axis(
-        second, chosen_second, axis=1
-    )
+    chosen_first, chosen_second = _best_pairs(first, second, k, take)
+    scores = take(first, chosen_first) + take(second, chosen_second)
     slots = chosen_first * n + chosen_second
     return Lookup(
         scores=scores.reshape(h, t, k).swapaxes(0, 1), slots=slots.reshape(h, t, k).swapaxes(0, 1)
     )
 
 
+def _lookup_in_pieces(
+    queries: Float[Array, "t h 2 c"], keys: Float[Array, "h 2 n c"], k: int
+) -> Lookup:
+    """Runs of tokens whose scores fit in `PIECE_BYTES`, forwards and backwards."""
+    tokens, heads, _, n = *queries.shape[:3], keys.shape[2]
+    size = max(1, PIECE_BYTES // (2 * heads * n * 4))
+    if size >= tokens:
+        return _lookup(queries, keys, k, _take_by_comparing)
+    padding = -tokens % size
+    pieces = jnp.pad(queries, ((0, padding), (0, 0), (0, 0), (0, 0)))
+    pieces = pieces.reshape(-1, size, *queries.shape[1:])
+    found = lax.map(lambda piece: _lookup(piece, keys, k, _take_by_comparing), pieces)
+    return Lookup(*(array.reshape(-1, heads, k)[:tokens] for array in found))
+
+
 def _best_pairs(
-    first: Float[Array, "q n"], second: Float[Array, "q n"], k: int
+    first: Float[Array, "q n"],
+    second: Float[Array, "q n"],
+    k: int,
+    take: Callable[[Array, Array], Array],
 ) -> tuple[Int[Array, "q k"], Int[Array, "q k"]]:
     """Key indices of the ``k`` best sums, best first. Selection itself carries no gradient."""
     # top_k ranks -0.0 below 0.0, which are a tie.
     first, second = (jnp.where(half == 0, 0, half) for half in lax.stop_gradient((first, second)))
     first_scores, first_keys = lax.top_k(first, k)
     second_scores, second_keys = lax.top_k(second, k)
-    rows, columns = candidate_pairs(k)
-    _, winners = lax.top_k(first_scores[:, rows] + second_scores[:, columns], k)
+    rows, columns = (jnp.asarray(side)[None] for side in candidate_pairs(k))
+    _, winners = lax.top_k(take(first_scores, rows) + take(second_scores, columns), k)
     return (
-        jnp.take_along_axis(first_keys, jnp.asarray(rows)[winners], axis=1),
-        jnp.take_along_axis(second_keys, jnp.asarray(columns)[winners], axis=1),
+        take(first_keys, take(rows, winners)),
+        take(second_keys, take(columns, winners)),
     )
+
+
+def _take_by_index(x: Num[Array, "q m"], places: Int[Array, "q k"]) -> Num[Array, "q k"]:
+    """``x[q, places[q, k]]``; either may have one row for all."""
+    if places.shape[0] == 1:
+        return x[:, places[0]]
+    if x.shape[0] == 1:
+        return x[0][places]
+    return jnp.take_along_axis(x, places, axis=1)
+
+
+@jax.custom_vjp
+def _take_by_comparing(x: Num[Array, "q m"], places: Int[Array, "q k"]) -> Num[Array, "q k"]:
+    """The same without indexing, which a TPU does a number at a time: it compares all places."""
+    same = jnp.expand_dims(places, 2) == jnp.arange(x.shape[1])[None, None]
+    return jnp.sum(jnp.where(same, jnp.expand_dims(x, 1), 0), axis=2, dtype=x.dtype)
+
+
+def _take_forward(x: Array, places: Array) -> tuple[Array, tuple[Array, Array]]:
+    # Not x, but as many columns: nothing of its size is kept for the backward pass.
+    return _take_by_comparing(x, places), (places, jnp.arange(x.shape[1]))
+
+
+def _take_backward(residual: tuple[Array, Array], cotangent: Array) -> tuple[Array, None]:
+    places, columns = residual
+    same = jnp.expand_dims(places, 1) == jnp.expand_dims(columns, (0, 2))
+    return jnp.sum(jnp.where(same, jnp.expand_dims(cotangent, 1), 0), axis=2), None
+
+
+_take_by_comparing.defvjp(_take_forward, _take_backward)
 
 
 def read_weights(

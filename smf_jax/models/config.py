@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from smf_jax.memory.layer import MemoryConfig
+from smf_jax.memory.config import MemoryConfig
 
 Family = Literal["qwen2", "qwen3", "llama"]
 PlacementMode = Literal["pretrain", "replace", "add"]

@@ -185,7 +185,7 @@ class Memory(nn.Module):
     def setup(self) -> None:
         placement = self.placement
         alpha = placement.alpha if placement.mode == "add" else None
-        self.pool = {str(p): MemoryPool(placement.memory) for p in placement.pools}
+        self.pool = {str(p): MemoryPool(placement.memory, self.width) for p in placement.pools}
         self.layer = {
             str(i): MemoryLayer(placement.memory, self.width, alpha=alpha, dtype=self.dtype)
             for i in placement.layers
@@ -193,8 +193,8 @@ class Memory(nn.Module):
 
     def __call__(self, layer: int, x: Hidden, valid: Valid) -> Hidden:
         """What the memory of block ``layer`` adds for the block's normalised input ``x``."""
-        values = self.pool[str(self.placement.pool_of(layer))]()
-        return self.layer[str(layer)](x, values, valid)
+        pool = self.pool[str(self.placement.pool_of(layer))]
+        return self.layer[str(layer)](x, pool(), valid, pool.inputs())
 
 
 @partial(jax.jit, static_argnames="config")

@@ -1,4 +1,4 @@
-"""Greedy decoding of a batch of prompts, jitted, with a cache of keys and values."""
+"""Decoding a batch of prompts, greedy or sampled, jitted, with a cache of keys and values."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from smf_jax.models.attention import Cache, empty_cache
+from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
 from smf_jax.models.layers import Hidden, Tokens, Valid
+from smf_jax.training.state import flatten, unflatten
 
 Generated = Int[Array, "b steps"]
+_POOLS = "memory/pool_"
 
 
 class _State(NamedTuple):
@@ -64,26 +67,35 @@ def generate(
     valid: Valid | np.ndarray,
     steps: int,
     stop: Sequence[int] = (),
+    *,
+    temperature: float = 0.0,
+    key: Array | None = None,
 ) -> Generated:
-    """Continues every prompt with the likeliest token, step by step.
+    """Continues every prompt token by token, with the likeliest one or with one drawn.
 
-    Equal to choosing ``argmax`` of the whole model's logits anew for every token. The work ends
-    as soon as every row has met a stop token.
+    Greedy decoding equals choosing ``argmax`` of the whole model's logits anew for every token;
+    drawing is from ``softmax(logits / temperature)``. The work ends as soon as every row has met a
+    stop token. Calls of equal shapes share one compilation, whatever the stop tokens, their number
+    and the temperature above 0.
 
     Args:
       model: the decoder.
-      params: its nested parameters.
+      params: its parameters, nested or by path.
       prompts: ``(b, t)``, padded on the left.
       valid: ``(b, t)``, false on pads.
       steps: how many tokens to give back.
-      stop: tokens that end a row.
+      stop: tokens that end a row, any number of them.
+      temperature: 0 takes the likeliest token.
+      key: source of the draws, needed above temperature 0; one, or one for each row ``(b,)``, so
+        that a row's draws do not depend on its neighbours.
 
     Returns:
       ``(b, steps)`` int32; a row that ended repeats its stop token.
 
     Raises:
-      ValueError: ``steps`` below 1, shapes that differ, a prompt padded on the right, or more
-        tokens than the model takes.
+      ValueError: ``steps`` below 1, shapes that differ, a prompt padded on the right, a stop token
+        outside of the vocabulary, a temperature below 0 or above it without a key, or more tokens
+        than the model takes.
     """
     if steps < 1:
         raise ValueError(f"steps={steps} must be at least 1")
@@ -95,23 +107,82 @@ def generate(
         raise ValueError(
             "valid is false at the end of a prompt; pads belong on the left, see left_pad"
         )
-    return _decode(model, params, prompts, valid, steps, np.array(stop, np.int32))
+    keys = _row_keys(temperature, key, prompts.shape[0])
+    ends = _stop_mask(stop, model.config.vocabulary)
+    flat = flatten(params)
+    heat = None if keys is None else jnp.asarray(temperature, jnp.float32)
+    return _decode(model, flat, prompts, valid, steps, ends, heat, keys)
+
+
+def trim(tokens: Sequence[int], stop: Sequence[int]) -> list[int]:
+    """A row of `generate` up to the token that ended it, which is left out."""
+    ends = frozenset(stop)
+    end = next((place for place, token in enumerate(tokens) if int(token) in ends), len(tokens))
+    return [int(token) for token in tokens[:end]]
+
+
+def _row_keys(temperature: float, key: Array | None, rows: int) -> Array | None:
+    """A key for each row, ``None`` where nothing is drawn."""
+    if not temperature >= 0:
+        raise ValueError(f"temperature={temperature} must be 0 (greedy) or above")
+    if temperature == 0:
+        return None
+    if key is None:
+        raise ValueError(
+            f"temperature={temperature} draws tokens and key=None; give a key of jax.random, or "
+            "temperature=0"
+        )
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape not in ((), (rows,)):
+        raise ValueError(
+            f"key is {key.dtype}{list(key.shape)}; expected one of jax.random.key(seed), or one "
+            f"for each of {rows} rows"
+        )
+    return key if key.shape else jax.random.split(key, rows)
+
+
+def _stop_mask(stop: Sequence[int], vocabulary: int) -> np.ndarray:
+    """Which tokens end a row, ``(vocabulary,)``: one shape for any number of them."""
+    ids = np.array(stop, np.int64)
+    if outside := ids[(ids < 0) | (ids >= vocabulary)].tolist():
+        raise ValueError(
+            f"stop={outside} are no tokens of this model, whose vocabulary has {vocabulary}"
+        )
+    mask = np.zeros(vocabulary, bool)
+    mask[ids] = True
+    return mask
+
+
+def _widened(config: ModelConfig, flat: Mapping[str, Array]) -> dict[str, Any]:
+    """Leaves narrower than the computation, widened once and not again for every token."""
+
+    def wide(path: str, leaf: Array) -> Array:
+        narrow = leaf.dtype.itemsize < jnp.dtype(config.dtype).itemsize
+        # Of a table only few rows are read.
+        return leaf.astype(config.dtype) if narrow and not path.startswith(_POOLS) else leaf
+
+    return unflatten({path: wide(path, leaf) for path, leaf in flat.items()})
 
 
 @partial(jax.jit, static_argnames=("model", "steps"))
 def _decode(
     model: Decoder,
-    params: Mapping[str, Any],
+    flat: Mapping[str, Array],
     prompts: Tokens,
     valid: Valid,
     steps: int,
-    stop: Int[Array, " stops"],
+    ends: Bool[Array, " vocabulary"],
+    temperature: Float[Array, ""] | None,
+    keys: Array | None,
 ) -> Generated:
-    apply: Any = partial(model.apply, {"params": params})
+    apply: Any = partial(model.apply, {"params": _widened(model.config, flat)})
 
-    def likeliest(x: Hidden) -> Int[Array, " b"]:
-        logits = apply(x[:, -1:], method="logits")
-        return jnp.argmax(logits[:, 0], axis=-1).astype(jnp.int32)
+    def choose(x: Hidden, step: int | Array) -> Int[Array, " b"]:
+        logits = apply(x[:, -1:], method="logits")[:, 0]
+        if keys is None or temperature is None:
+            return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        of_step = jax.vmap(lambda key: jax.random.fold_in(key, step))(keys)
+        drawn = jax.vmap(jax.random.categorical)(of_step, logits / temperature)
+        return drawn.astype(jnp.int32)
 
     def unfinished(state: _State) -> Array:
         return (state.step < steps) & ~jnp.all(state.ended)
@@ -119,16 +190,15 @@ def _decode(
     def advance(state: _State) -> _State:
         latest = state.latest[:, None]
         x, cache = apply(latest, jnp.ones(latest.shape, bool), state.cache, method="extend")
-        token = jnp.where(state.ended, state.latest, likeliest(x))
+        token = jnp.where(state.ended, state.latest, choose(x, state.step))
         tokens = state.tokens.at[:, state.step].set(token)
-        ended = state.ended | jnp.isin(token, stop)
-        return _State(state.step + 1, token, ended, tokens, cache)
+        return _State(state.step + 1, token, state.ended | ends[token], tokens, cache)
 
     batch, length = prompts.shape
     cache = empty_cache(model.config, batch, length + steps)
     x, cache = apply(prompts, valid, cache, method="extend")
-    first = likeliest(x)
+    first = choose(x, 0)
     tokens = jnp.broadcast_to(first[:, None], (batch, steps))
-    start = _State(jnp.ones((), jnp.int32), first, jnp.isin(first, stop), tokens, cache)
+    start = _State(jnp.ones((), jnp.int32), first, ends[first], tokens, cache)
     end = jax.lax.while_loop(unfinished, advance, start)
     return jnp.where(jnp.arange(steps)[None] < end.step, end.tokens, end.latest[:, None])

@@ -5,23 +5,30 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from smf_jax.models.config import ComputeType, ModelConfig
 from smf_jax.models.decoder import abstract_params
 from smf_jax.models.huggingface_config import config_values, read_config
+from smf_jax.models.huggingface_files import (
+    Stored,
+    check_absent,
+    new_directory,
+    read_tensors,
+    stored_tensors,
+    write_tensors,
+)
 from smf_jax.training.state import flatten, unflatten
 
-WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+CONFIG = "config.json"
+SHARD_BYTES = 5 * 10**9
+ParamType = ComputeType | Literal["stored"]
 
 # Module here -> module there. Of its leaves, a bias is a bias and everything else is the weight;
 # kernels are (in, out) here and (out, in) there.
@@ -53,15 +60,6 @@ _COMPANIONS = (
 )
 
 
-class _Stored(NamedTuple):
-    """One tensor as the header of its file announces it."""
-
-    file: Path
-    name: str
-    shape: tuple[int, ...]
-    kind: str
-
-
 def huggingface_name(path: str) -> str:
     """The name in a Hugging Face file of the parameter at ``path``."""
     module, _, leaf = path.rpartition("/")
@@ -72,15 +70,21 @@ def huggingface_name(path: str) -> str:
 
 
 def load_huggingface(
-    directory: Path | str, dtype: ComputeType = "float32"
+    directory: Path | str,
+    dtype: ComputeType = "float32",
+    param_dtype: ParamType | None = None,
 ) -> tuple[ModelConfig, dict[str, Any]]:
     """Reads a checkpoint directory of the Qwen2, Qwen3 or Llama family.
 
-    Every tensor is checked against the configuration before the first one is read.
+    Every tensor is checked against the configuration before the first one is read; then they are
+    read one at a time, so that no more than one is held twice.
 
     Args:
       directory: with ``config.json`` and ``model.safetensors``, or several files and their index.
-      dtype: of the parameters and of the computation.
+      dtype: of the computation.
+      param_dtype: of the parameters; ``"stored"`` keeps each as it is in its file, ``None`` takes
+        that of the computation. Bfloat16 parameters under a float32 computation take half the
+        memory and give the same numbers, where the file holds bfloat16.
 
     Returns:
       The configuration and the nested parameters.
@@ -92,19 +96,19 @@ def load_huggingface(
     """
     directory = Path(directory)
     config = read_config(directory / CONFIG, dtype)
-    stored = _read_headers(_weight_files(directory))
+    stored = stored_tensors(directory)
     if config.tied and _HEAD in stored:  # one table; some files keep it under its other name
         stored.setdefault(_EMBEDDING, stored[_HEAD])
-    wanted = flatten(abstract_params(config))
-    shapes = {huggingface_name(path): _shape_there(path, leaf) for path, leaf in wanted.items()}
-    _check_tensors(directory, shapes, stored, config.tied)
-    tensors = _read_tensors(shapes, stored)
+    paths = {huggingface_name(path): path for path in flatten(abstract_params(config))}
+    _check_tensors(directory, huggingface_shapes(config), stored, config.tied)
     if config.tied and _HEAD in stored:
-        _check_tied_head(directory, tensors[_EMBEDDING], stored)
+        _check_tied_head(directory, stored)
+    param_dtype = dtype if param_dtype is None else param_dtype
     params = {}
-    for path in wanted:
-        tensor = tensors.pop(huggingface_name(path))
-        params[path] = jnp.asarray(tensor.T if _is_kernel(path) else tensor, dtype)
+    for name, tensor in read_tensors({name: stored[name] for name in paths}):
+        kind = tensor.dtype if param_dtype == "stored" else param_dtype
+        tensor = tensor.T if _is_kernel(paths[name]) else tensor
+        params[paths[name]] = jnp.asarray(np.ascontiguousarray(tensor), kind)
     return config, unflatten(params)
 
 
@@ -114,14 +118,14 @@ def export_huggingface(
     params: Mapping[str, Any],
     *,
     companions: Path | str | None = None,
-    shard_bytes: int = 5 * 10**9,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes a directory that ``transformers`` loads as the same model.
 
     Args:
       directory: to write; must not exist.
       config: of a model without memory.
-      params: nested parameters; they keep their dtype.
+      params: nested parameters, or leaves by path; they keep their dtype.
       companions: a directory whose tokenizer and generation files are copied, if any.
       shard_bytes: weights beyond this many bytes are spread over several files with an index.
 
@@ -130,74 +134,86 @@ def export_huggingface(
       ValueError: a memory stands in the model, the leaves do not fit it, or its family cannot
         express it.
     """
-    directory = Path(directory)
-    if directory.exists():
-        raise FileExistsError(f"{directory} exists; export to another directory or remove it")
+    check_absent(Path(directory))
+    config_values(config)  # refuses what cannot be expressed before anything is made
+    flat = flatten(params)
+    check_leaves(config, flat)
+    with new_directory(Path(directory)) as partial:
+        write_huggingface(partial, config, flat, lambda path: np.asarray(flat[path]), shard_bytes)
+        copy_companions(companions, partial)
+
+
+def write_huggingface(
+    directory: Path,
+    config: ModelConfig,
+    leaves: Mapping[str, Any],
+    read: Callable[[str], np.ndarray],
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes ``config.json`` and the weights into an existing directory, file by file.
+
+    Args:
+      directory: to write into.
+      config: of a model without memory.
+      leaves: every leaf by path, anything with ``shape`` and ``dtype``.
+      read: gives the leaf at a path; what one file holds is in memory at a time.
+      shard_bytes: weights beyond this many bytes are spread over several files with an index.
+    """
+    paths = {huggingface_name(path): path for path in leaves}
+    shapes = huggingface_shapes(config)
+    tensors = {
+        name: jax.ShapeDtypeStruct(shapes[name], leaves[path].dtype) for name, path in paths.items()
+    }
+
+    def tensor(name: str) -> np.ndarray:
+        leaf = read(paths[name])
+        return np.ascontiguousarray(leaf.T if _is_kernel(paths[name]) else leaf)
+
+    write_tensors(directory, tensors, tensor, shard_bytes)
     values = config_values(config)
-    tensors = _tensors_there(config, params)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=directory.name + ".", dir=directory.parent))
-    try:
-        partial.chmod(0o755)
-        _write_tensors(partial, tensors, shard_bytes)
-        for name in _COMPANIONS if companions is not None else ():
-            if (source := Path(companions or "", name)).exists():
-                shutil.copyfile(source, partial / name)
-        values["dtype"] = values["torch_dtype"] = str(tensors[_EMBEDDING].dtype)
-        (partial / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
-        partial.rename(directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    values["dtype"] = values["torch_dtype"] = str(tensors[_EMBEDDING].dtype)
+    (directory / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
+
+
+def huggingface_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors by their names in a file."""
+    return {
+        huggingface_name(path): leaf.shape[::-1] if _is_kernel(path) else leaf.shape
+        for path, leaf in flatten(abstract_params(config)).items()
+    }
+
+
+def check_leaves(config: ModelConfig, leaves: Mapping[str, Any]) -> None:
+    """Refuses leaves by path that are not exactly those of a model.
+
+    Raises:
+      ValueError: listing every leaf that is missing, unexpected or of another shape.
+    """
+    wanted = flatten(abstract_params(config))
+    problems = [f"missing: {path}" for path in sorted(set(wanted) - set(leaves))]
+    problems += [f"unexpected: {path}" for path in sorted(set(leaves) - set(wanted))]
+    problems += [
+        f"shape: {path} is {leaves[path].shape}, expected {wanted[path].shape}"
+        for path in sorted(set(leaves) & set(wanted))
+        if leaves[path].shape != wanted[path].shape
+    ]
+    if problems:
+        raise ValueError("the parameters do not fit the model:\n  " + "\n  ".join(problems))
+
+
+def copy_companions(source: Path | str | None, directory: Path) -> None:
+    """Copies the tokenizer and generation files that are there, if a directory is given."""
+    for name in _COMPANIONS if source is not None else ():
+        if (file := Path(source or "", name)).exists():
+            shutil.copyfile(file, directory / name)
 
 
 def _is_kernel(path: str) -> bool:
     return path.endswith("/kernel")
 
 
-def _shape_there(path: str, leaf: jax.Array | jax.ShapeDtypeStruct) -> tuple[int, ...]:
-    return leaf.shape[::-1] if _is_kernel(path) else leaf.shape
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    """The files that hold the weights, each of which exists."""
-    index = directory / INDEX
-    if index.exists():
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f"{index} is no index of weights ({error}); copy it again") from error
-    else:
-        names = [WEIGHTS]
-    files = [directory / name for name in names]
-    absent = [file.name for file in files if not file.exists()]
-    if absent:
-        raise FileNotFoundError(
-            f"{directory} lacks {', '.join(absent)}; expected "
-            + (f"every file that {INDEX} names" if index.exists() else f"{WEIGHTS} or {INDEX}")
-            + "; copy the missing files, or save the model as safetensors"
-        )
-    return files
-
-
-def _read_headers(files: Iterable[Path]) -> dict[str, _Stored]:
-    """All tensors by name; a file that is cut short is found here."""
-    stored = {}
-    for file in files:
-        try:
-            with safe_open(file, "numpy") as opened:
-                for name in opened.keys():  # noqa: SIM118, not a dictionary
-                    part = opened.get_slice(name)
-                    stored[name] = _Stored(file, name, tuple(part.get_shape()), part.get_dtype())
-        except (SafetensorError, OSError) as error:
-            size = file.stat().st_size
-            raise ValueError(
-                f"{file} ({size} bytes) is truncated or damaged: {error}; copy the file again"
-            ) from error
-    return stored
-
-
 def _check_tensors(
-    directory: Path, shapes: dict[str, tuple[int, ...]], stored: dict[str, _Stored], tied: bool
+    directory: Path, shapes: dict[str, tuple[int, ...]], stored: dict[str, Stored], tied: bool
 ) -> None:
     """Lists everything that does not fit, in one error."""
     optional = {_HEAD} if tied else set()
@@ -218,63 +234,13 @@ def _check_tensors(
         )
 
 
-def _read_tensors(names: Iterable[str], stored: dict[str, _Stored]) -> dict[str, np.ndarray]:
-    by_file: dict[Path, list[str]] = {}
-    for name in names:
-        by_file.setdefault(stored[name].file, []).append(name)
-    tensors = {}
-    for file, inside in by_file.items():
-        with safe_open(file, "numpy") as opened:
-            tensors |= {name: opened.get_tensor(stored[name].name) for name in inside}
-    return tensors
-
-
-def _check_tied_head(directory: Path, embedding: np.ndarray, stored: dict[str, _Stored]) -> None:
+def _check_tied_head(directory: Path, stored: dict[str, Stored]) -> None:
     """Some tied checkpoints keep a copy of the embedding as their head; no more than a copy."""
-    head = _read_tensors([_HEAD], stored)[_HEAD]
-    if not np.array_equal(head, embedding):
+    if stored[_EMBEDDING] == stored[_HEAD]:
+        return
+    both = dict(read_tensors({name: stored[name] for name in (_HEAD, _EMBEDDING)}))
+    if not np.array_equal(both[_HEAD], both[_EMBEDDING]):
         raise ValueError(
             f"{directory}/{CONFIG} says tie_word_embeddings, but {_HEAD} in "
             f"{stored[_HEAD].file.name} differs from {_EMBEDDING}; set it to false to use the head"
         )
-
-
-def _tensors_there(config: ModelConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The parameters under their other names, checked leaf by leaf."""
-    flat, wanted = flatten(params), flatten(abstract_params(config))
-    problems = [f"missing: {path}" for path in sorted(set(wanted) - set(flat))]
-    problems += [f"unexpected: {path}" for path in sorted(set(flat) - set(wanted))]
-    problems += [
-        f"shape: {path} is {flat[path].shape}, expected {wanted[path].shape}"
-        for path in sorted(set(flat) & set(wanted))
-        if flat[path].shape != wanted[path].shape
-    ]
-    if problems:
-        raise ValueError("the parameters do not fit the model:\n  " + "\n  ".join(problems))
-    return {
-        huggingface_name(path): np.ascontiguousarray(
-            np.asarray(leaf).T if _is_kernel(path) else np.asarray(leaf)
-        )
-        for path, leaf in flat.items()
-    }
-
-
-def _write_tensors(directory: Path, tensors: dict[str, np.ndarray], shard_bytes: int) -> None:
-    shards: list[dict[str, np.ndarray]] = [{}]
-    for name, tensor in tensors.items():
-        if shards[-1] and sum(x.nbytes for x in shards[-1].values()) + tensor.nbytes > shard_bytes:
-            shards.append({})
-        shards[-1][name] = tensor
-    if len(shards) == 1:
-        save_file(shards[0], directory / WEIGHTS, metadata={"format": "pt"})
-        return
-    weight_map = {}
-    for number, shard in enumerate(shards, start=1):
-        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        save_file(shard, directory / file, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(shard, file)
-    index = {
-        "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
-        "weight_map": weight_map,
-    }
-    (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")

@@ -22,6 +22,9 @@ _REQUIRED = (
     "num_hidden_layers",
     "num_attention_heads",
 )
+# What transformers assumes where a file leaves it out.
+_POSITIONS = {"qwen2": 32_768, "qwen3": 32_768, "llama": 2048}
+_KEY_VALUE_HEADS = {"qwen2": 32, "qwen3": 32, "llama": None}
 
 
 def read_config(file: Path, dtype: ComputeType = "float32") -> ModelConfig:
@@ -74,7 +77,7 @@ def parse_config(values: Mapping[str, Any]) -> ModelConfig:
         width=width,
         layers=values["num_hidden_layers"],
         heads=heads,
-        key_value_heads=values.get("num_key_value_heads") or heads,
+        key_value_heads=values.get("num_key_value_heads", _KEY_VALUE_HEADS[family]) or heads,
         head_width=values.get("head_dim") or (128 if family == "qwen3" else width // heads),
         hidden_width=values["intermediate_size"],
         rope_theta=theta,
@@ -85,7 +88,7 @@ def parse_config(values: Mapping[str, Any]) -> ModelConfig:
         attention_output_bias=False if family == "qwen2" else bias,
         feed_forward_bias=bool(values.get("mlp_bias", False)) if family == "llama" else False,
         query_key_norm=family == "qwen3",
-        max_positions=values.get("max_position_embeddings", 2048),
+        max_positions=values.get("max_position_embeddings", _POSITIONS[family]),
     )
 
 
@@ -180,11 +183,13 @@ def _rope_values(config: ModelConfig) -> dict[str, Any]:
 def _refuse_unsupported(values: Mapping[str, Any]) -> None:
     """Features that would change the logits and that the decoder does not have."""
     layer_types = set(values.get("layer_types") or ()) - {"full_attention"}
+    rope = values.get("rope_parameters") or {}
+    values = {"partial_rotary_factor": rope.get("partial_rotary_factor", 1.0)} | dict(values)
     checks = {
         "hidden_act": values.get("hidden_act", "silu") not in ("silu", "swish"),
         "use_sliding_window": bool(values.get("use_sliding_window", False)),
         "layer_types": bool(layer_types),
-        "partial_rotary_factor": values.get("partial_rotary_factor", 1.0) != 1.0,
+        "partial_rotary_factor": values["partial_rotary_factor"] != 1.0,
         "quantization_config": values.get("quantization_config") is not None,
     }
     refused = [f"{key}={values[key]!r}" for key, wrong in checks.items() if wrong]

@@ -1,23 +1,45 @@
-"""Which rows a step may change: rules that rank the slots of a batch against general text."""
+"""Which rows a step may change: the best slots by a rule, within a budget."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jax import lax
+from jaxtyping import Array, Float, Int
 
 from smf_jax.shapes import SlotCounts, SlotIds, SlotScores
+from smf_jax.sparse.accesses import Accesses, accesses_in_vector, exact_sum
+from smf_jax.sparse.scores import RULES as RULES
+from smf_jax.sparse.scores import RULES_WITH_BACKGROUND as RULES_WITH_BACKGROUND
+from smf_jax.sparse.scores import Rule, score_slots
+from smf_jax.sparse.scores import check_rule as check_rule
 from smf_jax.sparse.usage import PoolUsage
 
-Rule = Literal["tfidf", "tf", "kl_df", "kl_acc", "random", "all"]
-Granularity = Literal["per_step", "per_task"]
+Granularity = Literal["per_step", "per_micro_batch", "per_task"]
+BudgetScope = Literal["per_layer", "shared"]
 
-RULES: tuple[str, ...] = get_args(Rule)
 GRANULARITIES: tuple[str, ...] = get_args(Granularity)
-RULES_WITH_BACKGROUND = ("tfidf", "kl_df", "kl_acc")
-EPSILON = 1e-8
+BUDGET_SCOPES: tuple[str, ...] = get_args(BudgetScope)
+
+# Slots of one group, where the best are sought among the groups' maxima first.
+GROUP = 128
+# Scores are counted in this part of the best one where shares of their sum are compared.
+_SHARE_UNIT = 2.0**-20
+
+
+class Ranking(NamedTuple):
+    """The best slots of one pool, best first; ties stand by the lower slot.
+
+    Attributes:
+      slots: ``(s,)`` int32; ``N`` where fewer were accessed.
+      scores: ``(s,)`` float32; ``-inf`` at those places.
+    """
+
+    slots: SlotIds
+    scores: Float[Array, " s"]
 
 
 def budget_size(budget: int) -> int:
@@ -34,74 +56,8 @@ def budget_size(budget: int) -> int:
     return size
 
 
-def check_rule(rule: str, background: object | None) -> None:
-    """Refuses unknown rules, and rules that need a background where there is none.
-
-    Raises:
-      ValueError: naming the rule and the choices, or the missing background.
-    """
-    if rule not in RULES:
-        raise ValueError(f"rule={rule!r} is unknown; choose from {', '.join(RULES)}")
-    if rule in RULES_WITH_BACKGROUND and background is None:
-        raise ValueError(
-            f"rule={rule!r} ranks slots against a background and none was given; measure one, or "
-            "choose rule='tf'"
-        )
-
-
-def score_slots(
-    counts: SlotCounts,
-    background: PoolUsage | None,
-    rule: Rule = "tfidf",
-    key: Array | None = None,
-) -> SlotScores:
-    """Scores the slots of a batch; slots that it did not access score ``-inf``.
-
-    With ``p = c/Σc``:
-
-    * ``tfidf``: ``p · log((B+1)/(df+1))`` (2510.15103, section 3.2)
-    * ``tf``: ``p`` (its ablation)
-    * ``kl_df``: ``p log((p+ε)/(q+ε))`` with ``q = (df+1)/Σ(df+1)`` (2604.05248)
-    * ``kl_acc``: the same with ``q = (acc+1)/Σ(acc+1)`` (2605.03229)
-    * ``random``: uniform over accessed slots, the control; ``all``: one score for all of them
-
-    Args:
-      counts: ``(N,)`` int32 accesses of the batch.
-      background: usage of general text; needed by ``tfidf``, ``kl_df``, ``kl_acc``.
-      rule: see above.
-      key: random key, for ``random`` only.
-
-    Returns:
-      ``(N,)`` float32.
-
-    Raises:
-      ValueError: for an unknown rule, a missing background or a missing key.
-    """
-    check_rule(rule, background)
-    accessed = counts > 0
-    p = counts.astype(jnp.float32) / jnp.maximum(jnp.sum(counts), 1).astype(jnp.float32)
-    if rule == "random":
-        if key is None:
-            raise ValueError("rule='random' needs a random key; pass key=jax.random.key(seed)")
-        scores = jax.random.uniform(key, counts.shape)
-    elif rule == "all":
-        scores = jnp.zeros(counts.shape, jnp.float32)
-    elif rule == "tf" or background is None:
-        scores = p
-    elif rule == "tfidf":
-        batches = background.batches.astype(jnp.float32)
-        frequency = background.document_frequency.astype(jnp.float32)
-        scores = p * jnp.log((batches + 1) / (frequency + 1))
-    else:
-        used = background.document_frequency if rule == "kl_df" else background.accesses
-        smoothed = used.astype(jnp.float32) + 1
-        q = smoothed / jnp.sum(smoothed)
-        scores = p * jnp.log((p + EPSILON) / (q + EPSILON))
-    return jnp.where(accessed, scores, -jnp.inf)
-
-
 def select_slots(
-    counts: SlotCounts,
+    counts: SlotCounts | Accesses,
     background: PoolUsage | None,
     *,
     rule: Rule = "tfidf",
@@ -115,7 +71,8 @@ def select_slots(
     Negative scores (KL rules) may be selected, after all larger ones.
 
     Args:
-      counts: ``(N,)`` int32 accesses of the batch, summed over micro-batches and devices.
+      counts: ``(N,)`` int32 accesses of the batch, summed over micro-batches and devices; or its
+        `Accesses`, in either form: the slots are the same.
       background: usage of general text, see `score_slots`.
       rule: see `score_slots`; ``all`` ignores ``top_t`` and selects up to ``size``.
       top_t: the budget; an array where several budgets share one compilation.
@@ -129,7 +86,8 @@ def select_slots(
     Raises:
       ValueError: for an unknown rule, a missing background, or a budget outside ``[1, N]``.
     """
-    table_slots = counts.shape[0]
+    accesses = counts if isinstance(counts, Accesses) else accesses_in_vector(counts)
+    table_slots = accesses.table_slots
     if isinstance(top_t, int) and not 1 <= top_t <= table_slots:
         raise ValueError(
             f"top_t={top_t} is outside [1, N={table_slots}]; choose a budget within the table"
@@ -140,8 +98,144 @@ def select_slots(
         if not isinstance(top_t, int):
             raise ValueError("top_t is an array; give the static size, size=budget_size(largest)")
         size = budget_size(top_t)
-    size = min(size, table_slots)
-    scores = score_slots(counts, background, rule, key)
-    best, slots = jax.lax.top_k(scores, size)
-    within = jnp.arange(size) < (size if rule == "all" else top_t)
-    return jnp.where(within & (best > -jnp.inf), slots, table_slots).astype(jnp.int32)
+    scores = score_slots(accesses, background, rule, key)
+    ranking = rank_slots(accesses, scores, min(size, table_slots))
+    return _first(ranking, size if rule == "all" else top_t, table_slots)
+
+
+def select_in_pools(
+    accesses: Mapping[str, Accesses],
+    background: Mapping[str, PoolUsage] | None,
+    *,
+    rule: Rule,
+    top_t: int | Int[Array, ""],
+    size: int,
+    key: Array,
+    scope: BudgetScope = "per_layer",
+    score_share: float | None = None,
+) -> dict[str, SlotIds]:
+    """Selects slots of several pools, each within a budget of its own or all within one.
+
+    Args:
+      accesses: of the batch, by pool path.
+      background: usage of general text by pool path, or ``None`` for rules without.
+      rule: see `score_slots`.
+      top_t: the budget of each pool, or of all together.
+      size: static number of places ``s`` in each pool.
+      key: random key, for ``random`` only; every pool draws from its own.
+      scope: ``per_layer``: a budget for each pool (2604.05248, 2605.03229); ``shared``: one for
+        all of them, scores compared across pools, ties by the pool named first.
+      score_share: where given, no more slots than cover this share of the summed positive scores,
+        those of every accessed slot: the smallest such set, at most ``top_t``.
+
+    Returns:
+      ``(s,)`` slot ids by pool path, best first; unused places hold ``N``.
+    """
+    scores, rankings = {}, {}
+    for index, (pool, of_pool) in enumerate(sorted(accesses.items())):
+        usage = None if background is None else background[pool]
+        scores[pool] = score_slots(of_pool, usage, rule, jax.random.fold_in(key, index))
+        places = min(size, of_pool.table_slots)
+        rankings[pool] = rank_slots(of_pool, scores[pool], places)
+    limit = jnp.asarray(size if rule == "all" else top_t, jnp.int32)
+    if scope == "shared":
+        numbers = _shared_numbers(rankings, scores, size, limit, score_share)
+    else:
+        numbers = {
+            pool: _number(ranking.scores, [scores[pool]], limit, score_share)
+            for pool, ranking in rankings.items()
+        }
+    return {
+        pool: _first(ranking, numbers[pool], accesses[pool].table_slots)
+        for pool, ranking in rankings.items()
+    }
+
+
+def rank_slots(accesses: Accesses, scores: SlotScores, size: int) -> Ranking:
+    """The ``size`` best slots of a pool.
+
+    Args:
+      accesses: of the batch.
+      scores: from `score_slots`, in the places of the accesses.
+      size: static number of places, at most ``N``.
+    """
+    best, places = top_places(scores, min(size, scores.shape[0]))
+    slots = places if accesses.slots is None else accesses.slots[places]
+    slots = jnp.where(best > -jnp.inf, slots, accesses.table_slots).astype(jnp.int32)
+    missing = size - slots.shape[0]
+    return Ranking(
+        jnp.pad(slots, (0, missing), constant_values=accesses.table_slots),
+        jnp.pad(best, (0, missing), constant_values=-jnp.inf),
+    )
+
+
+def top_places(scores: SlotScores, size: int) -> tuple[Float[Array, " s"], Int[Array, " s"]]:
+    """The ``size`` largest scores and their places, ties by the lower place: ``lax.top_k``, exact.
+
+    Of a long vector the maxima of groups are ranked first: whoever is among the best ``s`` stands
+    in one of the ``s`` groups of the largest maxima, because each group ahead of its own holds a
+    score ahead of it. Measured on a CPU at 4M scores: 1.6 ms where `lax.top_k` takes 15.
+
+    Args:
+      scores: ``(m,)``.
+      size: static, at most ``m``.
+    """
+    length = scores.shape[0]
+    if length < 4 * size * GROUP:
+        return lax.top_k(scores, size)
+    padded = jnp.pad(scores, (0, -length % GROUP), constant_values=-jnp.inf)
+    groups = padded.reshape(-1, GROUP)
+    _, winners = lax.top_k(jnp.max(groups, axis=1), size)
+    # In order, so that a tie between groups goes to the lower one.
+    winners = jnp.sort(winners)
+    best, places = lax.top_k(groups[winners].reshape(-1), size)
+    return best, winners[places // GROUP] * GROUP + places % GROUP
+
+
+def _first(ranking: Ranking, number: int | Int[Array, ""], table_slots: int) -> SlotIds:
+    within = jnp.arange(ranking.slots.shape[0]) < number
+    return jnp.where(within, ranking.slots, table_slots)
+
+
+def _shared_numbers(
+    rankings: Mapping[str, Ranking],
+    scores: Mapping[str, SlotScores],
+    size: int,
+    limit: Int[Array, ""],
+    score_share: float | None,
+) -> dict[str, Int[Array, ""]]:
+    """How many slots of each pool are among the best of all: the first of its ranking."""
+    candidates = jnp.concatenate([ranking.scores for ranking in rankings.values()])
+    best, places = lax.top_k(candidates, min(size, candidates.shape[0]))
+    number = _number(best, list(scores.values()), limit, score_share)
+    chosen = (jnp.arange(best.shape[0]) < number) & (best > -jnp.inf)
+    numbers, start = {}, 0
+    for pool, ranking in rankings.items():
+        end = start + ranking.scores.shape[0]
+        own = chosen & (places >= start) & (places < end)
+        numbers[pool], start = jnp.sum(own, dtype=jnp.int32), end
+    return numbers
+
+
+def _number(
+    best: Float[Array, " s"],
+    scores: Sequence[SlotScores],
+    limit: Int[Array, ""],
+    score_share: float | None,
+) -> Int[Array, ""]:
+    """How many of the best scores to take: the limit, or fewer if they cover enough of the sum."""
+    if score_share is None:
+        return limit
+    if score_share == 1:
+        return jnp.minimum(limit, jnp.sum(best > 0, dtype=jnp.int32))
+    # Whole parts of the best score: their sum does not depend on the form of the accesses.
+    unit = jnp.maximum(best[0], jnp.finfo(jnp.float32).tiny) * _SHARE_UNIT
+
+    def parts(scores: SlotScores) -> Int[Array, " m"]:
+        return jnp.round(jnp.maximum(scores, 0) / unit).astype(jnp.int32)
+
+    total = sum(exact_sum(parts(of_pool)) for of_pool in scores)
+    own = parts(best)
+    ahead = jnp.cumsum(own.astype(jnp.float32)) - own
+    covering = jnp.sum((ahead < score_share * total) & (own > 0), dtype=jnp.int32)
+    return jnp.minimum(limit, covering)

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from smf_jax.shapes import SlotCounts, TokenMask
 
 FORMAT = 1
+_STORED = ("document_frequency", "accesses", "batches")
+
+
+class Protection(NamedTuple):
+    """Slots that earlier tasks wrote, counted as if general text had used them.
+
+    Attributes:
+      written: ``(N,)`` bool.
+      number: how many they are, int32 scalar.
+      weight: each counts as ``weight · B`` more background batches, with one access in each.
+    """
+
+    written: Bool[Array, " N"]
+    number: Int[Array, ""]
+    weight: float | Float[Array, ""]
 
 
 class PoolUsage(NamedTuple):
@@ -22,11 +37,61 @@ class PoolUsage(NamedTuple):
       document_frequency: ``df``, ``(N,)`` int32: background batches that touched a slot.
       accesses: ``acc``, ``(N,)`` int32: their accesses.
       batches: ``B``, int32 scalar.
+      frequency_total: ``Σ(df+1)``, float32 scalar, or ``None`` to sum where it is needed.
+      accesses_total: ``Σ(acc+1)`` likewise.
+      protection: slots that count as used more than they were, or ``None``.
     """
 
     document_frequency: SlotCounts
     accesses: SlotCounts
     batches: Int[Array, ""]
+    frequency_total: Float[Array, ""] | None = None
+    accesses_total: Float[Array, ""] | None = None
+    protection: Protection | None = None
+
+
+def used_at(
+    usage: PoolUsage, statistic: Literal["df", "acc"], slots: Int[Array, " m"] | None
+) -> Float[Array, " m"]:
+    """``df`` or ``acc`` of given slots, of all if ``None``; protected slots counted as used.
+
+    Ids outside the table give that of a slot in it.
+    """
+
+    def at(vector: Array) -> Array:
+        # Gathered before anything is computed: no second vector of N.
+        return vector if slots is None else vector.at[slots].get(mode="clip")
+
+    used = at(usage.document_frequency if statistic == "df" else usage.accesses)
+    used = used.astype(jnp.float32)
+    if usage.protection is None:
+        return used
+    written = at(usage.protection.written)
+    return jnp.where(written, used + _extra(usage, usage.protection), used)
+
+
+def used_in_all(usage: PoolUsage, statistic: Literal["df", "acc"]) -> Float[Array, ""]:
+    """``Σ(df+1)`` or ``Σ(acc+1)`` over all slots, protected ones counted as used."""
+    total = usage.frequency_total if statistic == "df" else usage.accesses_total
+    if total is None:
+        vector = usage.document_frequency if statistic == "df" else usage.accesses
+        total = jnp.sum(vector.astype(jnp.float32) + 1)
+    if usage.protection is None:
+        return total
+    return total + usage.protection.number * _extra(usage, usage.protection)
+
+
+def _extra(usage: PoolUsage, protection: Protection) -> Float[Array, ""]:
+    return protection.weight * usage.batches.astype(jnp.float32)
+
+
+def with_totals(usage: PoolUsage) -> PoolUsage:
+    """Sums over all slots once, on the host and exactly, so that no step sums a vector of ``N``."""
+    frequency, accesses = (
+        jnp.asarray(np.sum(vector, dtype=np.int64) + vector.shape[0], jnp.float32)
+        for vector in (np.asarray(usage.document_frequency), np.asarray(usage.accesses))
+    )
+    return usage._replace(frequency_total=frequency, accesses_total=accesses)
 
 
 def count_accesses(slots: Int[Array, "t r"], valid: TokenMask, table_slots: int) -> SlotCounts:
@@ -54,6 +119,7 @@ def add_batch(usage: PoolUsage, counts: SlotCounts) -> PoolUsage:
       usage: statistics so far.
       counts: ``(N,)`` int32 accesses of the batch.
     """
+    # Without totals: those that were known are of fewer batches.
     return PoolUsage(
         document_frequency=usage.document_frequency + (counts > 0).astype(jnp.int32),
         accesses=usage.accesses + counts,
@@ -76,7 +142,7 @@ class Background:
     refused for a model whose `fingerprint` differs.
 
     Attributes:
-      pools: usage by pool path.
+      pools: usage by pool path, its totals filled in.
       tokens_per_batch: non-pad tokens of a background batch. The ranking depends on it, because
         ``df`` saturates, so it is a recorded setting.
       corpus: name of the text.
@@ -89,6 +155,10 @@ class Background:
     corpus: str
     tokenizer: str
     fingerprint: str
+
+    def __post_init__(self) -> None:
+        totalled = {pool: with_totals(usage) for pool, usage in self.pools.items()}
+        object.__setattr__(self, "pools", totalled)
 
     def require(self, fingerprint: str, tokenizer: str) -> None:
         """Refuses to serve another base than the one that was measured.
@@ -110,9 +180,9 @@ class Background:
     def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays by path and JSON metadata, as checkpoints store them."""
         arrays = {
-            f"{pool}/{name}": np.asarray(value)
+            f"{pool}/{name}": np.asarray(getattr(usage, name))
             for pool, usage in self.pools.items()
-            for name, value in usage._asdict().items()
+            for name in _STORED
         }
         metadata = {
             "kind": "background",
@@ -136,12 +206,12 @@ class Background:
                 f"background_format={metadata.get('background_format')!r} is not {FORMAT}: "
                 "not a background file of this version; measure the background again"
             )
-        pools = sorted({path.rsplit("/", 1)[0] for path in arrays})
+        pools = {}
+        for pool in sorted({path.rsplit("/", 1)[0] for path in arrays}):
+            frequency, accesses, batches = (jnp.asarray(arrays[f"{pool}/{f}"]) for f in _STORED)
+            pools[pool] = PoolUsage(frequency, accesses, batches)
         return cls(
-            pools={
-                pool: PoolUsage(*(jnp.asarray(arrays[f"{pool}/{f}"]) for f in PoolUsage._fields))
-                for pool in pools
-            },
+            pools=pools,
             tokens_per_batch=metadata["tokens_per_batch"],
             corpus=metadata["corpus"],
             tokenizer=metadata["tokenizer"],

@@ -10,15 +10,15 @@ import numpy as np
 
 from smf_jax.data.batching import Batch
 from smf_jax.manifest import fingerprint
+from smf_jax.memory.layer import ROUTING
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
 from smf_jax.sparse.usage import Background, PoolUsage, add_batch, no_usage
 from smf_jax.training.reads import pool_path, read_counts
 from smf_jax.training.state import Flat
 
-# Leaves of a block, and of its memory, that a read of that block depends on.
+# Leaves of a block that a read of that block depends on.
 _BEFORE_READ = ("attention_norm/", "attention/", "feed_forward_norm/")
-_OF_ROUTING = ("query/", "query_norm/", "query_scale", "keys", "key_scale")
 
 
 def upstream_of_reads(config: ModelConfig, path: str) -> bool:
@@ -49,7 +49,7 @@ def upstream_of_reads(config: ModelConfig, path: str) -> bool:
     if kind == "pool":
         lower = [layer for layer in placement.layers if layer < highest]
         return any(placement.pool_of(layer) == int(number) for layer in lower)
-    return int(number) < highest or leaf.startswith(_OF_ROUTING)
+    return int(number) < highest or leaf.startswith(ROUTING)
 
 
 def base_fingerprint(config: ModelConfig, leaves: Flat) -> str:
@@ -85,14 +85,15 @@ def measure_background(
         raise ValueError("the model has no memory, so text uses no slots; retrofit it first")
 
     @partial(jax.jit, donate_argnums=0)
-    def add(usage: dict[str, PoolUsage], batch: Batch) -> dict[str, PoolUsage]:
+    def add(usage: dict[str, PoolUsage], leaves: Flat, batch: Batch) -> dict[str, PoolUsage]:
+        # An argument and no closure: constants of a program would hold the model twice.
         counts = read_counts(model, leaves, batch)
         return {pool: add_batch(usage[pool], counts[pool]) for pool in usage}
 
     usage = {pool_path(pool): no_usage(placement.memory.slots) for pool in placement.pools}
     total = batches.tokens.shape[0]
     for index in range(total):
-        usage = add(usage, Batch(*(field[index] for field in batches)))
+        usage = add(usage, leaves, Batch(*(field[index] for field in batches)))
         progress(index + 1)
     return Background(
         pools=usage,

@@ -17,6 +17,9 @@ from smf_jax.training.state import Flat
 from smf_jax.training.step import Settings, StepMetrics, latch, step_leaves
 
 LogitsFn = Callable[[Flat, Array, Array], Array]
+# From all leaves by path and a batch: what is minimised, and the running statistics after the
+# batch, by path.
+LossFn = Callable[[Flat, Batch], tuple[Array, Flat]]
 
 
 class DenseState(NamedTuple):
@@ -27,16 +30,28 @@ class DenseState(NamedTuple):
       statistics: their optax state.
       step: steps since the optimizer started.
       failed_step: first step whose loss, gradient or result was not finite, or -1.
+      running: running statistics of norms, by path: set by the loss, seen by no optimizer.
     """
 
     leaves: Flat
     statistics: Any
     step: Int[Array, ""]
     failed_step: Int[Array, ""]
+    running: Flat
+
+
+def text_loss(logits: LogitsFn) -> LossFn:
+    """The loss on the next tokens (`weighted_loss`); running statistics are used, not moved."""
+
+    def loss(leaves: Flat, batch: Batch) -> tuple[Array, Flat]:
+        predicted = logits(leaves, batch.tokens, batch.valid)
+        return weighted_loss(predicted, batch.targets, batch.weights), {}
+
+    return loss
 
 
 def dense_step(
-    logits: LogitsFn,
+    loss: LossFn,
     update: UpdateRule,
     frozen: Flat,
     state: DenseState,
@@ -46,8 +61,8 @@ def dense_step(
     """One step that trains whole leaves: full finetuning, replay, LoRA, pretraining, healing.
 
     Args:
-      logits: ``(leaves by path, tokens, valid) -> (b, t, vocabulary)``; is given the frozen and
-        the trained leaves together.
+      loss: is given the frozen and the trained leaves and running statistics together, and
+        returns as many running statistics as are in the state.
       update: the update rule.
       frozen: every leaf that is not in the state, by path.
       state: before the step.
@@ -58,21 +73,20 @@ def dense_step(
       The state after the step, and the metrics before it.
     """
 
-    def loss_of(leaves: Flat) -> Array:
-        return weighted_loss(
-            logits({**frozen, **leaves}, batch.tokens, batch.valid), batch.targets, batch.weights
-        )
+    def loss_of(leaves: Flat) -> tuple[Array, Flat]:
+        return loss({**frozen, **state.running, **leaves}, batch)
 
-    loss, gradients = jax.value_and_grad(loss_of)(state.leaves)
+    (value, running), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.leaves)
     rate = update.rate(settings.learning_rate, state.step)
     leaves, statistics = step_leaves(
         update, update.clipped(gradients), state.leaves, state.statistics, rate
     )
-    accepted = all_finite((loss, gradients, leaves)) & (state.failed_step < 0)
+    accepted = all_finite((value, gradients, leaves, running)) & (state.failed_step < 0)
     after = DenseState(
         leaves=optax.tree.where(accepted, leaves, state.leaves),
         statistics=optax.tree.where(accepted, statistics, state.statistics),
         step=state.step + 1,
         failed_step=latch(state.failed_step, state.step, accepted),
+        running=optax.tree.where(accepted, running, state.running),
     )
-    return after, StepMetrics(loss, jnp.zeros((), jnp.int32))
+    return after, StepMetrics(value, jnp.zeros((), jnp.int32))

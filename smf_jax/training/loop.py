@@ -157,6 +157,15 @@ class TrialGroup:
         """The leaves of one trial that training may have changed, still on their device."""
         return self.trainer.trained(unstack(state, trial))
 
+    def base_beside(self, trial: int) -> Flat:
+        """The base's leaves on the device that runs one trial; nothing is copied."""
+        device = self.mesh.devices.flat[trial]
+
+        def own(leaf: Array) -> Array:
+            return next(shard.data for shard in leaf.addressable_shards if shard.device == device)
+
+        return {path: own(leaf) for path, leaf in self._base.items()}
+
     def _chunks(self, function: Callable[..., Any], state: State, batch: Batch) -> list[Any]:
         return in_chunks(
             lambda chunk: function(self._shared, state, replicate(chunk, self.mesh)),

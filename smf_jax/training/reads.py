@@ -8,11 +8,11 @@ nothing below the lowest memory.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from smf_jax.data.batching import Batch
 from smf_jax.memory.layer import PERTURBATIONS, READS
@@ -38,10 +38,32 @@ def read_counts(model: Decoder, params: Flat, batch: Batch) -> dict[str, SlotCou
     return _count(model, _reads(model, collections), batch.valid)
 
 
+class ReadGradients(NamedTuple):
+    """The loss of a batch and what its gradient is made from.
+
+    Attributes:
+      loss: the weighted loss.
+      traces: by pool path, the reads of every layer of the pool.
+      scalars: gradient of the scalars, by path.
+    """
+
+    loss: Float[Array, ""]
+    traces: dict[str, list[ReadTrace]]
+    scalars: Flat
+
+
 def differentiate_reads(
     model: Decoder, frozen: Flat, tables: Mapping[str, Table], scalars: Flat, batch: Batch
-) -> tuple[Array, dict[str, list[ReadTrace]], dict[str, SlotCounts], Flat]:
-    """Loss, the traces of every pool's reads, accesses, and the gradient of the scalars."""
+) -> ReadGradients:
+    """Differentiates the loss of a batch with respect to every read, and to the scalars.
+
+    Args:
+      model: a decoder with memories.
+      frozen: every leaf that is given nowhere else, by path.
+      tables: by pool path.
+      scalars: trained scalars, by path.
+      batch: ``(b, t)`` fields.
+    """
 
     def variables(scalars: Flat) -> dict[str, Any]:
         return {"params": unflatten({**frozen, **tables, **scalars})}
@@ -66,7 +88,64 @@ def differentiate_reads(
         slots, weights = _flat(read.slots), _flat(read.weights)
         pool = pool_path(_placement(model).pool_of(layer))
         traces.setdefault(pool, []).append(ReadTrace(slots, weights, _flat(cotangent)))
-    return loss, traces, _count(model, reads, batch.valid), scalar_gradients
+    return ReadGradients(loss, traces, scalar_gradients)
+
+
+def accumulate_reads(
+    model: Decoder,
+    frozen: Flat,
+    tables: Mapping[str, Table],
+    scalars: Flat,
+    batch: Batch,
+    parts: int,
+) -> ReadGradients:
+    """What `differentiate_reads` gives of a whole batch, a micro-batch at a time.
+
+    The loss of each is weighted by its share of the batch's weights, so that the split is seen in
+    rounding only.
+
+    Args:
+      model: a decoder with memories.
+      frozen: every leaf that is given nowhere else, by path.
+      tables: by pool path.
+      scalars: trained scalars, by path.
+      batch: ``(b, t)`` fields.
+      parts: number of micro-batches, which divides ``b``.
+    """
+    if parts == 1:
+        return differentiate_reads(model, frozen, tables, scalars, batch)
+    total = jnp.sum(batch.weights)
+
+    def one(_: None, part: Batch) -> tuple[None, ReadGradients]:
+        found = differentiate_reads(model, frozen, tables, scalars, part)
+        share = jnp.sum(part.weights) / jnp.maximum(total, jnp.finfo(total.dtype).tiny)
+        traces = {
+            pool: [t._replace(cotangent=share.astype(t.cotangent.dtype) * t.cotangent) for t in of]
+            for pool, of in found.traces.items()
+        }
+        scaled = jax.tree.map(lambda leaf: share.astype(leaf.dtype) * leaf, found.scalars)
+        return None, ReadGradients(share * found.loss, traces, scaled)
+
+    _, found = jax.lax.scan(one, None, micro_batches(batch, parts))
+    return ReadGradients(
+        jnp.sum(found.loss),
+        jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), found.traces),
+        jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), found.scalars),
+    )
+
+
+def micro_batches(batch: Batch, parts: int) -> Batch:
+    """``(b, t)`` fields as ``(parts, b / parts, t)``.
+
+    Raises:
+      ValueError: if the parts do not divide the batch.
+    """
+    rows = batch.tokens.shape[0]
+    if rows % parts:
+        raise ValueError(
+            f"micro_batches={parts} do not divide a batch of {rows} rows; choose a divisor of it"
+        )
+    return Batch(*(field.reshape(parts, rows // parts, *field.shape[1:]) for field in batch))
 
 
 def _zero_perturbations(model: Decoder, variables: dict[str, Any], batch: Batch) -> Any:

@@ -8,7 +8,6 @@ is not finite writes nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -18,35 +17,14 @@ from jaxtyping import Array, Bool, Int
 
 from smf_jax.data.batching import Batch
 from smf_jax.models.decoder import Decoder
-from smf_jax.shapes import SlotCounts, SlotIds, Table
+from smf_jax.shapes import SlotIds, Table
 from smf_jax.sparse.row_store import RowStep, RowStore, step_rows, write_step
-from smf_jax.sparse.rows import row_gradient
-from smf_jax.sparse.selection import Granularity, Rule, select_slots
-from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.sparse.usage import PoolUsage
 from smf_jax.training.loss import all_finite
-from smf_jax.training.reads import differentiate_reads
+from smf_jax.training.row_gradients import Context, History, row_gradients
+from smf_jax.training.sparse_choices import SparseChoices as SparseChoices
 from smf_jax.training.state import Flat
 from smf_jax.training.step import Settings, StepMetrics, latch, step_leaves
-
-
-@dataclass(frozen=True)
-class SparseChoices:
-    """Static choices of a sparse step.
-
-    Attributes:
-      rule: how slots are ranked.
-      granularity: ``per_step``: every batch ranks its own; ``per_task``: slots are given.
-      size: static number of places ``s`` for selected rows.
-      update: how a row's gradient becomes its update.
-      train_alpha: whether the scales of additive blocks train too (``+S``, 2605.03229).
-    """
-
-    rule: Rule = "tfidf"
-    granularity: Granularity = "per_step"
-    size: int = 64
-    update: UpdateRule = UpdateRule()
-    train_alpha: bool = False
 
 
 class SparseState(NamedTuple):
@@ -62,6 +40,8 @@ class SparseState(NamedTuple):
       step: steps since the optimizer started.
       failed_step: first step whose loss or rows were not finite, or that wanted more row state
         than a store holds, or -1.
+      history: by pool path the rows written by earlier tasks, ``None`` unless
+        `SparseChoices.protect_written`.
     """
 
     tables: dict[str, Table]
@@ -72,6 +52,7 @@ class SparseState(NamedTuple):
     written: dict[str, Bool[Array, " N"]]
     step: Int[Array, ""]
     failed_step: Int[Array, ""]
+    history: dict[str, History] | None = None
 
 
 def sparse_step(
@@ -98,28 +79,24 @@ def sparse_step(
       The state after the step, and the metrics before it.
     """
     update = choices.update
-    loss, traces, counts, scalar_gradients = differentiate_reads(
-        model, frozen, state.tables, state.scalars, batch
-    )
-    selected = {
-        pool: _slots_of_step(choices, counts[pool], pool, usage, state, settings)
-        for pool in state.tables
-    }
-    gradients = {
-        pool: row_gradient(traces[pool], slots, counts[pool].shape[0])
-        for pool, slots in selected.items()
-    }
-    clipped, clipped_scalars = update.clipped((gradients, scalar_gradients))
+    context = Context(usage, state.history, state.task_slots, settings, state.step)
+    found = row_gradients(model, choices, frozen, state.tables, state.scalars, context, batch)
+    clipped, clipped_scalars = update.clipped((found.gradients, found.scalars))
     rate = update.rate(settings.learning_rate, state.step)
     steps = {
-        pool: step_rows(table, state.stores[pool], selected[pool], clipped[pool], update, rate)
+        pool: step_rows(table, state.stores[pool], found.slots[pool], clipped[pool], update, rate)
         for pool, table in state.tables.items()
     }
+    scalar_rate = rate if choices.alpha_schedule else jnp.asarray(settings.learning_rate)
     scalars, statistics = step_leaves(
-        update, clipped_scalars, state.scalars, state.scalar_statistics, rate
+        update,
+        clipped_scalars,
+        state.scalars,
+        state.scalar_statistics,
+        choices.alpha_rate * scalar_rate,
     )
     accepted = (
-        all_finite((loss, gradients, scalar_gradients, scalars))
+        all_finite((found.loss, found.gradients, found.scalars, scalars))
         & _can_be_written(state.tables, steps)
         & (state.failed_step < 0)
     )
@@ -130,44 +107,23 @@ def sparse_step(
         step=state.step + 1,
         failed_step=latch(state.failed_step, state.step, accepted),
     )
-    return after, StepMetrics(loss, count)
+    return after, StepMetrics(found.loss, count)
 
 
-def _slots_of_step(
-    choices: SparseChoices,
-    counts: SlotCounts,
-    pool: str,
-    usage: Mapping[str, PoolUsage] | None,
-    state: SparseState,
-    settings: Settings,
-) -> SlotIds:
-    """The slots that this step may write."""
-    if choices.granularity == "per_step":
-        return select_for(choices, counts, None if usage is None else usage[pool], state, settings)
-    if state.task_slots is None:
-        raise ValueError("granularity='per_task': select the task's slots before its first step")
-    # A selected row that this batch did not read has no gradient and does not advance.
-    slots = state.task_slots[pool]
-    read = counts.at[slots].get(mode="fill", fill_value=0) > 0
-    return jnp.where(read, slots, counts.shape[0])
+def forget_written(state: SparseState) -> SparseState:
+    """The state as a task begins: nothing written yet, what was before joins the history."""
+    history = state.history
+    if history is not None:
+        history = {pool: past.joined(state.written[pool]) for pool, past in history.items()}
+    written = jax.tree.map(jnp.zeros_like, state.written)
+    return state._replace(written=written, history=history)
 
 
-def select_for(
-    choices: SparseChoices,
-    counts: SlotCounts,
-    usage: PoolUsage | None,
-    state: SparseState,
-    settings: Settings,
-) -> SlotIds:
-    """Selects by the choices and settings of a trial; see `select_slots`."""
-    return select_slots(
-        counts,
-        usage,
-        rule=choices.rule,
-        top_t=settings.budget,
-        size=choices.size,
-        key=jax.random.fold_in(jax.random.key(settings.seed), state.step),
-    )
+def history_since(tables: Mapping[str, Table], later: Mapping[str, Table]) -> dict[str, History]:
+    """The history of a trial that is taken up again: the rows that differ from the base's."""
+    return {
+        pool: History.of(jnp.any(table != later[pool], axis=1)) for pool, table in tables.items()
+    }
 
 
 def _can_be_written(tables: Mapping[str, Table], steps: Mapping[str, RowStep]) -> Array:

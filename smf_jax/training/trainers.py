@@ -14,14 +14,23 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from smf_jax.data.batching import Batch
+from smf_jax.memory.norms import is_running
 from smf_jax.models.decoder import Decoder
 from smf_jax.models.lora import apply_lora, init_lora
 from smf_jax.sparse.row_store import create_store, empty_store
 from smf_jax.sparse.selection import check_rule
 from smf_jax.sparse.update_rule import UpdateRule
-from smf_jax.training.dense_step import DenseState, dense_step
+from smf_jax.training.dense_step import DenseState, LogitsFn, LossFn, dense_step, text_loss
+from smf_jax.training.leaky_step import leaky_leaves, leaky_step
 from smf_jax.training.reads import pool_path, read_counts
-from smf_jax.training.sparse_step import SparseChoices, SparseState, select_for, sparse_step
+from smf_jax.training.row_gradients import Context, History, select_for_task
+from smf_jax.training.sparse_step import (
+    SparseChoices,
+    SparseState,
+    forget_written,
+    history_since,
+    sparse_step,
+)
 from smf_jax.training.state import Flat, split, unflatten
 from smf_jax.training.step import Settings, StepMetrics
 
@@ -52,7 +61,7 @@ class Trainer(NamedTuple):
     frozen: Callable[[Flat], Flat]
 
 
-def plain_logits(model: Decoder) -> Callable[[Flat, Array, Array], Array]:
+def plain_logits(model: Decoder) -> LogitsFn:
     """Logits from leaves by path."""
 
     def logits(leaves: Flat, tokens: Array, valid: Array) -> Array:
@@ -93,26 +102,37 @@ def sparse_trainer(
         }
         return SparseState(
             tables={pool: base[pool] for pool in pools},
-            stores={pool: create_store(choices.update, base[pool], capacity) for pool in pools},
+            stores={
+                # The moments of a leaky step are dense and stand with those of the scalars.
+                pool: None if choices.leaky else create_store(choices.update, base[pool], capacity)
+                for pool in pools
+            },
             scalars=scalars,
-            scalar_statistics=choices.update.statistics().init(scalars),
+            scalar_statistics=choices.update.statistics().init(
+                {**scalars, **{pool: base[pool] for pool in pools if choices.leaky}}
+            ),
             task_slots=no_slots if choices.granularity == "per_task" else None,
             written={pool: jnp.zeros(base[pool].shape[0], bool) for pool in pools},
             step=jnp.zeros((), jnp.int32),
             failed_step=jnp.full((), -1, jnp.int32),
+            history={pool: History.of(jnp.zeros(base[pool].shape[0], bool)) for pool in pools}
+            if choices.protect_written
+            else None,
         )
 
     def begin_task(
         shared: Shared, state: SparseState, examples: Batch, settings: Settings
     ) -> SparseState:
-        state = state._replace(written=jax.tree.map(jnp.zeros_like, state.written))
+        state = forget_written(state)
         if choices.granularity == "per_task":
             state = state._replace(task_slots=task_slots(shared, state, examples, settings))
         if keep_optimizer_state:
             return state
         return state._replace(
             stores={pool: empty_store(store) for pool, store in state.stores.items()},
-            scalar_statistics=choices.update.statistics().init(state.scalars),
+            scalar_statistics=choices.update.statistics().init(
+                leaky_leaves(state) if choices.leaky else state.scalars
+            ),
             step=jnp.zeros_like(state.step),
         )
 
@@ -127,16 +147,14 @@ def sparse_trainer(
 
         start = {pool: jnp.zeros(leaves[pool].shape[0], jnp.int32) for pool in pools}
         counts, _ = jax.lax.scan(add, start, examples)
-        usage = shared["usage"] or dict.fromkeys(pools)
-        return {
-            pool: select_for(choices, counts[pool], usage[pool], state, settings) for pool in pools
-        }
+        context = Context(shared["usage"], state.history, None, settings, state.step)
+        return select_for_task(choices, counts, context)
 
     def step(
         shared: Shared, state: SparseState, batch: Batch, settings: Settings
     ) -> tuple[SparseState, StepMetrics]:
         check_rule(choices.rule, shared["usage"])
-        return sparse_step(
+        return (leaky_step if choices.leaky else sparse_step)(
             model,
             choices,
             shared["frozen"],
@@ -150,7 +168,9 @@ def sparse_trainer(
         return {**state.tables, **state.scalars}
 
     def resume(state: SparseState, leaves: Flat) -> SparseState:
+        known = state.history is not None
         return state._replace(
+            history=history_since(state.tables, leaves) if known else None,
             tables={pool: leaves[pool] for pool in state.tables},
             scalars={path: leaves[path] for path in state.scalars},
         )
@@ -173,20 +193,36 @@ def dense_trainer(
     update: UpdateRule,
     trains: Callable[[str], bool] = lambda _: True,
     keep_optimizer_state: bool = False,
+    *,
+    loss: LossFn | None = None,
 ) -> Trainer:
     """Full finetuning, replay, pretraining (all leaves) and healing (the memory's leaves).
+
+    Running statistics of query BatchNorm train with nobody: an optimizer never sees them.
 
     Args:
       model: a decoder.
       update: the update rule.
       trains: which leaves train, by path.
       keep_optimizer_state: whether moments outlive a task.
+      loss: what is minimised and moves the running statistics (`running.training_loss`,
+        `healing.distillation_loss`); ``None``: the loss on text, which leaves them as they are.
     """
+    logits = plain_logits(model)
+
+    def is_trained(path: str) -> bool:
+        return trains(path) and not is_running(path)
+
+    def is_followed(path: str) -> bool:
+        return loss is not None and is_running(path)
+
     return _whole_leaves(
-        plain_logits(model),
+        logits,
+        text_loss(logits) if loss is None else loss,
         update,
-        lambda base, _: split(base, trains)[0],
-        lambda base: split(base, trains)[1],
+        lambda base, _: split(base, is_trained)[0],
+        lambda base: split(base, is_followed)[0],
+        lambda base: split(base, lambda path: is_trained(path) or is_followed(path))[1],
         keep_optimizer_state,
     )
 
@@ -219,19 +255,23 @@ def lora_trainer(
 
     return _whole_leaves(
         logits,
+        text_loss(logits),
         update,
         lambda base, settings: init_lora(
             unflatten(base), rank, targets, jax.random.key(settings.seed)
         ),
+        lambda base: {},
         lambda base: dict(base),
         keep_optimizer_state,
     )
 
 
 def _whole_leaves(
-    logits: Callable[[Flat, Array, Array], Array],
+    logits: LogitsFn,
+    loss: LossFn,
     update: UpdateRule,
     trainable: Callable[[Flat, Settings], Flat],
+    followed: Callable[[Flat], Flat],
     frozen: Callable[[Flat], Flat],
     keep_optimizer_state: bool,
 ) -> Trainer:
@@ -244,6 +284,7 @@ def _whole_leaves(
             statistics.init(leaves),
             jnp.zeros((), jnp.int32),
             jnp.full((), -1, jnp.int32),
+            followed(base),
         )
 
     def begin_task(
@@ -259,16 +300,25 @@ def _whole_leaves(
     def step(
         shared: Shared, state: DenseState, batch: Batch, settings: Settings
     ) -> tuple[DenseState, StepMetrics]:
-        return dense_step(logits, update, shared["frozen"], state, batch, settings)
+        return dense_step(loss, update, shared["frozen"], state, batch, settings)
+
+    def trained(state: DenseState) -> Flat:
+        return {**state.leaves, **state.running}
+
+    def resume(state: DenseState, leaves: Flat) -> DenseState:
+        return state._replace(
+            leaves={path: leaves[path] for path in state.leaves},
+            running={path: leaves[path] for path in state.running},
+        )
 
     return Trainer(
         begin=begin,
         begin_task=begin_task,
         step=step,
         logits=lambda shared, state, tokens, valid: logits(
-            {**shared["frozen"], **state.leaves}, tokens, valid
+            {**shared["frozen"], **trained(state)}, tokens, valid
         ),
-        trained=lambda state: state.leaves,
-        resume=lambda state, leaves: state._replace(leaves=leaves),
+        trained=trained,
+        resume=resume,
         frozen=frozen,
     )

@@ -5,7 +5,8 @@ states vary along few directions, so do its queries, few keys win, and texts tha
 common share slots: what one teaches, the other forgets. Whitening the queries on general text is
 the same cure as PKM's query BatchNorm (1907.05242, section 3.2 and table 2, where it raised the
 used slots of a million from 25.8 to 80.3 %), with the covariance between dimensions in it, folded
-into the projection: nothing is left to keep or to update.
+into the projection: nothing is left to keep or to update. It may be done again, as when healing
+has moved what the upper memories of a retrofit are asked.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from smf_jax.data.batching import Batch
 from smf_jax.models.decoder import Decoder
 from smf_jax.training.state import Flat, unflatten
 
+# Rows of text that are run at a time.
+ROWS = 64
 # Directions that hardly vary are not blown up: eigenvalues are raised by this share of the largest.
 FLOOR = 1e-3
 
@@ -52,19 +56,28 @@ def whiten_queries(model: Decoder, leaves: Flat, batch: Batch) -> Flat:
     leaves = dict(leaves)
     for layer in placement.layers:
         path = f"memory/layer_{layer}/query"
-        queries = _queries(model, leaves, batch, layer)
-        mean, whitener = _whitener(queries.reshape(len(queries), -1, half))
+        mean, covariance = _moments(model, leaves, batch, layer, half)
+        whitener = _inverse_root(covariance)
         kernel, bias = leaves[f"{path}/kernel"], leaves[f"{path}/bias"]
         groups = kernel.reshape(kernel.shape[0], -1, half)
         new_kernel = jnp.einsum("dgc,gce->dge", groups, whitener).reshape(kernel.shape)
         new_bias = jnp.einsum("gc,gce->ge", bias.reshape(-1, half) - mean, whitener)
         leaves[f"{path}/kernel"] = new_kernel.astype(kernel.dtype)
         leaves[f"{path}/bias"] = new_bias.reshape(bias.shape).astype(bias.dtype)
+        if placement.memory.query_norm == "batch":
+            # Running statistics of queries that were not white would undo it.
+            for name, start in (("mean", jnp.zeros_like), ("variance", jnp.ones_like)):
+                leaves[f"{path}_norm/{name}"] = start(leaves[f"{path}_norm/{name}"])
     return leaves
 
 
-def _queries(model: Decoder, leaves: Flat, batch: Batch, layer: int) -> Float[Array, "t q"]:
-    """The projected queries of the valid tokens, before any norm."""
+def _moments(
+    model: Decoder, leaves: Flat, batch: Batch, layer: int, half: int
+) -> tuple[Float[Array, "g c"], Float[Array, "g c c"]]:
+    """Mean and covariance of the projected queries of the valid tokens, before any norm.
+
+    A few rows are run at a time, in two passes: the second is about the mean of the first.
+    """
     caught: list[Array] = []
 
     def catch(next_function: Any, arguments: Any, options: Any, context: Any) -> Any:
@@ -74,23 +87,34 @@ def _queries(model: Decoder, leaves: Flat, batch: Batch, layer: int) -> Float[Ar
         return out
 
     @jax.jit
-    def queries(leaves: Flat) -> Array:
+    def sums(leaves: Flat, batch: Batch, mean: Array) -> tuple[Array, Array]:
         caught.clear()
         with nn.intercept_methods(catch):
             model.apply({"params": unflatten(leaves)}, batch.tokens, batch.valid)
-        return caught[0]
+        queries = caught[0].reshape(-1, *mean.shape).astype(mean.dtype) - mean[None]
+        queries = jnp.where(jnp.expand_dims(batch.valid.reshape(-1), (1, 2)), queries, 0)
+        return jnp.sum(queries, axis=0), jnp.einsum("tgc,tge->gce", queries, queries)
 
-    found = queries(leaves).astype(jnp.float32)
-    return found[jnp.asarray(batch.valid).reshape(-1)]
+    def total(mean: Array) -> tuple[Array, Array]:
+        rows = range(0, batch.tokens.shape[0], ROWS)
+        chunks = (_chunk(batch, start) for start in rows)
+        of_chunks = [sums(leaves, chunk, mean) for chunk in chunks]
+        return jax.tree.map(lambda *each: sum(each), *of_chunks)
+
+    groups = leaves[f"memory/layer_{layer}/query/bias"].size // half
+    tokens = jnp.maximum(jnp.sum(jnp.asarray(batch.valid)), 1)
+    mean = total(jnp.zeros((groups, half)))[0] / tokens
+    return mean, total(mean)[1] / tokens
 
 
-def _whitener(
-    queries: Float[Array, "t g c"],
-) -> tuple[Float[Array, "g c"], Float[Array, "g c c"]]:
-    """Mean and ``C^-½`` of every group of dimensions."""
-    mean = jnp.mean(queries, axis=0)
-    centred = queries - mean[None]
-    covariance = jnp.einsum("tgc,tge->gce", centred, centred) / queries.shape[0]
+def _chunk(batch: Batch, start: int) -> Batch:
+    """`ROWS` rows of a batch, the last ones filled up with pads."""
+    rows = [np.asarray(field[start : start + ROWS]) for field in batch]
+    return Batch(*(np.pad(field, ((0, ROWS - len(field)), (0, 0))) for field in rows))
+
+
+def _inverse_root(covariance: Float[Array, "g c c"]) -> Float[Array, "g c c"]:
+    """``C^-½`` of every group of dimensions."""
     values, vectors = jnp.linalg.eigh(covariance)
     values = values + FLOOR * jnp.max(values, axis=-1, keepdims=True)
-    return mean, jnp.einsum("gce,gfe->gcf", vectors / jnp.sqrt(values)[:, None, :], vectors)
+    return jnp.einsum("gce,gfe->gcf", vectors / jnp.sqrt(values)[:, None, :], vectors)

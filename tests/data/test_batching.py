@@ -151,6 +151,24 @@ def test_each_epoch_shows_every_example_once():
     assert np.array_equal(drawn.targets, drawn.tokens + 1)  # rows stay whole
 
 
+def test_the_examples_of_a_group_stay_side_by_side():
+    rng = np.random.default_rng(0)
+    drawn = sample_batches(numbered(6), steps=6, batch_size=3, rng=rng, groups=(2, 1, 3))
+    epochs = (drawn.tokens[..., 0] // 3).reshape(3, 6).tolist()
+    assert all(sorted(epoch) == list(range(6)) for epoch in epochs)
+    for epoch in epochs:
+        places = [epoch.index(first) for first in (0, 3)]
+        assert epoch[places[0] : places[0] + 2] == [0, 1]
+        assert epoch[places[1] : places[1] + 3] == [3, 4, 5]
+    assert len(set(map(tuple, epochs))) > 1
+
+
+@pytest.mark.parametrize("groups", [(2, 3), (6, 0), ()])
+def test_groups_that_do_not_add_up_are_refused(groups):
+    with pytest.raises(ValueError, match="give the size of every group"):
+        sample_batches(numbered(6), 1, 1, np.random.default_rng(0), groups)
+
+
 def test_batches_follow_from_the_generator_alone():
     def draw(seed):
         return sample_batches(numbered(50), 4, 8, np.random.default_rng(seed)).tokens

@@ -10,6 +10,7 @@ from smf_jax.data.sources import (
     QUESTION_FORMATS,
     QuestionFields,
     question_fact,
+    read_open_questions,
     read_questions,
     read_texts,
     stream_of,
@@ -207,3 +208,13 @@ def test_real_relations():
 )
 def test_real_texts(name, count):
     assert sum(1 for _ in read_texts(SHARED / name)) == count
+
+
+def test_open_questions_are_read_as_they_stand(tmp_path):
+    found = read_open_questions(write(tmp_path / "q.jsonl", *RECORDS))
+    assert [question.text for question in found] == [each["question"] for each in RECORDS]
+    assert found[0].answers == ("Lima", "lima")
+    with pytest.raises(ValueError, match="line 2: the question has no answer"):
+        read_open_questions(write(tmp_path / "bad.jsonl", RECORDS[0], RECORDS[1] | {"answers": []}))
+    with pytest.raises(ValueError, match="no questions in the file"):
+        read_open_questions(write(tmp_path / "empty.jsonl"))

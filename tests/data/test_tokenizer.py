@@ -63,10 +63,25 @@ def test_saving_and_loading_gives_the_same_tokenizer(tokenizer, tmp_path):
     assert (loaded.bos, loaded.eos, loaded.pad, loaded.stops, loaded.size) == ids
 
 
+def test_other_readers_of_the_saved_file_place_the_begin_token(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    backend = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert backend.encode("The cat").ids == tokenizer.encode_prompt("The cat")
+    assert backend.to_str() == tokenizer.backend.to_str()
+
+
+def test_tokens_that_hold_a_text(tokenizer):
+    found = tokenizer.tokens_with("at")
+    assert tokenizer.encode("cat")[0] in found
+    pieces = {i: tokenizer.backend.decode([i]) for i in range(tokenizer.size)}
+    assert set(found) == {i for i, piece in pieces.items() if "at" in piece}
+
+
 def write_directory(directory: Path, *, adds_begin: bool, **files: dict) -> Tokenizer:
     """A directory as Hugging Face lays it out, on the trained tokenizer's merges."""
     source = train_tokenizer(TEXTS, 300)
-    backend = tokenizers.Tokenizer.from_str(source.backend.to_str())
+    plain = json.loads(source.backend.to_str()) | {"post_processor": None}
+    backend = tokenizers.Tokenizer.from_str(json.dumps(plain))
     if adds_begin:
         backend.post_processor = processors.TemplateProcessing(
             single="<|begin|> $A", special_tokens=[("<|begin|>", 1)]

@@ -69,7 +69,7 @@ def test_the_world_is_the_same_on_every_machine():
     world = make_world(SMALL)
     content = (world.known, world.tasks, sorted(world.changed), world.neutral_train)
     digest = hashlib.sha256(repr(content).encode()).hexdigest()
-    assert digest[:16] == "912e8f6043dd1199"
+    assert digest[:16] == "b34b35cf5039fcdc"
 
 
 def test_names_and_prompts_are_unique_among_what_is_known_at_one_time(world):

@@ -42,6 +42,7 @@ def make_rows(
         optimizer="sgd" if sparse else "adamw",
         learning_rate=learning_rate,
         seed=seed,
+        batch_order="facts" if sparse else "shuffled",
     )
     rows = []
     for task in range(tasks):
@@ -54,6 +55,7 @@ def make_rows(
             optimizer=trial.optimizer,
             learning_rate=trial.learning_rate,
             seed=trial.seed,
+            batch_order=trial.batch_order,
             task=task,
             task_name=f"task {task}",
             facts=20,
@@ -115,7 +117,7 @@ def sweeper(tiny_base) -> Sweeper:
 def finished(sweeper, tmp_path_factory) -> Path:
     """A run of all methods, two trials side by side, with its report; tests leave it as it is."""
     out = tmp_path_factory.mktemp("runs") / "finished"
-    assert sweeper(out, devices=2, report=True) == 0
+    assert sweeper(out, devices=2, report=True, recount_batches=3) == 0
     return out
 
 

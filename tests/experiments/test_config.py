@@ -31,7 +31,11 @@ def test_the_placement_is_that_of_the_flags():
     assert placement.shared_pool
     assert placement.memory.slots == 64
     assert placement.memory.value_width == 24  # 0 stands for the model's width
-    assert MemoryFlags(retrofit="add").placement(24, 5).layers == (2,)  # the middle
+    assert [MemoryFlags(retrofit="add").placement(24, n).layers for n in (24, 2, 1)] == [
+        (6, 12, 18),
+        (0, 1),
+        (0,),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -45,9 +49,11 @@ def test_the_placement_is_that_of_the_flags():
         (dict(memory_heads=0), "--memory_heads=0: expected at least 1"),
         (dict(key_width=5), "--key_width=5 must be even"),
         (dict(gate="tanh"), "--gate='tanh' is unknown; choose from"),
-        (dict(query_norm="batch", qk_norm=False), "--query_norm='batch' is unknown"),
+        (dict(query_norm="group", qk_norm=False), "--query_norm='group' is unknown"),
         (dict(query_norm="rms"), "--qk_norm=True and query_norm='rms'"),
+        (dict(query_norm="batch"), "--qk_norm=True and query_norm='batch'"),
         (dict(score="max"), "--score='max' is unknown"),
+        (dict(output_norm="rms"), "--output_norm='rms' is unknown"),
     ],
 )
 def test_a_memory_that_cannot_be_is_refused_by_flag(changes, message):
@@ -67,7 +73,8 @@ def test_pretraining_and_retrofits_describe_the_same_memory():
 def test_a_recipe_is_all_but_where_the_base_goes():
     flags = PretrainFlags(out="a", overwrite=True, seed=3, texts="b")
     recipe = flags.recipe()
-    assert recipe.keys() == {each.name for each in dataclasses.fields(flags)} - {"out", "overwrite"}
+    elsewhere = {"out", "overwrite", "preset", "scale"}
+    assert recipe.keys() == {each.name for each in dataclasses.fields(flags)} - elsewhere
     assert PretrainFlags(**recipe) == dataclasses.replace(flags, out="", overwrite=False)
 
 

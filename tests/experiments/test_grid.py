@@ -31,6 +31,7 @@ def make_trial(**changes) -> Trial:
         optimizer="sgd",
         learning_rate=30.0,
         seed=0,
+        batch_order="facts",
     )
     return Trial(**(settings | changes))
 
@@ -93,6 +94,25 @@ def test_the_grid_is_the_product_of_the_axes_that_a_method_has():
     assert [trial.id for trial in trials if trial.method == "full"] == [
         "full-adamw-lr1e-05-s0",
         "full-adamw-lr1e-05-s1",
+    ]
+
+
+def test_each_method_deals_its_batches_in_its_own_order_unless_told():
+    def orders(**axes):
+        return [
+            (trial.id, trial.batch_order) for trial in build_grid(("smf", "full"), (0,), **axes)
+        ]
+
+    rates = {"smf": (30.0,), "full": (1e-4,)}
+    slots = {"smf": (16,)}
+    assert orders(slots=slots, learning_rates=rates) == [
+        ("smf-tfidf-sgd-t16-lr30-s0", "facts"),
+        ("full-adamw-lr0.0001-s0", "shuffled"),
+    ]
+    shuffled = dict.fromkeys(METHODS, ("shuffled",))
+    assert orders(slots=slots, learning_rates=rates, batch_orders=shuffled) == [
+        ("smf-tfidf-sgd-t16-shuffled-lr30-s0", "shuffled"),
+        ("full-adamw-lr0.0001-s0", "shuffled"),
     ]
 
 

@@ -100,7 +100,7 @@ def test_probes_are_questions_or_text_by_what_the_file_holds(base, tmp_path):
     found = gather(flags(probes=probes), base)
     assert list(found.questions) == ["asked"]
     assert list(found.texts) == ["told", "plain"]
-    with pytest.raises(ValueError, match="--probes=.*'told=.*' should be NAME=FILE with a name of"):
+    with pytest.raises(ValueError, match="--probes=.*'told=.*' should be NAME=FILE or NAME=KIND:"):
         gather(flags(probes=f"{probes},told={told}"), base)
 
 

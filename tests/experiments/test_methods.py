@@ -15,7 +15,7 @@ from experiments.methods import make_trainer, replayed_rows, settings_of, static
 from tests.experiments.tiny import TINY_SWEEP
 
 FLAGS = SweepFlags(**TINY_SWEEP)
-SMF = Trial("smf", 16, "tfidf", "per_step", "sgd", 30.0, 0)
+SMF = Trial("smf", 16, "tfidf", "per_step", "sgd", 30.0, 0, "facts")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_optimizer_bytes_are_those_of_the_rows_a_task_can_touch(
 ):
     flags = dataclasses.replace(FLAGS, **changes)
     trial = dataclasses.replace(SMF, optimizer=optimizer)
-    trains = what_trains(make_trainer(flags, base, trial, gathered), base, trial)
+    trains = what_trains(flags, make_trainer(flags, base, trial, gathered), base, trial)
     assert (trains.rows, trains.parameters) == (16, 16 * 32)
     capacity = changes.get("store_rows", 256)  # 6 steps of 64 places, of 256 slots
     rows = capacity * 4 * (32 * row_floats + counts)
@@ -68,18 +68,46 @@ def test_optimizer_bytes_are_those_of_the_rows_a_task_can_touch(
     assert trains.optimizer_bytes == (rows + 256 * 4 + 4 + 1 + 4 * counts if row_floats else 0)
 
 
+@pytest.mark.parametrize(
+    ("changes", "rows"),
+    [
+        (dict(micro_batches=2), 16),
+        (dict(micro_batches=2, granularity="per_micro_batch"), 32),
+        (dict(leaky=True), 256),
+    ],
+)
+def test_rows_are_all_that_a_step_may_change(base, gathered, changes, rows):
+    granularity = changes.pop("granularity", "per_step")
+    flags = dataclasses.replace(FLAGS, **changes)
+    trial = dataclasses.replace(SMF, granularity=granularity)
+    assert what_trains(flags, make_trainer(flags, base, trial, gathered), base, trial).rows == rows
+
+
+def test_options_of_the_step_reach_it(base, gathered):
+    with pytest.raises(ValueError, match="granularity='per_micro_batch' and micro_batches=1"):
+        trial = dataclasses.replace(SMF, granularity="per_micro_batch")
+        make_trainer(FLAGS, base, trial, gathered)
+    with pytest.raises(ValueError, match="score_share=2"):
+        make_trainer(dataclasses.replace(FLAGS, score_share=2.0), base, SMF, gathered)
+    with pytest.raises(ValueError, match="rule='tf' and protect_written=1"):
+        flags = dataclasses.replace(FLAGS, protect_written=1.0)
+        make_trainer(flags, base, dataclasses.replace(SMF, rule="tf"), gathered)
+    with pytest.raises(ValueError, match="budget_scope='each' is unknown"):
+        make_trainer(dataclasses.replace(FLAGS, budget_scope="each"), base, SMF, gathered)
+
+
 def test_what_trains_reads_well(base, gathered):
-    trains = what_trains(make_trainer(FLAGS, base, SMF, gathered), base, SMF)
+    trains = what_trains(FLAGS, make_trainer(FLAGS, base, SMF, gathered), base, SMF)
     assert str(trains).startswith("16 rows, 512 parameters (")
     assert str(trains).endswith("%), optimizer 0 bytes")
-    full = Trial("full", None, None, None, "adamw", 1e-3, 0)
-    told = str(what_trains(make_trainer(FLAGS, base, full, gathered), base, full))
+    full = Trial("full", None, None, None, "adamw", 1e-3, 0, "shuffled")
+    told = str(what_trains(FLAGS, make_trainer(FLAGS, base, full, gathered), base, full))
     assert "rows" not in told and "(100.00%)" in told
 
 
 def test_adapters_are_those_of_the_flags(base, gathered):
     flags = dataclasses.replace(FLAGS, lora_rank=3, lora_targets="query,value")
-    trial = Trial("lora", None, None, None, "adamw", 1e-3, 7)
+    trial = Trial("lora", None, None, None, "adamw", 1e-3, 7, "shuffled")
     trainer = make_trainer(flags, base, trial, gathered)
     state = jax.eval_shape(trainer.begin, base.leaves, settings_of(trial, 1))
     shapes = {path: leaf.shape for path, leaf in state.leaves.items()}
@@ -97,6 +125,6 @@ def test_settings_are_arrays_of_one_trial():
 @pytest.mark.parametrize(("share", "rows"), [(0.5, 8), (0.2, 3), (0.75, 12), (0.001, 1)])
 def test_replay_brings_its_share_of_a_batch(share, rows):
     flags = dataclasses.replace(FLAGS, replay_share=share)
-    trial = Trial("replay", None, None, None, "adamw", 1e-3, 0)
+    trial = Trial("replay", None, None, None, "adamw", 1e-3, 0, "shuffled")
     assert replayed_rows(flags, trial) == rows
     assert replayed_rows(flags, SMF) == 0

@@ -9,14 +9,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from experiments.report import (
-    markdown_table,
-    matched_tables,
-    summary_csv,
-    summary_table,
-    write_report,
-)
-from experiments.summary import average, summarise
+from experiments.report import summary_csv, write_report
+from experiments.summary import summarise
+from tests.experiments.test_tables import HEALTH, parse
 
 FAILURE = dict(
     seen=None,
@@ -28,12 +23,6 @@ FAILURE = dict(
     text_loss=None,
     failed_step=17,
 )
-
-
-def parse(table: str) -> list[list[str]]:
-    """Read a Markdown table back."""
-    lines = [line.strip("|").split("|") for line in table.splitlines()]
-    return [[cell.strip() for cell in line] for line in lines]
 
 
 def slots_of(rows) -> dict[str, list[np.ndarray]]:
@@ -55,27 +44,6 @@ def test_a_report_has_its_table_and_pictures(tmp_path, make_rows):
         picture = imread(tmp_path / f"{name}.png")
         assert picture.shape[1] == 1600
         assert picture.std() > 0.01  # something is drawn
-
-
-def test_the_table_gives_percentages_with_intervals_over_seeds(make_rows):
-    rows = make_rows(seed=0, learned=0.5) + make_rows(seed=1, learned=0.6)
-    table = summary_table(average(summarise(rows)))
-    cells = dict(zip(parse(table)[0], parse(table)[2], strict=True))
-    assert cells["seeds"] == "2"
-    assert cells["learned, seen / unseen"] == "55.0 ± 63.5 / 55.0 ± 63.5"
-    assert cells["at the end, seen / unseen"] == "80.0 ± 0.0 / 80.0 ± 0.0"
-    assert cells["known kept"] == "95.0 ± 0.0"
-    assert cells["text loss"] == "+0.200"
-    assert cells["rows a task"] == "200"
-    assert cells["trains"] == "8,192 (0.50%)"
-
-
-@pytest.mark.parametrize(
-    ("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (11 * 2**20, "11.0 MiB")]
-)
-def test_the_optimizer_is_given_in_readable_bytes(make_rows, size, text):
-    table = summary_table(average(summarise(make_rows(optimizer_bytes=size))))
-    assert text in parse(table)[2]
 
 
 def test_failed_and_unfinished_trials_are_named(tmp_path, make_rows):
@@ -122,24 +90,15 @@ def test_the_summary_has_a_line_a_trial_that_reads_back(make_rows):
     assert (full["slots"], full["seed"], full["known_kept"]) == ("", "1", "")
 
 
-def test_matched_forgetting_is_given_for_what_was_learned_and_what_stayed(make_rows):
-    rows = make_rows("full", learning_rate=1e-5, learned=0.2, end=0.2, known=1.0)
-    rows += make_rows("full", learning_rate=1e-4, learned=0.8, end=0.4, known=0.4)
-    text = matched_tables(average(summarise(rows)))
-    learned, end = text.split("\n\n")[1:]
-    assert parse(learned) == [
-        ["learned", "25%", "50%", "75%", "90%", "95%"],
-        parse(learned)[1],
-        ["full", "5.0%", "30.0%", "55.0%", "–", "–"],
-    ]
-    assert parse(end)[2] == ["full", "15.0%", "–", "–", "–", "–"]
-
-
-def test_columns_of_a_table_are_aligned():
-    table = markdown_table(("name", "n"), [("a", "1"), ("longer", "1,000")])
-    assert table.splitlines() == [
-        "| name   |     n |",
-        "| ------ | ----: |",
-        "| a      |     1 |",
-        "| longer | 1,000 |",
-    ]
+def test_named_probes_and_slot_health_have_their_tables_and_columns(tmp_path, make_rows):
+    rows = make_rows(probe_nq_f1=0.2, probe_nq_f1_base=0.4) + make_rows("full")
+    write_report(tmp_path, make_rows(probe_nq_f1=0.2, probe_nq_f1_base=0.4), {}, HEALTH)
+    text = (tmp_path / "report.md").read_text()
+    assert "## Probes" in text and "20.0 (-50.0 %)" in text
+    assert "## Slot health" in text and "busiest 1 %" in text
+    smf, full = csv.DictReader(io.StringIO(summary_csv(summarise(rows))))
+    assert (smf["probe_nq_f1"], smf["probe_nq_f1_base"]) == ("0.2", "0.4")
+    assert (full["probe_nq_f1"], full["probe_nq_f1_base"]) == ("", "")
+    write_report(tmp_path, rows, {}, {"background": None, "recount": None, "trials": {}})
+    text = (tmp_path / "report.md").read_text()
+    assert "## Probes" not in text and "## Slot health" not in text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from pathlib import Path
 
@@ -45,35 +44,74 @@ def test_without_alpha_the_logits_are_those_of_the_base_bit_for_bit(plain_checkp
     assert after.origin == "Hugging Face checkpoint plain, add"
 
 
-def test_healing_trains_the_memory_alone(plain_checkpoint, tmp_path):
-    texts = write_lines(tmp_path / "t.jsonl", *[{"text": f"Thing {n} stands."} for n in range(99)])
-    out = tmp_path / "made"
-    given = flags(
-        plain_checkpoint,
-        out,
-        retrofit="replace",
-        layers="1",
-        heal_steps=3,
-        heal_texts=str(texts),
-        heal_length=16,
-        heal_batch_size=4,
+@pytest.fixture(scope="module")
+def healed(plain_checkpoint, tmp_path_factory):
+    """Retrofits healed in several ways, by name; and the base."""
+    place = tmp_path_factory.mktemp("healed")
+    lines = [{"text": f"Thing {n} stands beside thing {n + 1}."} for n in range(99)]
+    texts = write_lines(place / "texts.jsonl", *lines)
+    base = load_base(str(plain_checkpoint), "base")
+    shared = dict(
+        layers="1", heal_steps=3, heal_texts=str(texts), heal_length=16, heal_batch_size=4
     )
-    with on_devices(1), quick_compilation():
-        assert retrofit.main(given) == 0
-    before, healed = load_base(str(plain_checkpoint), "base"), load_base(str(out), "base")
-    assert {p for p in before.leaves if p not in healed.leaves} == {
+
+    def made(**changes):
+        given = flags(plain_checkpoint, place / "made", **{**shared, **changes})
+        windows = retrofit.heal_windows(given, base)
+        with on_devices(1), quick_compilation():
+            return retrofit.retrofit_base(given, base, windows)
+
+    return base, made
+
+
+def moved(before: Flat, after: Flat) -> set[str]:
+    return {path for path, leaf in after.items() if np.any(leaf != before.get(path))}
+
+
+ROUTING = {f"memory/layer_1/{leaf}" for leaf in ("keys", "query_scale", "key_scale")}
+QUERY = {f"memory/layer_1/query/{leaf}" for leaf in ("kernel", "bias")}
+
+
+def test_healing_trains_the_memory_alone_and_leaves_its_routing(healed):
+    base, made = healed
+    fresh = made(retrofit="replace", heal_steps=0, whiten_queries=False).leaves
+    plain = made(retrofit="replace", whiten_queries=False).leaves
+    assert set(base.leaves) - set(plain) == {
         f"layers_1/feed_forward/{name}/kernel" for name in ("gate", "up", "down")
     }
-    for path, leaf in healed.leaves.items():
+    for path, leaf in plain.items():
         if not path.startswith("memory/"):
-            assert np.asarray(leaf).tobytes() == np.asarray(before.leaves[path]).tobytes(), path
-    fresh = retrofit.retrofit_base(dataclasses.replace(given, heal_steps=0), before, None)
-    moved = {
-        path
-        for path, leaf in healed.leaves.items()
-        if path.startswith("memory/") and np.any(leaf != fresh.leaves[path])
-    }
-    assert {"memory/pool_1/values", "memory/layer_1/keys"} <= moved
+            assert np.asarray(leaf).tobytes() == np.asarray(base.leaves[path]).tobytes(), path
+    memory = {path for path in plain if path.startswith("memory/")}
+    assert moved(fresh, plain) == memory - ROUTING - QUERY
+    trained = made(retrofit="replace", whiten_queries=False, heal_routing=True).leaves
+    assert moved(fresh, trained) == memory
+
+
+def test_queries_are_whitened_before_and_after_healing(healed, monkeypatch):
+    _, made = healed
+    given = []
+    monkeypatch.setattr(
+        retrofit, "whiten_queries", lambda model, leaves, batch: given.append(leaves) or leaves
+    )
+    made(retrofit="add", heal_steps=0)
+    assert len(given) == 1
+    after = made(retrofit="add")
+    assert len(given) == 3 and moved(given[1], given[2]) and not moved(given[2], after.leaves)
+    monkeypatch.undo()
+    white = made(retrofit="add", heal_steps=0).leaves
+    assert moved(given[0], white) == QUERY
+
+
+def test_distillation_heals_towards_the_removed_feed_forward(healed, capsys):
+    base, made = healed
+    by_text = made(retrofit="replace").leaves
+    capsys.readouterr()
+    distilled = made(retrofit="replace", heal_loss="distill")
+    assert "healing: squared error" in capsys.readouterr().out
+    assert distilled.leaves.keys() == by_text.keys(), "what was removed does not come back"
+    assert "memory/pool_1/values" in moved(by_text, distilled.leaves)
+    assert not moved(base.leaves, {p: distilled.leaves[p] for p in base.leaves if p in by_text})
 
 
 def test_the_outline_is_that_of_what_is_made(plain_checkpoint):
@@ -101,6 +139,15 @@ def test_the_outline_is_that_of_what_is_made(plain_checkpoint):
         (dict(heal_steps=5), "--heal_steps=5 needs text; give --heal_texts=FILE, or"),
         (dict(heal_steps=5, heal_texts="no.txt"), "--heal_texts.*no.txt: no such file"),
         (dict(heal_steps=5, heal_texts="short.txt"), "--heal_texts=short.txt: .*give more text"),
+        (dict(heal_loss="mse"), "--heal_loss=mse is unknown; choose text or distill"),
+        (
+            dict(heal_loss="distill"),
+            "--heal_loss=distill with --retrofit=add: .* give --retrofit=replace or --heal_loss=t",
+        ),
+        (
+            dict(query_bias=False, heal_texts="short.txt"),
+            "--whiten_queries with --noquery_bias: .* give --nowhiten_queries or --query_bias",
+        ),
         (dict(heal_batch_size=0), "--heal_batch_size=0: expected at least 1"),
         (dict(heal_length=0), "--heal_length=0: expected at least 1"),
         (dict(heal_learning_rate=-1.0), "--heal_learning_rate=-1.0: expected a number above 0"),

@@ -16,8 +16,8 @@ from experiments.runs import CONFIG, NOT_COMPARED, RESULTS, RunDirectory
 from smf_jax import checkpoints
 from tests.experiments.tiny import content
 
-SMF = Trial("smf", 16, "tfidf", "per_step", "sgd", 30.0, 0)
-FULL = Trial("full", None, None, None, "adamw", 1e-3, 0)
+SMF = Trial("smf", 16, "tfidf", "per_step", "sgd", 30.0, 0, "facts")
+FULL = Trial("full", None, None, None, "adamw", 1e-3, 0, "shuffled")
 CONFIGURATION = {
     "methods": "smf",
     "slots": "16",

@@ -58,3 +58,31 @@ def test_sets_are_refused_until_they_are_prepared(tmp_path):
     with pytest.raises(ValueError, match=r"^--relation=P1 picks .* --stream=tfds:nq:train is a"):
         reader.questions("tfds:nq:train", "stream", ("P1",))
     assert not list(tmp_path.iterdir())
+
+
+def test_open_questions_and_whole_texts_are_read_too(tmp_path):
+    reader = Reader()
+    questions = write_lines(tmp_path / "q.jsonl", ASKED)
+    (found,) = reader.open_questions(str(questions), "probes")
+    assert (found.text, found.answers) == ("Who made it?", ("A maker", "Another"))
+    plain = tmp_path / "t.txt"
+    plain.write_text(" One. \n\n\nTwo.\n")
+    assert reader.whole_text(str(plain), "probes") == " One. \n\n\nTwo.\n"
+    records = write_lines(tmp_path / "t.jsonl", *[{"text": f"Text {n}."} for n in range(9)])
+    whole = reader.whole_text(str(records), "probes")
+    assert whole == "\n\n".join(f"Text {n}." for n in range(9))
+    part = reader.whole_text(str(records), "probes", 20)
+    assert whole.startswith(part) and 20 <= len(part) + 2 < len(whole)
+
+
+def test_errors_of_open_questions_and_whole_texts_begin_with_the_flag(tmp_path):
+    reader = Reader(data_dir=str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="^--probes=no.txt: no such file"):
+        reader.whole_text("no.txt", "probes")
+    with pytest.raises(ValueError, match=r"^--probes: tfds:lm1b:train: not prepared in"):
+        reader.whole_text("tfds:lm1b:train", "probes")
+    with pytest.raises(ValueError, match=r"^--probes: tfds:trivia_qa/rc:train: not prepared in"):
+        reader.open_questions("tfds:trivia_qa/rc:train", "probes")
+    (tmp_path / "bad.jsonl").write_text("{\n")
+    with pytest.raises(ValueError, match=r"^--probes: .*bad.jsonl, line 1: malformed JSON"):
+        reader.open_questions(str(tmp_path / "bad.jsonl"), "probes")

@@ -15,7 +15,7 @@ from experiments.summary import (
     finished,
     forgetting,
     half_width,
-    least_forgetting,
+    headlines,
     overlap_matrix,
     retention_matrix,
     summarise,
@@ -135,34 +135,6 @@ def test_forgetting_falls_back_on_the_loss_where_a_base_knew_nothing(make_rows):
     assert forgetting(average(summarise(known + unknown)))[0] == "text_loss_change"
 
 
-@pytest.mark.parametrize(
-    ("score", "expected"),
-    [
-        (0.2, 0.0),  # the first point learned more, and forgot nothing
-        (0.5, 0.05),  # halfway between the first two
-        (0.8, 0.15),
-        (0.9, math.nan),  # no point gets there
-    ],
-)
-def test_forgetting_at_a_score_is_interpolated_and_never_extrapolated(score, expected):
-    learned, forgotten = np.array([0.3, 0.7, 0.85]), np.array([0.0, 0.1, 0.175])
-    found = least_forgetting(learned, forgotten, score)
-    assert found == pytest.approx(expected, nan_ok=True)
-
-
-def test_forgetting_at_a_score_agrees_with_a_dense_walk_along_the_sweep():
-    random = np.random.default_rng(0)
-    for _ in range(20):
-        learned, forgotten = random.random((2, 4))  # strong rates may learn less again
-        walk = np.linspace(0, 3, 30_001)
-        xs, ys = (np.interp(walk, range(4), values) for values in (learned, forgotten))
-        score = random.random()
-        reached = ys[xs >= score]
-        expected = reached.min() if len(reached) else np.nan
-        found = least_forgetting(learned, forgotten, score)
-        assert found == pytest.approx(expected, abs=1e-4, nan_ok=True)
-
-
 def test_retention_is_a_lower_triangle_averaged_over_seeds(make_rows):
     rows = make_rows(seed=0, learned=0.8, end=0.4) + make_rows(seed=1, learned=1.0, end=0.6)
     (setting,) = average(summarise(rows))
@@ -174,3 +146,27 @@ def test_overlap_is_the_share_of_the_rows_slots():
     changed = [np.array([1, 2, 3, 4]), np.array([4, 9]), np.array([], np.int64)]
     expected = [[np.nan, 0.25, 0], [0.5, np.nan, 0], [np.nan] * 3]
     np.testing.assert_array_equal(overlap_matrix(changed), expected)
+
+
+def test_named_probes_are_those_after_the_last_task_and_their_change(make_rows):
+    base = dict(probe_nq_f1_base=0.4, probe_wiki_loss_base=2.0, probe_none_exact_base=0.0)
+    now = dict(probe_nq_f1=0.3, probe_wiki_loss=2.5, probe_none_exact=0.0)
+    rows = make_rows(tasks=2, **base, **now)
+    rows[0]["probe_nq_f1"] = 0.1
+    (outcome,) = summarise(rows)
+    assert outcome.probes == now
+    assert outcome.worsened("probe_nq_f1") == pytest.approx(0.25)  # of the base's score
+    assert outcome.worsened("probe_wiki_loss") == pytest.approx(0.25)  # a loss worsens upwards
+    assert math.isnan(outcome.worsened("probe_none_exact"))  # nothing to lose
+    (setting,) = average([outcome])
+    assert setting.mean["probe_nq_f1"] == 0.3
+
+
+def test_the_number_to_look_at_of_each_probe():
+    keys = ("probe_nq_f1", "probe_nq_exact", "probe_h_acc_norm", "probe_h_acc", "probe_gsm_loss")
+    assert headlines((*keys, "probe_w_perplexity", "probe_w_loss")) == (
+        "probe_nq_f1",
+        "probe_h_acc_norm",
+        "probe_gsm_loss",
+        "probe_w_perplexity",
+    )

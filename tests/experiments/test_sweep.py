@@ -59,7 +59,7 @@ def trained_leaves(run: Path, trial: str, tasks: int) -> dict[str, np.ndarray]:
 
 def test_every_promised_file_is_there(finished):
     names = {path.name for path in finished.iterdir()}
-    files = {"config.json", "results.jsonl", "summary.csv", "report.md"}
+    files = {"config.json", "results.jsonl", "slot_health.json", "summary.csv", "report.md"}
     pictures = {"frontier.png", "retention.png", "slots.png"}
     assert names == files | pictures | {"base", "trials"}
     for name in pictures:

@@ -47,6 +47,10 @@ BAD = {
     "a background": (dict(background="no.txt"), "--background=no.txt: no such file"),
     "a probe": (dict(probes="nq"), "--probes=nq: 'nq' should be NAME=FILE"),
     "a probe's file": (dict(probes="nq=no.jsonl"), "--probes=no.jsonl: no such file"),
+    "a probe's kind": (
+        dict(probes="nq=f2:a.jsonl"),
+        "--probes=.*'f2' is unknown; .* f1, gsm8k",
+    ),
     "a probe of nothing": (dict(probes="a="), "--probes=a=: 'a=' should be NAME=FILE"),
     "resume and overwrite": (dict(resume=True, overwrite=True), "--resume .*--overwrite .*one of"),
     "no directory": (dict(out="", overwrite=True), "--out names no directory"),

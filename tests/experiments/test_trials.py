@@ -209,8 +209,8 @@ def spoil(patch: pytest.MonkeyPatch, task: int, seed: int, step: int) -> None:
     """Makes the loss of one trial's step NaN."""
     honest = Materials.batches
 
-    def spoilt(self, at, of, *rest):
-        batches = honest(self, at, of, *rest)
+    def spoilt(self, at, of, *rest, **options):
+        batches = honest(self, at, of, *rest, **options)
         if (at, of) == (task, seed):
             batches.weights[step] = np.nan
         return batches

@@ -52,11 +52,15 @@ TINY_SWEEP: dict[str, Any] = dict(
     background_batch_size=16,
     probe_limit=16,
     probe_rows=32,
+    recount_batches=0,  # each would compile a program of its own
     lora_targets="query,key,value,output",  # the only block has a memory for its feed-forward
 )
 # Flags that decide neither a program nor what stands in it.
 _NO_PROGRAM = ("out", "overwrite", "resume", "methods", "slots", "lr", "seeds", "shard", "rule")
-_NO_PROGRAM += ("granularity", "optimizer", "keep_checkpoints", "profile")
+_NO_PROGRAM += ("granularity", "optimizer", "keep_checkpoints", "profile", "recount_batches")
+# Flags that decide what is probed, and nothing of how a trial trains.
+_PROBES = ("probes", "probe_limit", "probe_shots", "probe_answer_tokens", "probe_chat")
+_PROBES += ("ppl_window", "ppl_stride")
 
 
 @contextmanager
@@ -133,7 +137,11 @@ class Sweeper:
         return self._backgrounds[key]
 
     def _trainer(self, flags, base, trial, materials):
-        decisive = {name: value for name, value in _decisive(flags).items() if name != "tasks"}
+        decisive = {
+            name: value
+            for name, value in _decisive(flags).items()
+            if name not in ("tasks", *_PROBES)
+        }
         kept = flags.tasks if flags.keep_optimizer_state else None
         shapes = {batch.tokens.shape for batch in materials.examples}
         self._key = (repr(decisive), kept, repr(shapes), base.fingerprint(), trial.group)

@@ -1,4 +1,4 @@
-"""The memory block against public implementations, against its formulas, and its errors."""
+"""The memory block against its formulas, and its errors; test_golden.py has the golden vectors."""
 
 from __future__ import annotations
 
@@ -13,16 +13,10 @@ import pytest
 
 from smf_jax.memory.layer import PERTURBATIONS, READS, MemoryConfig, MemoryLayer, MemoryPool
 from smf_jax.training.state import flatten, unflatten
-from tests import golden, oracles
+from tests import oracles
 
 CONFIG = MemoryConfig(keys_per_half=5, heads=2, reads=3, key_width=6, value_width=7)
 WIDTH, BATCH, TOKENS = 4, 2, 3
-
-
-def agree(actual, expected):
-    """The tolerance of the golden vectors: 2e-6 of the maximum."""
-    atol = 2e-6 * np.abs(expected).max()
-    np.testing.assert_allclose(np.asarray(actual), expected, rtol=0, atol=atol)
 
 
 def random_leaves(config, width=WIDTH, seed=0, **attributes):
@@ -30,12 +24,20 @@ def random_leaves(config, width=WIDTH, seed=0, **attributes):
     rng = np.random.default_rng(seed)
     layer = MemoryLayer(config, width, **attributes)
     values = jnp.asarray(rng.standard_normal((config.slots, config.value_width)), jnp.float32)
-    shapes = jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((1, 1, width)), values)
+    tables = values, None, random_experts(config)
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((1, 1, width)), *tables)
     leaves = {
         path: jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype)
         for path, leaf in flatten(shapes["params"]).items()
     }
+    leaves = {p: jnp.abs(leaf) if p.endswith("variance") else leaf for p, leaf in leaves.items()}
     return layer, leaves, values
+
+
+def random_experts(config):
+    """The second table, of a memory of experts."""
+    rows = np.random.default_rng(3).standard_normal((config.slots, WIDTH))
+    return jnp.asarray(rows, jnp.float32) if config.experts else None
 
 
 def random_input(width=WIDTH, seed=1):
@@ -43,109 +45,44 @@ def random_input(width=WIDTH, seed=1):
 
 
 @partial(jax.jit, static_argnums=0)
-def run(layer, leaves, values, x):
+def run(layer, leaves, values, x, inputs=None):
     """The output, and the read as sown."""
-    y, sown = layer.apply({"params": unflatten(leaves)}, x, values, mutable=[READS])
+    tables = values, None, inputs
+    y, sown = layer.apply({"params": unflatten(leaves)}, x, *tables, mutable=[READS])
     return y, sown[READS]["read"]
 
 
-def one_block(block, arrays):
-    """Output, read and all gradients of ``Σ out · cot``."""
-
-    @jax.jit
-    def value_and_gradients(leaves, values, x):
-        def total(leaves, values, x):
-            y, read = run(MemoryLayer(block.config, block.width), leaves, values, x)
-            return jnp.sum(y * arrays["cot"]), (y, read)
-
-        return jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(leaves, values, x)
-
-    (_, (y, read)), gradients = value_and_gradients(block.leaves, arrays["values"], arrays["x"])
-    return y, read, gradients
+def normalised(x, scale, epsilon=1e-6):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * scale
 
 
-GOLDEN = {
-    "fb_h4_k4_n16_silu": golden.flat_block,
-    "fb_h4_k32_n128_plain": golden.flat_block,
-    "lucid_h4_k8_n32_qln": golden.half_major_block,
-}
+def layer_normalised(x, leaves, name, epsilon=1e-5):
+    centred = x - x.mean(-1, keepdims=True)
+    return normalised(centred, leaves[f"{name}/scale"], epsilon) + leaves[f"{name}/bias"]
 
 
-@pytest.mark.parametrize("name", GOLDEN)
-def test_a_block_agrees_with_the_public_implementation(shared, name):
-    arrays, meta = golden.load(shared / "golden" / f"{name}.npz")
-    block = GOLDEN[name](arrays, meta)
-    y, read, (of_leaves, of_values, of_x) = one_block(block, arrays)
-    agree(y, arrays["out"])
-    np.testing.assert_array_equal(read.slots.reshape(arrays["indices"].shape), arrays["indices"])
-    agree(read.weights.reshape(arrays["weights"].shape), arrays["weights"])
-    agree(of_x, arrays["grad_x"])
-    agree(of_values, golden.dense_rows(arrays, block.config.slots))
-    assert not np.asarray(of_values)[np.setdiff1d(np.arange(block.config.slots), read.slots)].any()
-    assert of_leaves.keys() == block.gradients.keys() == block.leaves.keys()
-    for path, expected in block.gradients.items():
-        agree(of_leaves[path], expected)
+def gelu(x):
+    """The exact one, ``x Φ(x)``."""
+    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
 
 
-@pytest.mark.parametrize("name", GOLDEN)
-def test_raw_scores_agree_with_the_public_implementation(shared, name):
-    arrays, meta = golden.load(shared / "golden" / f"{name}.npz")
-    block = GOLDEN[name](arrays, meta)
-    x = arrays["x"].reshape(-1, block.width).astype(np.float64)
-    queries = x @ block.leaves["query/kernel"] + block.leaves.get("query/bias", 0)
-    queries = queries.reshape(len(x), block.config.heads, 2, -1)
-    if "query_norm/scale" in block.leaves:
-        centred = queries - queries.mean(-1, keepdims=True)
-        queries = centred / np.sqrt(queries.var(-1, keepdims=True) + 1e-5)
-        queries = queries * block.leaves["query_norm/scale"] + block.leaves["query_norm/bias"]
-    truth = oracles.brute_force_lookup(queries, block.leaves["keys"], block.config.reads)
-    np.testing.assert_array_equal(truth.slots, arrays["indices"])
-    agree(truth.scores, arrays["scores"])
-
-
-def test_two_layers_of_one_pool_agree_with_the_public_implementation(shared):
-    arrays, meta = golden.load(shared / "golden" / "fb_shared2_h2_k8_n32_silu.npz")
-    blocks = {name: golden.flat_block(arrays, meta, f"{name}_") for name in "ab"}
-
-    @jax.jit
-    def value_and_gradients(leaves, values, x):
-        def total(leaves, values, x):
-            reads = {}
-            for name, block in blocks.items():
-                layer = MemoryLayer(block.config, block.width)
-                y, reads[name] = run(layer, leaves[name], values, x)
-                x = x + y
-            return jnp.sum(x * arrays["cot"]), (x, reads)
-
-        return jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(leaves, values, x)
-
-    leaves = {name: block.leaves for name, block in blocks.items()}
-    (_, (y, reads)), (of_leaves, of_values, of_x) = value_and_gradients(
-        leaves, arrays["values"], arrays["x"]
-    )
-    agree(y, arrays["out"])
-    agree(of_x, arrays["grad_x"])
-    agree(of_values, golden.dense_rows(arrays, blocks["a"].config.slots))
-    for name, block in blocks.items():
-        expected = arrays[f"{name}_indices"]
-        np.testing.assert_array_equal(reads[name].slots.reshape(expected.shape), expected)
-        for path, gradient in block.gradients.items():
-            agree(of_leaves[name][path], gradient)
-
-
-def normalised(x, scale):
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale
-
-
-def by_formula(config, leaves, values, x):
+def by_formula(config, leaves, values, x, inputs=None):
     """The block in NumPy, in float64, over all N slots."""
     leaves = {path: np.asarray(leaf, np.float64) for path, leaf in leaves.items()}
     x = np.asarray(x, np.float64).reshape(-1, x.shape[-1])
     queries = x @ leaves["query/kernel"] + leaves.get("query/bias", 0)
+    if config.query_norm == "batch":
+        norm = {
+            name: leaves[f"query_norm/{name}"] for name in ("mean", "variance", "scale", "bias")
+        }
+        queries = (queries - norm["mean"]) / np.sqrt(norm["variance"] + 1e-5)
+        queries = queries * norm["scale"] + norm["bias"]
     queries = queries.reshape(len(x), config.heads, 2, -1)
     keys = leaves["keys"]
     if config.query_norm == "rms":
-        queries = normalised(queries, leaves["query_norm/scale"])
+        queries = normalised(queries, leaves["query_norm/scale"], config.norm_epsilon or 1e-6)
+    if config.query_norm == "layer":
+        queries = layer_normalised(queries, leaves, "query_norm")
     if config.qk_norm:
         queries = normalised(queries, leaves["query_scale"])
         keys = normalised(keys, leaves["key_scale"])
@@ -153,7 +90,13 @@ def by_formula(config, leaves, values, x):
     weights = np.maximum(scores, 0)
     if config.score == "softmax":
         weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-    y = oracles.weighted_read(values, slots.reshape(len(x), -1), weights.reshape(len(x), -1))
+    slots, weights = slots.reshape(len(x), -1), weights.reshape(len(x), -1)
+    if config.experts:
+        rows = np.asarray(inputs, np.float64)[slots]
+        weights = weights * gelu(np.einsum("td,trd->tr", x, rows))
+    y = oracles.weighted_read(values, slots, weights)
+    if config.output_norm == "layer":
+        y = layer_normalised(y, leaves, "output_norm")
     if config.gate != "none":
         gate = x @ leaves["gate/kernel"] + leaves["gate/bias"]
         gate = gate / (1 + np.exp(-gate)) if config.gate == "silu" else 1 / (1 + np.exp(-gate))
@@ -172,7 +115,13 @@ VARIANTS = {
     "none, v == d": {"gate": "none", "value_width": WIDTH},
     "rms norm": {"query_norm": "rms"},
     "qk-norm": {"qk_norm": True},
+    "rms norm, large ε": {"query_norm": "rms", "norm_epsilon": 0.5},
+    "layer norm": {"query_norm": "layer"},
+    "batch norm": {"query_norm": "batch"},
     "relu": {"score": "relu"},
+    "relu, output norm": {"score": "relu", "output_norm": "layer"},
+    "experts": {"experts": True},
+    "experts, none, v == d": {"experts": True, "gate": "none", "value_width": WIDTH},
     "one head, k = n, no bias": {"heads": 1, "reads": 5, "query_bias": False},
 }
 
@@ -182,10 +131,11 @@ def test_every_variant_follows_its_formula(name):
     config, alpha = replace(CONFIG, **VARIANTS[name]), 0.5 if "norm" in name else None
     layer, leaves, values = random_leaves(config, alpha=alpha)
     x = random_input()
-    y, read = run(layer, leaves, values, x)
+    inputs = random_experts(config)
+    y, read = run(layer, leaves, values, x, inputs)
     assert y.shape == x.shape
     assert read.slots.shape == read.weights.shape == (BATCH, TOKENS, config.heads, config.reads)
-    truth = by_formula(config, leaves, values, x)
+    truth = by_formula(config, leaves, values, x, inputs)
     scale = np.abs(truth).max()
     np.testing.assert_allclose(y.reshape(-1, WIDTH), truth, rtol=0, atol=2e-5 * scale)
     assert ("alpha" in leaves) == (alpha is not None)
@@ -296,6 +246,9 @@ def test_configuration_survives_json_values():
         ({"gate": "tanh"}, "gate='tanh' is unknown; choose from"),
         ({"query_norm": "group"}, "query_norm='group' is unknown; choose from"),
         ({"score": "sigmoid"}, "score='sigmoid' is unknown; choose from"),
+        ({"output_norm": "rms"}, "output_norm='rms' is unknown; choose from"),
+        ({"norm_epsilon": 0.0}, "norm_epsilon=0.0 must be above 0"),
+        ({"qk_norm": True, "query_norm": "batch"}, "qk_norm=True and query_norm='batch' both"),
         ({"key_scale": "tiny"}, "key_scale='tiny' is unknown; choose from"),
         ({"qk_norm": True, "query_norm": "rms"}, "both normalise the query"),
     ],
@@ -309,3 +262,27 @@ def test_a_table_of_another_shape_is_refused():
     layer, leaves, values = random_leaves(CONFIG)
     with pytest.raises(ValueError, match=r"values \(24, 7\) do not fit the memory's table \(25, 7"):
         run(layer, leaves, values[:-1], random_input())
+
+
+def test_a_second_table_is_for_experts_only_and_has_the_width_of_the_model():
+    layer, leaves, values = random_leaves(CONFIG)
+    spare = jnp.zeros((25, WIDTH))
+    with pytest.raises(ValueError, match=r"expert_inputs \(25, 4\) do not fit experts=False"):
+        run(layer, leaves, values, random_input(), spare)
+    experts, leaves, values = random_leaves(replace(CONFIG, experts=True))
+    for inputs in (None, spare[:, :-1]):
+        with pytest.raises(ValueError, match=r"do not fit experts=True, which needs \(25, 4\)"):
+            run(experts, leaves, values, random_input(), inputs)
+    with pytest.raises(ValueError, match="experts=True needs the width of their input"):
+        MemoryPool(experts.config).init(jax.random.key(0))
+
+
+def test_the_pool_of_experts_has_two_tables():
+    config = replace(CONFIG, keys_per_half=40, experts=True)
+    tables = MemoryPool(config, 9).init(jax.random.key(0))["params"]
+    assert {name: table.shape for name, table in tables.items()} == {
+        "values": (1600, 7),
+        "expert_inputs": (1600, 9),
+    }
+    assert np.std(tables["expert_inputs"]) == pytest.approx(9**-0.5, rel=0.03)
+    assert "expert_inputs" not in MemoryPool(CONFIG, 9).init(jax.random.key(0))["params"]

@@ -74,14 +74,16 @@ def test_a_bfloat16_read_is_summed_in_float32():
     np.testing.assert_allclose(np.asarray(y, np.float64), exact, rtol=2**-8, atol=1e-6)
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("rows_of_a_piece", [1, 4, TOKENS, 100])
-def test_the_form_of_accelerators_reads_the_same(monkeypatch, rows_of_a_piece):
+def test_the_forms_of_accelerators_read_the_same(monkeypatch, rows_of_a_piece, fused):
     values, slots, weights, cotangent = (jnp.asarray(a, narrow(a)) for a in case())
-    monkeypatch.setattr(reading, "PIECE_BYTES", rows_of_a_piece * READS * WIDTH * 4)
-    y = reading._read_by_tokens(values, slots, weights)
+    name = "FUSED_PIECE_BYTES" if fused else "PIECE_BYTES"
+    monkeypatch.setattr(reading, name, rows_of_a_piece * READS * WIDTH * 4)
+    y = reading._read_by_tokens(values, slots, weights, fused)
     truth = oracles.weighted_read(values, slots, weights)
     np.testing.assert_allclose(y, truth, rtol=0, atol=5e-6)
-    of_weights = reading._weight_gradient_by_tokens(values, slots, cotangent)
+    of_weights = reading._products_by_tokens(values, slots, cotangent, fused)
     truth = np.einsum("trv,tv->tr", np.asarray(values, np.float64)[np.asarray(slots)], cotangent)
     np.testing.assert_allclose(of_weights, truth, rtol=0, atol=5e-6)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from smf_jax.memory import routing
 from smf_jax.memory.routing import candidate_pairs, product_key_lookup, read_weights
 from tests import oracles
 
@@ -129,6 +130,39 @@ def test_the_compiled_lookup_sorts_nothing(differentiated):
     text = jax.jit(function).lower(*shapes).compile().as_text()
     assert not re.search(r"\bsort\(", text)
     assert "TopK" in text
+
+
+@pytest.mark.parametrize("tokens_of_a_piece", [1, 3, 7])
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_form_of_a_tpu_finds_the_same_in_the_same_order(monkeypatch, tokens_of_a_piece, ties):
+    t, h, n, c, k = 7, 2, 12, 4, 5
+    queries, keys = random_case(t, h, n, c)
+    if ties:
+        queries, keys = (np.sign(np.round(array)) for array in (queries, keys))
+    monkeypatch.setattr(routing, "PIECE_BYTES", tokens_of_a_piece * 2 * h * n * 4)
+    cotangent = np.random.default_rng(1).standard_normal((t, h, k)).astype(np.float32)
+
+    def scored(find):
+        def total(queries, keys):
+            found = find(queries, keys, k)
+            return jnp.sum(found.scores * cotangent), found
+
+        return jax.jit(jax.grad(total, (0, 1), has_aux=True))(queries, keys)
+
+    of_pieces, found = scored(routing._lookup_in_pieces)
+    gradients, expected = scored(product_key_lookup)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    for gradient, truth in zip(of_pieces, gradients, strict=True):
+        np.testing.assert_allclose(gradient, truth, rtol=0, atol=1e-5)
+
+
+def test_the_form_of_a_tpu_keeps_nothing_of_all_pairs_for_its_gradient(monkeypatch):
+    t, h, n, c, k = 64, 2, 128, 4, 8
+    monkeypatch.setattr(routing, "PIECE_BYTES", 16 * 2 * h * n * 4)
+    queries, keys = random_case(t, h, n, c)
+    _, back = jax.vjp(lambda *given: routing._lookup_in_pieces(*given, k).scores, queries, keys)
+    largest = max(leaf.size for leaf in jax.tree.leaves(back))
+    assert largest <= max(queries.size, keys.size, t * h * k)
 
 
 @pytest.mark.parametrize("score", ["softmax", "relu"])

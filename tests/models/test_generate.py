@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -5,8 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from smf_jax.models import generate as generating
+from smf_jax.models.attention import empty_cache
 from smf_jax.models.decoder import Decoder
-from smf_jax.models.generate import generate, left_pad
+from smf_jax.models.generate import generate, left_pad, trim
+from smf_jax.training.state import flatten
 from tests.models.tiny import PLAIN, random_params, random_tokens, with_memory
 
 CONFIG = with_memory("add", (1,), alpha=1.0)
@@ -62,6 +66,82 @@ def test_all_rows_may_end_early(prompts, expected):
     np.testing.assert_array_equal(found, expected[:, :1].repeat(STEPS, axis=1))
 
 
+def test_calls_of_equal_shapes_share_one_compilation(prompts, expected):
+    tokens, valid = left_pad(prompts, pad=0)
+    generate(MODEL, PARAMS, tokens, valid, STEPS)
+    before = generating._decode._cache_size()
+    for stop in ((), (1,), (2, 3, 4)):
+        generate(MODEL, flatten(PARAMS), tokens, valid, STEPS, stop=stop)
+    assert generating._decode._cache_size() == before
+    key = jax.random.key(0)
+    for temperature in (0.5, 1.0):
+        generate(MODEL, PARAMS, tokens, valid, STEPS, temperature=temperature, key=key)
+    assert generating._decode._cache_size() == before + 1
+
+
+def test_draws_follow_the_softmax_and_the_key(prompts, expected):
+    tokens, valid = left_pad(prompts[:1], pad=0)
+    rows = 512
+    tokens, valid = tokens.repeat(rows, axis=0), valid.repeat(rows, axis=0)
+
+    def draw(seed: int, temperature: float) -> np.ndarray:
+        key = jax.random.key(seed)
+        return np.asarray(
+            generate(MODEL, PARAMS, tokens, valid, 1, temperature=temperature, key=key)
+        )
+
+    drawn = draw(0, 0.7)[:, 0]
+    padded = np.pad(prompts[0], (0, 20 - len(prompts[0])))[None].astype(np.int32)
+    logits = forward(padded, np.arange(20)[None] < len(prompts[0]))[0, len(prompts[0]) - 1]
+    share = np.bincount(drawn, minlength=CONFIG.vocabulary) / rows
+    # Five standard deviations of a share.
+    probability = np.asarray(jax.nn.softmax(logits / 0.7))
+    assert (abs(share - probability) <= 5 * np.sqrt(probability / rows) + 1e-3).all()
+    np.testing.assert_array_equal(drawn, draw(0, 0.7)[:, 0])
+    assert (drawn != draw(1, 0.7)[:, 0]).any()
+    # Cold enough, the likeliest token is all there is.
+    assert (draw(0, 1e-4) == expected[0, 0]).all()
+
+
+def test_draws_of_a_row_are_those_of_its_own_key(prompts):
+    tokens, valid = left_pad(prompts, pad=0)
+    keys = jax.random.split(jax.random.key(3), 3)
+
+    def draw(*order: int) -> np.ndarray:
+        chosen = np.array(order)
+        found = generate(
+            MODEL, PARAMS, tokens[chosen], valid[chosen], STEPS, temperature=1.0, key=keys[chosen]
+        )
+        return np.asarray(found)
+
+    np.testing.assert_array_equal(draw(0, 1, 2)[[2, 0, 1]], draw(2, 0, 1))
+
+
+def test_cache_and_leaves_are_as_wide_as_the_computation(prompts):
+    half = replace(CONFIG, dtype="bfloat16")
+    cache = empty_cache(half, 2, 8)
+    _, cache = jax.eval_shape(
+        partial(Decoder(half).apply, method="extend"),
+        {"params": PARAMS},
+        np.zeros((2, 3), np.int32),
+        np.ones((2, 3), bool),
+        cache,
+    )
+    assert {leaf.dtype for leaf in (*cache.keys, *cache.values)} == {jnp.dtype(jnp.bfloat16)}
+    # Leaves held in bfloat16 under a float32 computation are those leaves in float32.
+    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), PARAMS)
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), narrow)
+    tokens, valid = left_pad(prompts, pad=0)
+    np.testing.assert_array_equal(
+        generate(MODEL, narrow, tokens, valid, STEPS), generate(MODEL, wide, tokens, valid, STEPS)
+    )
+
+
+def test_trim():
+    assert trim([4, 5, 9, 9], stop=(9, 8)) == [4, 5]
+    assert trim(np.array([4, 5]), stop=()) == [4, 5]
+
+
 def test_runs_under_vmap_over_models(prompts, expected):
     tokens, valid = left_pad(prompts, pad=0)
     other = random_params(CONFIG, seed=1)
@@ -95,6 +175,21 @@ def test_left_pad_refuses_empty_prompts(sequences, message):
         (np.ones((1, 4), bool), 61, "65 tokens exceed max_positions=64"),
     ],
 )
-def test_bad_arguments_are_refused(valid, steps, message):
+def test_bad_shapes_are_refused(valid, steps, message):
     with pytest.raises(ValueError, match=message):
         generate(Decoder(PLAIN), random_params(PLAIN), np.zeros((1, 4), np.int32), valid, steps)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"stop": (3, 40)}, r"stop=\[40\] are no tokens of this model"),
+        ({"stop": (-1,)}, r"stop=\[-1\] are no tokens"),
+        ({"temperature": -1.0}, "temperature=-1.0 must be 0"),
+        ({"temperature": 0.5}, "temperature=0.5 draws tokens and key=None"),
+        ({"temperature": 0.5, "key": np.zeros(2, np.uint32)}, r"key is uint32\[2\]"),
+    ],
+)
+def test_bad_choices_are_refused(choices, message):
+    with pytest.raises(ValueError, match=message):
+        generate(MODEL, PARAMS, np.zeros((1, 4), np.int32), np.ones((1, 4), bool), 2, **choices)

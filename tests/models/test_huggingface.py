@@ -15,7 +15,14 @@ from smf_jax.models.decoder import Decoder
 from smf_jax.models.generate import generate, left_pad
 from smf_jax.models.huggingface import export_huggingface, huggingface_name, load_huggingface
 from smf_jax.training.state import flatten
-from tests.models.make_golden import EVERY, GOLDEN, NAMES, random_model, reference
+from tests.models.make_golden import (
+    EVERY,
+    GOLDEN,
+    NAMES,
+    OLD_SPELLING,
+    SHARDED,
+    saved_model,
+)
 from tests.models.tiny import PLAIN, random_params, with_memory
 
 TOLERANCE = 1e-5
@@ -69,15 +76,23 @@ def test_golden_logits_and_continuation(name):
     )
 
 
+@pytest.mark.parametrize("name", SHARDED)
+def test_golden_checkpoints_are_in_several_files(name):
+    assert (GOLDEN / name / "model.safetensors.index.json").exists()
+    assert not (GOLDEN / name / "model.safetensors").exists()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_live_parity_with_transformers_both_ways(name, tmp_path):
     torch = pytest.importorskip("torch", reason="needs torch: make test-parity")
     transformers = pytest.importorskip("transformers", reason="needs it: make test-parity")
-    model = random_model(name, width=64, vocabulary=256)
-    model.save_pretrained(tmp_path / "theirs", max_shard_size="150KB")
+    _, expected = saved_model(
+        name, tmp_path / "theirs", torch.float32, "150KB", width=64, vocabulary=256
+    )
     assert (tmp_path / "theirs" / "model.safetensors.index.json").exists()
+    values = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    assert ("rope_parameters" in values) == (name not in OLD_SPELLING)
     config, params = load_huggingface(tmp_path / "theirs")
-    expected = reference(model, seed=1)
     assert np.abs(logits(config, params, expected.prompt) - expected.logits).max() <= TOLERANCE
     steps = expected.continuation.shape[1]
     np.testing.assert_array_equal(
@@ -88,6 +103,15 @@ def test_live_parity_with_transformers_both_ways(name, tmp_path):
     with torch.no_grad():
         found = again(torch.tensor(expected.prompt)).logits.numpy()
     np.testing.assert_allclose(found, expected.logits, atol=TOLERANCE)
+
+
+def test_live_dtypes_are_those_of_the_files(tmp_path):
+    torch = pytest.importorskip("torch", reason="needs torch: make test-parity")
+    transformers = pytest.importorskip("transformers", reason="needs it: make test-parity")
+    config, params = load_huggingface(GOLDEN / "qwen3", "float32", "stored")
+    export_huggingface(tmp_path / "ours", config, params)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", dtype="auto")
+    assert {leaf.dtype for leaf in model.parameters()} == {torch.bfloat16}
 
 
 def test_pretrained_story_model_tells_a_story(shared):
@@ -135,6 +159,15 @@ def test_dtype_is_that_of_parameters_and_computation():
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
 
 
+def test_parameters_may_stay_as_they_are_stored():
+    config, params = load_huggingface(GOLDEN / "qwen3", "float32", "stored")
+    assert config.dtype == "float32"
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
+    expected = np.load(GOLDEN / "qwen3" / "expected.npz")
+    found = np.asarray(logits(config, params, expected["prompt"]))[:, ::EVERY]
+    assert np.abs(found - expected["logits"]).max() <= TOLERANCE
+
+
 def test_old_and_new_rope_keys_read_alike(tmp_path):
     directory = Path(shutil.copytree(GOLDEN / "llama3", tmp_path / "old"))
     new = load_huggingface(directory)[0]
@@ -148,8 +181,11 @@ def test_old_and_new_rope_keys_read_alike(tmp_path):
 
 
 def test_absent_keys_mean_what_transformers_assumes(saved):
-    edit_config(saved, head_dim=..., rope_parameters=..., rms_norm_eps=...)
+    edit_config(
+        saved, head_dim=..., rope_parameters=..., rms_norm_eps=..., max_position_embeddings=...
+    )
     config = load_huggingface(saved)[0]
+    assert config.max_positions == 32_768
     assert config.head_width == 6
     assert config.rope_theta == 10_000.0
     assert config.norm_epsilon == 1e-6
@@ -232,6 +268,7 @@ def test_damaged_index_is_named(tmp_path):
         ({"layer_types": ["sliding_attention"]}, "layer_types=.* is not supported"),
         ({"quantization_config": {"bits": 4}}, "quantization_config=.* is not supported"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type='yarn' is not supported"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5 is not"),
         ({"rope_parameters": {"rope_type": "llama3"}}, r"needs the keys \['factor'"),
     ],
 )

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from smf_jax.sparse import rows
-from smf_jax.sparse.rows import ReadTrace, gather_rows, row_gradient, where_rows, write_rows
+from smf_jax.sparse.rows import (
+    ReadTrace,
+    gather_rows,
+    merge_rows,
+    places_among,
+    row_gradient,
+    where_rows,
+    write_rows,
+)
 from tests import oracles
 
 SLOTS, WIDTH = 50, 6
@@ -71,18 +79,67 @@ def test_all_rows_selected_is_the_whole_gradient():
     np.testing.assert_allclose(gradient, truth(reads, everything), rtol=0, atol=3e-6)
 
 
+def primitives(size, tokens=7, reads=5):
+    """Names of the operations of a gradient of so many rows, as a CPU runs it."""
+    shape = jax.ShapeDtypeStruct
+    trace = ReadTrace(
+        shape((tokens, reads), jnp.int32),
+        shape((tokens, reads), jnp.float32),
+        shape((tokens, WIDTH), jnp.float32),
+    )
+    gradient = jax.jit(row_gradient, static_argnums=2)
+    text = gradient.lower([trace], shape((size,), jnp.int32), SLOTS).as_text()
+    return {name for name in ("dot_general", "while") if f"stablehlo.{name}" in text}
+
+
 def test_the_form_is_chosen_by_size(monkeypatch):
-    taken = []
-    for form in FORMS:
-        monkeypatch.setattr(
-            rows,
-            f"_by_{form}",
-            lambda trace, places, size, form=form: taken.append(form) or jnp.zeros((size, WIDTH)),
-        )
-    monkeypatch.setattr(rows, "MATRIX_SCALARS", 4 * 7)
-    for size in (4, 5):
-        row_gradient(traces(1), jnp.arange(size), SLOTS)
-    assert taken == ["matrix", "scatter"]
+    monkeypatch.setattr(rows, "MATRIX_SPEED", 2)
+    assert primitives(10) == {"dot_general"}
+    assert primitives(11) == {"while"}
+
+
+def accelerated(trace, selected):
+    """The gradient as backends other than the CPU make it."""
+    wide = ReadTrace(trace.slots, *(jnp.asarray(a, jnp.float32) for a in trace[1:]))
+    return rows._product(rows._compared_matrix(wide, jnp.asarray(selected)), wide)
+
+
+def test_accelerators_make_the_same_rows_by_comparing():
+    (trace,) = traces(1)
+    selected = np.array([29, SLOTS, 0, 7, 45, 12, SLOTS, 3], np.int32)
+    gradient = jax.jit(accelerated)(trace, selected)
+    np.testing.assert_allclose(gradient, truth([trace], selected), rtol=0, atol=3e-6)
+    assert not np.asarray(gradient)[[1, 4, 6]].any()
+
+
+@pytest.mark.parametrize("form", ["vector", "sorted"])
+def test_places_among_the_selected(form):
+    find = jax.jit(places_among, static_argnames=("table_slots", "form"))
+    slots = np.random.default_rng(0).integers(0, SLOTS, (9, 4)).astype(np.int32)
+    for selected in ([29, SLOTS, 0, 7, 45, SLOTS, 3], [SLOTS, SLOTS], list(range(SLOTS))):
+        where = {slot: place for place, slot in enumerate(selected) if slot < SLOTS}
+        expected = [[where.get(slot, len(selected)) for slot in row] for row in slots.tolist()]
+        places = find(jnp.asarray(selected, jnp.int32), slots, SLOTS, form)
+        np.testing.assert_array_equal(places, expected)
+
+
+def test_a_search_makes_no_vector_of_the_table():
+    def lowered(form):
+        find = jax.jit(places_among, static_argnames=("table_slots", "form"))
+        return find.lower(jnp.arange(4), jnp.zeros((3, 2), jnp.int32), 10_007, form).as_text()
+
+    assert "10007x" in lowered("vector") and "10007x" not in lowered("sorted")
+
+
+def test_rows_of_equal_slots_are_summed():
+    rng = np.random.default_rng(3)
+    slots = rng.permutation([7, 3, SLOTS, 7, 0, SLOTS, 7, 3, 49]).astype(np.int32)
+    given = np.where(slots[:, None] < SLOTS, rng.standard_normal((9, WIDTH)), 0)
+    ids, sums = jax.jit(merge_rows, static_argnums=2)(slots, given.astype(np.float32), SLOTS)
+    assert ids.tolist() == [0, 3, 7, 49] + [SLOTS] * 5
+    whole = np.zeros((SLOTS + 1, WIDTH))
+    np.add.at(whole, slots, given)
+    np.testing.assert_allclose(sums, whole[np.asarray(ids)], rtol=0, atol=1e-6)
 
 
 def test_no_reads_are_refused():

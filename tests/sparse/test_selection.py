@@ -1,7 +1,8 @@
-"""Rules against their formulas in float64, ties, budgets, and independence of the split."""
+"""The best slots in order, ties, budgets, both forms alike, and independence of the split."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -11,13 +12,13 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from smf_jax.sharding import device_mesh
+from smf_jax.sparse.accesses import accesses_in_vector, count_reads
+from smf_jax.sparse.scores import RULES, score_slots
 from smf_jax.sparse.selection import (
-    RULES,
-    RULES_WITH_BACKGROUND,
+    GROUP,
     budget_size,
-    check_rule,
-    score_slots,
     select_slots,
+    top_places,
 )
 from smf_jax.sparse.usage import PoolUsage, count_accesses
 from tests import golden, oracles
@@ -28,7 +29,6 @@ SLOTS, BATCHES = 331, 9  # a prime number: no vector width divides it
 FORMULAS = ("tfidf", "tf", "kl_df", "kl_acc")
 
 select = jax.jit(select_slots, static_argnames=("rule", "size"))
-score = jax.jit(score_slots, static_argnames="rule")
 
 
 def case(seed=0, accessed=0.4):
@@ -50,16 +50,6 @@ def chosen(slots):
 
 
 @pytest.mark.parametrize("rule", FORMULAS)
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_scores_follow_the_formula(rule, seed):
-    counts, usage, numbers = case(seed)
-    scores = score(counts, usage, rule)
-    assert scores.dtype == jnp.float32
-    truth = oracles.rule_scores(rule, *numbers)
-    np.testing.assert_allclose(scores, truth, rtol=3e-6, atol=1e-9)
-
-
-@pytest.mark.parametrize("rule", FORMULAS)
 @pytest.mark.parametrize("top_t", [1, 17, 64, SLOTS])
 def test_the_best_are_selected_in_order_ties_by_the_lower_slot(rule, top_t):
     counts, usage, numbers = case()
@@ -70,15 +60,6 @@ def test_the_best_are_selected_in_order_ties_by_the_lower_slot(rule, top_t):
     assert np.diff(distinct).min() > 1e-7 * np.abs(distinct).max()
     order = np.argsort(-truth, kind="stable")[: min(top_t, (numbers[0] > 0).sum())]
     np.testing.assert_array_equal(slots, order)
-
-
-@pytest.mark.parametrize("rule", FORMULAS)
-def test_equal_usage_scores_equally_to_the_last_bit(rule):
-    counts, usage, (_, df, acc, _) = case()
-    scores = np.asarray(score(counts, usage, rule)).view(np.int32)
-    for key in set(zip(counts.tolist(), df, acc, strict=True)):
-        same = np.all(np.stack([counts, df, acc]) == np.array(key)[:, None], axis=0)
-        assert len(np.unique(scores[same])) == 1
 
 
 def test_negative_scores_may_be_selected_after_all_larger():
@@ -103,7 +84,9 @@ def test_a_slot_of_every_background_batch_scores_zero_and_comes_last_but_comes()
 def test_a_slot_that_was_not_accessed_is_never_selected(rule, accessed):
     counts, usage, (numbers, *_) = case(accessed=accessed)
     key = jax.random.key(0)
-    slots = chosen(select(counts, usage, rule=rule, top_t=100, size=SLOTS, key=key))
+    # What mass and gradient score may be anything where nothing was accessed.
+    given = replace(accesses_in_vector(counts), amounts=jnp.ones(SLOTS))
+    slots = chosen(select(given, usage, rule=rule, top_t=100, size=SLOTS, key=key))
     assert (numbers[slots] > 0).all() and len(set(slots)) == len(slots)
     available = (numbers > 0).sum()
     assert len(slots) == (available if rule == "all" else min(100, available))
@@ -182,22 +165,81 @@ def test_selection_does_not_depend_on_the_micro_batches(cuts):
     np.testing.assert_array_equal(*chosen_of)
 
 
-def test_tfidf_agrees_with_the_public_implementation(shared):
-    arrays, _ = golden.load(shared / "golden" / "smf_tfidf_dtunai.npz")
+def golden_case(arrays):
+    """Counts and background of the public implementation's vectors."""
     slots, background = arrays["batch_indices"], arrays["background_indices"]
     table_slots, batches = len(arrays["df"]), int(arrays["num_background_batches"])
     df = sum(np.isin(np.arange(table_slots), batch).astype(int) for batch in background)
     np.testing.assert_array_equal(df, arrays["df"])
     tokens = jnp.asarray(slots.reshape(len(slots), -1))
     counts = count_accesses(tokens, jnp.ones(len(slots), bool), table_slots)
-    usage = PoolUsage(*(jnp.asarray(a, jnp.int32) for a in (df, df, batches)))
-    scores = np.asarray(score_slots(counts, usage))
-    truth = arrays["tfidf_float64"]
-    np.testing.assert_array_equal(np.isneginf(scores), np.asarray(counts) == 0)
-    np.testing.assert_allclose(np.where(np.isfinite(scores), scores, 0), truth, atol=2e-6)
+    return counts, PoolUsage(*(jnp.asarray(a, jnp.int32) for a in (df, df, batches)))
+
+
+def test_the_public_implementation_selects_the_same(shared):
+    arrays, _ = golden.load(shared / "golden" / "smf_tfidf_dtunai.npz")
     top_t = int(arrays["top_t"])
-    selected = select_slots(counts, usage, top_t=top_t)
+    selected = select_slots(*golden_case(arrays), top_t=top_t)
     assert set(selected[:top_t].tolist()) == set(arrays["selected"].tolist())
+
+
+def both_forms(table_slots, read_slots, tokens, reads, rule, seed):
+    """One batch's accesses in both forms, with heavy ties and pads."""
+    rng = np.random.default_rng(seed)
+    slots = [jnp.asarray(rng.integers(0, read_slots, (tokens, reads)), jnp.int32)]
+    weights = [jnp.asarray(rng.random((tokens, reads)), jnp.float32)] if rule == "mass" else None
+    valid = jnp.asarray(rng.random(tokens) < 0.7)
+    count = jax.jit(count_reads, static_argnames=("table_slots", "form"))
+    return [count(slots, valid, table_slots, weights, form) for form in ("vector", "sorted")]
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "gradient"])
+@pytest.mark.parametrize(
+    ("table_slots", "read_slots"), [(SLOTS, SLOTS), (SLOTS, 40), (50_000, 50_000), (50_000, 60)]
+)
+def test_both_forms_select_the_same_slots_in_the_same_order(rule, table_slots, read_slots):
+    rng = np.random.default_rng(9)
+    df = jnp.asarray(rng.integers(0, 3, table_slots), jnp.int32)
+    usage = PoolUsage(df, 2 * df, jnp.asarray(2, jnp.int32))
+    key = jax.random.key(1)
+    for seed in range(3):
+        accesses = both_forms(table_slots, read_slots, 25, 8, rule, seed)
+        slots = [
+            np.asarray(select(of_form, usage, rule=rule, top_t=50, size=64, key=key))
+            for of_form in accesses
+        ]
+        np.testing.assert_array_equal(*slots)
+        accessed = (np.asarray(accesses[0].counts) > 0).sum()
+        limit = 64 if rule == "all" else 50
+        assert (slots[0] < table_slots).sum() == min(limit, accessed)
+
+
+def test_fewer_reads_than_places_leave_places_unused():
+    vector, in_order = both_forms(5_000, 5_000, 3, 4, "tf", 0)
+    slots = [select(of_form, None, rule="tf", top_t=64, size=64) for of_form in (vector, in_order)]
+    np.testing.assert_array_equal(*slots)
+    assert slots[0].shape == (64,) and (np.asarray(slots[0]) == 5_000).sum() >= 52
+
+
+@pytest.mark.parametrize("size", [1, 3, 17])
+@pytest.mark.parametrize("length", [100, 4 * 17 * GROUP, 4 * 17 * GROUP + 77, 9216])
+@pytest.mark.parametrize("largest", [2, 40, None])
+def test_the_best_of_a_long_vector_are_those_of_top_k(size, length, largest):
+    rng = np.random.default_rng(size * length)
+    drawn = rng.random(length) if largest is None else rng.integers(0, largest, length)
+    scores = np.where(rng.random(length) < 0.5, drawn, -np.inf).astype(np.float32)
+    best, places = jax.jit(top_places, static_argnums=1)(scores, size)
+    order = np.argsort(-scores, kind="stable")[:size]
+    np.testing.assert_array_equal(best, scores[order])
+    np.testing.assert_array_equal(places, order)
+
+
+def test_a_long_vector_is_not_ranked_as_a_whole():
+    length, size = 2**16, 8
+    assert length >= 4 * size * GROUP
+    text = jax.jit(top_places, static_argnums=1).lower(jnp.zeros(length), size).as_text()
+    assert "top_k" in text
+    assert not [line for line in text.splitlines() if "top_k" in line and f"{length}x" in line]
 
 
 @pytest.mark.parametrize(
@@ -222,17 +264,8 @@ def test_budgets_outside_the_table_are_refused(top_t):
 
 
 def test_impossible_requests_are_refused():
-    counts, usage, _ = case()
+    counts, _, _ = case()
     with pytest.raises(ValueError, match="top_t=0 must be at least 1 row"):
         budget_size(0)
-    with pytest.raises(ValueError, match="rule='best' is unknown; choose from tfidf, tf"):
-        select_slots(counts, usage, rule="best")
-    with pytest.raises(ValueError, match="rule='random' needs a random key"):
-        select_slots(counts, usage, rule="random")
     with pytest.raises(ValueError, match="top_t is an array; give the static size"):
-        select_slots(counts, usage, top_t=jnp.asarray(3))
-    for rule in RULES_WITH_BACKGROUND:
-        with pytest.raises(ValueError, match=f"rule='{rule}' .* none was given; measure one"):
-            select_slots(counts, None, rule=rule)
-        with pytest.raises(ValueError, match="none was given"):
-            check_rule(rule, None)
+        select_slots(counts, None, rule="tf", top_t=jnp.asarray(3))

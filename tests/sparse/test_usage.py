@@ -10,7 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smf_jax.sparse.usage import Background, add_batch, count_accesses, no_usage
+from smf_jax.sparse.usage import (
+    Background,
+    add_batch,
+    count_accesses,
+    no_usage,
+    used_in_all,
+    with_totals,
+)
 from tests import oracles
 
 SLOTS = 40
@@ -53,7 +60,7 @@ def test_background_statistics():
     np.testing.assert_array_equal(usage.document_frequency, df)
     np.testing.assert_array_equal(usage.accesses, acc)
     assert int(usage.batches) == 5
-    assert {leaf.dtype for leaf in usage} == {jnp.dtype(jnp.int32)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(usage)} == {jnp.dtype(jnp.int32)}
 
 
 def a_background():
@@ -71,6 +78,32 @@ def test_a_background_survives_storage():
     assert read.pools.keys() == background.pools.keys()
     jax.tree.map(np.testing.assert_array_equal, dict(read.pools), dict(background.pools))
     assert replace(read, pools={}) == replace(background, pools={})
+
+
+def test_a_background_knows_its_totals():
+    background = a_background()
+    for usage in background.pools.values():
+        totals = float(usage.frequency_total), float(usage.accesses_total)
+        sums = (np.sum(np.asarray(v)) + SLOTS for v in (usage.document_frequency, usage.accesses))
+        assert totals == tuple(sums)
+    arrays, metadata = background.to_arrays()
+    assert {path.rpartition("/")[2] for path in arrays} == {
+        "document_frequency",
+        "accesses",
+        "batches",
+    }, "totals are not stored"
+    read = Background.from_arrays(arrays, metadata)
+    assert read.pools["memory/pool_2/values"].frequency_total is not None
+    counted = add_batch(background.pools["memory/pool_2/values"], jnp.ones(SLOTS, jnp.int32))
+    assert counted.frequency_total is None, "totals of fewer batches are forgotten"
+
+
+def test_sums_over_slots_do_not_overflow():
+    usage = no_usage(SLOTS)._replace(accesses=jnp.full(SLOTS, 2**30, jnp.int32))
+    totalled = with_totals(usage)
+    assert float(totalled.accesses_total) == pytest.approx(SLOTS * (2**30 + 1), rel=1e-7)
+    summed = float(used_in_all(usage, "acc"))
+    assert summed == pytest.approx(float(totalled.accesses_total), rel=1e-6)
 
 
 def test_a_background_serves_its_own_base_only():

@@ -10,7 +10,7 @@ import pytest
 from smf_jax.data.batching import Batch
 from smf_jax.sharding import DATA, device_mesh
 from smf_jax.sparse.update_rule import UpdateRule
-from smf_jax.training.dense_step import DenseState, dense_step
+from smf_jax.training.dense_step import DenseState, dense_step, text_loss
 from smf_jax.training.fit import fit
 from smf_jax.training.state import split
 from smf_jax.training.trainers import Trainer
@@ -35,10 +35,11 @@ TRAINER = Trainer(
         UPDATE.statistics().init(trained(base)[0]),
         jnp.zeros((), jnp.int32),
         jnp.full((), -1, jnp.int32),
+        {},
     ),
     begin_task=lambda shared, state, examples, settings: state,
     step=lambda shared, state, batch, settings: dense_step(
-        logits, UPDATE, shared["frozen"], state, batch, settings
+        text_loss(logits), UPDATE, shared["frozen"], state, batch, settings
     ),
     logits=lambda shared, state, tokens, valid: logits(state.leaves, tokens, valid),
     trained=lambda state: state.leaves,

@@ -10,23 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
 from smf_jax.memory.layer import MemoryLayer
-from smf_jax.models.config import MemoryPlacement
 from smf_jax.models.decoder import Decoder
-from smf_jax.sharding import TRIAL, device_mesh, over_trials
 from smf_jax.sparse.selection import select_slots
 from smf_jax.sparse.transform import freeze_all_but_rows
 from smf_jax.sparse.update_rule import OPTIMIZERS, UpdateRule
-from smf_jax.sparse.usage import no_usage
-from smf_jax.training.dense_step import DenseState, dense_step
 from smf_jax.training.loss import weighted_loss
 from smf_jax.training.reads import pool_path, read_counts
-from smf_jax.training.sparse_step import SparseChoices, sparse_step
+from smf_jax.training.sparse_step import SparseChoices, forget_written, sparse_step
 from smf_jax.training.state import unflatten
-from smf_jax.training.trainers import sparse_trainer
 from tests.training import tiny
+from tests.training.tiny import same_but_for, spoilt
 
 POOL = pool_path(0)
 ADDED = tiny.config(mode="add")
@@ -172,20 +167,6 @@ def test_words_before_the_answer_count_as_accesses_whatever_they_weigh():
     )
 
 
-def spoilt(batch):
-    """A batch whose loss is not a number."""
-    return batch._replace(weights=np.where(batch.weights == 1, np.nan, batch.weights))
-
-
-def same_but_for(after, before, *names):
-    """Whether nothing but the named fields changed."""
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        after._replace(**{name: getattr(before, name) for name in names}),
-        before,
-    )
-
-
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("how", ["loss", "rate"])
 def test_a_step_that_is_not_finite_writes_nothing_and_is_latched(optimizer, how):
@@ -226,6 +207,56 @@ def test_alpha_trains_by_its_own_gradient():
     moved = after.scalars[path] - state.scalars[path]
     assert float(moved) == pytest.approx(-500 * float(gradients[path]), rel=1e-5)
     assert abs(moved) > 0.05
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_alpha_has_a_rate_of_its_own_with_and_without_the_schedule(follows):
+    update = UpdateRule("sgd", schedule="cosine", warmup_steps=2, schedule_steps=10)
+    choices = SparseChoices(
+        update=update, train_alpha=True, alpha_rate=100.0, alpha_schedule=follows
+    )
+    run, path = tiny.sparse_run(choices, ADDED), "memory/layer_0/alpha"
+    state, _ = run.step(run.start(), tiny.batch(), tiny.settings(5.0))
+    _, gradients = loss_and_gradient(ADDED)(run.base, tiny.batch())
+    moved = float(state.scalars[path] - run.base[path])
+    factor = 0.5 if follows else 1.0
+    assert moved == pytest.approx(-500 * factor * float(gradients[path]), rel=1e-5)
+    rows = (state.tables[POOL] - run.base[POOL])[np.flatnonzero(state.written[POOL])]
+    truth = -5 * 0.5 * gradients[POOL][np.flatnonzero(state.written[POOL])]
+    assert relative(rows - truth, truth) < 1e-4, "rows follow the schedule at their own rate"
+
+
+def test_what_a_task_wrote_joins_the_history_of_the_next():
+    choices = SparseChoices(update=SGD, protect_written=1.0)
+    run = tiny.sparse_run(choices)
+    state, settings = run.start(), tiny.settings()
+    written = []
+    for _ in range(2):
+        state = run.begin_task(state, tiny.batches(1), settings)
+        assert not np.asarray(state.written[POOL]).any()
+        state, _ = run.step(state, tiny.batch(), settings)
+        written.append(set(np.flatnonzero(state.written[POOL]).tolist()))
+    assert len(written[0]) == len(written[1]) == 5 and not written[0] & written[1]
+    past = forget_written(state).history[POOL]
+    assert set(np.flatnonzero(past.written).tolist()) == written[0] | written[1]
+    assert int(past.number) == 10
+    resumed = run.trainer.resume(run.start(), run.trainer.trained(state))
+    jax.tree.map(np.testing.assert_array_equal, resumed.history[POOL], past)
+
+
+def test_micro_batches_write_the_union_of_their_rows_in_one_step():
+    choices = SparseChoices(
+        update=UpdateRule("adamw"), granularity="per_micro_batch", micro_batches=tiny.ROWS
+    )
+    run = tiny.sparse_run(choices)
+    state, metrics = run.step(run.start(), tiny.batch(), tiny.settings())
+    assert 5 < int(metrics.selected) <= 5 * tiny.ROWS
+    assert int(metrics.selected) == state.written[POOL].sum() == int(state.stores[POOL].used)
+    assert changed_rows(run.base[POOL], state.tables[POOL]) <= set(
+        np.flatnonzero(state.written[POOL]).tolist()
+    )
+    with pytest.raises(ValueError, match="micro_batches=3 do not divide a batch of 4 rows"):
+        jax.eval_shape(run.step, run.start(), tiny.batch(rows=4), tiny.settings())
 
 
 def test_a_step_that_is_not_finite_leaves_alpha_alone():
@@ -318,74 +349,3 @@ def test_a_model_without_memory_is_refused():
     plain = Decoder(tiny.PLAIN)
     with pytest.raises(ValueError, match="the model has no memory: pretrain or retrofit one"):
         read_counts(plain, tiny.leaves(tiny.PLAIN), tiny.batch())
-
-
-def test_a_step_makes_no_second_table():
-    # A table that dwarfs everything else: 256² rows of 24 numbers, 6 MiB.
-    memory = replace(tiny.MEMORY, keys_per_half=256, value_width=24)
-    model = replace(tiny.config(), memory=MemoryPlacement((0,), "pretrain", memory))
-    choices = SparseChoices(update=UpdateRule("adamw"), size=64)
-    trainer = sparse_trainer(Decoder(model), choices, capacity=512)
-    leaves = tiny.abstract(model)
-    state = jax.eval_shape(trainer.begin, leaves, tiny.settings())
-    usage = jax.eval_shape(lambda: {POOL: no_usage(memory.slots)})
-    mesh = device_mesh(TRIAL, jax.devices()[:2])
-
-    def placed(tree, trials=(), spec=()):
-        sharding = NamedSharding(mesh, PartitionSpec(*spec))
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((*trials, *x.shape), x.dtype, sharding=sharding), tree
-        )
-
-    shared = placed({"frozen": trainer.frozen(leaves), "usage": usage})
-    own = [placed(x, (2,), (TRIAL,)) for x in (state, tiny.batch(), tiny.settings())]
-    step = over_trials(trainer.step, mesh, (False, True, True, True), donate=(1,))
-    compiled = step.lower(shared, *own).compile()
-    memory_use, table_bytes = compiled.memory_analysis(), memory.slots * 24 * 4
-    assert memory_use.alias_size_in_bytes > table_bytes
-    assert memory_use.temp_size_in_bytes < table_bytes / 2
-    assert f"f32[{memory.slots},24]" in compiled.as_text()
-
-
-@pytest.fixture(scope="module")
-def dense():
-    """A dense step of a two-parameter model: logits are a bias and a scale of the tokens."""
-    update = UpdateRule("adamw", clip=1.0)
-
-    def logits(leaves, tokens, valid):
-        one_hot = jax.nn.one_hot(tokens, 40) * leaves["scale"]
-        return one_hot + jnp.expand_dims(leaves["bias"], (0, 1)) + leaves["frozen"]
-
-    frozen = {"frozen": jnp.ones(())}
-    step = jax.jit(lambda *given: dense_step(logits, update, frozen, *given))
-    leaves = {"bias": jnp.zeros(40), "scale": jnp.ones(())}
-    state = DenseState(
-        leaves, update.statistics().init(leaves), jnp.zeros((), jnp.int32), jnp.int32(-1)
-    )
-    return step, state
-
-
-def test_a_dense_step_trains_its_leaves(dense):
-    step, state = dense
-    losses = []
-    for _ in range(5):
-        state, metrics = step(state, tiny.batch(), tiny.settings(0.1))
-        losses.append(float(metrics.loss))
-    assert losses == sorted(losses, reverse=True) and int(metrics.selected) == 0
-    assert state.leaves.keys() == {"bias", "scale"} and int(state.failed_step) == -1
-    assert int(state.step) == 5
-
-
-@pytest.mark.parametrize(
-    ("batch", "rate"), [(spoilt(tiny.batch()), 0.1), (tiny.batch(), np.nan), (tiny.batch(), 1e39)]
-)
-def test_a_dense_step_that_is_not_finite_changes_nothing_and_is_latched(dense, batch, rate):
-    step, state = dense
-    state, _ = step(state, tiny.batch(), tiny.settings(0.1))
-    with np.errstate(over="ignore"):
-        failed, _ = step(state, batch, tiny.settings(np.float32(rate)))
-    assert int(failed.failed_step) == 1
-    same_but_for(failed, state, "step", "failed_step")
-    later, _ = step(failed, tiny.batch(), tiny.settings(0.1))
-    assert int(later.failed_step) == 1
-    same_but_for(later, state, "step", "failed_step")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,8 @@ from smf_jax.memory.layer import MemoryConfig
 from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.models.decoder import Decoder, init_params
 from smf_jax.training.reads import read_counts
-from smf_jax.training.state import flatten
-from smf_jax.training.whitening import _queries, whiten_queries
+from smf_jax.training.state import flatten, unflatten
+from smf_jax.training.whitening import whiten_queries
 
 MEMORY = MemoryConfig(keys_per_half=16, heads=2, reads=2, key_width=8, value_width=16, qk_norm=True)
 CONFIG = ModelConfig(
@@ -26,8 +27,8 @@ CONFIG = ModelConfig(
 def batch() -> Batch:
     rng = np.random.default_rng(0)
     # A skewed vocabulary, as that of text: few words make up most of it.
-    tokens = np.minimum(rng.geometric(0.2, (64, 12)), 31).astype(np.int32)
-    valid = np.arange(12)[None] < rng.integers(4, 13, 64)[:, None]
+    tokens = np.minimum(rng.geometric(0.2, (100, 12)), 31).astype(np.int32)
+    valid = np.arange(12)[None] < rng.integers(4, 13, 100)[:, None]
     return Batch(tokens, tokens, valid.astype(np.float32), valid)
 
 
@@ -36,11 +37,24 @@ def leaves():
     return flatten(init_params(CONFIG, jax.random.key(0)))
 
 
+def projected(model, leaves, text, layer):
+    """The projected queries of the tokens that are no pads, ``(t, q)``."""
+    _, caught = jax.jit(
+        partial(
+            model.apply,
+            capture_intermediates=lambda module, _: module.name == "query",
+            mutable=["intermediates"],
+        )
+    )({"params": unflatten(leaves)}, text.tokens, text.valid)
+    queries = caught["intermediates"]["memory"][f"layer_{layer}"]["query"]["__call__"][0]
+    return np.asarray(queries)[text.valid.reshape(-1)]
+
+
 def test_queries_are_white_per_head_and_half(leaves):
     model, text = Decoder(CONFIG), batch()
     white = whiten_queries(model, leaves, text)
     for layer in (0, 2):
-        queries = np.asarray(_queries(model, white, text, layer)).reshape(-1, 4, 4)
+        queries = projected(model, white, text, layer).reshape(-1, 4, 4)
         assert len(queries) == text.valid.sum()
         np.testing.assert_allclose(queries.mean(0), 0, atol=1e-4)
         for group in range(4):
@@ -65,6 +79,16 @@ def test_text_uses_more_of_the_table(leaves):
         return sum(int(jnp.sum(c > 0)) for c in read_counts(model, leaves, text).values())
 
     assert used(whiten_queries(model, leaves, text)) > used(leaves)
+
+
+def test_query_batch_norm_starts_over_with_the_statistics_of_white_queries():
+    memory = dataclasses.replace(MEMORY, qk_norm=False, query_norm="batch")
+    config = dataclasses.replace(CONFIG, memory=MemoryPlacement((0,), "pretrain", memory))
+    leaves = flatten(init_params(config, jax.random.key(0)))
+    norm = "memory/layer_0/query_norm"
+    leaves |= {f"{norm}/{name}": leaves[f"{norm}/{name}"] + 3 for name in ("mean", "variance")}
+    white = whiten_queries(Decoder(config), leaves, batch())
+    assert not np.any(white[f"{norm}/mean"]) and np.all(white[f"{norm}/variance"] == 1)
 
 
 def test_models_without_such_queries_are_refused(leaves):

@@ -66,6 +66,20 @@ def batches(steps: int, start: int = 0) -> Batch:
     return Batch(*(np.stack(fields) for fields in zip(*made, strict=True)))
 
 
+def spoilt(batch: Batch) -> Batch:
+    """A batch whose loss is not a number."""
+    return batch._replace(weights=np.where(batch.weights == 1, np.nan, batch.weights))
+
+
+def same_but_for(after, before, *names: str) -> None:
+    """Whether nothing but the named fields changed."""
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        after._replace(**{name: getattr(before, name) for name in names}),
+        before,
+    )
+
+
 def usage(model: ModelConfig) -> dict[str, PoolUsage]:
     """A made-up background of every pool."""
     rng = np.random.default_rng(3)

@@ -1,0 +1,100 @@
+"""Reads a model that smf_jax exported: the base by transformers, the memories by this file.
+
+``load_memories(AutoModelForCausalLM.from_pretrained(directory), directory)`` is all it takes; the
+patches in the directory are applied, in order. Needs torch and safetensors.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+
+class Memory(torch.nn.Module):
+    """A product-key memory: from a block's normalised input to what it adds to the block."""
+
+    def __init__(self, config: dict, weights: dict, tables: dict):
+        super().__init__()
+        self.config, self.tables = config, tables
+        self.names = {name: name.replace(".", "_") for name in weights}
+        for name, tensor in weights.items():
+            self.register_buffer(self.names[name], tensor)
+
+    def get(self, name: str) -> torch.Tensor | None:
+        return getattr(self, self.names[name]) if name in self.names else None
+
+    def linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        bias = self.get(f"{name}.bias")
+        return F.linear(x, self.get(f"{name}.weight").to(x), None if bias is None else bias.to(x))
+
+    def layer_norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        scale, bias = self.get(f"{name}.scale"), self.get(f"{name}.bias")
+        return F.layer_norm(x.float(), x.shape[-1:], scale, bias, 1e-5)
+
+    def query(self, x: torch.Tensor) -> torch.Tensor:
+        c, q = self.config, self.linear(x, "query").float()
+        if c["query_norm"] == "batch":  # by its running statistics
+            names = ("mean", "variance", "scale", "bias")
+            q = F.batch_norm(q, *(self.get(f"query_norm.{name}") for name in names), eps=1e-5)
+        q = q.view(-1, c["heads"], 2, c["key_width"] // 2)
+        if c["query_norm"] == "layer":
+            return self.layer_norm(q, "query_norm")
+        if c["query_norm"] == "rms":
+            return F.rms_norm(q, q.shape[-1:], self.get("query_norm.scale"), 1e-6)
+        return F.rms_norm(q, q.shape[-1:], self.get("query_scale"), 1e-6) if c["qk_norm"] else q
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        c, rows = self.config, x.flatten(0, -2)
+        keys = self.get("keys").float()
+        if c["qk_norm"]:
+            keys = F.rms_norm(keys, keys.shape[-1:], self.get("key_scale"), 1e-6)
+        halves = torch.einsum("thpc,hpnc->pthn", self.query(rows), keys)
+        (a, i), (b, j) = (half.topk(c["reads"]) for half in halves)
+        scores, place = (a[..., :, None] + b[..., None, :]).flatten(-2).topk(c["reads"])
+        first, second = place // c["reads"], place % c["reads"]
+        slots = (i.gather(-1, first) * c["keys_per_half"] + j.gather(-1, second)).flatten(1)
+        weights = (scores.softmax(-1) if c["score"] == "softmax" else scores.relu()).flatten(1)
+        if c.get("experts"):
+            units = torch.einsum("trd,td->tr", self.tables["expert_inputs"][slots], rows.float())
+            weights = weights * F.gelu(units)
+        y = F.embedding_bag(slots, self.tables["values"], per_sample_weights=weights, mode="sum")
+        y = self.layer_norm(y, "output_norm") if c.get("output_norm") == "layer" else y
+        y = y.to(x.dtype)
+        if c["gate"] == "silu":
+            y = self.linear(y * F.silu(self.linear(rows, "gate")), "output")
+        else:
+            y = self.linear(y, "output") if "output.weight" in self.names else y
+            y = y * self.linear(rows, "gate").sigmoid() if c["gate"] == "scalar" else y
+        alpha = self.get("alpha")
+        return (y if alpha is None else alpha.to(y) * y).view_as(x)
+
+
+def part_of(tensors: dict, prefix: str) -> dict:
+    """The tensors whose names begin so, under what follows."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def load_memories(model: torch.nn.Module, directory: str, patches: int | None = None) -> list:
+    """Adds the memories of a directory to its base, with so many of its patches applied."""
+    about = json.loads(Path(directory, "smf_jax.json").read_text())["metadata"]
+    placement = about["model"]["memory"]
+    tensors = load_file(Path(directory, "memory.safetensors"))
+    for entry in about["patches"][:patches]:
+        patch = load_file(Path(directory, entry["file"]))
+        for name in {key.rpartition(".")[0] for key in patch}:
+            new, old = patch[f"{name}.new"], patch[f"{name}.old"]
+            slots = patch.get(f"{name}.slots", ...)
+            slots = slots if slots is ... else slots.long()
+            assert torch.equal(tensors[name][slots], old), f"{entry['file']} does not fit {name}"
+            tensors[name][slots] = new
+    hooks = []
+    for layer in placement["layers"]:
+        pool = placement["layers"][0] if placement["shared_pool"] else layer
+        weights, tables = part_of(tensors, f"layers.{layer}."), part_of(tensors, f"pools.{pool}.")
+        memory = Memory(placement["memory"], weights, tables)
+        # Where the memory stands in for the feed-forward, the base's own is zero.
+        hook = lambda _, inputs, y, memory=memory: y + memory(inputs[0])  # noqa: E731
+        hooks.append(model.model.layers[layer].mlp.register_forward_hook(hook))
+    return hooks

@@ -1,0 +1,1 @@
+"""What `experiments.benchmark` measures: harness, machine, costs, results, and a file a suite."""

@@ -1,0 +1,49 @@
+"""Checks golden vectors, see `smf_jax.golden`.
+
+``python -m experiments.check_golden FILE.npz …`` tells how far every array of the files is from
+what is computed here, and exits with 1 if one is too far.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from experiments.command import run, telling
+from experiments.progress import say
+from experiments.sources import existing
+from smf_jax.golden import TOLERANCE, check_golden
+
+
+@dataclass(frozen=True)
+class CheckGoldenFlags:
+    """Flags of ``experiments.check_golden``."""
+
+    files: tuple[str, ...] = ()
+
+
+def main(flags: CheckGoldenFlags) -> int:
+    """Compares every array of the files; returns 1 if one differs."""
+    if not flags.files:
+        raise ValueError("name the files to check: python -m experiments.check_golden FILE.npz …")
+    failed = False
+    for name in flags.files:
+        path = existing(name, "files")
+        with telling(f"{name}: "):
+            found = check_golden(path)
+        say(f"{path.name}: {len(found)} arrays, tolerance {TOLERANCE:g} of the largest number")
+        for each in found:
+            mark = "" if each.agrees else "   DIFFERS"
+            say(f"  {each.name:32} {each.difference:.2e}{mark}")
+        failed |= not all(each.agrees for each in found)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    run(
+        main,
+        CheckGoldenFlags,
+        "experiments.check_golden",
+        "compare golden vectors with what is computed here",
+        "python -m experiments.check_golden ../shared/golden/*.npz",
+        positional="files",
+    )

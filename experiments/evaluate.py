@@ -1,0 +1,200 @@
+"""Runs probes on a base, or on what a trial of a run has made of it.
+
+``python -m experiments.evaluate --base=DIR --probes=nq=f1:nq.jsonl --out=base.json`` measures a
+base; with ``--run=runs/world --trial=ID`` in place of ``--base`` it measures the model after the
+trial's last task: base and patches, trained leaves or adapters.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import smf_jax
+from experiments.bases import Base, load_base
+from experiments.command import flag, require_least, require_writable, run, telling
+from experiments.probes import Item, NamedProbe, ProbeOptions, parse_probes, read_probes
+from experiments.progress import say
+from experiments.runs import BASE, RunDirectory
+from experiments.sources import Reader
+from experiments.tables import markdown_table
+from experiments.trained import find_trial, read_config, trained_leaves
+from smf_jax.evaluation.scorer import Scorer
+from smf_jax.training.state import Flat, count_parameters
+
+_MODEL, _PROBES, _OUT = "The model", "The probes", "Output"
+
+
+@dataclass(frozen=True)
+class EvaluateFlags:
+    """Flags of ``experiments.evaluate``."""
+
+    base: str = flag(_MODEL, "", "directory: Hugging Face or a base; empty: that of --run")
+    run: str = flag(_MODEL, "", "directory of a run, for its base and its trials")
+    trial: str = flag(_MODEL, "", "id of a trial of the run; empty: the base alone")
+    task: int = flag(_MODEL, -1, "the last task that the trial's model was taught, from 0; -1: all")
+    dtype: str = flag(_MODEL, "float32", "compute dtype of a Hugging Face base")
+    probes: str = flag(
+        _PROBES,
+        "",
+        "NAME=FILE or NAME=KIND:FILE,… with the kinds exact, text, f1, gsm8k, hellaswag, medmcqa, "
+        "ppl (docs/probes.md)",
+    )
+    probe_limit: int = flag(_PROBES, 500, "questions, items or windows of a probe; 0 for all")
+    probe_shots: int = flag(_PROBES, 0, "examples before each question of kind f1")
+    probe_answer_tokens: int = flag(_PROBES, 32, "tokens of an answer of kind f1, at most")
+    probe_chat: bool = flag(_PROBES, False, "kind f1 asks by the tokenizer's chat template")
+    ppl_window: int = flag(
+        _PROBES, 0, "tokens of a window of kind ppl; 0: 1,024, or what the model takes"
+    )
+    ppl_stride: int = flag(_PROBES, 0, "tokens between windows; 0: half of a window")
+    probe_rows: int = flag(_PROBES, 128, "rows that run at once")
+    harness: str = flag(
+        _PROBES,
+        "",
+        "tasks of lm-evaluation-harness, as in hellaswag,nq_open; --probe_limit holds for them too",
+    )
+    harness_path: str = flag(_PROBES, "", "directory with YAML files of further tasks")
+    data_dir: str = flag(_PROBES, "", "where prepared tensorflow-datasets lie")
+    download: bool = flag(_PROBES, False, "prepare sets that are not; uses the network")
+    out: str = flag(_OUT, "", "JSON file to write; must not exist")
+    overwrite: bool = flag(_OUT, False, "replace the file at --out")
+
+
+def check(flags: EvaluateFlags) -> tuple[Item, ...]:
+    """Refuses flags that make no evaluation; returns the items of ``--probes``."""
+    require_least(flags, 0, "probe_limit", "probe_shots", "ppl_window", "ppl_stride")
+    require_least(flags, 1, "probe_answer_tokens", "probe_rows")
+    if not flags.probes and not flags.harness:
+        raise ValueError(
+            "--probes and --harness are empty; name what to measure, as in "
+            "--probes=nq=f1:nq_open.jsonl"
+        )
+    if flags.harness and importlib.util.find_spec("lm_eval") is None:
+        raise ValueError(
+            f"--harness={flags.harness} needs lm-evaluation-harness; install it: "
+            'pip install "smf_jax[lm-eval]"'
+        )
+    if flags.harness_path and not Path(flags.harness_path).is_dir():
+        raise FileNotFoundError(f"--harness_path={flags.harness_path}: no such directory")
+    if not flags.out:
+        raise ValueError("--out is empty; name the JSON file to write")
+    require_writable(flags.out, "out")
+    if Path(flags.out).is_dir() or (Path(flags.out).exists() and not flags.overwrite):
+        raise FileExistsError(f"--out={flags.out} exists; give another file or --overwrite")
+    if flags.trial and not flags.run:
+        raise ValueError(f"--trial={flags.trial} belongs to a run; give --run too")
+    if flags.task >= 0 and not flags.trial:
+        raise ValueError(f"--task={flags.task} is one of a trial; give --trial too")
+    return parse_probes(flags.probes)
+
+
+def find_model(flags: EvaluateFlags) -> tuple[Base, Flat, dict[str, Any]]:
+    """The base, the leaves to measure, and what tells them from others."""
+    config = read_config(Path(flags.run)) if flags.run else {}
+    path = flags.base or (str(Path(flags.run) / BASE) if flags.run else "")
+    base = load_base(path, "base", flags.dtype)
+    mark = base.fingerprint()
+    about: dict[str, Any] = {"base": path, "fingerprint": mark}
+    if not flags.trial:
+        return base, base.leaves, about
+    trial, task = find_trial(Path(flags.run), flags.trial, flags.task)
+    alpha = config["lora_alpha"]
+    leaves = trained_leaves(RunDirectory(flags.run), trial, task, base.leaves, mark, alpha)
+    return base, leaves, {**about, "run": flags.run, "trial": trial.id, "task": task}
+
+
+def evaluate(
+    scorer: Scorer, leaves: Flat, probes: Mapping[str, NamedProbe]
+) -> dict[str, dict[str, Any]]:
+    """Measures probe after probe; tells each as it is done."""
+    found = {}
+    for name, probe in probes.items():
+        began = time.monotonic()
+        scores = probe.measure(scorer, leaves)
+        seconds = time.monotonic() - began
+        found[name] = {**probe.about, "scores": scores, "seconds": seconds}
+        told = ", ".join(f"{metric} {value:.4f}" for metric, value in scores.items())
+        say(f"{name}: {told} ({seconds:.1f} s)")
+    return found
+
+
+def run_harness(flags: EvaluateFlags, base: Base, leaves: Flat) -> dict[str, dict[str, Any]]:
+    """Runs the tasks of ``--harness``; the harness is imported only here.
+
+    Returns:
+      The scores by task and metric, as the harness names them.
+    """
+    from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+
+    from smf_jax.evaluation.lm_eval import SmfLM
+
+    where = f"--harness={flags.harness}: "
+    with telling(where):
+        try:
+            found = simple_evaluate(
+                model=SmfLM(base.model, leaves, base.tokenizer, flags.probe_rows),
+                tasks=flags.harness.split(","),
+                task_manager=TaskManager(include_path=flags.harness_path or None),
+                limit=flags.probe_limit or None,
+            )
+        except KeyError as error:  # a task that the harness does not know
+            raise ValueError(f"{where}{error.args[0]}") from error
+    # A metric is named with its filter behind a comma; the rest is no score.
+    return {
+        task: {name: value for name, value in scores.items() if "," in name}
+        for task, scores in found["results"].items()
+    }
+
+
+def main(flags: EvaluateFlags) -> int:
+    """Measures the probes and writes ``--out``."""
+    items = {item.name: item for item in check(flags)}
+    base, leaves, about = find_model(flags)
+    say(f"base: {base.origin}, {count_parameters(base.leaves):,} parameters")
+    options = ProbeOptions.of(flags)
+    probes = read_probes(flags.probes, Reader(flags.data_dir, flags.download), base, options)
+    scorer = Scorer(base.model, flags.probe_rows)
+    found = evaluate(scorer, leaves, probes.whole())
+    for name, item in items.items():
+        found[name] = {"kind": item.kind, "source": item.source, **found[name]}
+    result = {
+        "model": about,
+        "options": asdict(options),
+        "probes": {name: found[name] for name in items},
+        "harness": run_harness(flags, base, leaves) if flags.harness else {},
+        "versions": {"smf_jax": smf_jax.__version__, "jax": jax.__version__},
+    }
+    partial = Path(flags.out).with_name(f".{Path(flags.out).name}.{os.getpid()}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    partial.replace(flags.out)
+    scores = {name: each["scores"] for name, each in result["probes"].items()}
+    lines = [
+        (name, metric, f"{value:.4f}")
+        for name, of_name in (*scores.items(), *result["harness"].items())
+        for metric, value in of_name.items()
+        if isinstance(value, (int, float))  # not the "N/A" of the harness
+    ]
+    say(f"\n{markdown_table(('probe', 'metric', 'score'), lines)}\n\n{flags.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(
+        main,
+        EvaluateFlags,
+        "experiments.evaluate",
+        "run probes on a base, or on what a trial has made of it",
+        "python -m experiments.evaluate --run=runs/world --trial=ID --probes=nq=f1:nq.jsonl "
+        "--out=nq.json",
+    )

@@ -1,0 +1,100 @@
+"""A byte-level BPE from ``vocab.json`` and ``merges.txt``, as Qwen and GPT-2 publish it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+from collections.abc import Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+
+from smf_jax.data.tokenizer import Tokenizer
+
+_OPENERS = {".gz": gzip.open, ".xz": lzma.open}
+# How Qwen2 cuts a text before merging: digits stand alone, a line's end stays with its mark.
+_QWEN_CUT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN_SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+QWEN_MARKS = (
+    "<tool_call>",
+    "</tool_call>",
+    "<|fim_prefix|>",
+    "<|fim_middle|>",
+    "<|fim_suffix|>",
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+)
+
+
+def read_bpe(directory: Path | str, cut: str | None, added: Sequence[AddedToken]) -> Tokenizer:
+    """Reads a byte-level BPE.
+
+    Args:
+        directory: With ``vocab.json`` and ``merges.txt``, also with .xz or .gz behind the names.
+        cut: The pattern that a text is cut by before merging; None for GPT-2's.
+        added: Tokens that stand outside of the vocabulary; they get the ids that follow it, and
+            the first of them ends a text.
+
+    Returns:
+        The tokenizer, without a begin token.
+
+    Raises:
+        FileNotFoundError: If one of the two files is not there.
+        ValueError: If one is malformed, or no token is added.
+    """
+    if not added:
+        raise ValueError("added is empty; expected at least the token that ends a text")
+    vocabulary = json.loads(_read(Path(directory), "vocab.json"))
+    lines = _read(Path(directory), "merges.txt").splitlines()
+    merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    if bad := next((merge for merge in merges if len(merge) != 2), None):
+        raise ValueError(f"{directory}/merges.txt: {' '.join(bad)!r} is no pair of tokens")
+    backend = tokenizers.Tokenizer(models.BPE(vocabulary, [(a, b) for a, b in merges]))
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=cut is None)
+    if cut is not None:
+        backend.normalizer = normalizers.NFC()
+        level = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(cut), "isolated"), level])
+    backend.pre_tokenizer = level
+    backend.decoder = decoders.ByteLevel()
+    backend.add_tokens(list(added))
+    end = backend.token_to_id(added[0].content)
+    if end is None:
+        raise ValueError(f"{directory}: {added[0].content!r} could not be added to the vocabulary")
+    return Tokenizer(backend, bos=None, eos=end, pad=end)
+
+
+def read_qwen(directory: Path | str) -> Tokenizer:
+    """The tokenizer of Qwen2 and Qwen2.5: ids 0 to 151,642 are merged, 22 tokens follow."""
+    special = [AddedToken(text, special=True, normalized=False) for text in QWEN_SPECIAL]
+    marks = [AddedToken(text, special=False, normalized=False) for text in QWEN_MARKS]
+    return read_bpe(directory, _QWEN_CUT, special + marks)
+
+
+def _read(directory: Path, name: str) -> str:
+    for suffix in ("", *_OPENERS):
+        path = directory / f"{name}{suffix}"
+        if path.is_file():
+            with _OPENERS.get(suffix, open)(path, "rt", encoding="utf-8") as file:
+                return file.read()
+    raise FileNotFoundError(f"{directory}/{name}: no such file, nor one with .xz or .gz behind it")

@@ -1,0 +1,125 @@
+"""Prompts and what follows them as rows of token ids, and the likelihood of what follows.
+
+Tokens are split as lm-evaluation-harness splits them, so that a probe here and a task there score
+the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from smf_jax.data.batching import Batch
+from smf_jax.data.tokenizer import Tokenizer
+from smf_jax.training.loss import token_losses
+
+Ids = list[int]
+
+
+class RowScores(NamedTuple):
+    """What a model says of the targets that weigh something, ``(b,)``: JAX, or NumPy once fetched.
+
+    Attributes:
+      log_probability: their log-probability, summed, nats.
+      tokens: how many there are, int32.
+      greedy: bool, whether each of them is the likeliest token, given those before it.
+    """
+
+    log_probability: Any
+    tokens: Any
+    greedy: Any
+
+
+def row_scores(logits: Float[Array, "b t vocabulary"], batch: Batch) -> RowScores:
+    """Scores the targets of weight above 0; ``logits`` float32 at least."""
+    counts = batch.weights > 0
+    # Masked before the sum: a pad's logits may be anything.
+    losses = jnp.where(counts, token_losses(logits, batch.targets), 0)
+    right = jnp.argmax(logits, axis=-1) == batch.targets
+    return RowScores(
+        log_probability=-jnp.sum(losses, axis=-1),
+        tokens=jnp.sum(counts, axis=-1, dtype=jnp.int32),
+        greedy=jnp.all(right | ~counts, axis=-1),
+    )
+
+
+def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list[tuple[Ids, Ids]]:
+    """Ids of prompts, ``bos`` in front where the model has one, and of what follows them.
+
+    What follows is cut out of the ids of the whole text, behind as many as the prompt has by
+    itself. Spaces at the end of a prompt go to what follows. No ``eos`` is added.
+
+    Args:
+      tokenizer: of the model.
+      pairs: prompts, not empty, and what follows each.
+    """
+    moved = [(p.rstrip(), p[len(p.rstrip()) :] + follows) for p, follows in pairs]
+    prompts = list(dict.fromkeys(prompt for prompt, _ in moved))
+    ids = dict(zip(prompts, tokenizer.encode_batch(prompts), strict=True))
+    wholes = tokenizer.encode_batch([prompt + follows for prompt, follows in moved])
+    begin = [] if tokenizer.bos is None else [tokenizer.bos]
+    return [
+        (begin + ids[prompt], whole[len(ids[prompt]) :])
+        for (prompt, _), whole in zip(moved, wholes, strict=True)
+    ]
+
+
+def pair_rows(
+    pairs: Sequence[tuple[Ids, Ids]], pad: int, positions: int, multiple: int = 8
+) -> Batch:
+    """One row for each prompt and what follows it, padded on the right; the latter weighs 1.
+
+    A prompt that is too long for the model loses its beginning.
+
+    Args:
+      pairs: ids of prompts and of what follows, neither empty.
+      pad: the id at pads.
+      positions: places that the model takes.
+      multiple: the length is rounded up to a multiple of this.
+
+    Returns:
+      A batch ``(rows, t)``.
+
+    Raises:
+      ValueError: if there is no pair, half of one is empty, or what follows takes more places than
+        the model has.
+    """
+    if not pairs:
+        raise ValueError("pairs=[]: expected at least one prompt and what follows it")
+    for number, (prompt, follows) in enumerate(pairs):
+        if not prompt or not follows:
+            raise ValueError(
+                f"pair {number} has {len(prompt)} tokens of prompt and {len(follows)} to score: "
+                "expected at least one of each"
+            )
+        if len(follows) > positions:
+            raise ValueError(
+                f"pair {number} has {len(follows)} tokens to score, the model takes {positions}: "
+                "leave it out or take a model with more positions"
+            )
+    rows = [(prompt + follows)[-positions - 1 :] for prompt, follows in pairs]
+    longest = max(map(len, rows)) - 1
+    length = min(positions, -(-longest // multiple) * multiple)
+    shape = (len(rows), length)
+    batch = Batch(
+        np.full(shape, pad, np.int32),
+        np.full(shape, pad, np.int32),
+        np.zeros(shape, np.float32),
+        np.zeros(shape, bool),
+    )
+    for place, (row, (_, follows)) in enumerate(zip(rows, pairs, strict=True)):
+        end = len(row) - 1
+        batch.tokens[place, :end] = row[:-1]
+        batch.targets[place, :end] = row[1:]
+        batch.weights[place, end - len(follows) : end] = 1
+        batch.valid[place, :end] = True
+    return batch
+
+
+def count_cut(pairs: Sequence[tuple[Ids, Ids]], positions: int) -> int:
+    """How many prompts `pair_rows` cuts."""
+    return sum(len(prompt) + len(follows) - 1 > positions for prompt, follows in pairs)

@@ -1,0 +1,143 @@
+"""Healing: a memory that was put into a model learns, alone, to serve it.
+
+The whole memory may train, as published (2604.05248, 2605.03229), or all of it but its routing.
+A few hundred steps on queries and keys draw most reads to few slots: text then shares these, and a
+stream of facts finds no slots of its own. Queries that were whitened and left alone keep the table
+in use.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal, get_args
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from smf_jax.data.batching import Batch
+from smf_jax.memory.layer import is_routing
+from smf_jax.memory.norms import STATISTICS
+from smf_jax.models.config import ModelConfig
+from smf_jax.models.decoder import Decoder, Memory
+from smf_jax.models.retrofit import MEMORY
+from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.training.dense_step import LossFn
+from smf_jax.training.running import follow, training_loss
+from smf_jax.training.state import Flat, split, unflatten
+from smf_jax.training.trainers import Trainer, dense_trainer
+
+HealingLoss = Literal["text", "distill"]
+
+
+def heals(path: str, train_routing: bool = False) -> bool:
+    """Whether healing trains a leaf: those of the memory, of its routing only if told so.
+
+    Args:
+      path: of the leaf.
+      train_routing: whether queries and keys train too, as published.
+    """
+    if not path.startswith(f"{MEMORY}/"):
+        return False
+    return train_routing or not is_routing(path)
+
+
+def healing_trainer(
+    model: Decoder,
+    update: UpdateRule,
+    loss: HealingLoss = "text",
+    train_routing: bool = False,
+) -> Trainer:
+    """Trains a retrofitted memory; query BatchNorm uses the statistics of the batches.
+
+    Args:
+      model: a decoder with memories.
+      update: the update rule.
+      loss: ``text``: the loss on the next tokens; ``distill``: see `distillation_loss`, whose
+        removed leaves then have to be among those that are fitted.
+      train_routing: see `heals`.
+
+    Raises:
+      ValueError: if the loss is unknown, or does not fit the memory's placement.
+    """
+    if loss not in get_args(HealingLoss):
+        raise ValueError(f"loss={loss!r} is unknown; choose from {get_args(HealingLoss)}")
+    minimised = training_loss(model) if loss == "text" else distillation_loss(model)
+    return dense_trainer(model, update, partial(heals, train_routing=train_routing), loss=minimised)
+
+
+def distillation_loss(model: Decoder) -> LossFn:
+    """Mean squared error between each memory and the feed-forward that it replaced.
+
+    Both see what the feed-forward saw in the model before the retrofit, so that layers learn apart
+    from each other: ``L = mean over layers, tokens, width of (memory(x) - ffn(x))²``.
+
+    Args:
+      model: a decoder whose memories replace feed-forwards.
+
+    Returns:
+      A loss whose leaves hold the removed feed-forwards' too, under the paths that they had.
+
+    Raises:
+      ValueError: if nothing was replaced.
+    """
+    placement = model.config.memory
+    if placement is None or placement.mode != "replace":
+        mode = "none" if placement is None else placement.mode
+        raise ValueError(
+            f"loss='distill' with mode={mode!r}: it teaches a memory what the feed-forward in its "
+            "place computed; retrofit with mode='replace', or heal with loss='text'"
+        )
+    before = Decoder(model.config.with_memory(None))
+    memory = Memory(placement, model.config.width, model.config.dtype)
+
+    def loss(leaves: Flat, batch: Batch) -> tuple[Array, Flat]:
+        new, old = split(leaves, lambda path: path.startswith(f"{MEMORY}/"))
+        variables = {"params": unflatten(new)[MEMORY]}
+        total, running = jnp.zeros(()), {}
+        for layer, (x, wanted) in _feed_forwards(before, old, batch, placement.layers).items():
+            y, collections = memory.apply(variables, layer, x, batch.valid, mutable=[STATISTICS])
+            total += _squared_error(y, wanted, batch.valid)
+            sown = {STATISTICS: {MEMORY: collections.get(STATISTICS, {})}}
+            running |= follow(leaves, sown)
+        return total / len(placement.layers), running
+
+    return loss
+
+
+def removed_leaves(config: ModelConfig, before: Flat) -> Flat:
+    """The leaves of the feed-forwards that memories stand in for, by path.
+
+    Args:
+      config: of the model with memories.
+      before: the leaves of the model without, by path.
+    """
+    gone = [f"layers_{i}/feed_forward/" for i in range(config.layers)]
+    gone = tuple(gone[i] for i in range(config.layers) if not config.has_feed_forward(i))
+    return {path: leaf for path, leaf in before.items() if path.startswith(gone)}
+
+
+def _feed_forwards(
+    before: Decoder, leaves: Flat, batch: Batch, layers: tuple[int, ...]
+) -> dict[int, tuple[Array, Array]]:
+    """Input and output of some feed-forwards of a model, by layer."""
+    _, caught = before.apply(
+        {"params": unflatten(leaves)},
+        batch.tokens,
+        batch.valid,
+        method=Decoder.features,
+        capture_intermediates=lambda _, method: method in ("normalise", "feed"),
+        mutable=["intermediates"],
+    )
+    of_blocks: Any = caught["intermediates"]
+    blocks = {layer: of_blocks[f"layers_{layer}"] for layer in layers}
+    return {i: (block["normalise"][0], block["feed"][0]) for i, block in blocks.items()}
+
+
+def _squared_error(
+    y: Float[Array, "b t d"], wanted: Float[Array, "b t d"], valid: Bool[Array, "b t"]
+) -> Float[Array, ""]:
+    """Mean over the valid tokens and the width."""
+    wide = jnp.promote_types(jnp.float32, y.dtype)
+    each = jnp.mean(jnp.square(y.astype(wide) - wanted.astype(wide)), axis=-1)
+    valid = jnp.asarray(valid)
+    return jnp.sum(jnp.where(valid, each, 0)) / jnp.maximum(jnp.sum(valid), 1)

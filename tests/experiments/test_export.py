@@ -1,0 +1,158 @@
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import export
+from experiments.bases import load_base
+from experiments.export import ExportFlags
+from experiments.methods import whole_model
+from smf_jax import checkpoints
+from smf_jax.data.tokenizer import load_tokenizer
+from smf_jax.models.export import load_exported
+from smf_jax.models.huggingface import load_huggingface
+from smf_jax.training.state import flatten
+
+SERVING = Path(__file__).resolve().parents[2] / "docs" / "serving.md"
+
+
+def trials_of(run: Path, method: str) -> list[str]:
+    return sorted(path.name for path in (run / "trials").iterdir() if path.name.startswith(method))
+
+
+def run_export(**flags) -> int:
+    return export.main(ExportFlags(**{name: str(value) for name, value in flags.items()}))
+
+
+def assert_same(found, expected) -> None:
+    assert found.keys() == expected.keys()
+    for path, leaf in expected.items():
+        assert np.asarray(found[path]).tobytes() == np.asarray(leaf).tobytes(), path
+
+
+def test_a_trial_with_patches(finished, tmp_path, capsys):
+    trial = trials_of(finished, "smf")[0]
+    assert run_export(run=finished, trial=trial, out=tmp_path / "out") == 0
+    base = load_base(str(finished / "base"), "base")
+    found = load_exported(tmp_path / "out")
+    assert found.config == base.config
+    assert len(found.patches) == 2
+    assert sum(patch.rows for patch in found.patches) > 0
+    assert_same(load_exported(tmp_path / "out", patches=0).leaves, base.leaves)
+    changed = {p for p, x in base.leaves.items() if not np.array_equal(x, found.leaves[p])}
+    assert changed == {"memory/pool_0/values"}
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert text.startswith('---\nlicense: "apache-2.0"\n')
+    for told in (f"Trial `{trial}`", "built-in world", "known_base", "2 tasks of 4 facts"):
+        assert told in text
+    assert "2 patches of" in capsys.readouterr().out
+    tokenizer = load_tokenizer(tmp_path / "out")
+    assert tokenizer.encode_prompt("The cat") == base.tokenizer.encode_prompt("The cat")
+
+
+def test_an_earlier_task_and_one_patch_for_all(finished, tmp_path):
+    trial = trials_of(finished, "smf")[0]
+    assert run_export(run=finished, trial=trial, out=tmp_path / "all") == 0
+    flags = ExportFlags(run=str(finished), trial=trial, task=0, out=str(tmp_path / "first"))
+    assert export.main(flags) == 0
+    flags = ExportFlags(run=str(finished), trial=trial, stack=True, out=str(tmp_path / "one"))
+    assert export.main(flags) == 0
+    first, one, both = (load_exported(tmp_path / name) for name in ("first", "one", "all"))
+    assert (len(first.patches), len(one.patches), len(both.patches)) == (1, 1, 2)
+    assert_same(first.leaves, load_exported(tmp_path / "all", patches=1).leaves)
+    assert_same(one.leaves, both.leaves)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_methods_without_patches_are_in_the_base(method, finished, tmp_path):
+    trial = trials_of(finished, method)[0]
+    assert run_export(run=finished, trial=trial, out=tmp_path / "out") == 0
+    base = load_base(str(finished / "base"), "base")
+    settings = json.loads((finished / "config.json").read_text())
+    trained = checkpoints.load(finished / "trials" / trial / "task_01")[0]
+    found = load_exported(tmp_path / "out")
+    assert not found.patches
+    assert_same(found.leaves, whole_model(base.leaves, trained, settings["lora_alpha"]))
+    assert any(not np.array_equal(x, found.leaves[p]) for p, x in base.leaves.items())
+
+
+def test_a_plain_checkpoint_keeps_its_files_and_licence(plain_checkpoint, tmp_path):
+    base = Path(shutil.copytree(plain_checkpoint, tmp_path / "base"))
+    (base / "README.md").write_text("---\ntags: [x]\nlicense: mit\n---\n# theirs\n")
+    (base / "chat_template.jinja").write_text("{{ messages }}")
+    assert run_export(base=base, out=tmp_path / "out", base_model="them/theirs") == 0
+    expected = flatten(load_huggingface(base)[1])
+    assert_same(flatten(load_huggingface(tmp_path / "out")[1]), expected)
+    assert_same(load_exported(tmp_path / "out").leaves, expected)
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert 'license: "mit"\n' in text
+    assert 'base_model: "them/theirs"\n' in text
+    for name in ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (base / name).read_bytes()
+    assert not (tmp_path / "out" / "pytorch_memory.py").exists()
+
+
+def test_an_exported_model_is_a_base_again(finished, tmp_path):
+    trial = trials_of(finished, "smf")[0]
+    assert run_export(run=finished, trial=trial, out=tmp_path / "out") == 0
+    base = load_base(str(tmp_path / "out"), "base")
+    found = load_exported(tmp_path / "out")
+    assert base.config == found.config
+    assert_same(base.leaves, found.leaves)
+    assert run_export(base=tmp_path / "out", out=tmp_path / "again") == 0
+    assert_same(load_exported(tmp_path / "again").leaves, found.leaves)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"base": "x"}, "--out is empty"),
+        ({"out": "{new}"}, "--base and --run are empty"),
+        ({"base": "x", "out": "{new}", "trial": "smf"}, "--trial=smf needs --run"),
+        ({"base": "{new}", "out": "{new}"}, "--base=.* no such directory"),
+        ({"run": "{new}", "out": "{new}"}, "--run=.* is no run of a sweep"),
+        ({"run": "{run}", "out": "{new}"}, r"has 6 trials; name one with --trial: full"),
+        ({"run": "{run}", "out": "{new}", "trial": "smf"}, "--trial=smf is not in --run"),
+        ({"run": "{run}", "out": "{run}"}, "--out=.* exists; choose another"),
+        ({"base": "x", "out": "{new}", "dtype": "int8"}, "--dtype=int8 is unknown"),
+    ],
+)
+def test_bad_flags_are_refused(flags, message, finished, tmp_path):
+    given = {k: v.format(new=tmp_path / "new", run=finished) for k, v in flags.items()}
+    with pytest.raises((ValueError, FileNotFoundError, FileExistsError), match=message):
+        run_export(**given)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_task_that_was_not_reached_is_refused(finished, tmp_path):
+    trial = trials_of(finished, "smf")[0]
+    flags = ExportFlags(run=str(finished), trial=trial, task=7, out=str(tmp_path / "new"))
+    with pytest.raises(FileNotFoundError, match=r"--task=7 of .* has no checkpoint; .* \[0, 1\]"):
+        export.main(flags)
+
+
+def test_the_code_of_the_serving_page_runs(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trial = trials_of(finished, "smf")[0]
+    assert run_export(run=finished, trial=trial, out="exported/world") == 0
+    blocks = re.findall(r"^```python(| torch)\n(.*?)^```", SERVING.read_text(), re.M | re.S)
+    names: dict = {}
+    for where, code in blocks:
+        if not where:
+            exec(compile(code, str(SERVING), "exec"), names)
+    assert all(isinstance(answer, str) for answer in names["answers"])
+    assert_same(names["again"], names["before"])
+    assert any(not np.array_equal(x, names["after"][p]) for p, x in names["before"].items())
+    for module in ("torch", "transformers"):
+        pytest.importorskip(module, reason="needs torch: make test-parity")
+    (torch_code,) = (code for where, code in blocks if where)
+    exec(compile(torch_code, str(SERVING), "exec"), names)
+    text = names["tokenizer"].decode(names["tokenizer"].encode_prompt(names["prompts"][0]))
+    answer = names["torch_answer"].strip()
+    whole = names["complete_texts"](
+        names["model"], names["leaves"], names["tokenizer"], names["prompts"][:1], max_tokens=16
+    )
+    assert answer == (text + whole[0]).strip()

@@ -1,0 +1,57 @@
+"""The step of whole leaves: what it trains, and that a step that is not finite changes nothing."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.training.dense_step import DenseState, dense_step, text_loss
+from tests.training import tiny
+from tests.training.tiny import same_but_for, spoilt
+
+
+@pytest.fixture(scope="module")
+def dense():
+    """A dense step of a two-parameter model: logits are a bias and a scale of the tokens."""
+    update = UpdateRule("adamw", clip=1.0)
+
+    def logits(leaves, tokens, valid):
+        one_hot = jax.nn.one_hot(tokens, 40) * leaves["scale"]
+        return one_hot + jnp.expand_dims(leaves["bias"], (0, 1)) + leaves["frozen"]
+
+    frozen = {"frozen": jnp.ones(())}
+    step = jax.jit(lambda *given: dense_step(text_loss(logits), update, frozen, *given))
+    leaves = {"bias": jnp.zeros(40), "scale": jnp.ones(())}
+    state = DenseState(
+        leaves, update.statistics().init(leaves), jnp.zeros((), jnp.int32), jnp.int32(-1), {}
+    )
+    return step, state
+
+
+def test_a_dense_step_trains_its_leaves(dense):
+    step, state = dense
+    losses = []
+    for _ in range(5):
+        state, metrics = step(state, tiny.batch(), tiny.settings(0.1))
+        losses.append(float(metrics.loss))
+    assert losses == sorted(losses, reverse=True) and int(metrics.selected) == 0
+    assert state.leaves.keys() == {"bias", "scale"} and int(state.failed_step) == -1
+    assert int(state.step) == 5
+
+
+@pytest.mark.parametrize(
+    ("batch", "rate"), [(spoilt(tiny.batch()), 0.1), (tiny.batch(), np.nan), (tiny.batch(), 1e39)]
+)
+def test_a_dense_step_that_is_not_finite_changes_nothing_and_is_latched(dense, batch, rate):
+    step, state = dense
+    state, _ = step(state, tiny.batch(), tiny.settings(0.1))
+    with np.errstate(over="ignore"):
+        failed, _ = step(state, batch, tiny.settings(np.float32(rate)))
+    assert int(failed.failed_step) == 1
+    same_but_for(failed, state, "step", "failed_step")
+    later, _ = step(failed, tiny.batch(), tiny.settings(0.1))
+    assert int(later.failed_step) == 1
+    same_but_for(later, state, "step", "failed_step")
