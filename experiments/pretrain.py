@@ -100,6 +100,11 @@ def _outline(flags: PretrainFlags, world: World, further: list[str]) -> Base:
             f"--warmup_steps={flags.warmup_steps} leaves no step of --steps={flags.steps} after "
             "it; lower the one or raise the other"
         )
+    if flags.whiten_queries and flags.memory_layers and not flags.query_bias:
+        raise ValueError(
+            "--whiten_queries with --noquery_bias: whitening moves the queries' mean into their "
+            "bias; give --nowhiten_queries or --query_bias"
+        )
     with telling(f"--vocabulary={flags.vocabulary}: "):
         tokenizer = train_tokenizer(chain(world.tokenizer_texts(), further), flags.vocabulary)
     config = model_config(flags, tokenizer.size)

@@ -80,6 +80,7 @@ def test_training_that_is_not_finite_leaves_nothing_behind(tmp_path, monkeypatch
         (dict(out=""), "--out is empty; name the directory"),
         (dict(steps=0), "--steps=0: expected at least 1"),
         (dict(warmup_steps=40), "--warmup_steps=40 leaves no step of --steps=40"),
+        (dict(query_bias=False), "--whiten_queries with --noquery_bias: .* --nowhiten_queries"),
         (dict(learning_rate=0.0), "--learning_rate=0.0: expected a number above 0"),
         (dict(learning_rate=float("nan")), "--learning_rate=nan"),
         (dict(prompt_loss_weight=-0.1), "--prompt_loss_weight=-0.1: expected at least 0"),
