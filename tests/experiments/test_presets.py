@@ -11,23 +11,12 @@ from experiments.config import PretrainFlags, SweepFlags
 from experiments.plan import plan
 from experiments.presets import PRESETS, preset_values
 from experiments.pretrain import model_config
+from experiments.random_checkpoint import SHAPES
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import abstract_params
 from smf_jax.training.state import count_parameters, flatten
 
-QWEN_HALF_BILLION = ModelConfig(
-    family="qwen2",
-    vocabulary=151_936,
-    width=896,
-    layers=24,
-    heads=14,
-    key_value_heads=2,
-    head_width=64,
-    hidden_width=4864,
-    tied=True,
-    attention_bias=True,
-    max_positions=32_768,
-)
+QWEN_HALF_BILLION = SHAPES["qwen2.5-0.5b"]
 
 
 def flags_of(name: str, *more: str) -> SweepFlags:

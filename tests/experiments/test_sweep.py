@@ -87,7 +87,8 @@ def test_there_is_a_row_for_each_trial_and_task_with_the_keys_of_the_readme(fini
         assert len(row["retention"]) == row["task"] + 1
         assert row["retention"][-1] == row["unseen"]
         assert row["stream_unseen"] == pytest.approx(np.mean(row["retention"]))
-        assert row["loss_last"] < row["loss_first"]
+        # In the order of facts the last batch is about others than the first one.
+        assert row["batch_order"] == "facts" or row["loss_last"] < row["loss_first"]
     assert any(row["seen"] > 0 for row in rows)
     assert len({row["known_base"] for row in rows}) == 1
 
