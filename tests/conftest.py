@@ -8,8 +8,8 @@ from pathlib import Path
 # Most of the time goes to compiling programs that run once: less is made of each.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import pytest
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
