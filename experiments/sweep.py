@@ -209,5 +209,5 @@ if __name__ == "__main__":
         SweepFlags,
         "experiments.sweep",
         "sweep slot budgets, rates and methods over a stream of facts",
-        "python -m experiments.sweep --slots=64,512 --lr=smf:10,30/full:3e-5,1e-4 --out=runs/world",
+        "python -m experiments.sweep --slots=64,512 --lr=smf:30,60/full:3e-5,1e-4 --out=runs/world",
     )
