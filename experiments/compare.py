@@ -19,7 +19,8 @@ from experiments.bases import LEAVES
 from experiments.command import flag, run
 from experiments.runs import BASE
 from smf_jax import checkpoints
-from smf_jax.sparse.patch import Patch, apply_patch, is_pool_path, rows_differ
+from smf_jax.sparse.exactness import rows_differ, same_bits
+from smf_jax.sparse.patch import Patch, apply_patch, is_pool_path
 
 _BLOCK = 1 << 22
 
@@ -267,7 +268,7 @@ def _identical(a: np.ndarray | None, b: np.ndarray | None) -> bool:
         return True
     if a is None or b is None or (a.shape, a.dtype) != (b.shape, b.dtype):
         return False
-    return not rows_differ(a.reshape(1, -1), b.reshape(1, -1)).any()
+    return same_bits(a, b)
 
 
 def _leaf_change(path: str, a: np.ndarray | None, b: np.ndarray | None) -> LeafChange:

@@ -17,9 +17,10 @@ from smf_jax.models.lora import merge_lora
 from smf_jax.sparse.selection import budget_size
 from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.training.sparse_step import SparseChoices, SparseState
+from smf_jax.training.sparse_trainer import sparse_trainer
 from smf_jax.training.state import Flat, count_bytes, count_parameters, flatten, unflatten
 from smf_jax.training.step import Settings
-from smf_jax.training.trainers import Trainer, dense_trainer, lora_trainer, sparse_trainer
+from smf_jax.training.trainers import Trainer, dense_trainer, lora_trainer
 
 
 @dataclass(frozen=True)

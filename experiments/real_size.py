@@ -38,9 +38,10 @@ from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.sparse.usage import add_batch, no_usage
 from smf_jax.training.reads import pool_path, read_counts
 from smf_jax.training.sparse_choices import SparseChoices
+from smf_jax.training.sparse_trainer import sparse_trainer
 from smf_jax.training.state import Flat, count_parameters, flatten
 from smf_jax.training.step import Settings
-from smf_jax.training.trainers import Trainer, sparse_trainer
+from smf_jax.training.trainers import Trainer
 
 _GIB = 2**30
 

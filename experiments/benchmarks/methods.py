@@ -22,8 +22,9 @@ from smf_jax.sparse.usage import PoolUsage, count_accesses
 from smf_jax.training.loss import weighted_loss
 from smf_jax.training.reads import pool_path
 from smf_jax.training.sparse_choices import SparseChoices
+from smf_jax.training.sparse_trainer import sparse_trainer
 from smf_jax.training.state import Flat, unflatten
-from smf_jax.training.trainers import Trainer, dense_trainer, lora_trainer, sparse_trainer
+from smf_jax.training.trainers import Trainer, dense_trainer, lora_trainer
 
 SMF, FULL, LORA = "smf", "full, AdamW", "LoRA r 8, AdamW"
 MASKED, DENSE_ADAM = "dense gradient, masked", "dense gradient, Adam on the tables"

@@ -21,8 +21,8 @@ from smf_jax.sharding import TRIAL, device_mesh
 from smf_jax.sparse.selection import budget_size
 from smf_jax.training.loop import TrialGroup
 from smf_jax.training.sparse_choices import SparseChoices
+from smf_jax.training.sparse_trainer import sparse_trainer
 from smf_jax.training.state import Flat
-from smf_jax.training.trainers import sparse_trainer
 
 SUITE = "sweep"
 BUDGETS = (120, 176, 232, 288, 344, 400, 456, 512)

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from smf_jax.manifest import fingerprint, sha256_of_json, to_host
+from smf_jax.sparse.exactness import rows_differ, same_bits
 
 FORMAT = 1
 
@@ -220,7 +221,7 @@ def diff_params(
     pools, scalars, other = {}, {}, []
     for path in sorted(before):
         old, new = np.asarray(before[path]), np.asarray(after[path])
-        if old.shape == new.shape and old.dtype == new.dtype and _same(old, new):
+        if old.shape == new.shape and old.dtype == new.dtype and same_bits(old, new):
             continue
         if old.shape != new.shape or old.dtype != new.dtype:
             other.append(path)
@@ -330,24 +331,6 @@ def _content(
     for path, change in scalars.items():
         arrays |= {f"{path}/old": change.old, f"{path}/new": change.new}
     return to_host(arrays)
-
-
-def rows_differ(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Which rows of two tables of one shape and dtype differ in a bit.
-
-    Unlike numbers, a NaN equals itself, and 0 differs from -0.
-    """
-    return (_bits(a) != _bits(b)).any(axis=1)
-
-
-def _bits(rows: np.ndarray) -> np.ndarray:
-    size = rows.dtype.itemsize
-    word = f"u{size}" if size in (1, 2, 4, 8) else "u1"
-    return np.ascontiguousarray(rows).view(word)
-
-
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    return not rows_differ(a.reshape(1, -1), b.reshape(1, -1)).any()
 
 
 def _exchange(params: Mapping[str, Any], patch: Patch, here: str, there: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""The methods as trainers: what trains, how a task begins, how a step runs, what is kept.
+"""Trainers: what trains, how a task begins, how a step runs, what is kept; the dense methods.
 
 A trainer is a bundle of pure functions of one trial. Trials that share one differ in
-`smf_jax.training.step.Settings` only, hence share its compilations.
+`smf_jax.training.step.Settings` only, hence share its compilations. That of method ``smf`` stands
+in `sparse_trainer`.
 """
 
 from __future__ import annotations
@@ -17,20 +18,8 @@ from smf_jax.data.batching import Batch
 from smf_jax.memory.norms import is_running
 from smf_jax.models.decoder import Decoder
 from smf_jax.models.lora import apply_lora, init_lora
-from smf_jax.sparse.row_store import create_store, empty_store
-from smf_jax.sparse.selection import check_rule
 from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.training.dense_step import DenseState, LogitsFn, LossFn, dense_step, text_loss
-from smf_jax.training.leaky_step import leaky_leaves, leaky_step
-from smf_jax.training.reads import pool_path, read_counts
-from smf_jax.training.row_gradients import Context, History, select_for_task
-from smf_jax.training.sparse_step import (
-    SparseChoices,
-    SparseState,
-    forget_written,
-    history_since,
-    sparse_step,
-)
 from smf_jax.training.state import Flat, split, unflatten
 from smf_jax.training.step import Settings, StepMetrics
 
@@ -68,124 +57,6 @@ def plain_logits(model: Decoder) -> LogitsFn:
         return model.apply({"params": unflatten(leaves)}, tokens, valid)  # pyright: ignore
 
     return logits
-
-
-def sparse_trainer(
-    model: Decoder, choices: SparseChoices, capacity: int, keep_optimizer_state: bool = False
-) -> Trainer:
-    """Sparse memory finetuning: the rows of the memories' tables, and ``α`` if told so.
-
-    Args:
-      model: a decoder with memories.
-      choices: static choices.
-      capacity: ``C``, rows with optimizer state per pool.
-      keep_optimizer_state: whether moments outlive a task.
-
-    Returns:
-      A trainer whose ``shared`` holds ``frozen`` and ``usage`` (``None`` for rules without).
-    """
-    placement = model.config.memory
-    if placement is None:
-        raise ValueError("method smf needs a memory; pretrain or retrofit one (--retrofit=add)")
-    pools = tuple(pool_path(pool) for pool in placement.pools)
-    logits = plain_logits(model)
-
-    def is_scalar(path: str) -> bool:
-        return choices.train_alpha and path.startswith("memory/") and path.endswith("/alpha")
-
-    def begin(base: Flat, settings: Settings) -> SparseState:
-        del settings
-        scalars = {path: leaf for path, leaf in base.items() if is_scalar(path)}
-        no_slots = {
-            pool: jnp.full(min(choices.size, base[pool].shape[0]), base[pool].shape[0], jnp.int32)
-            for pool in pools
-        }
-        return SparseState(
-            tables={pool: base[pool] for pool in pools},
-            stores={
-                # The moments of a leaky step are dense and stand with those of the scalars.
-                pool: None if choices.leaky else create_store(choices.update, base[pool], capacity)
-                for pool in pools
-            },
-            scalars=scalars,
-            scalar_statistics=choices.update.statistics().init(
-                {**scalars, **{pool: base[pool] for pool in pools if choices.leaky}}
-            ),
-            task_slots=no_slots if choices.granularity == "per_task" else None,
-            written={pool: jnp.zeros(base[pool].shape[0], bool) for pool in pools},
-            step=jnp.zeros((), jnp.int32),
-            failed_step=jnp.full((), -1, jnp.int32),
-            history={pool: History.of(jnp.zeros(base[pool].shape[0], bool)) for pool in pools}
-            if choices.protect_written
-            else None,
-        )
-
-    def begin_task(
-        shared: Shared, state: SparseState, examples: Batch, settings: Settings
-    ) -> SparseState:
-        state = forget_written(state)
-        if choices.granularity == "per_task":
-            state = state._replace(task_slots=task_slots(shared, state, examples, settings))
-        if keep_optimizer_state:
-            return state
-        return state._replace(
-            stores={pool: empty_store(store) for pool, store in state.stores.items()},
-            scalar_statistics=choices.update.statistics().init(
-                leaky_leaves(state) if choices.leaky else state.scalars
-            ),
-            step=jnp.zeros_like(state.step),
-        )
-
-    def task_slots(
-        shared: Shared, state: SparseState, examples: Batch, settings: Settings
-    ) -> dict[str, Array]:
-        """Probes the task once, counting the reads of all of its examples."""
-        leaves = {**shared["frozen"], **trained(state)}
-
-        def add(counts: dict[str, Array], chunk: Batch) -> tuple[dict[str, Array], None]:
-            return jax.tree.map(jnp.add, counts, read_counts(model, leaves, chunk)), None
-
-        start = {pool: jnp.zeros(leaves[pool].shape[0], jnp.int32) for pool in pools}
-        counts, _ = jax.lax.scan(add, start, examples)
-        context = Context(shared["usage"], state.history, None, settings, state.step)
-        return select_for_task(choices, counts, context)
-
-    def step(
-        shared: Shared, state: SparseState, batch: Batch, settings: Settings
-    ) -> tuple[SparseState, StepMetrics]:
-        check_rule(choices.rule, shared["usage"])
-        return (leaky_step if choices.leaky else sparse_step)(
-            model,
-            choices,
-            shared["frozen"],
-            shared["usage"],
-            state,
-            batch,
-            settings,
-        )
-
-    def trained(state: SparseState) -> Flat:
-        return {**state.tables, **state.scalars}
-
-    def resume(state: SparseState, leaves: Flat) -> SparseState:
-        known = state.history is not None
-        return state._replace(
-            history=history_since(state.tables, leaves) if known else None,
-            tables={pool: leaves[pool] for pool in state.tables},
-            scalars={path: leaves[path] for path in state.scalars},
-        )
-
-    return Trainer(
-        begin=begin,
-        begin_task=begin_task,
-        step=step,
-        logits=lambda shared, state, tokens, valid: logits(
-            {**shared["frozen"], **trained(state)}, tokens, valid
-        ),
-        trained=trained,
-        resume=resume,
-        frozen=lambda base: split(base, lambda path: path in pools or is_scalar(path))[1],
-    )
 
 
 def dense_trainer(

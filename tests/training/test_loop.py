@@ -17,8 +17,9 @@ from smf_jax.training.loop import TrialGroup
 from smf_jax.training.loss import weighted_loss
 from smf_jax.training.reads import pool_path
 from smf_jax.training.sparse_step import SparseChoices
+from smf_jax.training.sparse_trainer import sparse_trainer
 from smf_jax.training.state import unflatten
-from smf_jax.training.trainers import lora_trainer, sparse_trainer
+from smf_jax.training.trainers import lora_trainer
 from tests.training import tiny
 
 MODEL, POOL = tiny.config(), pool_path(0)

@@ -18,7 +18,7 @@ from smf_jax.sharding import TRIAL, device_mesh, over_trials
 from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.sparse.usage import no_usage
 from smf_jax.training.sparse_step import SparseChoices
-from smf_jax.training.trainers import sparse_trainer
+from smf_jax.training.sparse_trainer import sparse_trainer
 from tests.training import tiny
 
 # A table that dwarfs everything else: 256² rows of 24 numbers, 6 MiB.

@@ -16,9 +16,10 @@ from smf_jax.models.decoder import Decoder, abstract_params
 from smf_jax.sparse.usage import PoolUsage
 from smf_jax.training.reads import pool_path
 from smf_jax.training.sparse_step import SparseChoices
+from smf_jax.training.sparse_trainer import sparse_trainer
 from smf_jax.training.state import Flat, flatten
 from smf_jax.training.step import Settings
-from smf_jax.training.trainers import Trainer, sparse_trainer
+from smf_jax.training.trainers import Trainer
 from tests.models.tiny import PLAIN, random_params
 
 MEMORY = MemoryConfig(

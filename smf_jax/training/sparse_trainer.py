@@ -1,0 +1,166 @@
+"""The trainer of sparse memory finetuning: rows of the memories' tables, and ``α`` if told so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from smf_jax.data.batching import Batch
+from smf_jax.models.decoder import Decoder
+from smf_jax.shapes import SlotIds
+from smf_jax.sparse.row_store import create_store, empty_store
+from smf_jax.sparse.selection import check_rule
+from smf_jax.training.leaky_step import leaky_leaves, leaky_step
+from smf_jax.training.reads import pool_path, read_counts
+from smf_jax.training.row_gradients import Context, History, select_for_task
+from smf_jax.training.sparse_step import (
+    SparseChoices,
+    SparseState,
+    forget_written,
+    history_since,
+    sparse_step,
+)
+from smf_jax.training.state import Flat, split
+from smf_jax.training.step import Settings, StepMetrics
+from smf_jax.training.trainers import Shared, Trainer, plain_logits
+
+
+def sparse_trainer(
+    model: Decoder, choices: SparseChoices, capacity: int, keep_optimizer_state: bool = False
+) -> Trainer:
+    """Sparse memory finetuning: the rows of the memories' tables, and ``α`` if told so.
+
+    Args:
+      model: a decoder with memories.
+      choices: static choices.
+      capacity: ``C``, rows with optimizer state per pool.
+      keep_optimizer_state: whether moments outlive a task.
+
+    Returns:
+      A trainer whose ``shared`` holds ``frozen`` and ``usage`` (``None`` for rules without).
+    """
+    placement = model.config.memory
+    if placement is None:
+        raise ValueError("method smf needs a memory; pretrain or retrofit one (--retrofit=add)")
+    pools = tuple(pool_path(pool) for pool in placement.pools)
+    plan = _Plan(model, choices, capacity, keep_optimizer_state, pools)
+    logits = plain_logits(model)
+    return Trainer(
+        begin=plan.begin,
+        begin_task=plan.begin_task,
+        step=plan.step,
+        logits=lambda shared, state, tokens, valid: logits(
+            {**shared["frozen"], **_trained(state)}, tokens, valid
+        ),
+        trained=_trained,
+        resume=_resume,
+        frozen=plan.frozen,
+    )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is static of a trainer; its methods are the trainer's pure functions."""
+
+    model: Decoder
+    choices: SparseChoices
+    capacity: int
+    keep_optimizer_state: bool
+    pools: tuple[str, ...]
+
+    def begin(self, base: Flat, settings: Settings) -> SparseState:
+        """Before the first task: the base's tables, nothing selected, nothing written."""
+        del settings
+        choices, update = self.choices, self.choices.update
+        tables = {pool: base[pool] for pool in self.pools}
+        scalars = {path: leaf for path, leaf in base.items() if self._is_scalar(path)}
+        no_slots = {
+            pool: jnp.full(min(choices.size, len(table)), len(table), jnp.int32)
+            for pool, table in tables.items()
+        }
+        untouched = {pool: jnp.zeros(len(table), bool) for pool, table in tables.items()}
+        return SparseState(
+            tables=tables,
+            stores={
+                # The moments of a leaky step are dense and stand with those of the scalars.
+                pool: None if choices.leaky else create_store(update, table, self.capacity)
+                for pool, table in tables.items()
+            },
+            scalars=scalars,
+            scalar_statistics=update.statistics().init(
+                {**scalars, **tables} if choices.leaky else scalars
+            ),
+            task_slots=no_slots if choices.granularity == "per_task" else None,
+            written=untouched,
+            step=jnp.zeros((), jnp.int32),
+            failed_step=jnp.full((), -1, jnp.int32),
+            history={
+                pool: History.of(jnp.zeros(len(table), bool)) for pool, table in tables.items()
+            }
+            if choices.protect_written
+            else None,
+        )
+
+    def begin_task(
+        self, shared: Shared, state: SparseState, examples: Batch, settings: Settings
+    ) -> SparseState:
+        """Nothing written yet; slots of the task where it selects; the optimizer starts again."""
+        state = forget_written(state)
+        if self.choices.granularity == "per_task":
+            slots = self._task_slots(shared, state, examples, settings)
+            state = state._replace(task_slots=slots)
+        if self.keep_optimizer_state:
+            return state
+        leaves = leaky_leaves(state) if self.choices.leaky else state.scalars
+        return state._replace(
+            stores={pool: empty_store(store) for pool, store in state.stores.items()},
+            scalar_statistics=self.choices.update.statistics().init(leaves),
+            step=jnp.zeros_like(state.step),
+        )
+
+    def _task_slots(
+        self, shared: Shared, state: SparseState, examples: Batch, settings: Settings
+    ) -> dict[str, SlotIds]:
+        """Probes the task once, counting the reads of all of its examples."""
+        leaves = {**shared["frozen"], **_trained(state)}
+
+        def add(counts: dict[str, Array], chunk: Batch) -> tuple[dict[str, Array], None]:
+            return jax.tree.map(jnp.add, counts, read_counts(self.model, leaves, chunk)), None
+
+        start = {pool: jnp.zeros(leaves[pool].shape[0], jnp.int32) for pool in self.pools}
+        counts, _ = jax.lax.scan(add, start, examples)
+        context = Context(shared["usage"], state.history, None, settings, state.step)
+        return select_for_task(self.choices, counts, context)
+
+    def step(
+        self, shared: Shared, state: SparseState, batch: Batch, settings: Settings
+    ) -> tuple[SparseState, StepMetrics]:
+        """One step, leaky if told so."""
+        check_rule(self.choices.rule, shared["usage"])
+        return (leaky_step if self.choices.leaky else sparse_step)(
+            self.model, self.choices, shared["frozen"], shared["usage"], state, batch, settings
+        )
+
+    def frozen(self, base: Flat) -> Flat:
+        """All leaves but tables and trained scalars."""
+        return split(base, lambda path: path in self.pools or self._is_scalar(path))[1]
+
+    def _is_scalar(self, path: str) -> bool:
+        trains = self.choices.train_alpha
+        return trains and path.startswith("memory/") and path.endswith("/alpha")
+
+
+def _trained(state: SparseState) -> Flat:
+    return {**state.tables, **state.scalars}
+
+
+def _resume(state: SparseState, leaves: Flat) -> SparseState:
+    known = state.history is not None
+    return state._replace(
+        history=history_since(state.tables, leaves) if known else None,
+        tables={pool: leaves[pool] for pool in state.tables},
+        scalars={path: leaves[path] for path in state.scalars},
+    )
