@@ -24,6 +24,8 @@ from smf_jax.shapes import Table
 # launches.
 PIECE_BYTES = 16 * 2**20
 FUSED_PIECE_BYTES = 4 * 2**30
+# Gathers of a CPU that wait for memory together.
+READS_AT_ONCE = 8
 
 
 @jax.custom_vjp
@@ -142,7 +144,7 @@ def _read_by_reads(values: Table, slots: Array, weights: Array) -> Array:
 
     slots, weights_by_read = slots.T, weights.T
     first = one(slots[0], weights_by_read[0])
-    total, _ = lax.scan(add, first, (slots[1:], weights_by_read[1:]))
+    total, _ = lax.scan(add, first, (slots[1:], weights_by_read[1:]), unroll=READS_AT_ONCE)
     return total.astype(weights.dtype)
 
 

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smf_jax.memory import routing
-from smf_jax.memory.routing import candidate_pairs, product_key_lookup, read_weights
+from smf_jax.memory.routing import product_key_lookup, read_weights
 from tests import oracles
 
 lookup = jax.jit(product_key_lookup, static_argnames="k")
@@ -56,31 +55,6 @@ def test_ties_go_to_the_lower_place_in_the_list_of_pairs(t, h, n, c, k, largest)
 def test_where_all_scores_tie_the_first_row_of_pairs_wins():
     found = lookup(np.zeros((2, 1, 2, 3), np.float32), np.ones((1, 2, 7, 3), np.float32), 5)
     assert found.slots.tolist() == [[[0, 1, 2, 3, 4]]] * 2
-
-
-@pytest.mark.parametrize("k", [*range(1, 18), 32, 33])
-def test_candidate_pairs_hold_every_winner_in_order(k):
-    rows, columns = candidate_pairs(k)
-    places = rows * k + columns
-    assert len(rows) == sum(k // i for i in range(1, k + 1))
-    assert (np.diff(places) > 0).all()
-    rng = np.random.default_rng(k)
-    for largest in (1, 3, 1000):
-        first, second = -np.sort(rng.integers(0, largest + 1, (2, k)), axis=1)
-        sums = (first[:, None] + second[None, :]).reshape(-1)
-        best = np.argsort(-sums, kind="stable")[:k]
-        np.testing.assert_array_equal(
-            best, places[np.argsort(-sums[places], kind="stable")[:k]], err_msg=str(largest)
-        )
-
-
-def test_no_candidate_pair_is_superfluous():
-    # Lists that drop after the places i and j make the pair (i, j) the last of the winners.
-    k = 9
-    for i, j in zip(*candidate_pairs(k), strict=True):
-        first, second = np.where(np.arange(k) <= i, 0, -5), np.where(np.arange(k) <= j, 0, -5)
-        sums = (first[:, None] + second[None, :]).reshape(-1)
-        assert i * k + j in np.argsort(-sums, kind="stable")[:k]
 
 
 def test_a_bfloat16_model_routes_as_its_numbers_in_float32_do():
@@ -130,40 +104,6 @@ def test_the_compiled_lookup_sorts_nothing(differentiated):
     text = jax.jit(function).lower(*shapes).compile().as_text()
     assert not re.search(r"\bsort\(", text)
     assert "TopK" in text
-
-
-@pytest.mark.parametrize("tokens_of_a_piece", [1, 3, 7])
-@pytest.mark.parametrize("ties", [False, True])
-def test_the_form_of_a_tpu_finds_the_same_in_the_same_order(monkeypatch, tokens_of_a_piece, ties):
-    t, h, n, c, k = 7, 2, 12, 4, 5
-    # Eighths: every product and sum is exact, in whatever order a program takes them.
-    queries, keys = (np.round(array * 8) / 8 for array in random_case(t, h, n, c))
-    if ties:
-        queries, keys = (np.sign(np.round(array)) for array in (queries, keys))
-    monkeypatch.setattr(routing, "PIECE_BYTES", tokens_of_a_piece * 2 * h * n * 4)
-    cotangent = np.random.default_rng(1).standard_normal((t, h, k)).astype(np.float32)
-
-    def scored(find):
-        def total(queries, keys):
-            found = find(queries, keys, k)
-            return jnp.sum(found.scores * cotangent), found
-
-        return jax.jit(jax.grad(total, (0, 1), has_aux=True))(queries, keys)
-
-    of_pieces, found = scored(routing._lookup_in_pieces)
-    gradients, expected = scored(product_key_lookup)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
-    for gradient, truth in zip(of_pieces, gradients, strict=True):
-        np.testing.assert_allclose(gradient, truth, rtol=0, atol=1e-5)
-
-
-def test_the_form_of_a_tpu_keeps_nothing_of_all_pairs_for_its_gradient(monkeypatch):
-    t, h, n, c, k = 64, 2, 128, 4, 8
-    monkeypatch.setattr(routing, "PIECE_BYTES", 16 * 2 * h * n * 4)
-    queries, keys = random_case(t, h, n, c)
-    _, back = jax.vjp(lambda *given: routing._lookup_in_pieces(*given, k).scores, queries, keys)
-    largest = max(leaf.size for leaf in jax.tree.leaves(back))
-    assert largest <= max(queries.size, keys.size, t * h * k)
 
 
 @pytest.mark.parametrize("score", ["softmax", "relu"])

@@ -1,0 +1,263 @@
+"""Three forms of the product-key lookup, exact alike: which is fastest depends on the machine.
+
+Sorting ranks a query's scores one query at a time (GPU, small batches on a CPU); counting compares
+the scores of many queries at once (CPU); comparing sorts too, and indexes nothing (TPU). None of
+them is differentiated: the gradient of scores is spread over those of all keys, and goes on to
+queries and keys as products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, Num
+
+from smf_jax.memory.top_places import best_places, take_rows
+
+# Scores that one piece may hold. Those of a TPU stay in its vector memory. Of a CPU a program's
+# temporaries should stay below the 32 MiB from which glibc maps fresh pages for them at every call.
+TPU_PIECE_BYTES = 8 * 2**20
+CPU_PIECE_BYTES = 4 * 2**20
+CPU_GRADIENT_PIECE_BYTES = 8 * 2**20
+GRADIENT_PIECE_BYTES = 256 * 2**20
+# On a CPU, scores from which, and reads for which, counting is faster than sorting.
+COUNTED_SCORES = 2**19
+COUNTED_READS = range(16, 65)
+
+
+class Lookup(NamedTuple):
+    """The ``k`` best slots of every head, best first.
+
+    Attributes:
+      scores: ``(t, h, k)``, float32 (or float64), descending.
+      slots: ``(t, h, k)`` int32, ``slot = first_key · n + second_key``.
+    """
+
+    scores: Float[Array, "t h k"]
+    slots: Int[Array, "t h k"]
+
+
+@lru_cache
+def candidate_pairs(k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions ``(i, j)`` among the two halves' winners that can be among the ``k`` best sums.
+
+    Both lists of winners are sorted, so the pair ``(i, j)`` is preceded by all
+    ``(i+1)(j+1) - 1`` pairs ``(i' ≤ i, j' ≤ j)``: none scores less, and each stands earlier in the
+    row-major ``k × k`` list, hence wins its ties. A pair with ``(i+1)(j+1) > k`` therefore never
+    enters the best ``k``. At ``k = 32`` that leaves 119 of 1,024 pairs.
+
+    Args:
+      k: reads per head.
+
+    Returns:
+      Two int32 vectors, the ``i`` and the ``j`` of every surviving pair in row-major order.
+    """
+    first, second = np.divmod(np.arange(k * k), k)
+    keep = (first + 1) * (second + 1) <= k
+    return first[keep].astype(np.int32), second[keep].astype(np.int32)
+
+
+# --- lookups -----------------------------------------------------------------------------------
+
+
+def look_up_on_cpu(
+    queries: Float[Array, "t h 2 c"], keys: Float[Array, "h 2 n c"], k: int
+) -> Lookup:
+    """By counting where there is enough to count."""
+    (t, h, _, _), n = queries.shape, keys.shape[2]
+    counts = k in COUNTED_READS and 2 * t * h * n >= COUNTED_SCORES
+    return (look_up_by_counting if counts else look_up_by_sorting)(queries, keys, k)
+
+
+def look_up_by_sorting(
+    queries: Float[Array, "t h 2 c"], keys: Float[Array, "h 2 n c"], k: int
+) -> Lookup:
+    """`lax.top_k` of each half's scores, then of the pairs."""
+    return _sorted_lookup(queries, keys, k, _take_by_index)
+
+
+def look_up_by_comparing(
+    queries: Float[Array, "t h 2 c"], keys: Float[Array, "h 2 n c"], k: int
+) -> Lookup:
+    """The same without indexing, which a TPU does a number at a time; in pieces of tokens."""
+    find = partial(_sorted_lookup, keys=keys, k=k, take=_take_by_comparing)
+    return _in_pieces(find, _pieces(queries, keys, TPU_PIECE_BYTES), queries)
+
+
+def look_up_by_counting(
+    queries: Float[Array, "t h 2 c"], keys: Float[Array, "h 2 n c"], k: int
+) -> Lookup:
+    """One query a column, so that a CPU compares many queries' scores at once; in pieces."""
+    find = partial(_counted_lookup, keys=keys, k=k)
+    return _in_pieces(find, _pieces(queries, keys, CPU_PIECE_BYTES), queries)
+
+
+def _sorted_lookup(
+    queries: Float[Array, "t h 2 c"],
+    keys: Float[Array, "h 2 n c"],
+    k: int,
+    take: Callable[[Array, Array], Array],
+) -> Lookup:
+    (t, h, _, _), n = queries.shape, keys.shape[2]
+    scores = _without_negative_zero(_product("thpc,hpnc->phtn", queries, keys))
+    # Two-dimensional operands keep XLA's CPU backend on its top-k kernel; sliced outputs of one
+    # higher-dimensional top_k fall back to a full sort.
+    first_scores, first_keys = lax.top_k(scores[0].reshape(h * t, n), k)
+    second_scores, second_keys = lax.top_k(scores[1].reshape(h * t, n), k)
+    rows, columns = (jnp.asarray(side)[None] for side in candidate_pairs(k))
+    best, winners = lax.top_k(take(first_scores, rows) + take(second_scores, columns), k)
+    first, second = take(first_keys, take(rows, winners)), take(second_keys, take(columns, winners))
+    found = Lookup(best, first * n + second)
+    return Lookup(*(array.reshape(h, t, k).swapaxes(0, 1) for array in found))
+
+
+def _counted_lookup(
+    queries: Float[Array, "t h 2 c"], keys: Float[Array, "h 2 n c"], k: int
+) -> Lookup:
+    scores = _without_negative_zero(_product("thpc,hpnc->phnt", queries, keys))
+    first_keys, second_keys = best = best_places(scores, k)
+    first_scores, second_scores = take_rows(scores, best)
+    rows, columns = (jnp.asarray(side) for side in candidate_pairs(k))
+    sums = first_scores[:, rows] + second_scores[:, columns]
+    winners = best_places(sums, k)
+    first = take_rows(first_keys, rows[winners])
+    second = take_rows(second_keys, columns[winners])
+    found = Lookup(take_rows(sums, winners), first * keys.shape[2] + second)
+    return Lookup(*(array.transpose(2, 0, 1) for array in found))
+
+
+def _take_by_index(x: Num[Array, "q m"], places: Int[Array, "q k"]) -> Num[Array, "q k"]:
+    """``x[q, places[q, k]]``; either may have one row for all."""
+    if places.shape[0] == 1:
+        return x[:, places[0]]
+    if x.shape[0] == 1:
+        return x[0][places]
+    return jnp.take_along_axis(x, places, axis=1)
+
+
+def _take_by_comparing(x: Num[Array, "q m"], places: Int[Array, "q k"]) -> Num[Array, "q k"]:
+    same = jnp.expand_dims(places, 2) == jnp.arange(x.shape[1])[None, None]
+    return jnp.sum(jnp.where(same, jnp.expand_dims(x, 1), 0), axis=2, dtype=x.dtype)
+
+
+def _without_negative_zero(scores: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Zeros of one sign: `lax.top_k` ranks -0.0 below 0.0, which are a tie."""
+    return jnp.where(scores == 0, 0, scores)
+
+
+# --- gradients ---------------------------------------------------------------------------------
+
+
+def gradients_by_index(
+    queries: Float[Array, "t h 2 c"],
+    keys: Float[Array, "h 2 n c"],
+    slots: Int[Array, "t h k"],
+    cotangent: Float[Array, "t h k"],
+    piece_bytes: int = GRADIENT_PIECE_BYTES,
+) -> tuple[Float[Array, "t h 2 c"], Float[Array, "h 2 n c"]]:
+    """The scores' gradient is added up at its keys' places, and goes on to queries and keys.
+
+    Args:
+      queries: ``(t, h, 2, c)``.
+      keys: ``(h, 2, n, c)``.
+      slots: ``(t, h, k)`` that were found.
+      cotangent: ``(t, h, k)`` of their scores.
+      piece_bytes: of scores that may be held at once.
+
+    Returns:
+      Gradients of queries and keys, float32 at least.
+    """
+    return _gradients(_spread_by_index, piece_bytes, queries, keys, slots, cotangent)
+
+
+def gradients_by_comparing(
+    queries: Float[Array, "t h 2 c"],
+    keys: Float[Array, "h 2 n c"],
+    slots: Int[Array, "t h k"],
+    cotangent: Float[Array, "t h k"],
+) -> tuple[Float[Array, "t h 2 c"], Float[Array, "h 2 n c"]]:
+    """The same without indexing."""
+    return _gradients(_spread_by_comparing, TPU_PIECE_BYTES, queries, keys, slots, cotangent)
+
+
+def _gradients(
+    spread: Callable[[Array, Array, int], Array],
+    piece_bytes: int,
+    queries: Float[Array, "t h 2 c"],
+    keys: Float[Array, "h 2 n c"],
+    slots: Int[Array, "t h k"],
+    cotangent: Float[Array, "t h k"],
+) -> tuple[Float[Array, "t h 2 c"], Float[Array, "h 2 n c"]]:
+    """``dq = Σ g · K`` of a token, ``dK = Σ g · q`` of all tokens that found the key."""
+
+    def of_piece(queries: Array, slots: Array, cotangent: Array) -> tuple[Array, Array]:
+        places = jnp.stack(jnp.divmod(slots, keys.shape[2]))
+        scores = spread(cotangent.swapaxes(0, 1), places.swapaxes(1, 2), keys.shape[2])
+        of_keys = _product("phtn,thpc->hpnc", scores, queries)
+        return _product("phtn,hpnc->thpc", scores, keys), of_keys
+
+    def add(total: Array, piece: tuple[Array, ...]) -> tuple[Array, Array]:
+        of_queries, of_keys = of_piece(*piece)
+        return total + of_keys, of_queries
+
+    tokens, pieces = queries.shape[0], _pieces(queries, keys, piece_bytes)
+    if pieces == 1:
+        return of_piece(queries, slots, cotangent)
+    split = tuple(_split(array, pieces) for array in (queries, slots, cotangent))
+    of_keys, of_queries = lax.scan(add, jnp.zeros(keys.shape, cotangent.dtype), split)
+    return of_queries.reshape(-1, *of_queries.shape[2:])[:tokens], of_keys
+
+
+def _spread_by_index(
+    cotangent: Float[Array, "h t k"], places: Int[Array, "2 h t k"], n: int
+) -> Float[Array, "2 h t n"]:
+    """``Σ_k cotangent[h, t, k]`` where ``places[p, h, t, k]`` is ``n``."""
+
+    def of_query(cotangent: Array, places: Array) -> Array:
+        zeros = jnp.zeros(n, cotangent.dtype)
+        return zeros.at[places].add(cotangent, mode="promise_in_bounds")
+
+    of_queries = jax.vmap(jax.vmap(of_query))
+    return jax.vmap(of_queries, in_axes=(None, 0))(cotangent, places)
+
+
+def _spread_by_comparing(
+    cotangent: Float[Array, "h t k"], places: Int[Array, "2 h t k"], n: int
+) -> Float[Array, "2 h t n"]:
+    same = jnp.expand_dims(places, 3) == jnp.arange(n)[None, None, None, :, None]
+    return jnp.sum(jnp.where(same, jnp.expand_dims(cotangent, (0, 3)), 0), axis=4)
+
+
+# --- pieces ------------------------------------------------------------------------------------
+
+
+def _pieces(queries: Array, keys: Array, piece_bytes: int) -> int:
+    """Runs of tokens to make, so that the scores of one fit in so many bytes."""
+    tokens, heads, n = *queries.shape[:2], keys.shape[2]
+    return -(-tokens // max(1, piece_bytes // (2 * heads * n * 4)))
+
+
+def _in_pieces(find: Callable[[Array], Lookup], pieces: int, queries: Array) -> Lookup:
+    if pieces == 1:
+        return find(queries)
+    found = lax.map(find, _split(queries, pieces))
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: queries.shape[0]], found)
+
+
+def _split(x: Num[Array, "t ..."], pieces: int) -> Num[Array, "p s ..."]:
+    """Runs of one length; the last is filled up with zeros."""
+    size = -(-x.shape[0] // pieces)
+    padding = [(0, -x.shape[0] % size)] + [(0, 0)] * (x.ndim - 1)
+    return jnp.pad(x, padding).reshape(-1, size, *x.shape[1:])
+
+
+def _product(dimensions: str, a: Num[Array, "..."], b: Num[Array, "..."]) -> Array:
+    """A product in float32 at least."""
+    dtype: Any = jnp.promote_types(jnp.float32, jnp.promote_types(a.dtype, b.dtype))
+    return jnp.einsum(dimensions, a.astype(dtype), b.astype(dtype), precision=lax.Precision.HIGHEST)

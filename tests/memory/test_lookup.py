@@ -1,0 +1,117 @@
+"""The forms of the lookup find the same slots in the same order, whatever the pieces are."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from smf_jax.memory import lookup
+from smf_jax.memory.lookup import (
+    candidate_pairs,
+    gradients_by_comparing,
+    gradients_by_index,
+    look_up_by_comparing,
+    look_up_by_counting,
+    look_up_by_sorting,
+    look_up_on_cpu,
+)
+from tests import oracles
+
+FORMS = {
+    "sorting": look_up_by_sorting,
+    "comparing": look_up_by_comparing,
+    "counting": look_up_by_counting,
+}
+# Tokens, heads, keys a half, their width, reads.
+SHAPES = [(7, 2, 12, 4, 5), (5, 1, 3, 2, 3), (4, 3, 70, 3, 9), (6, 2, 33, 4, 1)]
+
+
+def exact_case(t, h, n, c, ties, seed=0):
+    """Eighths: every product and sum is exact, in whatever order a program takes them."""
+    rng = np.random.default_rng(seed)
+    case = (rng.standard_normal((t, h, 2, c)), rng.standard_normal((h, 2, n, c)))
+    grid = [np.sign(np.round(array)) if ties else np.round(array * 8) / 8 for array in case]
+    return [array.astype(np.float32) for array in grid]
+
+
+@pytest.mark.parametrize("k", [*range(1, 18), 32, 33])
+def test_candidate_pairs_hold_every_winner_in_order(k):
+    rows, columns = candidate_pairs(k)
+    places = rows * k + columns
+    assert len(rows) == sum(k // i for i in range(1, k + 1))
+    assert (np.diff(places) > 0).all()
+    rng = np.random.default_rng(k)
+    for largest in (1, 3, 1000):
+        first, second = -np.sort(rng.integers(0, largest + 1, (2, k)), axis=1)
+        sums = (first[:, None] + second[None, :]).reshape(-1)
+        best = np.argsort(-sums, kind="stable")[:k]
+        np.testing.assert_array_equal(
+            best, places[np.argsort(-sums[places], kind="stable")[:k]], err_msg=str(largest)
+        )
+
+
+def test_no_candidate_pair_is_superfluous():
+    # Lists that drop after the places i and j make the pair (i, j) the last of the winners.
+    k = 9
+    for i, j in zip(*candidate_pairs(k), strict=True):
+        first, second = np.where(np.arange(k) <= i, 0, -5), np.where(np.arange(k) <= j, 0, -5)
+        sums = (first[:, None] + second[None, :]).reshape(-1)
+        assert i * k + j in np.argsort(-sums, kind="stable")[:k]
+
+
+@pytest.mark.parametrize(("t", "h", "n", "c", "k"), SHAPES)
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("tokens_of_a_piece", [1, 3, 100])
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_find_the_same_in_the_same_order(
+    monkeypatch, form, tokens_of_a_piece, ties, t, h, n, c, k
+):
+    for name in ("TPU_PIECE_BYTES", "CPU_PIECE_BYTES"):
+        monkeypatch.setattr(lookup, name, tokens_of_a_piece * 2 * h * n * 4)
+    queries, keys = exact_case(t, h, n, c, ties)
+    found = FORMS[form](jnp.asarray(queries), jnp.asarray(keys), k)
+    truth = oracles.product_form_lookup(queries, keys, k)
+    np.testing.assert_array_equal(found.slots, truth.slots)
+    np.testing.assert_array_equal(found.scores, truth.scores)
+
+
+@pytest.mark.parametrize(("reads", "sorts"), [(8, True), (16, False), (65, True)])
+def test_a_cpu_counts_where_there_is_enough_to_count(monkeypatch, reads, sorts):
+    t, h, n, c = 8, 2, 128, 4
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in [(t, h, 2, c), (h, 2, n, c)]]
+
+    def sorts_at(scores):
+        monkeypatch.setattr(lookup, "COUNTED_SCORES", scores)
+        compiled = jax.jit(partial(look_up_on_cpu, k=reads)).lower(*shapes).compile()
+        return bool(re.search(r"TopK|\bsort\(", compiled.as_text()))
+
+    assert sorts_at(2 * t * h * n) == sorts
+    assert sorts_at(2 * t * h * n + 1), "too few to count"
+
+
+@pytest.mark.parametrize("form", [gradients_by_index, gradients_by_comparing])
+@pytest.mark.parametrize("tokens_of_a_piece", [1, 3, 100])
+def test_forms_of_the_gradient(monkeypatch, form, tokens_of_a_piece):
+    t, h, n, c, k = 7, 2, 12, 4, 5
+    queries, keys = exact_case(t, h, n, c, ties=False)
+    rng = np.random.default_rng(1)
+    slots = rng.integers(0, n * n, (t, h, k)).astype(np.int32)
+    cotangent = np.round(rng.standard_normal((t, h, k)) * 8).astype(np.float32) / 8
+    piece_bytes = tokens_of_a_piece * 2 * h * n * 4
+    monkeypatch.setattr(lookup, "TPU_PIECE_BYTES", piece_bytes)
+    if form is gradients_by_index:
+        form = partial(form, piece_bytes=piece_bytes)
+    of_queries, of_keys = form(*map(jnp.asarray, (queries, keys, slots, cotangent)))
+    expected_queries, expected_keys = np.zeros(queries.shape), np.zeros(keys.shape)
+    for half, chosen in enumerate((slots // n, slots % n)):
+        for token, head, read in np.ndindex(slots.shape):
+            g, key = cotangent[token, head, read], chosen[token, head, read]
+            expected_queries[token, head, half] += g * keys[head, half, key]
+            expected_keys[head, half, key] += g * queries[token, head, half]
+    np.testing.assert_array_equal(of_queries, expected_queries)
+    np.testing.assert_array_equal(of_keys, expected_keys)
