@@ -89,10 +89,13 @@ def abstract_params(shape: BlockShape, layer: MemoryLayer) -> dict[str, Any]:
 
 
 def random_table(slots: int, width: int, dtype: str, seed: int = 0) -> Table:
-    """A table of distinct rows as large as fresh ones, made without a temporary of its size."""
+    """A table of distinct rows as large as fresh ones, made without a temporary of its size.
+
+    It is there when this returns: one that is still being made would not count as memory in use.
+    """
     rows = min(slots, _PATTERN_ROWS)
     pattern = np.random.default_rng(seed).standard_normal((rows, width), np.float32)
-    return _grow(jnp.asarray(width**-0.5 * pattern), slots, dtype)
+    return jax.block_until_ready(_grow(jnp.asarray(width**-0.5 * pattern), slots, dtype))
 
 
 @partial(jax.jit, static_argnames=("slots", "dtype"))

@@ -95,7 +95,7 @@ def _enter_way(field: Field, report: Report, given: Block, way: str, name: str, 
     if not fits(report, field, f"{SUITE}, {name}, at {shape.slots:,} table slots", program):
         return
     table = random_table(shape.slots, width, shape.table_dtype)
-    stepper = Stepper(program.run, start(table), given.arguments())
+    stepper = Stepper(program.run, jax.block_until_ready(start(table)), given.arguments())
     field.enter(entry(SUITE, name, shape, cost), stepper, program)
 
 

@@ -24,6 +24,8 @@ from smf_jax.memory.top_places import best_places, take_rows
 # temporaries should stay below the 32 MiB from which glibc maps fresh pages for them at every call.
 TPU_PIECE_BYTES = 8 * 2**20
 CPU_PIECE_BYTES = 4 * 2**20
+# Queries that are counted side by side, at least.
+CPU_PIECE_TOKENS = 128
 CPU_GRADIENT_PIECE_BYTES = 8 * 2**20
 GRADIENT_PIECE_BYTES = 256 * 2**20
 # On a CPU, scores from which, and reads for which, counting is faster than sorting.
@@ -94,8 +96,9 @@ def look_up_by_counting(
     queries: Float[Array, "t h 2 c"], keys: Float[Array, "h 2 n c"], k: int
 ) -> Lookup:
     """One query a column, so that a CPU compares many queries' scores at once; in pieces."""
-    find = partial(_counted_lookup, keys=keys, k=k)
-    return _in_pieces(find, _pieces(queries, keys, CPU_PIECE_BYTES), queries)
+    pieces = _pieces(queries, keys, CPU_PIECE_BYTES)
+    longest = -(-queries.shape[0] // CPU_PIECE_TOKENS)
+    return _in_pieces(partial(_counted_lookup, keys=keys, k=k), min(pieces, longest), queries)
 
 
 def _sorted_lookup(
@@ -120,14 +123,14 @@ def _sorted_lookup(
 def _counted_lookup(
     queries: Float[Array, "t h 2 c"], keys: Float[Array, "h 2 n c"], k: int
 ) -> Lookup:
-    scores = _without_negative_zero(_product("thpc,hpnc->phnt", queries, keys))
-    first_keys, second_keys = best = best_places(scores, k)
-    first_scores, second_scores = take_rows(scores, best)
+    scores = _without_negative_zero(_product("thpc,hpnc->hpnt", queries, keys))
+    best = best_places(scores, k)
+    best_scores = take_rows(scores, best)
     rows, columns = (jnp.asarray(side) for side in candidate_pairs(k))
-    sums = first_scores[:, rows] + second_scores[:, columns]
+    sums = best_scores[:, 0, rows] + best_scores[:, 1, columns]
     winners = best_places(sums, k)
-    first = take_rows(first_keys, rows[winners])
-    second = take_rows(second_keys, columns[winners])
+    first = take_rows(best[:, 0], rows[winners])
+    second = take_rows(best[:, 1], columns[winners])
     found = Lookup(take_rows(sums, winners), first * keys.shape[2] + second)
     return Lookup(*(array.transpose(2, 0, 1) for array in found))
 
@@ -197,10 +200,10 @@ def _gradients(
     """``dq = Σ g · K`` of a token, ``dK = Σ g · q`` of all tokens that found the key."""
 
     def of_piece(queries: Array, slots: Array, cotangent: Array) -> tuple[Array, Array]:
-        places = jnp.stack(jnp.divmod(slots, keys.shape[2]))
-        scores = spread(cotangent.swapaxes(0, 1), places.swapaxes(1, 2), keys.shape[2])
-        of_keys = _product("phtn,thpc->hpnc", scores, queries)
-        return _product("phtn,hpnc->thpc", scores, keys), of_keys
+        places = jnp.stack(jnp.divmod(slots.swapaxes(0, 1), keys.shape[2]), axis=1)
+        scores = spread(cotangent.swapaxes(0, 1), places, keys.shape[2])
+        of_keys = _product("hptn,thpc->hpnc", scores, queries)
+        return _product("hptn,hpnc->thpc", scores, keys), of_keys
 
     def add(total: Array, piece: tuple[Array, ...]) -> tuple[Array, Array]:
         of_queries, of_keys = of_piece(*piece)
@@ -215,23 +218,24 @@ def _gradients(
 
 
 def _spread_by_index(
-    cotangent: Float[Array, "h t k"], places: Int[Array, "2 h t k"], n: int
-) -> Float[Array, "2 h t n"]:
-    """``Σ_k cotangent[h, t, k]`` where ``places[p, h, t, k]`` is ``n``."""
+    cotangent: Float[Array, "h t k"], places: Int[Array, "h 2 t k"], n: int
+) -> Float[Array, "h 2 t n"]:
+    """``Σ_k cotangent[h, t, k]`` where ``places[h, p, t, k]`` is ``n``."""
 
     def of_query(cotangent: Array, places: Array) -> Array:
         zeros = jnp.zeros(n, cotangent.dtype)
         return zeros.at[places].add(cotangent, mode="promise_in_bounds")
 
-    of_queries = jax.vmap(jax.vmap(of_query))
-    return jax.vmap(of_queries, in_axes=(None, 0))(cotangent, places)
+    of_tokens = jax.vmap(of_query)
+    of_halves = jax.vmap(of_tokens, in_axes=(None, 0))
+    return jax.vmap(of_halves)(cotangent, places)
 
 
 def _spread_by_comparing(
-    cotangent: Float[Array, "h t k"], places: Int[Array, "2 h t k"], n: int
-) -> Float[Array, "2 h t n"]:
+    cotangent: Float[Array, "h t k"], places: Int[Array, "h 2 t k"], n: int
+) -> Float[Array, "h 2 t n"]:
     same = jnp.expand_dims(places, 3) == jnp.arange(n)[None, None, None, :, None]
-    return jnp.sum(jnp.where(same, jnp.expand_dims(cotangent, (0, 3)), 0), axis=4)
+    return jnp.sum(jnp.where(same, jnp.expand_dims(cotangent, (1, 3)), 0), axis=4)
 
 
 # --- pieces ------------------------------------------------------------------------------------

@@ -73,11 +73,22 @@ def test_forms_find_the_same_in_the_same_order(
 ):
     for name in ("TPU_PIECE_BYTES", "CPU_PIECE_BYTES"):
         monkeypatch.setattr(lookup, name, tokens_of_a_piece * 2 * h * n * 4)
+    monkeypatch.setattr(lookup, "CPU_PIECE_TOKENS", 1)
     queries, keys = exact_case(t, h, n, c, ties)
     found = FORMS[form](jnp.asarray(queries), jnp.asarray(keys), k)
     truth = oracles.product_form_lookup(queries, keys, k)
     np.testing.assert_array_equal(found.slots, truth.slots)
     np.testing.assert_array_equal(found.scores, truth.scores)
+
+
+def test_pieces_of_a_cpu_are_no_shorter_than_counting_wants(monkeypatch):
+    t, h, n, c, k = 40, 2, 64, 4, 16
+    monkeypatch.setattr(lookup, "CPU_PIECE_BYTES", 1)
+    monkeypatch.setattr(lookup, "CPU_PIECE_TOKENS", 16)
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in [(t, h, 2, c), (h, 2, n, c)]]
+    traced = jax.make_jaxpr(partial(look_up_by_counting, k=k))(*shapes)
+    (loop,) = [e for e in traced.eqns if e.primitive.name == "scan"]
+    assert loop.params["length"] == 3
 
 
 @pytest.mark.parametrize(("reads", "sorts"), [(8, True), (16, False), (65, True)])
