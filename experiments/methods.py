@@ -13,6 +13,7 @@ from experiments.command import telling
 from experiments.config import SweepFlags
 from experiments.grid import Trial
 from experiments.materials import Materials
+from smf_jax.memory.norms import is_running
 from smf_jax.models.lora import merge_lora
 from smf_jax.sparse.selection import budget_size
 from smf_jax.sparse.update_rule import UpdateRule
@@ -115,10 +116,33 @@ def settings_of(trial: Trial, size: int) -> Settings:
     )
 
 
+def may_train(flags: SweepFlags, trial: Trial, path: str) -> bool:
+    """Whether a method's allow-list has a leaf: what is not on it must never train.
+
+    Method smf may train tables, and α where it is told to; lora the adapters of its targets; full
+    and replay all but running statistics.
+    """
+    *_, owner, leaf = ("", *path.split("/"))
+    in_memory = path.startswith("memory/")
+    if trial.method == "smf":
+        is_table = owner.startswith("pool_") and leaf == "values"
+        return in_memory and (is_table or (flags.train_alpha and leaf == "alpha"))
+    if trial.method == "lora":
+        return owner in flags.lora_targets.split(",") and leaf in ("a", "b")
+    return not is_running(path)
+
+
 def what_trains(flags: SweepFlags, trainer: Trainer, base: Base, trial: Trial) -> Trains:
-    """Counts what a trial trains, without computing anything; an outline of the base will do."""
+    """Counts what a trial trains, without computing anything; an outline of the base will do.
+
+    Raises:
+      RuntimeError: if the trainer would train what the method's allow-list does not have.
+    """
     with telling("--lora_" if trial.method == "lora" else ""):
         state = jax.eval_shape(trainer.begin, base.leaves, settings_of(trial, 1))
+    others = [p for p in jax.eval_shape(trainer.trained, state) if not may_train(flags, trial, p)]
+    if others:
+        raise RuntimeError(f"method {trial.method} must not train {', '.join(sorted(others))}")
     total = count_parameters(base.leaves)
     if not isinstance(state, SparseState):
         trained = count_parameters(state.leaves)

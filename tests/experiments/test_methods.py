@@ -11,7 +11,14 @@ from experiments.bases import load_base
 from experiments.config import SweepFlags
 from experiments.grid import Trial
 from experiments.materials import gather
-from experiments.methods import make_trainer, replayed_rows, settings_of, static_size, what_trains
+from experiments.methods import (
+    make_trainer,
+    may_train,
+    replayed_rows,
+    settings_of,
+    static_size,
+    what_trains,
+)
 from tests.experiments.tiny import TINY_SWEEP
 
 FLAGS = SweepFlags(**TINY_SWEEP)
@@ -103,6 +110,48 @@ def test_what_trains_reads_well(base, gathered):
     full = Trial("full", None, None, None, "adamw", 1e-3, 0, "shuffled")
     told = str(what_trains(FLAGS, make_trainer(FLAGS, base, full, gathered), base, full))
     assert "rows" not in told and "(100.00%)" in told
+
+
+LEAVES = (
+    "embedding/table",
+    "layers_1/attention/query/kernel",
+    "memory/layer_1/query/kernel",
+    "memory/layer_1/query_norm/mean",
+    "memory/layer_1/keys",
+    "memory/layer_1/alpha",
+    "memory/pool_0/values",
+    "memory/pool_0/expert_inputs",
+    "layers_1/attention/query/a",
+    "layers_1/attention/query/b",
+    "layers_1/mlp/up/a",
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "allowed"),
+    [
+        ("smf", {}, {6}),
+        ("smf", dict(train_alpha=True), {5, 6}),
+        ("lora", dict(lora_targets="query,value"), {8, 9}),
+        ("lora", dict(lora_targets="up"), {10}),
+        ("full", {}, {0, 1, 2, 4, 5, 6, 7, 8, 9, 10}),
+        ("replay", {}, {0, 1, 2, 4, 5, 6, 7, 8, 9, 10}),
+    ],
+)
+def test_the_allow_list_of_a_method(method, changes, allowed):
+    trial = dataclasses.replace(SMF, method=method)
+    flags = dataclasses.replace(FLAGS, **changes)
+    found = {i for i, path in enumerate(LEAVES) if may_train(flags, trial, path)}
+    assert found == allowed
+
+
+@pytest.mark.parametrize("method", ["smf", "lora"])
+def test_a_trainer_of_what_is_not_allowed_is_refused(base, gathered, method):
+    full = Trial("full", None, None, None, "adamw", 1e-3, 0, "shuffled")
+    trainer = make_trainer(FLAGS, base, full, gathered)
+    trial = dataclasses.replace(SMF, method=method)
+    with pytest.raises(RuntimeError, match=f"method {method} must not train .*embedding"):
+        what_trains(FLAGS, trainer, base, trial)
 
 
 def test_adapters_are_those_of_the_flags(base, gathered):

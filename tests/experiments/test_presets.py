@@ -6,8 +6,10 @@ import dataclasses
 
 import pytest
 
+from experiments.bases import Base
 from experiments.command import parse
 from experiments.config import PretrainFlags, SweepFlags
+from experiments.methods import make_trainer, what_trains
 from experiments.plan import plan
 from experiments.presets import PRESETS, preset_values
 from experiments.pretrain import model_config
@@ -124,6 +126,45 @@ def test_pretrained_memories_have_the_published_tables(name, tables, millions):
     sizes = parameters(pretrained(name))
     assert sizes["tables"] == tables
     assert round(sizes["all"] / 1e6) == millions
+
+
+# A Qwen2.5-0.5B layer's projections: q and o, k and v, gate and up and down; r·(in + out) each.
+ATTENTION, FEED_FORWARD = 2 * (896 + 896) + 2 * (896 + 128), 3 * (896 + 4864)
+QWEN_LORA = 16 * 24 * (ATTENTION + FEED_FORWARD)
+# What the methods of a preset train: rows of all pools and their numbers, or numbers alone.
+TRAINED = {
+    "lin2025-facts": {"smf": 500 * 1024, "full": 2_253_490_176, "lora": 108_068_864},
+    "lin2025-documents": {"smf": 10_000 * 1024, "full": 2_253_490_176, "lora": 108_068_864},
+    "goyal2026": {"smf": 3 * 512 * 896},
+    # Each of four micro-batches selects its own.
+    "smf-icml2026": {"smf": 3 * 4 * 512 * 896, "full": 494_032_768 + 52_011_267, "lora": QWEN_LORA},
+    "smf-icml2026-scale": {
+        "smf": 3 * 4 * 512 * 896 + 3,
+        "full": 494_032_768 + 52_011_267,
+        "lora": QWEN_LORA,
+    },
+    "smf-icml2026-replace": {
+        "smf": 3 * 4 * 512 * 896,
+        "full": 494_032_768 + 52_011_264 - 3 * 3 * 896 * 4864,
+        "lora": QWEN_LORA - 3 * 16 * FEED_FORWARD,
+    },
+    "memory-plus-373m": {"smf": 512 * 1024, "full": 1_491_139_072, "lora": 4_153_344},
+    "pkm2019": {"smf": 512 * 1024, "full": 561_032_192 - 2 * 4 * 512, "lora": 2_891_776},
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_is_told_to_train_is_what_the_paper_trains(name):
+    flags = flags_of(name)
+    config = retrofitted(flags) if flags.retrofit != "none" else pretrained(name)
+    outline = flatten(abstract_params(config))
+    base = Base(config, outline, None, "outline")  # pyright: ignore[reportArgumentType]
+    told = {}
+    for trial in plan(flags):
+        trainer = make_trainer(flags, base, trial, None)  # pyright: ignore[reportArgumentType]
+        told[trial.method] = what_trains(flags, trainer, base, trial).parameters
+    told.pop("replay", None)
+    assert told == TRAINED[name]
 
 
 def test_training_of_the_retrofits_is_as_published():
