@@ -17,7 +17,8 @@ from smf_jax.memory.norms import is_running
 from smf_jax.models.lora import merge_lora
 from smf_jax.sparse.selection import budget_size
 from smf_jax.sparse.update_rule import UpdateRule
-from smf_jax.training.sparse_step import SparseChoices, SparseState
+from smf_jax.training.sparse_choices import SparseChoices
+from smf_jax.training.sparse_step import SparseState
 from smf_jax.training.sparse_trainer import sparse_trainer
 from smf_jax.training.state import Flat, count_bytes, count_parameters, flatten, unflatten
 from smf_jax.training.step import Settings

@@ -18,7 +18,8 @@ from smf_jax.sparse.rows import write_rows
 from smf_jax.sparse.usage import PoolUsage
 from smf_jax.training.loss import all_finite
 from smf_jax.training.row_gradients import Context, row_gradients
-from smf_jax.training.sparse_step import SparseChoices, SparseState
+from smf_jax.training.sparse_choices import SparseChoices
+from smf_jax.training.sparse_step import SparseState
 from smf_jax.training.state import Flat
 from smf_jax.training.step import Settings, StepMetrics, latch, step_leaves
 

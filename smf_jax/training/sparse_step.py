@@ -22,7 +22,7 @@ from smf_jax.sparse.row_store import RowStep, RowStore, step_rows, write_step
 from smf_jax.sparse.usage import PoolUsage
 from smf_jax.training.loss import all_finite
 from smf_jax.training.row_gradients import Context, History, row_gradients
-from smf_jax.training.sparse_choices import SparseChoices as SparseChoices
+from smf_jax.training.sparse_choices import SparseChoices
 from smf_jax.training.state import Flat
 from smf_jax.training.step import Settings, StepMetrics, latch, step_leaves
 

@@ -10,7 +10,7 @@ import pytest
 
 from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.training.reads import pool_path
-from smf_jax.training.sparse_step import SparseChoices
+from smf_jax.training.sparse_choices import SparseChoices
 from tests.training import tiny
 from tests.training.test_sparse_step import expected_slots, loss_and_gradient
 

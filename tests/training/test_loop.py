@@ -16,7 +16,7 @@ from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.training.loop import TrialGroup
 from smf_jax.training.loss import weighted_loss
 from smf_jax.training.reads import pool_path
-from smf_jax.training.sparse_step import SparseChoices
+from smf_jax.training.sparse_choices import SparseChoices
 from smf_jax.training.sparse_trainer import sparse_trainer
 from smf_jax.training.state import unflatten
 from smf_jax.training.trainers import lora_trainer

@@ -18,7 +18,7 @@ from smf_jax.training.background import upstream_of_reads
 from smf_jax.training.dense_step import text_loss
 from smf_jax.training.reads import read_counts
 from smf_jax.training.running import training_loss
-from smf_jax.training.sparse_step import SparseChoices
+from smf_jax.training.sparse_choices import SparseChoices
 from smf_jax.training.sparse_trainer import sparse_trainer
 from smf_jax.training.state import flatten, unflatten
 from smf_jax.training.trainers import dense_trainer, lora_trainer, plain_logits

@@ -18,7 +18,8 @@ from smf_jax.sparse.transform import freeze_all_but_rows
 from smf_jax.sparse.update_rule import OPTIMIZERS, UpdateRule
 from smf_jax.training.loss import weighted_loss
 from smf_jax.training.reads import pool_path, read_counts
-from smf_jax.training.sparse_step import SparseChoices, forget_written, sparse_step
+from smf_jax.training.sparse_choices import SparseChoices
+from smf_jax.training.sparse_step import forget_written, sparse_step
 from smf_jax.training.state import unflatten
 from tests.training import tiny
 from tests.training.tiny import same_but_for, spoilt

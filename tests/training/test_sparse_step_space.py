@@ -17,7 +17,7 @@ from smf_jax.models.decoder import Decoder
 from smf_jax.sharding import TRIAL, device_mesh, over_trials
 from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.sparse.usage import no_usage
-from smf_jax.training.sparse_step import SparseChoices
+from smf_jax.training.sparse_choices import SparseChoices
 from smf_jax.training.sparse_trainer import sparse_trainer
 from tests.training import tiny
 

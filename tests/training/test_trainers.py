@@ -11,7 +11,7 @@ from smf_jax.models.decoder import Decoder
 from smf_jax.sparse.selection import select_slots
 from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.training.reads import pool_path, read_counts
-from smf_jax.training.sparse_step import SparseChoices
+from smf_jax.training.sparse_choices import SparseChoices
 from smf_jax.training.sparse_trainer import sparse_trainer
 from smf_jax.training.trainers import dense_trainer, lora_trainer
 from tests.training import tiny

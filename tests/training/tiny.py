@@ -15,7 +15,7 @@ from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.models.decoder import Decoder, abstract_params
 from smf_jax.sparse.usage import PoolUsage
 from smf_jax.training.reads import pool_path
-from smf_jax.training.sparse_step import SparseChoices
+from smf_jax.training.sparse_choices import SparseChoices
 from smf_jax.training.sparse_trainer import sparse_trainer
 from smf_jax.training.state import Flat, flatten
 from smf_jax.training.step import Settings
