@@ -13,8 +13,10 @@ import numpy as np
 
 Clock = Callable[[], float]
 
-# Before each sample: the threads of the one before stop spinning for more work.
 REST_SECONDS = 0.003
+LONGEST_REST_SECONDS = 1.0
+# Of one core, for the process to count as at rest.
+_BUSY = 0.1
 WARM_UP = 2
 
 
@@ -58,6 +60,29 @@ class Timing:
         return float(low), float(high)
 
 
+def settle(
+    clock: Clock = time.perf_counter,
+    busy_clock: Clock = time.process_time,
+    sleep: Callable[[float], Any] = time.sleep,
+) -> None:
+    """Sleeps until the process is at rest.
+
+    What a contestant leaves behind would count among the time of the next one: threads that spin
+    for more work, gigabytes that are given back to the system after their result is there.
+
+    Args:
+      clock: seconds.
+      busy_clock: seconds that the process's threads worked.
+      sleep: for so many seconds.
+    """
+    latest = clock() + LONGEST_REST_SECONDS
+    busy = True
+    while busy and clock() < latest:
+        begun, worked = clock(), busy_clock()
+        sleep(REST_SECONDS)
+        busy = busy_clock() - worked > _BUSY * (clock() - begun)
+
+
 def take_turns(
     contestants: Sequence[Contestant],
     repetitions: int,
@@ -65,7 +90,7 @@ def take_turns(
     calls: int = 1,
     warm_up: int = WARM_UP,
     clock: Clock = time.perf_counter,
-    rest: Callable[[float], Any] = time.sleep,
+    rest: Callable[[], Any] = settle,
 ) -> dict[str, Timing]:
     """Times contestants in rounds: each is sampled once a round, in an order that changes.
 
@@ -76,7 +101,7 @@ def take_turns(
         hides what the host does between calls, as a training loop does.
       warm_up: rounds before those, which do not count.
       clock: seconds.
-      rest: sleeps before every sample.
+      rest: before every sample.
 
     Returns:
       By name, the seconds of one call.
@@ -94,7 +119,7 @@ def take_turns(
         # Another order each round: nobody always runs in the caches that one other left.
         for place in random.Random(repetition).sample(range(len(names)), len(names)):
             contestant = contestants[place]
-            rest(REST_SECONDS)
+            rest()
             begun = clock()
             for call in range(calls):
                 started = contestant.call(repetition * calls + call)

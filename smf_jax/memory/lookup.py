@@ -1,9 +1,8 @@
 """Three forms of the product-key lookup, exact alike: which is fastest depends on the machine.
 
-Sorting ranks a query's scores one query at a time (GPU, small batches on a CPU); counting compares
-the scores of many queries at once (CPU); comparing sorts too, and indexes nothing (TPU). None of
-them is differentiated: the gradient of scores is spread over those of all keys, and goes on to
-queries and keys as products.
+Sorting is `lax.top_k` (GPU); comparing sorts too, and indexes nothing (TPU); a CPU has a kernel.
+None of them is differentiated: the gradient of scores is spread over those of all keys, and goes on
+to queries and keys as products.
 """
 
 from __future__ import annotations
@@ -18,19 +17,14 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Num
 
-from smf_jax.memory.top_places import best_places, take_rows
+from smf_jax.memory.cpu_kernel import best_slots, is_available
 
 # Scores that one piece may hold. Those of a TPU stay in its vector memory. Of a CPU a program's
 # temporaries should stay below the 32 MiB from which glibc maps fresh pages for them at every call.
 TPU_PIECE_BYTES = 8 * 2**20
-CPU_PIECE_BYTES = 4 * 2**20
-# Queries that are counted side by side, at least.
-CPU_PIECE_TOKENS = 128
+CPU_PIECE_BYTES = 8 * 2**20
 CPU_GRADIENT_PIECE_BYTES = 8 * 2**20
 GRADIENT_PIECE_BYTES = 256 * 2**20
-# On a CPU, scores from which, and reads for which, counting is faster than sorting.
-COUNTED_SCORES = 2**19
-COUNTED_READS = range(16, 65)
 
 
 class Lookup(NamedTuple):
@@ -71,10 +65,10 @@ def candidate_pairs(k: int) -> tuple[np.ndarray, np.ndarray]:
 def look_up_on_cpu(
     queries: Float[Array, "t h 2 c"], keys: Float[Array, "h 2 n c"], k: int
 ) -> Lookup:
-    """By counting where there is enough to count."""
-    (t, h, _, _), n = queries.shape, keys.shape[2]
-    counts = k in COUNTED_READS and 2 * t * h * n >= COUNTED_SCORES
-    return (look_up_by_counting if counts else look_up_by_sorting)(queries, keys, k)
+    """By the kernel where it could be built."""
+    # A machine with an accelerator traces this too, and never runs it.
+    has_kernel = jax.default_backend() == "cpu" and is_available()
+    return (look_up_by_kernel if has_kernel else look_up_by_sorting)(queries, keys, k)
 
 
 def look_up_by_sorting(
@@ -92,13 +86,15 @@ def look_up_by_comparing(
     return _in_pieces(find, _pieces(queries, keys, TPU_PIECE_BYTES), queries)
 
 
-def look_up_by_counting(
+def look_up_by_kernel(
     queries: Float[Array, "t h 2 c"], keys: Float[Array, "h 2 n c"], k: int
 ) -> Lookup:
-    """One query a column, so that a CPU compares many queries' scores at once; in pieces."""
-    pieces = _pieces(queries, keys, CPU_PIECE_BYTES)
-    longest = -(-queries.shape[0] // CPU_PIECE_TOKENS)
-    return _in_pieces(partial(_counted_lookup, keys=keys, k=k), min(pieces, longest), queries)
+    """The same by the kernel for CPUs, which ranks on all cores; in pieces of tokens."""
+
+    def find(queries: Array) -> Lookup:
+        return Lookup(*best_slots(_product("thpc,hpnc->hptn", queries, keys), k))
+
+    return _in_pieces(find, _pieces(queries, keys, CPU_PIECE_BYTES), queries)
 
 
 def _sorted_lookup(
@@ -118,21 +114,6 @@ def _sorted_lookup(
     first, second = take(first_keys, take(rows, winners)), take(second_keys, take(columns, winners))
     found = Lookup(best, first * n + second)
     return Lookup(*(array.reshape(h, t, k).swapaxes(0, 1) for array in found))
-
-
-def _counted_lookup(
-    queries: Float[Array, "t h 2 c"], keys: Float[Array, "h 2 n c"], k: int
-) -> Lookup:
-    scores = _without_negative_zero(_product("thpc,hpnc->hpnt", queries, keys))
-    best = best_places(scores, k)
-    best_scores = take_rows(scores, best)
-    rows, columns = (jnp.asarray(side) for side in candidate_pairs(k))
-    sums = best_scores[:, 0, rows] + best_scores[:, 1, columns]
-    winners = best_places(sums, k)
-    first = take_rows(best[:, 0], rows[winners])
-    second = take_rows(best[:, 1], columns[winners])
-    found = Lookup(take_rows(sums, winners), first * keys.shape[2] + second)
-    return Lookup(*(array.transpose(2, 0, 1) for array in found))
 
 
 def _take_by_index(x: Num[Array, "q m"], places: Int[Array, "q k"]) -> Num[Array, "q k"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 
 import jax
@@ -11,12 +10,13 @@ import numpy as np
 import pytest
 
 from smf_jax.memory import lookup
+from smf_jax.memory.cpu_kernel import is_available
 from smf_jax.memory.lookup import (
     candidate_pairs,
     gradients_by_comparing,
     gradients_by_index,
     look_up_by_comparing,
-    look_up_by_counting,
+    look_up_by_kernel,
     look_up_by_sorting,
     look_up_on_cpu,
 )
@@ -25,7 +25,7 @@ from tests import oracles
 FORMS = {
     "sorting": look_up_by_sorting,
     "comparing": look_up_by_comparing,
-    "counting": look_up_by_counting,
+    "kernel": look_up_by_kernel,
 }
 # Tokens, heads, keys a half, their width, reads.
 SHAPES = [(7, 2, 12, 4, 5), (5, 1, 3, 2, 3), (4, 3, 70, 3, 9), (6, 2, 33, 4, 1)]
@@ -67,12 +67,13 @@ def test_no_candidate_pair_is_superfluous():
 @pytest.mark.parametrize(("t", "h", "n", "c", "k"), SHAPES)
 @pytest.mark.parametrize(
     ("form", "tokens_of_a_piece"),
-    [("sorting", 0), ("comparing", 3), ("comparing", 100), ("counting", 3), ("counting", 100)],
+    [("sorting", 0), ("comparing", 3), ("comparing", 100), ("kernel", 3), ("kernel", 100)],
 )
 def test_forms_find_the_same_in_the_same_order(monkeypatch, form, tokens_of_a_piece, t, h, n, c, k):
     for name in ("TPU_PIECE_BYTES", "CPU_PIECE_BYTES"):
         monkeypatch.setattr(lookup, name, tokens_of_a_piece * 2 * h * n * 4)
-    monkeypatch.setattr(lookup, "CPU_PIECE_TOKENS", 1)
+    if form == "kernel" and not is_available():
+        pytest.skip("no C++ compiler")
     find = jax.jit(partial(FORMS[form], k=k))
     for ties in (False, True):
         queries, keys = exact_case(t, h, n, c, ties)
@@ -82,28 +83,13 @@ def test_forms_find_the_same_in_the_same_order(monkeypatch, form, tokens_of_a_pi
         np.testing.assert_array_equal(found.scores, truth.scores)
 
 
-def test_pieces_of_a_cpu_are_no_shorter_than_counting_wants(monkeypatch):
-    t, h, n, c, k = 40, 2, 64, 4, 16
-    monkeypatch.setattr(lookup, "CPU_PIECE_BYTES", 1)
-    monkeypatch.setattr(lookup, "CPU_PIECE_TOKENS", 16)
-    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in [(t, h, 2, c), (h, 2, n, c)]]
-    traced = jax.make_jaxpr(partial(look_up_by_counting, k=k))(*shapes)
-    (loop,) = [e for e in traced.eqns if e.primitive.name == "scan"]
-    assert loop.params["length"] == 3
-
-
-@pytest.mark.parametrize(("reads", "sorts"), [(8, True), (16, False), (65, True)])
-def test_a_cpu_counts_where_there_is_enough_to_count(monkeypatch, reads, sorts):
-    t, h, n, c = 8, 2, 128, 4
-    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in [(t, h, 2, c), (h, 2, n, c)]]
-
-    def sorts_at(scores):
-        monkeypatch.setattr(lookup, "COUNTED_SCORES", scores)
-        compiled = jax.jit(partial(look_up_on_cpu, k=reads)).lower(*shapes).compile()
-        return bool(re.search(r"TopK|\bsort\(", compiled.as_text()))
-
-    assert sorts_at(2 * t * h * n) == sorts
-    assert sorts_at(2 * t * h * n + 1), "too few to count"
+@pytest.mark.parametrize("built", [True, False])
+def test_a_cpu_sorts_where_its_kernel_is_missing(monkeypatch, built):
+    monkeypatch.setattr(lookup, "is_available", lambda: built)
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in [(8, 2, 2, 4), (2, 2, 16, 4)]]
+    program = jax.jit(partial(look_up_on_cpu, k=4)).lower(*shapes).as_text()
+    assert ("best_slots" in program) == built
+    assert ("top_k" in program) == (not built)
 
 
 @pytest.mark.parametrize("form", [gradients_by_index, gradients_by_comparing])

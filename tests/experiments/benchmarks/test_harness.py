@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks.harness import (
+    REST_SECONDS,
     CompileWatch,
     Contestant,
     Stepper,
@@ -15,6 +16,7 @@ from experiments.benchmarks.harness import (
     compile_for,
     covered,
     over_inputs,
+    settle,
     take_turns,
 )
 
@@ -44,7 +46,7 @@ class Clock:
         return Contestant(name, call, wait)
 
     def take(self, contestants, repetitions, **options):
-        return take_turns(contestants, repetitions, clock=self, rest=lambda _: None, **options)
+        return take_turns(contestants, repetitions, clock=self, rest=lambda: None, **options)
 
 
 def test_the_median_and_the_quartiles_are_those_of_the_rounds_that_count():
@@ -79,11 +81,23 @@ def test_calls_of_a_sample_are_started_together_and_waited_for_once():
 def test_resting_does_not_count():
     clock = Clock()
 
-    def rest(seconds: float) -> None:
+    def rest() -> None:
         clock.now += 50.0
 
     contestant = clock.contestant("a", lambda _: 1.0)
     assert take_turns([contestant], 2, clock=clock, rest=rest)["a"].samples == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(("busy_for", "rests"), [(0.0, 1), (0.0031, 2), (0.04, 15), (1e9, 334)])
+def test_a_process_settles_once_it_works_no_more(busy_for, rests):
+    slept = []
+
+    def now() -> float:
+        return sum(slept)
+
+    settle(now, lambda: min(now(), busy_for), slept.append)
+    assert len(slept) == rests
+    assert set(slept) == {REST_SECONDS}
 
 
 @pytest.mark.parametrize("wrong", [{"repetitions": 0}, {"repetitions": 1, "calls": 0}])
