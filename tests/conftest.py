@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 # Most of the time goes to compiling programs that run once: less is made of each.
@@ -10,6 +11,8 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 import jax
 import pytest
+
+from smf_jax.cpu_kernels.library import is_available
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -24,3 +27,11 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no shared data at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def kernels() -> None:
+    """The kernels for CPUs; tests that need them skip where there is no compiler at all."""
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))) and "CXX" not in os.environ:
+        pytest.skip("no C++ compiler")
+    assert is_available(), "the kernels could not be built"

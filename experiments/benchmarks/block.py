@@ -131,12 +131,12 @@ def read_trace(
 @contextmanager
 def forced(form: accesses.Form) -> Iterator[None]:
     """Whatever is traced in here counts in this form, whatever the sizes are."""
-    switch = accesses.SORTED_FROM
-    accesses.SORTED_FROM = 0 if form == "sorted" else math.inf
+    by_size = accesses.sorted_from
+    accesses.sorted_from = lambda: 0 if form == "sorted" else math.inf
     try:
         yield
     finally:
-        accesses.SORTED_FROM = switch
+        accesses.sorted_from = by_size
 
 
 def select(shape: BlockShape, trace: ReadTrace, usage: PoolUsage) -> SlotIds:

@@ -17,7 +17,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Num
 
-from smf_jax.memory.cpu_kernel import best_slots, is_available
+from smf_jax.cpu_kernels.calls import best_slots
+from smf_jax.cpu_kernels.library import is_available
 
 # Scores that one piece may hold. Those of a TPU stay in its vector memory. Of a CPU a program's
 # temporaries should stay below the 32 MiB from which glibc maps fresh pages for them at every call.
@@ -66,9 +67,7 @@ def look_up_on_cpu(
     queries: Float[Array, "t h 2 c"], keys: Float[Array, "h 2 n c"], k: int
 ) -> Lookup:
     """By the kernel where it could be built."""
-    # A machine with an accelerator traces this too, and never runs it.
-    has_kernel = jax.default_backend() == "cpu" and is_available()
-    return (look_up_by_kernel if has_kernel else look_up_by_sorting)(queries, keys, k)
+    return (look_up_by_kernel if is_available() else look_up_by_sorting)(queries, keys, k)
 
 
 def look_up_by_sorting(

@@ -15,15 +15,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from smf_jax.cpu_kernels.calls import sorted_runs
+from smf_jax.cpu_kernels.library import is_available
 from smf_jax.shapes import SlotCounts, SlotIds, TokenMask
 from smf_jax.sparse.usage import count_accesses
 
 Form = Literal["vector", "sorted"]
-
-# A table with more slots than this many times the reads of a batch is not walked over. All of a
-# step after its forward took, on a CPU with 65,536 reads, 2 and 7 ms at 65k slots, 5 and 8 ms at
-# 1M, 21 and 9 ms at 2M, 51 and 10 ms at 4M (vector and sorted form).
-SORTED_FROM = 24
 
 # Weights are rounded to this before they are summed, so that their sums are those of integers.
 MASS_UNIT = 2.0**-20
@@ -64,7 +61,17 @@ class Accesses:
 
 def form_for(reads: int, table_slots: int) -> Form:
     """The cheaper form for so many reads of a table."""
-    return "sorted" if table_slots > SORTED_FROM * reads else "vector"
+    return "sorted" if table_slots > sorted_from() * reads else "vector"
+
+
+def sorted_from() -> float:
+    """How many slots for each read a table has from which it is not walked over.
+
+    All of a step after its forward took, on a CPU with 65,536 reads, 1.9, 3.3, 5.5 and 30 ms at
+    16k, 262k, 1M and 4M slots in the vector form; in the sorted form 3 ms at all of them with the
+    kernel that sorts, 7 to 8 without.
+    """
+    return 4 if is_available() else 24
 
 
 def accesses_in_vector(counts: SlotCounts) -> Accesses:
@@ -105,9 +112,8 @@ def count_reads(
         in_order, length = None, table_slots
         counts = count_accesses(ids[:, None], jnp.ones(ids.shape, bool), table_slots)
     else:
-        # Keys alone: carrying anything else along makes the sort four times slower on a CPU.
-        in_order, length = jnp.sort(ids, stable=False), ids.shape[0]
-        counts = run_lengths(in_order, table_slots)
+        in_order, counts = _sorted_runs(ids, table_slots)
+        length = ids.shape[0]
     if weights is None:
         return Accesses(in_order, counts, None, number, table_slots)
     places = ids
@@ -130,6 +136,20 @@ def counts_at(accesses: Accesses, slots: SlotIds) -> Int[Array, " s"]:
 def counted_ids(slots: Int[Array, "t r"], valid: TokenMask, table_slots: int) -> Int[Array, " m"]:
     """The slots of all reads in one row, ``N`` for those of pads."""
     return jnp.where(valid[:, None], slots, table_slots).reshape(-1).astype(jnp.int32)
+
+
+def _sorted_runs(
+    ids: Int[Array, " m"], table_slots: int
+) -> tuple[Int[Array, " m"], Int[Array, " m"]]:
+    """The ids in order, and their `run_lengths`."""
+
+    def plain(ids: Array) -> tuple[Array, Array]:
+        # Keys alone: carrying anything else along makes the sort four times slower on a CPU.
+        in_order = jnp.sort(ids, stable=False)
+        return in_order, run_lengths(in_order, table_slots)
+
+    on_cpu = partial(sorted_runs, table_slots=table_slots) if is_available() else plain
+    return lax.platform_dependent(ids, cpu=on_cpu, default=plain)
 
 
 def run_lengths(in_order: Int[Array, " m"], table_slots: int) -> Int[Array, " m"]:

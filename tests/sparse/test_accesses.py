@@ -12,7 +12,6 @@ import pytest
 from smf_jax.sparse import accesses
 from smf_jax.sparse.accesses import (
     MASS_UNIT,
-    SORTED_FROM,
     accesses_in_vector,
     count_reads,
     counts_at,
@@ -147,15 +146,26 @@ def test_sums_of_whole_numbers_are_exact():
 
 
 def test_the_form_goes_by_size(monkeypatch):
-    assert form_for(65_536, 1_048_576) == "vector"
-    assert form_for(65_536, 4_194_304) == "sorted"
     slots, _, valid = recorded()
     reads = slots[0].size
-    for table_slots, in_order in ((SORTED_FROM * reads, False), (SORTED_FROM * reads + 1, True)):
-        found = jax.eval_shape(partial(count_reads, table_slots=table_slots), slots, valid)
-        assert (found.slots is not None) == in_order
-    monkeypatch.setattr(accesses, "SORTED_FROM", 0)
-    assert count_reads(slots, jnp.asarray(valid), SLOTS).slots is not None
+    for has_kernel, limit in ((True, 4), (False, 24)):
+        monkeypatch.setattr(accesses, "is_available", partial(bool, has_kernel))
+        for table_slots, form in ((limit * reads, "vector"), (limit * reads + 1, "sorted")):
+            assert form_for(reads, table_slots) == form
+            found = jax.eval_shape(partial(count_reads, table_slots=table_slots), slots, valid)
+            assert (found.slots is not None) == (form == "sorted")
+
+
+def test_ids_are_sorted_by_the_kernel_where_there_is_one(monkeypatch):
+    slots, _, valid = recorded()
+
+    def program(has_kernel):
+        monkeypatch.setattr(accesses, "is_available", lambda: has_kernel)
+        count = partial(count_reads, table_slots=SLOTS, form="sorted")
+        return jax.jit(count).lower(slots, valid).as_text()
+
+    assert "smf_jax_sorted_runs" in program(True) and "stablehlo.sort" not in program(True)
+    assert "smf_jax_sorted_runs" not in program(False) and "stablehlo.sort" in program(False)
 
 
 @pytest.mark.parametrize("form", FORMS)

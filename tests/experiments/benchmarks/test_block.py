@@ -66,13 +66,13 @@ def test_a_step_writes_the_budget_of_rows_and_both_forms_write_the_same(given):
 
 
 def test_a_form_is_forced_on_what_is_traced_inside_only():
-    before = accesses.SORTED_FROM
+    before = accesses.sorted_from
     with forced("sorted"):
         assert accesses.form_for(10**6, 10) == "sorted"
     with pytest.raises(KeyError), forced("vector"):
         assert accesses.form_for(1, 10**9) == "vector"
         raise KeyError
-    assert before == accesses.SORTED_FROM
+    assert before is accesses.sorted_from
 
 
 def test_a_narrow_table_has_room_for_the_masters_of_all_inputs():

@@ -1,0 +1,1 @@
+"""Kernels in C++ for what XLA's CPU backend is slow at: ranking and sorting."""

@@ -1,0 +1,49 @@
+"""The kernel that sorts ids and counts them, against NumPy."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from smf_jax.cpu_kernels.calls import sorted_runs
+
+pytestmark = pytest.mark.usefixtures("kernels")
+
+
+def require_runs(ids, table_slots):
+    in_order, lengths = jax.jit(partial(sorted_runs, table_slots=table_slots))(ids)
+    assert in_order.dtype == lengths.dtype == jnp.int32
+    np.testing.assert_array_equal(in_order, np.sort(ids))
+    distinct, last, counts = np.unique(np.sort(ids)[::-1], return_index=True, return_counts=True)
+    expected = np.zeros(len(ids), np.int32)
+    expected[len(ids) - 1 - last] = np.where(distinct < table_slots, counts, 0)
+    np.testing.assert_array_equal(lengths, expected)
+
+
+# One, two and three digits, and the ids beside their limits.
+@pytest.mark.parametrize("table_slots", [1, 7, 2047, 2048, 2**22 - 1, 2**22, 2**31 - 1])
+@pytest.mark.parametrize("reads", [0, 1, 2, 1000])
+def test_ids_stand_in_order_and_are_counted(table_slots, reads):
+    rng = np.random.default_rng(reads)
+    ids = rng.integers(0, table_slots + 1, reads).astype(np.int32)
+    require_runs(ids, table_slots)
+    require_runs(np.minimum(ids, ids[::-1]), table_slots)
+    require_runs(np.full(reads, table_slots, np.int32), table_slots)
+    require_runs(np.zeros(reads, np.int32), table_slots)
+
+
+def test_few_slots_are_read_often():
+    ids = np.random.default_rng(0).integers(0, 5, 3000).astype(np.int32)
+    require_runs(np.where(ids == 3, 2**21, ids).astype(np.int32), 2**22)
+
+
+def test_vmap_takes_one_after_another():
+    ids = np.random.default_rng(0).integers(0, 9, (3, 20)).astype(np.int32)
+    of_all = jax.vmap(partial(sorted_runs, table_slots=8))(ids)
+    for one, of_one in enumerate(ids):
+        for array, truth in zip(of_all, sorted_runs(of_one, 8), strict=True):
+            np.testing.assert_array_equal(array[one], truth)
