@@ -77,7 +77,8 @@ def test_the_library_never_imports_the_experiments_or_the_tests():
 @pytest.mark.parametrize(
     ("package", "below"),
     [
-        ("smf_jax.memory", ("smf_jax.memory", "smf_jax.shapes")),
+        ("smf_jax.cpu_kernels", ("smf_jax.cpu_kernels",)),
+        ("smf_jax.memory", ("smf_jax.memory", "smf_jax.shapes", "smf_jax.cpu_kernels")),
         ("smf_jax.data", ("smf_jax.data",)),
         ("smf_jax.sharding", ()),
         ("smf_jax.manifest", ()),

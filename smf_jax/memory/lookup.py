@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Num
 
-from smf_jax.cpu_kernels.calls import best_slots
+from smf_jax.cpu_kernels.best_slots import best_slots
 from smf_jax.cpu_kernels.library import is_available
 
 # Scores that one piece may hold. Those of a TPU stay in its vector memory. Of a CPU a program's

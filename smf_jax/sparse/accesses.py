@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from smf_jax.cpu_kernels.calls import sorted_runs
 from smf_jax.cpu_kernels.library import is_available
+from smf_jax.cpu_kernels.sorted_runs import sorted_runs
 from smf_jax.shapes import SlotCounts, SlotIds, TokenMask
 from smf_jax.sparse.usage import count_accesses
 

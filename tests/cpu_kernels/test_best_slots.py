@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from smf_jax.cpu_kernels.calls import best_slots
+from smf_jax.cpu_kernels.best_slots import best_slots
 
 pytestmark = pytest.mark.usefixtures("kernels")
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smf_jax.cpu_kernels.calls import sorted_runs
+from smf_jax.cpu_kernels.sorted_runs import sorted_runs
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
