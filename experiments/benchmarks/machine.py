@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from experiments.benchmarks.harness import Contestant, Stepper, compile_for, over_inputs, take_turns
 from experiments.benchmarks.resident import peak_resident_bytes
+from smf_jax.cpu_kernels.library import is_available
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "libtpu")
 
@@ -41,6 +42,7 @@ def describe_machine() -> dict[str, Any]:
         "devices": jax.device_count(),
         "cpu": _cpu_model(),
         "cores": usable_cores(),
+        "cpu_kernels": is_available(),
         "memory_bytes": _meminfo().get("MemTotal"),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -53,6 +55,8 @@ def machine_line(machine: dict[str, Any]) -> str:
     where = f"{machine['cores']} cores of {machine['cpu']}"
     if machine["platform"] != "cpu":
         where = f"{machine['devices']} {machine['device_kind']}, {where}"
+    elif not machine["cpu_kernels"]:
+        where += ", without the kernels for CPUs"
     return f"{where}, Python {machine['python']}, jax {machine['versions'].get('jax', '?')}"
 
 

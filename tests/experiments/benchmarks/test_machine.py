@@ -34,6 +34,12 @@ def test_one_line_names_the_accelerator_before_the_processor():
     assert machine_line(other).startswith("1 H200, 2 cores")
 
 
+def test_one_line_says_where_kernels_are_missing():
+    slower = machine_line(MACHINE | {"cpu_kernels": False})
+    assert slower.startswith("2 cores of a processor, without the kernels for CPUs, Python")
+    assert "kernels" not in machine_line(MACHINE | {"cpu_kernels": False, "platform": "gpu"})
+
+
 def test_rates_are_of_bytes_read_and_written_and_of_two_operations_a_product(monkeypatch):
     class Fixed:
         samples = (4.0, 2.0)

@@ -16,6 +16,7 @@ MACHINE = {
     "devices": 1,
     "cpu": "a processor",
     "cores": 2,
+    "cpu_kernels": True,
     "memory_bytes": 2**34,
     "system": "Linux",
     "python": "3.11.7",
