@@ -1,5 +1,6 @@
 // The best k slots of every query and head, from the scores of both halves' keys (PKM 1907.05242,
 // section 3.1), exactly and in the order of `lax.top_k`: greater scores first, equal ones by place.
+// (Exactly while no sum is inf - inf.)
 //
 // `lax.top_k` sorts every row of scores whole, on one core. Here a bound that k scores reach is read
 // off the maxima of groups; the few scores that reach it are ranked by counting those before each.
@@ -169,7 +170,7 @@ class Query {
     (*rank_sums_)(sums_.data(), winners_.data());
     for (int64_t read = 0; read < k_; ++read) {
       const auto [i, j] = pairs_[winners_[read]];
-      scores[read] = sums_[winners_[read]];
+      scores[read] = sums_[winners_[read]] + Score(0);  // Flushed to zero, a sum may be -0.0 too.
       slots[read] = static_cast<int32_t>(halves_[0].keys[i] * keys_ + halves_[1].keys[j]);
     }
   }
@@ -235,6 +236,9 @@ ffi::Error BestSlots(ffi::ThreadPool pool, ffi::Buffer<type, 4> half_scores,
   if (in[1] != 2 || out[0] != tokens || out[1] != heads || k < 1 || k > keys ||
       slots->element_count() != scores->element_count()) {
     return ffi::Error::InvalidArgument("expected scores (h, 2, t, n) and results (t, h, k), k <= n");
+  }
+  if (keys * keys > std::numeric_limits<int32_t>::max()) {
+    return ffi::Error::InvalidArgument("slots of so many keys do not fit in 32 bits");
   }
   const Score* const from = half_scores.typed_data();
   Score* const to_scores = scores->typed_data();

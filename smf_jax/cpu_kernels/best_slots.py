@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from smf_jax.cpu_kernels.library import call
 
 
 def best_slots(
@@ -21,12 +22,6 @@ def best_slots(
       `lax.top_k`.
     """
     heads, _, tokens, _ = half_scores.shape
-    found = (tokens, heads, k)
-    results = (
-        jax.ShapeDtypeStruct(found, half_scores.dtype),
-        jax.ShapeDtypeStruct(found, jnp.int32),
-    )
-    bits = 8 * half_scores.dtype.itemsize
-    target = f"smf_jax_best_slots_f{bits}"
-    scores, slots = jax.ffi.ffi_call(target, results, vmap_method="sequential")(half_scores)
-    return scores, slots
+    found, dtype = (tokens, heads, k), half_scores.dtype
+    target = f"smf_jax_best_slots_f{8 * dtype.itemsize}"
+    return call(target, [(found, dtype), (found, jnp.int32)], half_scores)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
+
+from smf_jax.cpu_kernels.library import call
 
 
 def sorted_runs(
@@ -21,7 +22,5 @@ def sorted_runs(
       Both ``(m,)`` int32. A length stands at the last of a run of equal ids; it is zero elsewhere
       and for ids of ``N`` and above.
     """
-    same = jax.ShapeDtypeStruct(ids.shape, jnp.int32)
-    call = jax.ffi.ffi_call("smf_jax_sorted_runs", (same, same), vmap_method="sequential")
-    in_order, lengths = call(ids, table_slots=np.int64(table_slots))
-    return in_order, lengths
+    same = (ids.shape, jnp.int32)
+    return call("smf_jax_sorted_runs", [same, same], ids, table_slots=np.int64(table_slots))

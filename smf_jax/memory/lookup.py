@@ -47,7 +47,8 @@ def candidate_pairs(k: int) -> tuple[np.ndarray, np.ndarray]:
     Both lists of winners are sorted, so the pair ``(i, j)`` is preceded by all
     ``(i+1)(j+1) - 1`` pairs ``(i' ≤ i, j' ≤ j)``: none scores less, and each stands earlier in the
     row-major ``k × k`` list, hence wins its ties. A pair with ``(i+1)(j+1) > k`` therefore never
-    enters the best ``k``. At ``k = 32`` that leaves 119 of 1,024 pairs.
+    enters the best ``k`` (unless it is the sum of two infinities that is no number). At ``k = 32``
+    that leaves 119 of 1,024 pairs.
 
     Args:
       k: reads per head.
@@ -109,7 +110,8 @@ def _sorted_lookup(
     first_scores, first_keys = lax.top_k(scores[0].reshape(h * t, n), k)
     second_scores, second_keys = lax.top_k(scores[1].reshape(h * t, n), k)
     rows, columns = (jnp.asarray(side)[None] for side in candidate_pairs(k))
-    best, winners = lax.top_k(take(first_scores, rows) + take(second_scores, columns), k)
+    sums = _without_negative_zero(take(first_scores, rows) + take(second_scores, columns))
+    best, winners = lax.top_k(sums, k)
     first, second = take(first_keys, take(rows, winners)), take(second_keys, take(columns, winners))
     found = Lookup(best, first * n + second)
     return Lookup(*(array.reshape(h, t, k).swapaxes(0, 1) for array in found))
@@ -224,7 +226,7 @@ def _spread_by_comparing(
 def _pieces(queries: Array, keys: Array, piece_bytes: int) -> int:
     """Runs of tokens to make, so that the scores of one fit in so many bytes."""
     tokens, heads, n = *queries.shape[:2], keys.shape[2]
-    return -(-tokens // max(1, piece_bytes // (2 * heads * n * 4)))
+    return max(1, -(-tokens // max(1, piece_bytes // (2 * heads * n * 4))))
 
 
 def _in_pieces(find: Callable[[Array], Lookup], pieces: int, queries: Array) -> Lookup:

@@ -14,7 +14,7 @@ from smf_jax.cpu_kernels.best_slots import best_slots
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
-# Heads, tokens, keys a half, reads: more keys than groups and fewer, one block and several.
+# Heads, tokens, keys a half, reads: more keys than groups and fewer; no block, one and several.
 SHAPES = [
     (1, 1, 1, 1),
     (2, 3, 5, 5),
@@ -22,6 +22,8 @@ SHAPES = [
     (2, 17, 64, 32),
     (1, 5, 130, 32),
     (1, 3, 400, 7),
+    (1, 2, 700, 300),
+    (2, 0, 9, 4),
 ]
 
 
@@ -41,6 +43,8 @@ def require_best(half_scores, k):
     for array, truth in zip(found, jax.jit(partial(expected, k=k))(half_scores), strict=True):
         assert array.dtype == truth.dtype
         np.testing.assert_array_equal(array, truth)
+    zeros = found[0][found[0] == 0]
+    assert not np.signbit(zeros).any()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -52,12 +56,25 @@ def test_the_best_are_those_of_top_k(h, t, n, k, dtype):
             require_best(rng.integers(-largest, largest + 1, (h, 2, t, n)).astype(dtype), k)
 
 
+@pytest.mark.parametrize("half", [0, 1])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_infinities_zeros_and_nan_stand_where_top_k_puts_them(dtype):
-    tiny = np.finfo(dtype).tiny
-    special = np.asarray([np.inf, -np.inf, 0, -0.0, np.nan, -np.nan, 1, tiny], dtype)
-    scores = np.random.default_rng(0).standard_normal((2, 2, 30, 50)).astype(dtype)
-    scores[:, 0] = np.random.default_rng(1).choice(special, (2, 30, 50))
+@pytest.mark.parametrize(
+    "special",
+    [
+        (0.0, -0.0, -1.0),
+        (-np.inf, -0.0, 0.0, -1.0),
+        (-np.nan, -np.inf, -1.0),
+        (-np.nan, -np.inf, 0.0, 1.0, np.inf),
+        (-np.nan, 1.0, np.inf, np.nan),
+    ],
+)
+def test_infinities_zeros_and_nan_stand_where_top_k_puts_them(special, dtype, half):
+    rng = np.random.default_rng(0)
+    scores = rng.integers(-1, 2, (2, 2, 30, 12)).astype(dtype)
+    # The last is rare: where it is the best it would leave no room for the others.
+    odds = np.asarray([1.0] * (len(special) - 1) + [0.1])
+    drawn = rng.choice(len(special), (2, 30, 12), p=odds / odds.sum())
+    scores[:, half] = np.asarray(special, dtype)[drawn]
     with jax.enable_x64(dtype == np.float64):
         require_best(scores, 9)
 
@@ -77,6 +94,20 @@ def test_vmap_takes_one_after_another():
     for one, scores_of_one in enumerate(scores):
         for array, truth in zip(of_all, best_slots(scores_of_one, 4), strict=True):
             np.testing.assert_array_equal(array[one], truth)
+
+
+def test_in_shard_map_the_best_differ_between_devices():
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:4]), ("d",))
+    scores = np.random.default_rng(0).standard_normal((2, 2, 8, 20)).astype(np.float32)
+    spec = jax.P(None, None, "d")
+    find = jax.shard_map(partial(best_slots, k=4), mesh=mesh, in_specs=spec, out_specs=jax.P("d"))
+    for array, truth in zip(jax.jit(find)(scores), best_slots(scores, 4), strict=True):
+        np.testing.assert_array_equal(array, truth)
+
+
+def test_slots_beyond_int32_are_refused():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="do not fit in 32 bits"):
+        jax.block_until_ready(best_slots(jnp.zeros((1, 2, 1, 46_341)), 1))
 
 
 @pytest.mark.parametrize(("halves", "k"), [(2, 6), (3, 2)])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import pytest
@@ -35,32 +35,71 @@ def test_it_is_built_once_for_a_compiler_and_a_jaxlib(tmp_path, monkeypatch):
     (build,) = compiler.builds
     assert build.startswith("--flag -O3") and "best_slots.cc" in build and "sorted_runs.cc" in build
     monkeypatch.setattr(library.jaxlib.version, "__version__", "another")
-    assert library._build() != path
-    assert len(compiler.builds) == 2
-    of_both = sorted(path.name for path in path.parent.iterdir())
-    assert len(of_both) == 2 and all(name.endswith(".so") for name in of_both)
+    others = {library._build()}
+    monkeypatch.setenv("CXX", f"{tmp_path / 'compile'} --another-flag")
+    others.add(library._build())
+    assert len(others - {path}) == 2 and len(compiler.builds) == 3
+    # Nothing unfinished is left.
+    assert sorted(path.parent.iterdir()) == sorted([path, *others])
 
 
 def test_another_processor_has_a_library_of_its_own(tmp_path, monkeypatch):
     write = 'for last; do :; done; echo > "$last"; echo '
-    first = (Compiler(tmp_path, monkeypatch, write + "__AVX2__"), library._build())
-    second = (Compiler(tmp_path, monkeypatch, write + "__AVX512F__"), library._build())
-    assert first[1] != second[1]
+    Compiler(tmp_path, monkeypatch, write + "__AVX2__")
+    first = library._build()
+    Compiler(tmp_path, monkeypatch, write + "__AVX512F__")
+    assert library._build() != first
+
+
+def test_those_who_build_at_once_never_see_half_of_it(tmp_path, monkeypatch):
+    Compiler(
+        tmp_path,
+        monkeypatch,
+        'for last; do :; done; [ "$last" = /dev/null ] && exit; printf half > "$last"; sleep 0.1; '
+        'printf whole > "$last"',
+    )
+    with ThreadPoolExecutor(4) as pool:
+        read = list(pool.map(lambda _: library._build().read_text(), range(4)))
+    assert read == ["whole"] * 4
+
+
+def test_a_compiler_that_does_not_know_native_builds_without(tmp_path, monkeypatch):
+    refuse = 'case "$*" in *-march=native*) exit 1;; esac; for last; do :; done; echo > "$last"'
+    compiler = Compiler(tmp_path, monkeypatch, refuse)
+    assert library._build().exists()
+    (build,) = compiler.builds
+    assert "-march" not in build
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_library_that_was_cut_short_is_built_again(tmp_path, monkeypatch):
+    real = library._build()
+    Compiler(tmp_path, monkeypatch, f'for last; do :; done; cp {real} "$last" 2>&1 || true')
+    path = library._build()
+    path.write_bytes(b"")
+    assert library._load()[library.TARGETS[0]]
+    assert path.read_bytes() == real.read_bytes()
 
 
 @pytest.mark.parametrize(
-    ("script", "said"), [("echo no such flag >&2; exit 1", "no such flag"), (None, "no C++")]
+    ("named", "said"),
+    [("fails", "no such flag"), ("empty", "too short"), (None, "no C++"), ("g++'", "No closing")],
 )
-def test_what_keeps_it_from_being_built_is_said(tmp_path, monkeypatch, caplog, script, said):
-    if script is None:
+def test_what_keeps_it_from_being_there_is_said(tmp_path, monkeypatch, caplog, named, said):
+    if named == "fails":
+        Compiler(tmp_path, monkeypatch, "echo no such flag >&2; exit 1")
+    elif named == "empty":
+        Compiler(tmp_path, monkeypatch, 'for last; do :; done; : > "$last"')
+    elif named is None:
         monkeypatch.delenv("CXX", raising=False)
         monkeypatch.setenv("PATH", str(tmp_path))
     else:
-        Compiler(tmp_path, monkeypatch, script)
+        monkeypatch.setenv("CXX", named)
     assert not library._is_loaded.__wrapped__()
     (record,) = caplog.records
     message = record.getMessage()
     assert all(words in message for words in (said, "lax.top_k", "CXX=", "XDG_CACHE_HOME="))
+    assert "b'" not in message
 
 
 def test_a_cache_that_cannot_be_written_is_said(tmp_path, monkeypatch, caplog):
@@ -75,13 +114,20 @@ def test_the_users_cache_is_the_default(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert library._build().parent == tmp_path / ".cache/smf_jax"
-    assert os.listdir(tmp_path / ".cache/smf_jax")
 
 
-def test_a_machine_with_an_accelerator_builds_nothing(monkeypatch):
+@pytest.mark.parametrize(("backend", "switch"), [("gpu", "1"), ("cpu", "0")])
+def test_nothing_is_built_for_an_accelerator_or_on_request(monkeypatch, backend, switch):
     monkeypatch.setattr(library, "_is_loaded", lambda: pytest.fail("built"))
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setenv("SMF_JAX_CPU_KERNELS", switch)
     assert not is_available()
+
+
+def test_another_switch_is_refused(monkeypatch):
+    monkeypatch.setenv("SMF_JAX_CPU_KERNELS", "off")
+    with pytest.raises(ValueError, match="SMF_JAX_CPU_KERNELS='off' .* expected 0 or 1"):
+        is_available()
 
 
 @pytest.mark.usefixtures("kernels")

@@ -47,3 +47,13 @@ def test_vmap_takes_one_after_another():
     for one, of_one in enumerate(ids):
         for array, truth in zip(of_all, sorted_runs(of_one, 8), strict=True):
             np.testing.assert_array_equal(array[one], truth)
+
+
+def test_in_shard_map_devices_sort_their_own():
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:4]), ("d",))
+    ids = np.random.default_rng(0).integers(0, 9, 40).astype(np.int32)
+    sort = partial(sorted_runs, table_slots=8)
+    of_all = jax.jit(jax.shard_map(sort, mesh=mesh, in_specs=jax.P("d"), out_specs=jax.P("d")))(ids)
+    for part, of_device in enumerate(ids.reshape(4, 10)):
+        for array, truth in zip(of_all, sorted_runs(of_device, 8), strict=True):
+            np.testing.assert_array_equal(array[10 * part : 10 * (part + 1)], truth)

@@ -143,3 +143,18 @@ def test_shapes_that_do_not_fit_are_named(queries, keys):
 def test_an_unknown_weighting_is_refused():
     with pytest.raises(ValueError, match="score='sigmoid' is unknown; expected 'softmax' or"):
         read_weights(jnp.zeros((1, 1, 2)), "sigmoid")
+
+
+def test_no_tokens_find_nothing():
+    found = lookup(np.zeros((0, 2, 2, 3), np.float32), np.ones((2, 2, 7, 3), np.float32), 5)
+    assert found.scores.shape == found.slots.shape == (0, 2, 5)
+
+
+def test_in_shard_map_every_device_looks_up_its_own():
+    queries, keys = random_case(8, 2, 16, 4)
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:4]), ("d",))
+    specs = {"in_specs": (jax.P("d"), jax.P()), "out_specs": jax.P("d")}
+    find = jax.shard_map(partial(product_key_lookup, k=4), mesh=mesh, **specs)
+    np.testing.assert_array_equal(
+        jax.jit(find)(queries, keys).slots, lookup(queries, keys, 4).slots
+    )
