@@ -31,7 +31,9 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def kernels() -> None:
-    """The kernels for CPUs; tests that need them skip where there is no compiler at all."""
+    """The kernels for CPUs; their tests skip where there is no compiler, or they are not wanted."""
+    if os.environ.get("SMF_JAX_CPU_KERNELS") == "0":
+        pytest.skip("SMF_JAX_CPU_KERNELS=0")
     if not any(map(shutil.which, ("c++", "g++", "clang++"))) and not os.environ.get("CXX"):
         pytest.skip("no C++ compiler")
     assert is_available(), "the kernels could not be built"
