@@ -14,7 +14,7 @@ from experiments.figures import STYLE, WIDTH
 
 # Okabe and Ito (2008), told apart with any common colour blindness; and a marker for each.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-MARKERS = "os^vDPX*"
+MARKERS = "os^vDPXp"
 _LEGEND_CHARACTERS = 105
 
 
@@ -72,6 +72,7 @@ def _draw(suite: str, curves: Mapping[str, Mapping[int, tuple[float, float, floa
                 marker=MARKERS[place % len(MARKERS)],
                 linestyle="-" if place < len(COLOURS) else "--",
                 markeredgecolor="white",
+                markeredgewidth=0.6,
             )
             axes.fill_between(counts, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.set_xscale("log")
