@@ -88,14 +88,6 @@ def test_large_scores_may_stand_anywhere(large):
     require_best(np.sort(scores), 16)
 
 
-def test_vmap_takes_one_after_another():
-    scores = np.random.default_rng(0).standard_normal((3, 2, 2, 5, 20)).astype(np.float32)
-    of_all = jax.vmap(partial(best_slots, k=4))(scores)
-    for one, scores_of_one in enumerate(scores):
-        for array, truth in zip(of_all, best_slots(scores_of_one, 4), strict=True):
-            np.testing.assert_array_equal(array[one], truth)
-
-
 def test_in_shard_map_the_best_differ_between_devices():
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:4]), ("d",))
     scores = np.random.default_rng(0).standard_normal((2, 2, 8, 20)).astype(np.float32)

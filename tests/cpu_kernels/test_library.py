@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import jax
+import numpy as np
 import pytest
 
 from smf_jax.cpu_kernels import library
+from smf_jax.cpu_kernels.best_slots import best_slots
 from smf_jax.cpu_kernels.library import is_available
+from smf_jax.cpu_kernels.sorted_runs import sorted_runs
 
 
 class Compiler:
@@ -137,3 +141,20 @@ def test_every_target_is_registered():
         # One that nobody registered would not be found.
         with pytest.raises(jax.errors.JaxRuntimeError, match="Wrong number of arguments"):
             jax.block_until_ready(jax.ffi.ffi_call(target, result)())
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize(
+    ("kernel", "shape", "dtype"),
+    [
+        (partial(best_slots, k=4), (3, 2, 2, 5, 20), np.float32),
+        (partial(sorted_runs, table_slots=8), (3, 20), np.int32),
+    ],
+    ids=["best_slots", "sorted_runs"],
+)
+def test_vmap_takes_one_after_another(kernel, shape, dtype):
+    given = np.random.default_rng(0).integers(0, 9, shape).astype(dtype)
+    of_all = jax.vmap(kernel)(given)
+    for one, of_one in enumerate(given):
+        for array, truth in zip(of_all, kernel(of_one), strict=True):
+            np.testing.assert_array_equal(array[one], truth)

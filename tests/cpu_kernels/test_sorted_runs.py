@@ -41,14 +41,6 @@ def test_few_slots_are_read_often():
     require_runs(np.where(ids == 3, 2**21, ids).astype(np.int32), 2**22)
 
 
-def test_vmap_takes_one_after_another():
-    ids = np.random.default_rng(0).integers(0, 9, (3, 20)).astype(np.int32)
-    of_all = jax.vmap(partial(sorted_runs, table_slots=8))(ids)
-    for one, of_one in enumerate(ids):
-        for array, truth in zip(of_all, sorted_runs(of_one, 8), strict=True):
-            np.testing.assert_array_equal(array[one], truth)
-
-
 def test_in_shard_map_devices_sort_their_own():
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:4]), ("d",))
     ids = np.random.default_rng(0).integers(0, 9, 40).astype(np.int32)
