@@ -16,14 +16,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.benchmarks import accelerator, generate, lookup, read, step, sweep, tpu, train
-from experiments.benchmarks.flags import BenchmarkFlags
-from experiments.benchmarks.machine import describe_machine, machine_line, measure_rates
-from experiments.benchmarks.pictures import draw_growth
-from experiments.benchmarks.results import Report
-from experiments.benchmarks.tables import check_table, markdown
-from experiments.command import require_writable, run
-from experiments.progress import say
+from benchmarks import accelerator, generate, lookup, read, step, sweep, tpu, train
+from benchmarks.flags import BenchmarkFlags
+from benchmarks.machine import describe_machine, machine_line, measure_rates
+from benchmarks.pictures import draw_growth
+from benchmarks.results import Report
+from benchmarks.tables import check_table, markdown
+from experiments.cli import run
+from smf_jax.errors import require_writable
+from smf_jax.progress import say
 
 RESULTS, TABLES = "results.json", "results.md"
 _SUITES: dict[str, Callable[[BenchmarkFlags, Report], None]] = {

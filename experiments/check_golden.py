@@ -1,4 +1,4 @@
-"""Checks golden vectors, see `smf_jax.golden`.
+"""Checks golden vectors, see `smf_jax.interop.golden`.
 
 ``python -m experiments.check_golden FILE.npz …`` tells how far every array of the files is from
 what is computed here, and exits with 1 if one is too far.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from experiments.command import run, telling
-from experiments.progress import say
-from experiments.sources import existing
-from smf_jax.golden import TOLERANCE, check_golden
+from experiments.cli import run
+from smf_jax.data.readers import existing
+from smf_jax.errors import blame_flag
+from smf_jax.interop.golden import TOLERANCE, check_golden
+from smf_jax.progress import say
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,12 @@ def main(flags: CheckGoldenFlags) -> int:
     failed = False
     for name in flags.files:
         path = existing(name, "files")
-        with telling(f"{name}: "):
+        with blame_flag(f"{name}: "):
             found = check_golden(path)
         say(f"{path.name}: {len(found)} arrays, tolerance {TOLERANCE:g} of the largest number")
         for each in found:
-            mark = "" if each.agrees else "   DIFFERS"
-            say(f"  {each.name:32} {each.difference:.2e}{mark}")
+            base_fingerprint = "" if each.agrees else "   DIFFERS"
+            say(f"  {each.name:32} {each.difference:.2e}{base_fingerprint}")
         failed |= not all(each.agrees for each in found)
     return int(failed)
 

@@ -19,16 +19,25 @@ from typing import Any
 import jax
 
 import smf_jax
-from experiments.bases import Base, load_base
-from experiments.command import flag, require_least, require_writable, run, telling
-from experiments.probes import Item, NamedProbe, ProbeOptions, parse_probes, read_probes
-from experiments.progress import say
-from experiments.runs import BASE, RunDirectory
-from experiments.sources import Reader
-from experiments.tables import markdown_table
-from experiments.trained import find_trial, read_config, trained_leaves
+from experiments.cli import run
+from experiments.report.tables import markdown_table
+from smf_jax.continual.base import Base, load_base
+from smf_jax.continual.flags import flag
+from smf_jax.continual.run_directory import BASE, RunDirectory
+from smf_jax.continual.trained import find_trial, read_config, trained_params
+from smf_jax.data.readers import Reader
+from smf_jax.errors import blame_flag, require_least, require_writable
+from smf_jax.evaluation.probes.registry import (
+    Item,
+    NamedProbe,
+    ProbeContext,
+    ProbeOptions,
+    parse_probes,
+    read_probes,
+)
 from smf_jax.evaluation.scorer import Scorer
-from smf_jax.training.state import Flat, count_parameters
+from smf_jax.params import Params, count_parameters
+from smf_jax.progress import say
 
 _MODEL, _PROBES, _OUT = "The model", "The probes", "Output"
 
@@ -56,7 +65,7 @@ class EvaluateFlags:
         _PROBES, 0, "tokens of a window of kind ppl; 0: 1,024, or what the model takes"
     )
     ppl_stride: int = flag(_PROBES, 0, "tokens between windows; 0: half of a window")
-    probe_rows: int = flag(_PROBES, 128, "rows that run at once")
+    eval_batch_size: int = flag(_PROBES, 128, "rows that run at once")
     harness: str = flag(
         _PROBES,
         "",
@@ -72,7 +81,7 @@ class EvaluateFlags:
 def check(flags: EvaluateFlags) -> tuple[Item, ...]:
     """Refuses flags that make no evaluation; returns the items of ``--probes``."""
     require_least(flags, 0, "probe_limit", "probe_shots", "ppl_window", "ppl_stride")
-    require_least(flags, 1, "probe_answer_tokens", "probe_rows")
+    require_least(flags, 1, "probe_answer_tokens", "eval_batch_size")
     if not flags.probes and not flags.harness:
         raise ValueError(
             "--probes and --harness are empty; name what to measure, as in "
@@ -97,29 +106,31 @@ def check(flags: EvaluateFlags) -> tuple[Item, ...]:
     return parse_probes(flags.probes)
 
 
-def find_model(flags: EvaluateFlags) -> tuple[Base, Flat, dict[str, Any]]:
+def find_model(flags: EvaluateFlags) -> tuple[Base, Params, dict[str, Any]]:
     """The base, the leaves to measure, and what tells them from others."""
     config = read_config(Path(flags.run)) if flags.run else {}
     path = flags.base or (str(Path(flags.run) / BASE) if flags.run else "")
     base = load_base(path, "base", flags.dtype)
-    mark = base.fingerprint()
-    about: dict[str, Any] = {"base": path, "fingerprint": mark}
+    base_fingerprint = base.fingerprint()
+    about: dict[str, Any] = {"base": path, "fingerprint": base_fingerprint}
     if not flags.trial:
-        return base, base.leaves, about
+        return base, base.params, about
     trial, task = find_trial(Path(flags.run), flags.trial, flags.task)
     alpha = config["lora_alpha"]
-    leaves = trained_leaves(RunDirectory(flags.run), trial, task, base.leaves, mark, alpha)
-    return base, leaves, {**about, "run": flags.run, "trial": trial.id, "task": task}
+    params = trained_params(
+        RunDirectory(flags.run), trial, task, base.params, base_fingerprint, alpha
+    )
+    return base, params, {**about, "run": flags.run, "trial": trial.id, "task": task}
 
 
 def evaluate(
-    scorer: Scorer, leaves: Flat, probes: Mapping[str, NamedProbe]
+    scorer: Scorer, params: Params, probes: Mapping[str, NamedProbe]
 ) -> dict[str, dict[str, Any]]:
     """Measures probe after probe; tells each as it is done."""
     found = {}
     for name, probe in probes.items():
         began = time.monotonic()
-        scores = probe.measure(scorer, leaves)
+        scores = probe.measure(scorer, params)
         seconds = time.monotonic() - began
         found[name] = {**probe.about, "scores": scores, "seconds": seconds}
         told = ", ".join(f"{metric} {value:.4f}" for metric, value in scores.items())
@@ -127,7 +138,7 @@ def evaluate(
     return found
 
 
-def run_harness(flags: EvaluateFlags, base: Base, leaves: Flat) -> dict[str, dict[str, Any]]:
+def run_harness(flags: EvaluateFlags, base: Base, params: Params) -> dict[str, dict[str, Any]]:
     """Runs the tasks of ``--harness``; the harness is imported only here.
 
     Returns:
@@ -139,10 +150,10 @@ def run_harness(flags: EvaluateFlags, base: Base, leaves: Flat) -> dict[str, dic
     from smf_jax.evaluation.lm_eval import SmfLM
 
     where = f"--harness={flags.harness}: "
-    with telling(where):
+    with blame_flag(where):
         try:
             found = simple_evaluate(
-                model=SmfLM(base.model, leaves, base.tokenizer, flags.probe_rows),
+                model=SmfLM(base.model, params, base.tokenizer, flags.eval_batch_size),
                 tasks=flags.harness.split(","),
                 task_manager=TaskManager(include_path=flags.harness_path or None),
                 limit=flags.probe_limit or None,
@@ -159,19 +170,21 @@ def run_harness(flags: EvaluateFlags, base: Base, leaves: Flat) -> dict[str, dic
 def main(flags: EvaluateFlags) -> int:
     """Measures the probes and writes ``--out``."""
     items = {item.name: item for item in check(flags)}
-    base, leaves, about = find_model(flags)
-    say(f"base: {base.origin}, {count_parameters(base.leaves):,} parameters")
+    base, params, about = find_model(flags)
+    say(f"base: {base.origin}, {count_parameters(base.params):,} parameters")
     options = ProbeOptions.of(flags)
-    probes = read_probes(flags.probes, Reader(flags.data_dir, flags.download), base, options)
-    scorer = Scorer(base.model, flags.probe_rows)
-    found = evaluate(scorer, leaves, probes.whole())
+    reader = Reader(flags.data_dir, flags.download)
+    using = ProbeContext(reader, base.tokenizer, base.config.max_positions, options)
+    probes = read_probes(flags.probes, using)
+    scorer = Scorer(base.model, flags.eval_batch_size)
+    found = evaluate(scorer, params, probes.whole())
     for name, item in items.items():
         found[name] = {"kind": item.kind, "source": item.source, **found[name]}
     result = {
         "model": about,
         "options": asdict(options),
         "probes": {name: found[name] for name in items},
-        "harness": run_harness(flags, base, leaves) if flags.harness else {},
+        "harness": run_harness(flags, base, params) if flags.harness else {},
         "versions": {"smf_jax": smf_jax.__version__, "jax": jax.__version__},
     }
     partial = Path(flags.out).with_name(f".{Path(flags.out).name}.{os.getpid()}.partial")

@@ -13,21 +13,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.bases import DTYPES, Base, load_base
-from experiments.command import flag, require_least, require_writable, run, telling
-from experiments.methods import whole_model
-from experiments.progress import say
-from experiments.runs import BASE, CONFIG, TRIALS, RunDirectory
+from experiments.cli import run
 from smf_jax import checkpoints
-from smf_jax.models.export import export_model
-from smf_jax.models.export_card import CardFacts, licence_of, model_card
-from smf_jax.models.huggingface import CONFIG as MODEL_CONFIG
-from smf_jax.models.huggingface import copy_companions
+from smf_jax.continual.base import DTYPES, Base, load_base
+from smf_jax.continual.flags import flag
+from smf_jax.continual.methods import apply_trained
+from smf_jax.continual.run_directory import BASE, CONFIG, TRIALS, RunDirectory
+from smf_jax.errors import blame_flag, require_least, require_writable
+from smf_jax.interop import export
+from smf_jax.interop.export.card import CardFacts, licence_of, model_card
+from smf_jax.interop.export.model import export_model
+from smf_jax.interop.huggingface.checkpoint import CONFIG as MODEL_CONFIG
+from smf_jax.interop.huggingface.checkpoint import copy_companions
+from smf_jax.params import count_parameters
+from smf_jax.progress import say
 from smf_jax.sparse.patch import Patch
 from smf_jax.sparse.patch_sets import stack_patches
-from smf_jax.training.state import count_parameters
 
-READER = Path(__file__).resolve().parents[1] / "docs" / "pytorch_memory.py"
+READER = Path(export.__file__).with_name("pytorch_memory.py")
 # Columns of a run's results that a card tells.
 _SCORES = ("seen", "unseen", "stream_seen", "stream_unseen", "known", "known_base")
 _SCORES += ("text_loss", "text_loss_base")
@@ -100,7 +103,7 @@ def gather(flags: ExportFlags) -> Outcome:
         patches = [Patch.from_arrays(*checkpoints.load(each)) for each in paths]
     else:
         trained: Any = checkpoints.load(path)[0]
-        base = replace(base, leaves=whole_model(base.leaves, trained, settings["lora_alpha"]))
+        base = replace(base, params=apply_trained(base.params, trained, settings["lora_alpha"]))
     about = [
         f"Stream: {settings.get('stream') or 'world'}, {metadata['task'] + 1} tasks of "
         f"{settings['facts_per_task']} facts, {settings['steps_per_task']} steps each.",
@@ -115,7 +118,7 @@ def _settings(path: Path) -> dict[str, Any]:
     file = path / CONFIG
     if not file.is_file():
         raise FileNotFoundError(f"--run={path} is no run of a sweep: it has no {CONFIG}")
-    with telling(f"--run={path}: {CONFIG}: "):
+    with blame_flag(f"--run={path}: {CONFIG}: "):
         return json.loads(file.read_text(encoding="utf-8"))
 
 
@@ -178,15 +181,15 @@ def write(flags: ExportFlags, found: Outcome) -> None:
     export_model(
         flags.out,
         base.config,
-        base.leaves,
+        base.params,
         patches,
-        card=model_card(base.config, base.leaves, patches, facts),
+        card=model_card(base.config, base.params, patches, facts),
         finish=finish,
         shard_bytes=flags.shard_mb * 10**6,
     )
     rows = sum(patch.rows for patch in patches)
     say(
-        f"{flags.out}: {count_parameters(base.leaves):,} parameters, {len(patches)} patches of "
+        f"{flags.out}: {count_parameters(base.params):,} parameters, {len(patches)} patches of "
         f"{rows:,} rows"
     )
 

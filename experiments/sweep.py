@@ -18,47 +18,49 @@ import numpy as np
 import optax
 
 import smf_jax
-from experiments.bases import LEAVES, Base, cached_path, load_base, save_base
-from experiments.command import require_writable, run, telling
-from experiments.config import SweepFlags
-from experiments.grid import Trial, shard
-from experiments.health import measure_slot_health, read_slot_health
-from experiments.materials import Materials, gather
-from experiments.plan import by_group, check_trials, measured_background, plan
-from experiments.pretrain import outline, pretrain
-from experiments.progress import progress_bar, say
-from experiments.report import write_report
-from experiments.retrofit import retrofit_base
-from experiments.runs import BACKGROUND, BASE, RunDirectory
-from experiments.trials import Sweep, run_group
+from experiments.cli import run
+from experiments.configs.presets import base_recipe
+from experiments.report.write import write_report
 from smf_jax import checkpoints
+from smf_jax.continual.base import LEAVES, Base, cached_path, load_base, save_base
+from smf_jax.continual.config import SweepFlags
+from smf_jax.continual.engine import Sweep, run_group
+from smf_jax.continual.grid import Trial, shard
+from smf_jax.continual.plan import by_group, check_trials, measured_background, plan
+from smf_jax.continual.pretraining import abstract_base, pretrain
+from smf_jax.continual.retrofitting import retrofit_base
+from smf_jax.continual.run_directory import BACKGROUND, BASE, RunDirectory
+from smf_jax.continual.slot_health import measure_slot_health, read_slot_health
+from smf_jax.continual.stream_data import StreamData, load_stream_data
+from smf_jax.errors import blame_flag, require_writable
+from smf_jax.params import count_parameters
+from smf_jax.progress import progress_bar, say
 from smf_jax.sparse.selection import RULES_WITH_BACKGROUND
 from smf_jax.sparse.usage import Background
-from smf_jax.training.background import base_fingerprint, measure_background
-from smf_jax.training.state import count_parameters
+from smf_jax.training.background import measure_background, routing_fingerprint
 
 
 def find_base(flags: SweepFlags) -> Base:
     """The base that the flags name; an outline of it if it is built in and not cached."""
     if flags.base != "world":
         return load_base(flags.base, "base", flags.dtype)
-    recipe = flags.base_recipe()
+    recipe = base_recipe(flags)
     path = cached_path(recipe, flags.base_cache)
     if path.is_dir():
         return load_base(str(path), "base_cache")
     require_writable(flags.base_cache, "base_cache")
-    return outline(recipe)
+    return abstract_base(recipe)
 
 
-def make_base(flags: SweepFlags, base: Base, materials: Materials) -> Base:
+def make_base(flags: SweepFlags, base: Base, stream_data: StreamData) -> Base:
     """The base as the trials start from it: pretrained and retrofitted where that is to be done."""
     recipe = base.pretrain_flags()
-    if base.is_outline and recipe is not None:
+    if base.is_abstract and recipe is not None:
         path = cached_path(recipe, flags.base_cache)
         save_base(path, pretrain(recipe))
         base = load_base(str(path), "base_cache")
     if flags.retrofit != "none":
-        windows = None if materials.general is None else materials.general.rows
+        windows = None if stream_data.general is None else stream_data.general.rows
         base = retrofit_base(flags, base, windows)
     return base
 
@@ -71,24 +73,24 @@ def kept_background(
     if not flags.resume or not checkpoints.is_complete(path):
         return None
     kept = Background.from_arrays(*checkpoints.load(path))
-    return kept if kept.fingerprint == base_fingerprint(base.config, base.leaves) else None
+    return kept if kept.fingerprint == routing_fingerprint(base.config, base.params) else None
 
 
 def get_background(
-    flags: SweepFlags, base: Base, materials: Materials, measured: Background | None
+    flags: SweepFlags, base: Base, stream_data: StreamData, measured: Background | None
 ) -> Background:
     """Background statistics: those measured before, if they are this base's, or new ones."""
     tokenizer = base.tokenizer_fingerprint()
     if measured is not None:
-        with telling(f"--background={flags.background}: "):
-            measured.require(base_fingerprint(base.config, base.leaves), tokenizer)
+        with blame_flag(f"--background={flags.background}: "):
+            measured.require(routing_fingerprint(base.config, base.params), tokenizer)
         return measured
-    batches = materials.background_batches(flags.background_batches, flags.background_batch_size)
-    corpus = "" if materials.general is None else materials.general.corpus
+    batches = stream_data.background_batches(flags.background_batches, flags.background_batch_size)
+    corpus = "" if stream_data.general is None else stream_data.general.corpus
     with progress_bar(flags.background_batches, "background", "batch") as progress:
         return measure_background(
             base.model,
-            base.leaves,
+            base.params,
             batches,
             corpus=corpus,
             tokenizer=tokenizer,
@@ -125,33 +127,35 @@ def main(flags: SweepFlags) -> int:
     run_directory = RunDirectory(flags.out, flags.shard)
     run_directory.check(_configuration(flags), flags.resume, flags.overwrite)
     base = find_base(flags)
-    say(f"base: {base.origin}, {count_parameters(base.leaves):,} parameters")
-    materials = gather(flags, base)
-    check_trials(flags, trials, base, materials)
+    say(f"base: {base.origin}, {count_parameters(base.params):,} parameters")
+    stream_data = load_stream_data(flags, base)
+    check_trials(flags, trials, base, stream_data)
     measured = measured_background(flags, base.tokenizer_fingerprint())
     # All that can be told without computing has been told; --out is still as it was.
-    base = make_base(flags, base, materials)
+    base = make_base(flags, base, stream_data)
     background = None
     if any(trial.rule in RULES_WITH_BACKGROUND for trial in trials):
         background = kept_background(flags, base, run_directory)
-        background = background or get_background(flags, base, materials, measured)
+        background = background or get_background(flags, base, stream_data, measured)
     run_directory.open(_configuration(flags), flags.resume, flags.overwrite)
-    mark = _save_start(run_directory, base, background)
+    base_fingerprint = _save_start(run_directory, base, background)
     sweep = Sweep(
         flags=flags,
         base=base,
-        mark=mark,
-        materials=materials,
+        base_fingerprint=base_fingerprint,
+        stream_data=stream_data,
         usage=None if background is None else background.pools,
         run=run_directory,
         devices=jax.local_devices(),
     )
     say(
-        f"{len(trials)} trials, {len(materials.tasks)} tasks of {flags.facts_per_task} facts, on "
+        f"{len(trials)} trials, {len(stream_data.tasks)} tasks of {flags.facts_per_task} facts, on "
         f"{len(sweep.devices)} {sweep.devices[0].device_kind}"
     )
     _run_all(sweep, trials)
-    measure_slot_health(flags, base, mark, materials, background, run_directory, trials)
+    measure_slot_health(
+        flags, base, base_fingerprint, stream_data, background, run_directory, trials
+    )
     table = write_report(
         run_directory.path,
         run_directory.rows(),
@@ -166,7 +170,7 @@ def main(flags: SweepFlags) -> int:
 
 def _run_all(sweep: Sweep, trials: Sequence[Trial]) -> None:
     """Runs all trials, group by group, under one progress bar."""
-    with progress_bar(len(trials) * len(sweep.materials.tasks), "sweep", "task") as progress:
+    with progress_bar(len(trials) * len(sweep.stream_data.tasks), "sweep", "task") as progress:
         done = 0
 
         def advance(count: int) -> None:
@@ -188,10 +192,10 @@ def _configuration(flags: SweepFlags) -> dict[str, Any]:
 def _save_start(run_directory: RunDirectory, base: Base, background: Background | None) -> str:
     """Saves the base and its background once; a resume checks that they are the same."""
     path = run_directory.path / BASE
-    mark = base.fingerprint()
+    base_fingerprint = base.fingerprint()
     if not path.exists():
         save_base(path, base)
-    if checkpoints.read_manifest(path / LEAVES).fingerprint != mark:
+    if checkpoints.read_manifest(path / LEAVES).fingerprint != base_fingerprint:
         raise ValueError(
             f"--resume of {run_directory.path}: {path} is not the base that these flags give now; "
             "what --base names has changed, or another machine made or healed it; give another "
@@ -200,7 +204,7 @@ def _save_start(run_directory: RunDirectory, base: Base, background: Background 
     if background is not None and not (path / BACKGROUND).exists():
         arrays, metadata = background.to_arrays()
         checkpoints.save(path / BACKGROUND, arrays, metadata)
-    return mark
+    return base_fingerprint
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def split_over(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
 
 def stack(trees: Sequence[Any]) -> Any:
     """Stacks the leaves of equal trees along a new leading axis, the trial."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    return jax.tree.map(lambda *params: jnp.stack(params), *trees)
 
 
 def unstack(tree: Any, index: int, rows: Any = None) -> Any:

@@ -18,6 +18,8 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+pytest_plugins = ["tests.fixtures"]
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

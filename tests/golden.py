@@ -1,7 +1,7 @@
-"""Golden vectors as tests read them; `smf_jax.golden` checks whole files."""
+"""Golden vectors as tests read them; `smf_jax.interop.golden` checks whole files."""
 
 from __future__ import annotations
 
-from smf_jax.golden import load_golden
+from smf_jax.interop.golden import load_golden
 
 load = load_golden

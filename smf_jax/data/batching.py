@@ -1,4 +1,4 @@
-"""Token ids to arrays: padded wordings, packed text, batches in a seeded order. NumPy only."""
+"""Token ids to arrays: padded paraphrases, packed text, batches in a seeded order. NumPy only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from smf_jax.data.facts import Wording
+from smf_jax.data.facts import Paraphrase
 from smf_jax.data.tokenizer import Tokenizer
 
 
@@ -28,8 +28,8 @@ class Batch(NamedTuple):
     valid: Any
 
 
-def split_wordings(
-    tokenizer: Tokenizer, wordings: Sequence[Wording]
+def split_paraphrases(
+    tokenizer: Tokenizer, paraphrases: Sequence[Paraphrase]
 ) -> list[tuple[list[int], list[int]]]:
     """The token ids of each prompt (with ``bos``) and of each answer (with ``eos``).
 
@@ -37,47 +37,51 @@ def split_wordings(
     it in the ids of the whole text, or, where a token spans the border, the answer encoded by
     itself.
     """
-    prompts = tokenizer.encode_batch([wording.prompt for wording in wordings])
-    wholes = tokenizer.encode_batch([wording.prompt + wording.answer for wording in wordings])
+    prompts = tokenizer.encode_batch([paraphrase.prompt for paraphrase in paraphrases])
+    wholes = tokenizer.encode_batch(
+        [paraphrase.prompt + paraphrase.answer for paraphrase in paraphrases]
+    )
     begin = [] if tokenizer.bos is None else [tokenizer.bos]
     result = []
-    for wording, prompt, whole in zip(wordings, prompts, wholes, strict=True):
+    for paraphrase, prompt, whole in zip(paraphrases, prompts, wholes, strict=True):
         follows = whole[: len(prompt)] == prompt and len(whole) > len(prompt)
-        answer = whole[len(prompt) :] if follows else _continue(tokenizer, wording, prompt)
+        answer = whole[len(prompt) :] if follows else _continue(tokenizer, paraphrase, prompt)
         result.append((begin + prompt, [*answer, tokenizer.eos]))
     return result
 
 
-def _continue(tokenizer: Tokenizer, wording: Wording, prompt: list[int]) -> list[int]:
+def _continue(tokenizer: Tokenizer, paraphrase: Paraphrase, prompt: list[int]) -> list[int]:
     """The ids of an answer by itself, such that prompt and answer decode to their text.
 
     Some tokenizers set a space before every text; the answer then goes without its own.
     """
-    text = wording.prompt + wording.answer
-    plain = tokenizer.encode(wording.answer)
-    bare = tokenizer.encode(wording.answer.removeprefix(" "))
+    text = paraphrase.prompt + paraphrase.answer
+    plain = tokenizer.encode(paraphrase.answer)
+    bare = tokenizer.encode(paraphrase.answer.removeprefix(" "))
     fits = (ids for ids in (plain, bare) if tokenizer.decode(prompt + ids) == text)
     return next(fits, plain)
 
 
-def needed_length(tokenizer: Tokenizer, wordings: Sequence[Wording], multiple: int = 8) -> int:
-    """The least length that holds every wording, rounded up to a multiple."""
-    pairs = split_wordings(tokenizer, wordings)
+def needed_length(
+    tokenizer: Tokenizer, paraphrases: Sequence[Paraphrase], multiple: int = 8
+) -> int:
+    """The least length that holds every paraphrase, rounded up to a multiple."""
+    pairs = split_paraphrases(tokenizer, paraphrases)
     longest = max((len(prompt) + len(answer) - 1 for prompt, answer in pairs), default=1)
     return -(-longest // multiple) * multiple
 
 
-def encode_wordings(
+def encode_paraphrases(
     tokenizer: Tokenizer,
-    wordings: Sequence[Wording],
+    paraphrases: Sequence[Paraphrase],
     length: int,
     prompt_loss_weight: float = 0.1,
 ) -> Batch:
-    """One row per wording: ``[bos] prompt answer [eos]``, padded on the right.
+    """One row per paraphrase: ``[bos] prompt answer [eos]``, padded on the right.
 
     Args:
         tokenizer: What encodes.
-        wordings: b wordings.
+        paraphrases: b paraphrases.
         length: t, the width of the arrays; ``needed_length`` computes one.
         prompt_loss_weight: The weight of targets inside the prompt; the answer and the end
             token weigh 1.
@@ -86,21 +90,21 @@ def encode_wordings(
         A batch of shape (b, t).
 
     Raises:
-        ValueError: If there is no wording, one does not fit, or the weight is negative.
+        ValueError: If there is no paraphrase, one does not fit, or the weight is negative.
     """
-    if not wordings:
-        raise ValueError("encode_wordings: no wordings; expected at least one")
+    if not paraphrases:
+        raise ValueError("encode_paraphrases: no paraphrases; expected at least one")
     if prompt_loss_weight < 0:
         raise ValueError(f"prompt_loss_weight={prompt_loss_weight}: expected 0 or more")
-    batch = _empty(len(wordings), length, tokenizer.pad)
-    for row, (prompt, answer) in enumerate(split_wordings(tokenizer, wordings)):
+    batch = _empty(len(paraphrases), length, tokenizer.pad)
+    for row, (prompt, answer) in enumerate(split_paraphrases(tokenizer, paraphrases)):
         sequence = prompt + answer
         end = len(sequence) - 1
         if end > length:
-            wording = wordings[row]
+            paraphrase = paraphrases[row]
             raise ValueError(
-                f"length={length} is too short for wording {row}, {wording.prompt!r} + "
-                f"{wording.answer!r}, which takes {end} positions: raise the length or drop it"
+                f"length={length} is too short for paraphrase {row}, {paraphrase.prompt!r} + "
+                f"{paraphrase.answer!r}, which takes {end} positions: raise the length or drop it"
             )
         batch.tokens[row, :end] = sequence[:-1]
         batch.targets[row, :end] = sequence[1:]
@@ -202,7 +206,7 @@ def sample_batches(
     """Draw batches from examples: each example once per epoch, every epoch in a new order.
 
     Where groups are given it is they that are shuffled, and the examples of one stay side by side:
-    a batch then holds few facts in all of their wordings.
+    a batch then holds few facts in all of their paraphrases.
 
     Args:
         examples: A batch of shape (b, t): the set to draw from.

@@ -1,4 +1,4 @@
-"""The records of what a model is taught and asked: wordings, facts and tasks."""
+"""The records of what a model is taught and asked: paraphrases, facts and tasks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 
-class Wording(NamedTuple):
+class Paraphrase(NamedTuple):
     """One way to say a fact: the text is ``prompt + answer``.
 
     The answer starts with the space that divides it from the prompt, so a prompt never ends in
@@ -28,16 +28,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Fact:
-    """A subject, a relation and an object, in the wordings it is taught and asked in."""
+    """A subject, a relation and an object, in the paraphrases it is taught and asked in."""
 
     # Unique among the facts that a model knows at one time; a changed fact keeps its name.
     name: str
-    # The group of facts with the same wordings, such as ``person.job``; empty when unknown.
+    # The group of facts with the same paraphrases, such as ``person.job``; empty when unknown.
     relation: str
-    # Wordings that training sees.
-    trained: tuple[Wording, ...]
-    # Wordings that only evaluation sees ("unseen wording"); the probe for the fact.
-    asked: tuple[Wording, ...]
+    # Paraphrases that training sees.
+    train: tuple[Paraphrase, ...]
+    # Paraphrases that only evaluation sees ("unseen paraphrase"); the probe for the fact.
+    held_out: tuple[Paraphrase, ...]
     # Every accepted answer, without the dividing space; the first is the one that is taught.
     answers: tuple[str, ...]
 
@@ -50,50 +50,53 @@ class Task:
     facts: tuple[Fact, ...]
 
 
-def trained_wordings(facts: Iterable[Fact]) -> tuple[Wording, ...]:
-    """Every trained wording of every fact, fact by fact."""
-    return tuple(wording for fact in facts for wording in fact.trained)
+def train_paraphrases(facts: Iterable[Fact]) -> tuple[Paraphrase, ...]:
+    """Every trained paraphrase of every fact, fact by fact."""
+    return tuple(paraphrase for fact in facts for paraphrase in fact.train)
 
 
-def first_wordings(facts: Iterable[Fact], wordings: str, count: int) -> tuple[Fact, ...]:
-    """The facts with only the first few of their wordings of a kind, trained or asked."""
-    return tuple(replace(fact, **{wordings: getattr(fact, wordings)[:count]}) for fact in facts)
+def first_paraphrases(facts: Iterable[Fact], paraphrases: str, count: int) -> tuple[Fact, ...]:
+    """The facts with only the first few of their paraphrases of a kind, trained or asked."""
+    return tuple(
+        replace(fact, **{paraphrases: getattr(fact, paraphrases)[:count]}) for fact in facts
+    )
 
 
-def rotate_wordings(
-    wordings: tuple[Wording, ...], turn: int, trained: int, asked: int
-) -> tuple[tuple[Wording, ...], tuple[Wording, ...]]:
-    """Divide one fact's wordings into trained and asked ones, other ones at every turn.
+def rotate_paraphrases(
+    paraphrases: tuple[Paraphrase, ...], turn: int, train: int, held_out: int
+) -> tuple[tuple[Paraphrase, ...], tuple[Paraphrase, ...]]:
+    """Divide one fact's paraphrases into trained and asked ones, other ones at every turn.
 
-    The asked block starts at ``turn * asked`` in the circle of wordings and the trained ones
-    follow it. With exactly ``trained + asked`` wordings, what one fact is asked in its neighbour
-    is trained in: an unseen wording is then new for the fact, not for the model.
+    The asked block starts at ``turn * held_out`` in the circle of paraphrases and the trained ones
+    follow it. With exactly ``train + held_out`` paraphrases, what one fact is asked in its
+    neighbour is trained in: an unseen paraphrase is then new for the fact, not for the model.
 
     Args:
-        wordings: All wordings of the fact, in an order shared by the facts of its relation.
+        paraphrases: All paraphrases of the fact, in an order shared by the facts of its relation.
         turn: The place of the fact among the facts of its relation.
-        trained: How many wordings to train.
-        asked: How many wordings to ask, disjoint from the trained ones.
+        train: How many paraphrases to train.
+        held_out: How many paraphrases to ask, disjoint from the trained ones.
 
     Returns:
-        The trained and the asked wordings.
+        The trained and the asked paraphrases.
 
     Raises:
-        ValueError: If there are fewer than ``trained + asked`` wordings.
+        ValueError: If there are fewer than ``train + held_out`` paraphrases.
     """
-    check_wording_counts(trained, asked, len(wordings))
-    start = turn * asked % len(wordings)
-    circle = wordings[start:] + wordings[:start]
-    return circle[asked : asked + trained], circle[:asked]
+    check_paraphrase_counts(train, held_out, len(paraphrases))
+    start = turn * held_out % len(paraphrases)
+    circle = paraphrases[start:] + paraphrases[:start]
+    return circle[held_out : held_out + train], circle[:held_out]
 
 
-def check_wording_counts(trained: int, asked: int, available: int) -> None:
-    """Raise a ``ValueError`` unless the wordings suffice for a trained and an asked share."""
-    for name, value in (("trained_wordings", trained), ("asked_wordings", asked)):
+def check_paraphrase_counts(train: int, held_out: int, available: int) -> None:
+    """Raise a ``ValueError`` unless the paraphrases suffice for a trained and an asked share."""
+    for name, value in (("train_paraphrases", train), ("held_out_paraphrases", held_out)):
         if value < 1:
-            raise ValueError(f"{name}={value}: expected at least 1 wording")
-    if trained + asked > available:
+            raise ValueError(f"{name}={value}: expected at least 1 paraphrase")
+    if train + held_out > available:
         raise ValueError(
-            f"trained_wordings={trained} and asked_wordings={asked} need {trained + asked} "
-            f"wordings, but a relation has {available}: lower one of the two"
+            f"train_paraphrases={train} and held_out_paraphrases={held_out} need "
+            f"{train + held_out} "
+            f"paraphrases, but a relation has {available}: lower one of the two"
         )

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smf_jax.data.facts import Fact, Question, Task, Wording, check_wording_counts, rotate_wordings
+from smf_jax.data.facts import (
+    Fact,
+    Paraphrase,
+    Question,
+    Task,
+    check_paraphrase_counts,
+    rotate_paraphrases,
+)
 from smf_jax.data.files import (
     EXPECTED_FORMATS,
     fail_at,
@@ -51,17 +58,17 @@ def read_questions(
     *,
     fields: QuestionFields = QuestionFields(),
     relations: Sequence[str] | None = None,
-    trained_wordings: int = 8,
-    asked_wordings: int = 2,
+    train_paraphrases: int = 8,
+    held_out_paraphrases: int = 2,
 ) -> tuple[Fact, ...]:
-    """Read questions with their answers and put them into wordings.
+    """Read questions with their answers and put them into paraphrases.
 
     Args:
         path: A .jsonl or .csv file, also with .gz, .xz or .bz2 behind it.
         fields: What the fields of a record are called.
         relations: Keep the questions of these relations; None keeps all.
-        trained_wordings: Formats in which a question is trained.
-        asked_wordings: Other formats in which it is asked.
+        train_paraphrases: Formats in which a question is trained.
+        held_out_paraphrases: Other formats in which it is asked.
 
     Returns:
         One fact per record, in the order of the file, named by file and line.
@@ -72,7 +79,7 @@ def read_questions(
             a question has no answer, or a relation does not exist; with the line's number.
     """
     path = Path(path)
-    check_wording_counts(trained_wordings, asked_wordings, len(QUESTION_FORMATS))
+    check_paraphrase_counts(train_paraphrases, held_out_paraphrases, len(QUESTION_FORMATS))
     found = [
         (line, *_question(path, line, record, fields, needs_relation=relations is not None))
         for line, record in read_records(path)
@@ -90,8 +97,8 @@ def read_questions(
             answers,
             relation=relation,
             turn=turn,
-            trained_wordings=trained_wordings,
-            asked_wordings=asked_wordings,
+            train_paraphrases=train_paraphrases,
+            held_out_paraphrases=held_out_paraphrases,
         )
         for turn, (line, question, answers, relation) in enumerate(found)
     )
@@ -100,7 +107,7 @@ def read_questions(
 def read_open_questions(
     path: str | Path, fields: QuestionFields = QuestionFields()
 ) -> tuple[Question, ...]:
-    """Read questions with their answers as they stand, in no wording.
+    """Read questions with their answers as they stand, in no paraphrase.
 
     Args:
         path: A .jsonl or .csv file, also with .gz, .xz or .bz2 behind it.
@@ -127,8 +134,8 @@ def question_fact(
     *,
     relation: str = "",
     turn: int = 0,
-    trained_wordings: int = 8,
-    asked_wordings: int = 2,
+    train_paraphrases: int = 8,
+    held_out_paraphrases: int = 2,
 ) -> Fact:
     """The fact that a question and its answers state, in generic question formats.
 
@@ -138,13 +145,13 @@ def question_fact(
         answers: The accepted answers; the first is taught.
         relation: The group of the fact, if known.
         turn: The fact's place among its neighbours: decides which formats are held out.
-        trained_wordings: Formats in which the question is trained.
-        asked_wordings: Other formats in which it is asked; neighbours are trained in them.
+        train_paraphrases: Formats in which the question is trained.
+        held_out_paraphrases: Other formats in which it is asked; neighbours are trained in them.
     """
-    formats = QUESTION_FORMATS[: trained_wordings + asked_wordings]
-    wordings = tuple(Wording(text.format(question), f" {answers[0]}") for text in formats)
-    trained, asked = rotate_wordings(wordings, turn, trained_wordings, asked_wordings)
-    return Fact(name, relation, trained, asked, tuple(answers))
+    formats = QUESTION_FORMATS[: train_paraphrases + held_out_paraphrases]
+    paraphrases = tuple(Paraphrase(text.format(question), f" {answers[0]}") for text in formats)
+    train, held_out = rotate_paraphrases(paraphrases, turn, train_paraphrases, held_out_paraphrases)
+    return Fact(name, relation, train, held_out, tuple(answers))
 
 
 def read_texts(path: str | Path, field: str = "text") -> Iterator[str]:
@@ -197,7 +204,7 @@ def stream_of(
     for name, value in (("tasks", tasks), ("facts_per_task", facts_per_task)):
         if value < 1:
             raise ValueError(f"{name}={value}: expected at least 1")
-    by_prompts = {frozenset(w.prompt for w in (*f.trained, *f.asked)): f for f in reversed(facts)}
+    by_prompts = {frozenset(w.prompt for w in (*f.train, *f.held_out)): f for f in reversed(facts)}
     distinct = list(by_prompts.values())
     needed = tasks * facts_per_task
     if len(distinct) < needed:
@@ -212,9 +219,9 @@ def stream_of(
     )
 
 
-def _check_relations(path: Path, asked: Sequence[str], existing: set[str]) -> None:
-    unknown = sorted(set(asked) - existing)
-    if unknown or not asked:
+def _check_relations(path: Path, held_out: Sequence[str], existing: set[str]) -> None:
+    unknown = sorted(set(held_out) - existing)
+    if unknown or not held_out:
         raise ValueError(
             f"{path}: unknown relations {unknown}; the file has {', '.join(sorted(existing))}"
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smf_jax.data.facts import Fact, Question, check_wording_counts
+from smf_jax.data.facts import Fact, Question, check_paraphrase_counts
 from smf_jax.data.sources import QUESTION_FORMATS, question_fact
 
 # Where questions, answers and texts are looked for when no feature is named.
@@ -45,10 +45,10 @@ def read_tfds_questions(
     answers: str | None = None,
     limit: int | None = None,
     download: bool = False,
-    trained_wordings: int = 8,
-    asked_wordings: int = 2,
+    train_paraphrases: int = 8,
+    held_out_paraphrases: int = 2,
 ) -> tuple[Fact, ...]:
-    """Read questions with their answers from a set and put them into wordings.
+    """Read questions with their answers from a set and put them into paraphrases.
 
     Args:
         source: The split to read.
@@ -57,8 +57,8 @@ def read_tfds_questions(
             ``value`` and ``aliases`` or with ``text``; None looks for it.
         limit: Read at most so many records.
         download: Prepare the set if it is not prepared, which uses the network.
-        trained_wordings: Formats in which a question is trained.
-        asked_wordings: Other formats in which it is asked.
+        train_paraphrases: Formats in which a question is trained.
+        held_out_paraphrases: Other formats in which it is asked.
 
     Returns:
         One fact per record, named by its place in the split.
@@ -67,7 +67,7 @@ def read_tfds_questions(
         ValueError: If the set, split or feature does not exist, the set is not prepared as
             array_record, or a question has no answer.
     """
-    check_wording_counts(trained_wordings, asked_wordings, len(QUESTION_FORMATS))
+    check_paraphrase_counts(train_paraphrases, held_out_paraphrases, len(QUESTION_FORMATS))
     found = read_tfds_open_questions(
         source, question=question, answers=answers, limit=limit, download=download
     )
@@ -77,8 +77,8 @@ def read_tfds_questions(
             each.text,
             each.answers,
             turn=place,
-            trained_wordings=trained_wordings,
-            asked_wordings=asked_wordings,
+            train_paraphrases=train_paraphrases,
+            held_out_paraphrases=held_out_paraphrases,
         )
         for place, each in enumerate(found)
     )
@@ -92,7 +92,7 @@ def read_tfds_open_questions(
     limit: int | None = None,
     download: bool = False,
 ) -> tuple[Question, ...]:
-    """Read questions with their answers from a set as they stand, in no wording.
+    """Read questions with their answers from a set as they stand, in no paraphrase.
 
     Arguments and errors are those of `read_tfds_questions`.
     """

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from smf_jax.data.batching import Batch
 from smf_jax.data.tokenizer import Tokenizer
-from smf_jax.training.loss import token_losses
+from smf_jax.losses import token_losses
 
 Ids = list[int]
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from smf_jax.data.batching import Batch
-from smf_jax.training.loss import token_losses
+from smf_jax.losses import token_losses
 
 
 class LossSum(NamedTuple):

@@ -19,7 +19,7 @@ from smf_jax.data.tokenizer import Tokenizer
 from smf_jax.evaluation.continuations import Ids, pair_rows
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.models.decoder import Decoder
-from smf_jax.training.state import Flat
+from smf_jax.params import Params
 
 # Names that tasks give the length of an answer, in the order in which the harness believes them.
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -35,14 +35,14 @@ class SmfLM(TemplateLM):
 
     Attributes:
       scorer: what scores and answers.
-      leaves: of the model by path: a base, or a base with patches applied.
+      params: of the model by path: a base, or a base with patches applied.
       max_gen_toks: tokens of an answer where a task does not say.
     """
 
     def __init__(
         self,
         model: Decoder,
-        leaves: Flat,
+        params: Params,
         tokenizer: Tokenizer,
         rows: int = 64,
         max_gen_toks: int = 256,
@@ -51,14 +51,14 @@ class SmfLM(TemplateLM):
 
         Args:
           model: the decoder.
-          leaves: its leaves by path.
+          params: its leaves by path.
           tokenizer: of the model.
           rows: rows that run at once.
           max_gen_toks: tokens of an answer where a task does not say.
         """
         super().__init__()
         self.scorer = Scorer(model, rows)
-        self.leaves = leaves
+        self.params = params
         self.max_gen_toks = max_gen_toks
         self._tokenizer = tokenizer
 
@@ -99,7 +99,7 @@ class SmfLM(TemplateLM):
             return []
         pairs = [(context, follows) for _, context, follows in requests]
         batch = pair_rows(pairs, self._tokenizer.pad, self.max_length)
-        scores = self.scorer.score(self.leaves, batch)
+        scores = self.scorer.score(self.params, batch)
         return [
             (float(total), bool(greedy))
             for total, greedy in zip(scores.log_probability, scores.greedy, strict=True)
@@ -170,7 +170,7 @@ class SmfLM(TemplateLM):
         encoded = [self.tok_encode(context)[-room:] for context in contexts]
         prompts = [ids or [self.prefix_token_id] for ids in encoded]
         answers = []
-        for ids in self.scorer.answer(self.leaves, prompts, steps, tuple(sorted(stop))):
+        for ids in self.scorer.answer(self.params, prompts, steps, tuple(sorted(stop))):
             text = self._tokenizer.decode(ids[:-1] if ids[-1] in ends else ids)
             for end in texts:
                 text = text.partition(end)[0]

@@ -9,12 +9,11 @@ import jax
 import numpy as np
 
 from smf_jax.data.batching import Batch
-from smf_jax.evaluation.answers import in_chunks
 from smf_jax.evaluation.continuations import Ids, RowScores, row_scores
-from smf_jax.models.decoder import Decoder
+from smf_jax.evaluation.probes.exact import in_chunks
+from smf_jax.models.decoder import Decoder, plain_logits
 from smf_jax.models.generate import generate, left_pad
-from smf_jax.training.state import Flat, unflatten
-from smf_jax.training.trainers import plain_logits
+from smf_jax.params import Params, unflatten
 
 # Logits of a chunk: 1 GiB of float32.
 _LOGITS = 2**28
@@ -40,8 +39,8 @@ class Scorer:
         logits = plain_logits(model)
 
         @jax.jit
-        def score(leaves: Flat, batch: Batch) -> RowScores:
-            return row_scores(logits(leaves, batch.tokens, batch.valid), batch)
+        def score(params: Params, batch: Batch) -> RowScores:
+            return row_scores(logits(params, batch.tokens, batch.valid), batch)
 
         self._score = score
 
@@ -50,11 +49,11 @@ class Scorer:
         """Places that the model takes."""
         return self.model.config.max_positions
 
-    def score(self, leaves: Flat, batch: Batch) -> RowScores:
+    def score(self, params: Params, batch: Batch) -> RowScores:
         """Scores rows; see `row_scores`.
 
         Args:
-          leaves: of a model by path.
+          params: of a model by path.
           batch: ``(rows, t)`` fields.
 
         Returns:
@@ -63,17 +62,17 @@ class Scorer:
         total, length = batch.tokens.shape
         fitting = max(1, _LOGITS // (length * self.model.config.vocabulary))
         rows = min(self.rows, fitting, total)
-        chunks = jax.device_get(in_chunks(lambda c: self._score(leaves, c), batch, rows))
+        chunks = jax.device_get(in_chunks(lambda c: self._score(params, c), batch, rows))
         joined = RowScores(*(np.concatenate(parts)[:total] for parts in zip(*chunks, strict=True)))
         return joined._replace(log_probability=joined.log_probability.astype(np.float64))
 
     def answer(
-        self, leaves: Flat, prompts: Sequence[Ids], steps: int, stop: Sequence[int] = ()
+        self, params: Params, prompts: Sequence[Ids], steps: int, stop: Sequence[int] = ()
     ) -> list[Ids]:
         """Continues prompts greedily.
 
         Args:
-          leaves: of a model by path.
+          params: of a model by path.
           prompts: ids of each prompt, none empty; together with `steps` within `positions`.
           steps: tokens of an answer at most.
           stop: tokens that end an answer.
@@ -90,7 +89,7 @@ class Scorer:
                 f"a prompt of {longest} tokens and steps={steps} do not fit into the model's "
                 f"{self.positions} positions: shorten the prompt or lower steps"
             )
-        params: Any = unflatten(leaves)
+        tree: Any = unflatten(params)
         tokens, valid = left_pad(prompts, pad=0)
         # The length was rounded up: the pads that do not fit go again.
         spare = max(0, tokens.shape[1] + steps - self.positions)
@@ -100,7 +99,7 @@ class Scorer:
         for start in range(0, len(prompts), rows):
             # One shape for all: the last chunk is filled up with prompts of the first.
             chosen = np.arange(start, start + rows) % len(prompts)
-            answers.append(generate(self.model, params, tokens[chosen], valid[chosen], steps, stop))
+            answers.append(generate(self.model, tree, tokens[chosen], valid[chosen], steps, stop))
         ids = np.concatenate(jax.device_get(answers))[: len(prompts)]
         return [_until(row.tolist(), frozenset(stop)) for row in ids]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from smf_jax.memory.routing import ScoreWeighting
+from smf_jax.memory.product_keys import ScoreWeighting
 
 Gate = Literal["silu", "scalar", "none"]
 QueryNorm = Literal["none", "layer", "rms", "batch"]

@@ -13,8 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 from smf_jax.memory.config import MemoryConfig
 from smf_jax.memory.experts import expert_weights
 from smf_jax.memory.norms import EPSILON, RMS_EPSILON, BatchNorm, latest
+from smf_jax.memory.product_keys import product_key_lookup, read_weights
 from smf_jax.memory.reading import read
-from smf_jax.memory.routing import product_key_lookup, read_weights
 from smf_jax.shapes import Table
 
 __all__ = [

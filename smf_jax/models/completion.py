@@ -21,7 +21,7 @@ _SHORTEST = 16
 
 def complete_texts(
     model: Decoder,
-    leaves: Mapping[str, Any],
+    params: Mapping[str, Any],
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
     max_tokens: int = 64,
@@ -40,7 +40,7 @@ def complete_texts(
 
     Args:
       model: the decoder.
-      leaves: its parameters, by path or nested.
+      params: its parameters, by path or nested.
       tokenizer: of the model.
       prompts: texts; with ``chat`` also lists of messages, each with ``role`` and ``content``.
       max_tokens: of an answer.
@@ -76,7 +76,7 @@ def complete_texts(
         keys = None if key is None else _keys(key, chosen)
         found = generate(
             model,
-            leaves,
+            params,
             tokens,
             valid,
             max_tokens,

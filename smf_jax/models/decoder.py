@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,10 @@ from smf_jax.models.layers import (
     Valid,
     wide_dtype,
 )
+from smf_jax.params import Params, unflatten
+
+# From leaves by path, tokens and the mask of valid ones.
+LogitsFn = Callable[[Params, Array, Array], Array]
 
 
 class Decoder(nn.Module):
@@ -220,3 +225,12 @@ def abstract_params(config: ModelConfig) -> dict[str, Any]:
 def _count_positions(valid: Valid) -> Int[Array, "b t"]:
     """Each row's valid tokens count from 0; pads before them stand at 0."""
     return jnp.maximum(jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1, 0)
+
+
+def plain_logits(model: Decoder) -> LogitsFn:
+    """Logits from leaves by path."""
+
+    def logits(params: Params, tokens: Array, valid: Array) -> Array:
+        return model.apply({"params": unflatten(params)}, tokens, valid)  # pyright: ignore
+
+    return logits

@@ -16,7 +16,7 @@ from smf_jax.models.attention import Cache, empty_cache
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
 from smf_jax.models.layers import Hidden, Tokens, Valid
-from smf_jax.training.state import flatten, unflatten
+from smf_jax.params import flatten, unflatten
 
 Generated = Int[Array, "b steps"]
 _POOLS = "memory/pool_"

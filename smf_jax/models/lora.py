@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike
 
 from smf_jax.models.layers import matmul
-from smf_jax.training.state import Flat, flatten, unflatten
+from smf_jax.params import Params, flatten, unflatten
 
 ATTENTION_TARGETS = ("query", "key", "value", "output")
 FEED_FORWARD_TARGETS = ("gate", "up", "down")
@@ -116,7 +116,7 @@ def merge_lora(
     Returns:
       Nested parameters; leaves without an adapter are shared, not copied.
     """
-    merged: Flat = flatten(params)
+    merged: Params = flatten(params)
     for module in sorted({path.rpartition("/")[0] for path in adapters}):
         kernel = merged.get(f"{module}/kernel")
         if kernel is None:

@@ -12,7 +12,7 @@ from jaxtyping import Array, DTypeLike
 
 from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.models.decoder import init_params
-from smf_jax.training.state import flatten, unflatten
+from smf_jax.params import flatten, unflatten
 
 MEMORY = "memory"
 

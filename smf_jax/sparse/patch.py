@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from smf_jax.manifest import fingerprint, sha256_of_json, to_host
+from smf_jax.checkpoints.manifest import fingerprint, sha256_of_json, to_host
 from smf_jax.sparse.exactness import rows_differ, same_bits
 
 FORMAT = 1

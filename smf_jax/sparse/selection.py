@@ -12,10 +12,10 @@ from jaxtyping import Array, Float, Int
 
 from smf_jax.shapes import SlotCounts, SlotIds, SlotScores
 from smf_jax.sparse.accesses import Accesses, accesses_in_vector, exact_sum
-from smf_jax.sparse.scores import RULES as RULES
-from smf_jax.sparse.scores import RULES_WITH_BACKGROUND as RULES_WITH_BACKGROUND
-from smf_jax.sparse.scores import Rule, score_slots
-from smf_jax.sparse.scores import check_rule as check_rule
+from smf_jax.sparse.rules import RULES as RULES
+from smf_jax.sparse.rules import RULES_WITH_BACKGROUND as RULES_WITH_BACKGROUND
+from smf_jax.sparse.rules import Rule, score_slots
+from smf_jax.sparse.rules import check_rule as check_rule
 from smf_jax.sparse.usage import PoolUsage
 
 Granularity = Literal["per_step", "per_micro_batch", "per_task"]

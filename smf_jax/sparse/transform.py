@@ -25,11 +25,11 @@ class SelectedRowsState(NamedTuple):
 
     Attributes:
       step: steps taken.
-      statistics: per table path, the optax state of one row stacked over its ``N`` rows.
+      opt_state: per table path, the optax state of one row stacked over its ``N`` rows.
     """
 
     step: Int[Array, ""]
-    statistics: dict[str, Any]
+    opt_state: dict[str, Any]
 
 
 def freeze_all_but_rows(
@@ -75,7 +75,7 @@ def freeze_all_but_rows(
             )
         return SelectedRowsState(
             step=jnp.zeros((), jnp.int32),
-            statistics={path: rule.init_each(leaves[path]) for path in sorted(names)},
+            opt_state={path: rule.init_each(leaves[path]) for path in sorted(names)},
         )
 
     def update(
@@ -98,7 +98,7 @@ def freeze_all_but_rows(
         rate = rule.rate(learning_rate, state.step)
         new_updates, new_statistics = {}, {}
         for path in sorted(names):
-            old = state.statistics[path]
+            old = state.opt_state[path]
             moved, advanced = rule.step_each(masked[path], old, values[path])
             new_updates[path] = where_rows(selected[path], -rate * moved, _nothing(moved))
             new_statistics[path] = jax.tree.map(

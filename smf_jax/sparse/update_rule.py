@@ -64,7 +64,7 @@ class UpdateRule:
                 f"after warmup_steps={self.warmup_steps}; raise schedule_steps"
             )
 
-    def statistics(self) -> optax.GradientTransformation:
+    def transformation(self) -> optax.GradientTransformation:
         """The second stage, for one row or for a whole tree; no learning rate in it."""
         if self.optimizer == "sgd":
             return optax.identity()
@@ -77,11 +77,11 @@ class UpdateRule:
 
     def init_each(self, rows: Array) -> Any:
         """The second stage's state of many rows, each with one of its own, stacked."""
-        return jax.vmap(self.statistics().init)(rows)
+        return jax.vmap(self.transformation().init)(rows)
 
     def step_each(self, gradients: Array, states: Any, rows: Array) -> tuple[Array, Any]:
         """The second stage of many rows, each by itself: their updates and their next states."""
-        step: Any = jax.vmap(self.statistics().update)
+        step: Any = jax.vmap(self.transformation().update)
         return step(gradients, states, rows)
 
     def clipped(self, gradients: Any) -> Any:

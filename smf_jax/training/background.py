@@ -8,14 +8,14 @@ from functools import partial
 import jax
 import numpy as np
 
+from smf_jax.checkpoints.manifest import fingerprint
 from smf_jax.data.batching import Batch
-from smf_jax.manifest import fingerprint
 from smf_jax.memory.layer import ROUTING
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
+from smf_jax.params import Params
 from smf_jax.sparse.usage import Background, PoolUsage, add_batch, no_usage
 from smf_jax.training.reads import pool_path, read_counts
-from smf_jax.training.state import Flat
 
 # Leaves of a block that a read of that block depends on.
 _BEFORE_READ = ("attention_norm/", "attention/", "feed_forward_norm/")
@@ -52,15 +52,15 @@ def upstream_of_reads(config: ModelConfig, path: str) -> bool:
     return int(number) < highest or leaf.startswith(ROUTING)
 
 
-def base_fingerprint(config: ModelConfig, leaves: Flat) -> str:
+def routing_fingerprint(config: ModelConfig, params: Params) -> str:
     """Fingerprint of all leaves upstream of the reads, which background statistics belong to."""
-    upstream = {p: leaf for p, leaf in leaves.items() if upstream_of_reads(config, p)}
+    upstream = {p: leaf for p, leaf in params.items() if upstream_of_reads(config, p)}
     return fingerprint(jax.device_get(upstream))
 
 
 def measure_background(
     model: Decoder,
-    leaves: Flat,
+    params: Params,
     batches: Batch,
     *,
     corpus: str,
@@ -71,7 +71,7 @@ def measure_background(
 
     Args:
       model: the base, with memories.
-      leaves: its leaves by path.
+      params: its leaves by path.
       batches: ``(B, b, t)`` fields.
       corpus: name of the text, recorded.
       tokenizer: fingerprint of the tokenizer, recorded.
@@ -85,20 +85,20 @@ def measure_background(
         raise ValueError("the model has no memory, so text uses no slots; retrofit it first")
 
     @partial(jax.jit, donate_argnums=0)
-    def add(usage: dict[str, PoolUsage], leaves: Flat, batch: Batch) -> dict[str, PoolUsage]:
+    def add(usage: dict[str, PoolUsage], params: Params, batch: Batch) -> dict[str, PoolUsage]:
         # An argument and no closure: constants of a program would hold the model twice.
-        counts = read_counts(model, leaves, batch)
+        counts = read_counts(model, params, batch)
         return {pool: add_batch(usage[pool], counts[pool]) for pool in usage}
 
     usage = {pool_path(pool): no_usage(placement.memory.slots) for pool in placement.pools}
     total = batches.tokens.shape[0]
     for index in range(total):
-        usage = add(usage, leaves, Batch(*(field[index] for field in batches)))
+        usage = add(usage, params, Batch(*(field[index] for field in batches)))
         progress(index + 1)
     return Background(
         pools=usage,
         tokens_per_batch=round(float(np.sum(batches.valid)) / total),
         corpus=corpus,
         tokenizer=tokenizer,
-        fingerprint=base_fingerprint(model.config, leaves),
+        fingerprint=routing_fingerprint(model.config, params),
     )

@@ -11,40 +11,40 @@ import optax
 from jaxtyping import Array, Int
 
 from smf_jax.data.batching import Batch
+from smf_jax.losses import all_finite, weighted_loss
+from smf_jax.models.decoder import LogitsFn
+from smf_jax.params import Params
 from smf_jax.sparse.update_rule import UpdateRule
-from smf_jax.training.loss import all_finite, weighted_loss
-from smf_jax.training.state import Flat
-from smf_jax.training.step import Settings, StepMetrics, latch, step_leaves
+from smf_jax.training.step import Settings, StepMetrics, latch, step_params
 
-LogitsFn = Callable[[Flat, Array, Array], Array]
 # From all leaves by path and a batch: what is minimised, and the running statistics after the
 # batch, by path.
-LossFn = Callable[[Flat, Batch], tuple[Array, Flat]]
+LossFn = Callable[[Params, Batch], tuple[Array, Params]]
 
 
 class DenseState(NamedTuple):
     """What a dense step changes.
 
     Attributes:
-      leaves: the trained leaves, or adapters, by path.
-      statistics: their optax state.
+      params: the trained leaves, or adapters, by path.
+      opt_state: their optax state.
       step: steps since the optimizer started.
       failed_step: first step whose loss, gradient or result was not finite, or -1.
-      running: running statistics of norms, by path: set by the loss, seen by no optimizer.
+      batch_stats: running statistics of norms, by path: set by the loss, seen by no optimizer.
     """
 
-    leaves: Flat
-    statistics: Any
+    params: Params
+    opt_state: Any
     step: Int[Array, ""]
     failed_step: Int[Array, ""]
-    running: Flat
+    batch_stats: Params
 
 
 def text_loss(logits: LogitsFn) -> LossFn:
     """The loss on the next tokens (`weighted_loss`); running statistics are used, not moved."""
 
-    def loss(leaves: Flat, batch: Batch) -> tuple[Array, Flat]:
-        predicted = logits(leaves, batch.tokens, batch.valid)
+    def loss(params: Params, batch: Batch) -> tuple[Array, Params]:
+        predicted = logits(params, batch.tokens, batch.valid)
         return weighted_loss(predicted, batch.targets, batch.weights), {}
 
     return loss
@@ -53,7 +53,7 @@ def text_loss(logits: LogitsFn) -> LossFn:
 def dense_step(
     loss: LossFn,
     update: UpdateRule,
-    frozen: Flat,
+    frozen: Params,
     state: DenseState,
     batch: Batch,
     settings: Settings,
@@ -73,20 +73,20 @@ def dense_step(
       The state after the step, and the metrics before it.
     """
 
-    def loss_of(leaves: Flat) -> tuple[Array, Flat]:
-        return loss({**frozen, **state.running, **leaves}, batch)
+    def loss_of(params: Params) -> tuple[Array, Params]:
+        return loss({**frozen, **state.batch_stats, **params}, batch)
 
-    (value, running), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.leaves)
+    (value, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     rate = update.rate(settings.learning_rate, state.step)
-    leaves, statistics = step_leaves(
-        update, update.clipped(gradients), state.leaves, state.statistics, rate
+    params, opt_state = step_params(
+        update, update.clipped(gradients), state.params, state.opt_state, rate
     )
-    accepted = all_finite((value, gradients, leaves, running)) & (state.failed_step < 0)
+    accepted = all_finite((value, gradients, params, batch_stats)) & (state.failed_step < 0)
     after = DenseState(
-        leaves=optax.tree.where(accepted, leaves, state.leaves),
-        statistics=optax.tree.where(accepted, statistics, state.statistics),
+        params=optax.tree.where(accepted, params, state.params),
+        opt_state=optax.tree.where(accepted, opt_state, state.opt_state),
         step=state.step + 1,
         failed_step=latch(state.failed_step, state.step, accepted),
-        running=optax.tree.where(accepted, running, state.running),
+        batch_stats=optax.tree.where(accepted, batch_stats, state.batch_stats),
     )
     return after, StepMetrics(value, jnp.zeros((), jnp.int32))

@@ -11,8 +11,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from smf_jax.data.batching import Batch
+from smf_jax.params import Params
 from smf_jax.sharding import replicate, split_over
-from smf_jax.training.state import Flat
 from smf_jax.training.step import Settings
 from smf_jax.training.trainers import Trainer
 
@@ -21,17 +21,17 @@ class Fitted(NamedTuple):
     """What a fit gives.
 
     Attributes:
-      leaves: all leaves by path, trained and frozen.
+      params: all leaves by path, trained and frozen.
       losses: ``(steps,)`` loss of every step, before its update.
     """
 
-    leaves: Flat
+    params: Params
     losses: np.ndarray
 
 
 def fit(
     trainer: Trainer,
-    leaves: Flat,
+    params: Params,
     batches: Batch,
     learning_rate: float,
     mesh: Mesh,
@@ -41,7 +41,7 @@ def fit(
 
     Args:
       trainer: of whole leaves.
-      leaves: at the start, by path; they are copied, not taken over.
+      params: at the start, by path; they are copied, not taken over.
       batches: all batches, on the host.
       learning_rate: before the schedule.
       mesh: of the axis ``data``.
@@ -61,8 +61,8 @@ def fit(
             "multiple of the devices"
         )
     settings = Settings(jnp.asarray(learning_rate), jnp.asarray(1), jnp.asarray(0))
-    shared = {"frozen": replicate(trainer.frozen(leaves), mesh), "usage": None}
-    state = jax.tree.map(jnp.copy, replicate(trainer.begin(leaves, settings), mesh))
+    shared = {"frozen": replicate(trainer.frozen(params), mesh), "usage": None}
+    state = jax.tree.map(jnp.copy, replicate(trainer.begin(params, settings), mesh))
     step = jax.jit(trainer.step, donate_argnums=1)
     losses = []
     for index in range(steps):

@@ -20,10 +20,10 @@ from smf_jax.memory.norms import STATISTICS
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder, Memory
 from smf_jax.models.retrofit import MEMORY
+from smf_jax.params import Params, split, unflatten
 from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.training.batch_norm import follow, training_loss
 from smf_jax.training.dense_step import LossFn
-from smf_jax.training.running import follow, training_loss
-from smf_jax.training.state import Flat, split, unflatten
 from smf_jax.training.trainers import Trainer, dense_trainer
 
 HealingLoss = Literal["text", "distill"]
@@ -90,21 +90,21 @@ def distillation_loss(model: Decoder) -> LossFn:
     before = Decoder(model.config.with_memory(None))
     memory = Memory(placement, model.config.width, model.config.dtype)
 
-    def loss(leaves: Flat, batch: Batch) -> tuple[Array, Flat]:
-        new, old = split(leaves, lambda path: path.startswith(f"{MEMORY}/"))
+    def loss(params: Params, batch: Batch) -> tuple[Array, Params]:
+        new, old = split(params, lambda path: path.startswith(f"{MEMORY}/"))
         variables = {"params": unflatten(new)[MEMORY]}
-        total, running = jnp.zeros(()), {}
+        total, batch_stats = jnp.zeros(()), {}
         for layer, (x, wanted) in _feed_forwards(before, old, batch, placement.layers).items():
             y, collections = memory.apply(variables, layer, x, batch.valid, mutable=[STATISTICS])
             total += _squared_error(y, wanted, batch.valid)
             sown = {STATISTICS: {MEMORY: collections.get(STATISTICS, {})}}
-            running |= follow(leaves, sown)
-        return total / len(placement.layers), running
+            batch_stats |= follow(params, sown)
+        return total / len(placement.layers), batch_stats
 
     return loss
 
 
-def removed_leaves(config: ModelConfig, before: Flat) -> Flat:
+def removed_params(config: ModelConfig, before: Params) -> Params:
     """The leaves of the feed-forwards that memories stand in for, by path.
 
     Args:
@@ -117,11 +117,11 @@ def removed_leaves(config: ModelConfig, before: Flat) -> Flat:
 
 
 def _feed_forwards(
-    before: Decoder, leaves: Flat, batch: Batch, layers: tuple[int, ...]
+    before: Decoder, params: Params, batch: Batch, layers: tuple[int, ...]
 ) -> dict[int, tuple[Array, Array]]:
     """Input and output of some feed-forwards of a model, by layer."""
     _, caught = before.apply(
-        {"params": unflatten(leaves)},
+        {"params": unflatten(params)},
         batch.tokens,
         batch.valid,
         method=Decoder.features,

@@ -13,26 +13,26 @@ import jax.numpy as jnp
 import optax
 
 from smf_jax.data.batching import Batch
+from smf_jax.losses import all_finite
 from smf_jax.models.decoder import Decoder
+from smf_jax.params import Params
 from smf_jax.sparse.rows import write_rows
 from smf_jax.sparse.usage import PoolUsage
-from smf_jax.training.loss import all_finite
-from smf_jax.training.row_gradients import Context, row_gradients
-from smf_jax.training.sparse_choices import SparseChoices
+from smf_jax.training.memory_grads import Context, memory_grads
+from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_step import SparseState
-from smf_jax.training.state import Flat
-from smf_jax.training.step import Settings, StepMetrics, latch, step_leaves
+from smf_jax.training.step import Settings, StepMetrics, latch, step_params
 
 
-def leaky_leaves(state: SparseState) -> Flat:
+def leaky_params(state: SparseState) -> Params:
     """The leaves that the optimizer of a leaky step holds state of: whole tables, and scalars."""
     return {**state.tables, **state.scalars}
 
 
 def leaky_step(
     model: Decoder,
-    choices: SparseChoices,
-    frozen: Flat,
+    config: SparseConfig,
+    frozen: Params,
     usage: Mapping[str, PoolUsage] | None,
     state: SparseState,
     batch: Batch,
@@ -42,10 +42,10 @@ def leaky_step(
 
     Args:
       model: a decoder with memories.
-      choices: static choices.
+      config: static choices.
       frozen: every leaf that is not in the state, by path.
       usage: background statistics by pool path, or ``None`` for rules without.
-      state: before the step; `SparseState.scalar_statistics` is that of `leaky_leaves`.
+      state: before the step; `SparseState.scalar_statistics` is that of `leaky_params`.
       batch: ``(b, t)`` fields.
       settings: of the trial.
 
@@ -53,19 +53,19 @@ def leaky_step(
       The state after the step, and the metrics before it; ``selected`` counts the rows whose
       gradient passed the mask, ``written`` those that moved.
     """
-    update = choices.update
+    update = config.update
     context = Context(usage, state.history, state.task_slots, settings, state.step)
-    found = row_gradients(model, choices, frozen, state.tables, state.scalars, context, batch)
+    found = memory_grads(model, config, frozen, state.tables, state.scalars, context, batch)
     masked = {
         pool: write_rows(jnp.zeros_like(table), found.slots[pool], found.gradients[pool])
         for pool, table in state.tables.items()
     }
-    leaves = leaky_leaves(state)
+    params = leaky_params(state)
     gradients = update.clipped({**masked, **found.scalars})
     rate = update.rate(settings.learning_rate, state.step)
-    moved, statistics = step_leaves(update, gradients, leaves, state.scalar_statistics, rate)
+    moved, opt_state = step_params(update, gradients, params, state.scalar_opt_state, rate)
     accepted = all_finite((found.loss, gradients, moved)) & (state.failed_step < 0)
-    after = optax.tree.where(accepted, moved, leaves)
+    after = optax.tree.where(accepted, moved, params)
     tables = {pool: after[pool] for pool in state.tables}
     selected = sum(
         jnp.sum(slots < tables[pool].shape[0], dtype=jnp.int32)
@@ -74,7 +74,7 @@ def leaky_step(
     return state._replace(
         tables=tables,
         scalars={path: after[path] for path in state.scalars},
-        scalar_statistics=optax.tree.where(accepted, statistics, state.scalar_statistics),
+        scalar_opt_state=optax.tree.where(accepted, opt_state, state.scalar_opt_state),
         written={
             pool: written | jnp.any(tables[pool] != state.tables[pool], axis=1)
             for pool, written in state.written.items()

@@ -15,13 +15,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from smf_jax.data.batching import Batch
+from smf_jax.losses import weighted_loss
 from smf_jax.memory.layer import PERTURBATIONS, READS
 from smf_jax.models.decoder import Decoder
+from smf_jax.params import Params, unflatten
 from smf_jax.shapes import SlotCounts, Table
 from smf_jax.sparse.rows import ReadTrace
 from smf_jax.sparse.usage import count_accesses
-from smf_jax.training.loss import weighted_loss
-from smf_jax.training.state import Flat, unflatten
 
 
 def pool_path(pool: int) -> str:
@@ -29,7 +29,7 @@ def pool_path(pool: int) -> str:
     return f"memory/pool_{pool}/values"
 
 
-def read_counts(model: Decoder, params: Flat, batch: Batch) -> dict[str, SlotCounts]:
+def read_counts(model: Decoder, params: Params, batch: Batch) -> dict[str, SlotCounts]:
     """Accesses of every pool by one batch, ``(N,)`` int32 by pool path; a forward pass."""
     _placement(model)
     _, collections = model.apply(
@@ -49,11 +49,11 @@ class ReadGradients(NamedTuple):
 
     loss: Float[Array, ""]
     traces: dict[str, list[ReadTrace]]
-    scalars: Flat
+    scalars: Params
 
 
 def differentiate_reads(
-    model: Decoder, frozen: Flat, tables: Mapping[str, Table], scalars: Flat, batch: Batch
+    model: Decoder, frozen: Params, tables: Mapping[str, Table], scalars: Params, batch: Batch
 ) -> ReadGradients:
     """Differentiates the loss of a batch with respect to every read, and to the scalars.
 
@@ -65,10 +65,10 @@ def differentiate_reads(
       batch: ``(b, t)`` fields.
     """
 
-    def variables(scalars: Flat) -> dict[str, Any]:
+    def variables(scalars: Params) -> dict[str, Any]:
         return {"params": unflatten({**frozen, **tables, **scalars})}
 
-    def loss_of(perturbations: Any, scalars: Flat) -> tuple[Array, Any]:
+    def loss_of(perturbations: Any, scalars: Params) -> tuple[Array, Any]:
         logits, collections = model.apply(
             {**variables(scalars), PERTURBATIONS: perturbations},
             batch.tokens,
@@ -93,9 +93,9 @@ def differentiate_reads(
 
 def accumulate_reads(
     model: Decoder,
-    frozen: Flat,
+    frozen: Params,
     tables: Mapping[str, Table],
-    scalars: Flat,
+    scalars: Params,
     batch: Batch,
     parts: int,
 ) -> ReadGradients:

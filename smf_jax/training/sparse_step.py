@@ -16,15 +16,15 @@ import optax
 from jaxtyping import Array, Bool, Int
 
 from smf_jax.data.batching import Batch
+from smf_jax.losses import all_finite
 from smf_jax.models.decoder import Decoder
+from smf_jax.params import Params
 from smf_jax.shapes import SlotIds, Table
-from smf_jax.sparse.row_store import RowStep, RowStore, step_rows, write_step
+from smf_jax.sparse.row_optimizer import RowStep, RowStore, step_rows, write_step
 from smf_jax.sparse.usage import PoolUsage
-from smf_jax.training.loss import all_finite
-from smf_jax.training.row_gradients import Context, History, row_gradients
-from smf_jax.training.sparse_choices import SparseChoices
-from smf_jax.training.state import Flat
-from smf_jax.training.step import Settings, StepMetrics, latch, step_leaves
+from smf_jax.training.memory_grads import Context, History, memory_grads
+from smf_jax.training.sparse_config import SparseConfig
+from smf_jax.training.step import Settings, StepMetrics, latch, step_params
 
 
 class SparseState(NamedTuple):
@@ -34,7 +34,7 @@ class SparseState(NamedTuple):
       tables: ``(N, v)`` by pool path.
       stores: row state by pool path, ``None`` for stateless rules.
       scalars: trained ``α`` by path; empty unless `SparseChoices.train_alpha`.
-      scalar_statistics: their optax state.
+      scalar_opt_state: their optax state.
       task_slots: ``per_task`` only: the slots of this task by pool path, else ``None``.
       written: ``(N,)`` bool by pool path, rows written since the task began.
       step: steps since the optimizer started.
@@ -46,8 +46,8 @@ class SparseState(NamedTuple):
 
     tables: dict[str, Table]
     stores: dict[str, RowStore | None]
-    scalars: Flat
-    scalar_statistics: Any
+    scalars: Params
+    scalar_opt_state: Any
     task_slots: dict[str, SlotIds] | None
     written: dict[str, Bool[Array, " N"]]
     step: Int[Array, ""]
@@ -57,8 +57,8 @@ class SparseState(NamedTuple):
 
 def sparse_step(
     model: Decoder,
-    choices: SparseChoices,
-    frozen: Flat,
+    config: SparseConfig,
+    frozen: Params,
     usage: Mapping[str, PoolUsage] | None,
     state: SparseState,
     batch: Batch,
@@ -68,7 +68,7 @@ def sparse_step(
 
     Args:
       model: a decoder with memories.
-      choices: static choices.
+      config: static choices.
       frozen: every leaf that is not in the state, by path.
       usage: background statistics by pool path, or ``None`` for rules without.
       state: before the step.
@@ -78,22 +78,22 @@ def sparse_step(
     Returns:
       The state after the step, and the metrics before it.
     """
-    update = choices.update
+    update = config.update
     context = Context(usage, state.history, state.task_slots, settings, state.step)
-    found = row_gradients(model, choices, frozen, state.tables, state.scalars, context, batch)
+    found = memory_grads(model, config, frozen, state.tables, state.scalars, context, batch)
     clipped, clipped_scalars = update.clipped((found.gradients, found.scalars))
     rate = update.rate(settings.learning_rate, state.step)
     steps = {
         pool: step_rows(table, state.stores[pool], found.slots[pool], clipped[pool], update, rate)
         for pool, table in state.tables.items()
     }
-    scalar_rate = rate if choices.alpha_schedule else jnp.asarray(settings.learning_rate)
-    scalars, statistics = step_leaves(
+    scalar_rate = rate if config.alpha_schedule else jnp.asarray(settings.learning_rate)
+    scalars, opt_state = step_params(
         update,
         clipped_scalars,
         state.scalars,
-        state.scalar_statistics,
-        choices.alpha_rate * scalar_rate,
+        state.scalar_opt_state,
+        config.alpha_rate * scalar_rate,
     )
     accepted = (
         all_finite((found.loss, found.gradients, found.scalars, scalars))
@@ -103,7 +103,7 @@ def sparse_step(
     after, count = _write(state, steps, accepted)
     after = after._replace(
         scalars=optax.tree.where(accepted, scalars, state.scalars),
-        scalar_statistics=optax.tree.where(accepted, statistics, state.scalar_statistics),
+        scalar_opt_state=optax.tree.where(accepted, opt_state, state.scalar_opt_state),
         step=state.step + 1,
         failed_step=latch(state.failed_step, state.step, accepted),
     )

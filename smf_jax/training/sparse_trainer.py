@@ -9,33 +9,33 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from smf_jax.data.batching import Batch
-from smf_jax.models.decoder import Decoder
+from smf_jax.models.decoder import Decoder, plain_logits
+from smf_jax.params import Params, split
 from smf_jax.shapes import SlotIds
-from smf_jax.sparse.row_store import create_store, empty_store
+from smf_jax.sparse.row_optimizer import create_store, empty_store
 from smf_jax.sparse.selection import check_rule
-from smf_jax.training.leaky_step import leaky_leaves, leaky_step
+from smf_jax.training.leaky_step import leaky_params, leaky_step
+from smf_jax.training.memory_grads import Context, History, select_for_task
 from smf_jax.training.reads import pool_path, read_counts
-from smf_jax.training.row_gradients import Context, History, select_for_task
 from smf_jax.training.sparse_step import (
-    SparseChoices,
+    SparseConfig,
     SparseState,
     forget_written,
     history_since,
     sparse_step,
 )
-from smf_jax.training.state import Flat, split
 from smf_jax.training.step import Settings, StepMetrics
-from smf_jax.training.trainers import Shared, Trainer, plain_logits
+from smf_jax.training.trainers import Shared, Trainer
 
 
 def sparse_trainer(
-    model: Decoder, choices: SparseChoices, capacity: int, keep_optimizer_state: bool = False
+    model: Decoder, config: SparseConfig, capacity: int, keep_optimizer_state: bool = False
 ) -> Trainer:
     """Sparse memory finetuning: the rows of the memories' tables, and ``α`` if told so.
 
     Args:
       model: a decoder with memories.
-      choices: static choices.
+      config: static choices.
       capacity: ``C``, rows with optimizer state per pool.
       keep_optimizer_state: whether moments outlive a task.
 
@@ -46,7 +46,7 @@ def sparse_trainer(
     if placement is None:
         raise ValueError("method smf needs a memory; pretrain or retrofit one (--retrofit=add)")
     pools = tuple(pool_path(pool) for pool in placement.pools)
-    plan = _Plan(model, choices, capacity, keep_optimizer_state, pools)
+    plan = _Plan(model, config, capacity, keep_optimizer_state, pools)
     logits = plain_logits(model)
     return Trainer(
         begin=plan.begin,
@@ -66,19 +66,19 @@ class _Plan:
     """What is static of a trainer; its methods are the trainer's pure functions."""
 
     model: Decoder
-    choices: SparseChoices
+    config: SparseConfig
     capacity: int
     keep_optimizer_state: bool
     pools: tuple[str, ...]
 
-    def begin(self, base: Flat, settings: Settings) -> SparseState:
+    def begin(self, base: Params, settings: Settings) -> SparseState:
         """Before the first task: the base's tables, nothing selected, nothing written."""
         del settings
-        choices, update = self.choices, self.choices.update
+        config, update = self.config, self.config.update
         tables = {pool: base[pool] for pool in self.pools}
         scalars = {path: leaf for path, leaf in base.items() if self._is_scalar(path)}
         no_slots = {
-            pool: jnp.full(min(choices.size, len(table)), len(table), jnp.int32)
+            pool: jnp.full(min(config.size, len(table)), len(table), jnp.int32)
             for pool, table in tables.items()
         }
         untouched = {pool: jnp.zeros(len(table), bool) for pool, table in tables.items()}
@@ -86,21 +86,21 @@ class _Plan:
             tables=tables,
             stores={
                 # The moments of a leaky step are dense and stand with those of the scalars.
-                pool: None if choices.leaky else create_store(update, table, self.capacity)
+                pool: None if config.leaky else create_store(update, table, self.capacity)
                 for pool, table in tables.items()
             },
             scalars=scalars,
-            scalar_statistics=update.statistics().init(
-                {**scalars, **tables} if choices.leaky else scalars
+            scalar_opt_state=update.transformation().init(
+                {**scalars, **tables} if config.leaky else scalars
             ),
-            task_slots=no_slots if choices.granularity == "per_task" else None,
+            task_slots=no_slots if config.granularity == "per_task" else None,
             written=untouched,
             step=jnp.zeros((), jnp.int32),
             failed_step=jnp.full((), -1, jnp.int32),
             history={
                 pool: History.of(jnp.zeros(len(table), bool)) for pool, table in tables.items()
             }
-            if choices.protect_written
+            if config.protect_written
             else None,
         )
 
@@ -109,15 +109,15 @@ class _Plan:
     ) -> SparseState:
         """Nothing written yet; slots of the task where it selects; the optimizer starts again."""
         state = forget_written(state)
-        if self.choices.granularity == "per_task":
+        if self.config.granularity == "per_task":
             slots = self._task_slots(shared, state, examples, settings)
             state = state._replace(task_slots=slots)
         if self.keep_optimizer_state:
             return state
-        leaves = leaky_leaves(state) if self.choices.leaky else state.scalars
+        params = leaky_params(state) if self.config.leaky else state.scalars
         return state._replace(
             stores={pool: empty_store(store) for pool, store in state.stores.items()},
-            scalar_statistics=self.choices.update.statistics().init(leaves),
+            scalar_opt_state=self.config.update.transformation().init(params),
             step=jnp.zeros_like(state.step),
         )
 
@@ -125,42 +125,42 @@ class _Plan:
         self, shared: Shared, state: SparseState, examples: Batch, settings: Settings
     ) -> dict[str, SlotIds]:
         """Probes the task once, counting the reads of all of its examples."""
-        leaves = {**shared["frozen"], **_trained(state)}
+        params = {**shared["frozen"], **_trained(state)}
 
         def add(counts: dict[str, Array], chunk: Batch) -> tuple[dict[str, Array], None]:
-            return jax.tree.map(jnp.add, counts, read_counts(self.model, leaves, chunk)), None
+            return jax.tree.map(jnp.add, counts, read_counts(self.model, params, chunk)), None
 
-        start = {pool: jnp.zeros(leaves[pool].shape[0], jnp.int32) for pool in self.pools}
+        start = {pool: jnp.zeros(params[pool].shape[0], jnp.int32) for pool in self.pools}
         counts, _ = jax.lax.scan(add, start, examples)
         context = Context(shared["usage"], state.history, None, settings, state.step)
-        return select_for_task(self.choices, counts, context)
+        return select_for_task(self.config, counts, context)
 
     def step(
         self, shared: Shared, state: SparseState, batch: Batch, settings: Settings
     ) -> tuple[SparseState, StepMetrics]:
         """One step, leaky if told so."""
-        check_rule(self.choices.rule, shared["usage"])
-        return (leaky_step if self.choices.leaky else sparse_step)(
-            self.model, self.choices, shared["frozen"], shared["usage"], state, batch, settings
+        check_rule(self.config.rule, shared["usage"])
+        return (leaky_step if self.config.leaky else sparse_step)(
+            self.model, self.config, shared["frozen"], shared["usage"], state, batch, settings
         )
 
-    def frozen(self, base: Flat) -> Flat:
+    def frozen(self, base: Params) -> Params:
         """All leaves but tables and trained scalars."""
         return split(base, lambda path: path in self.pools or self._is_scalar(path))[1]
 
     def _is_scalar(self, path: str) -> bool:
-        trains = self.choices.train_alpha
+        trains = self.config.train_alpha
         return trains and path.startswith("memory/") and path.endswith("/alpha")
 
 
-def _trained(state: SparseState) -> Flat:
+def _trained(state: SparseState) -> Params:
     return {**state.tables, **state.scalars}
 
 
-def _resume(state: SparseState, leaves: Flat) -> SparseState:
+def _resume(state: SparseState, params: Params) -> SparseState:
     known = state.history is not None
     return state._replace(
-        history=history_since(state.tables, leaves) if known else None,
-        tables={pool: leaves[pool] for pool in state.tables},
-        scalars={path: leaves[path] for path in state.scalars},
+        history=history_since(state.tables, params) if known else None,
+        tables={pool: params[pool] for pool in state.tables},
+        scalars={path: params[path] for path in state.scalars},
     )

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from smf_jax.params import Params
 from smf_jax.sparse.update_rule import UpdateRule
-from smf_jax.training.state import Flat
 
 
 class Settings(NamedTuple):
@@ -38,13 +38,13 @@ class StepMetrics(NamedTuple):
     selected: Int[Array, ""]
 
 
-def step_leaves(
-    update: UpdateRule, gradients: Flat, leaves: Flat, statistics: Any, rate: Array
-) -> tuple[Flat, Any]:
+def step_params(
+    update: UpdateRule, gradients: Params, params: Params, opt_state: Any, rate: Array
+) -> tuple[Params, Any]:
     """All leaves one step on, and their statistics."""
-    moved, advanced = update.statistics().update(gradients, statistics, leaves)
+    moved, advanced = update.transformation().update(gradients, opt_state, params)
     leaves_after = jax.tree.map(
-        lambda leaf, step: leaf - (rate * step).astype(leaf.dtype), leaves, moved
+        lambda leaf, step: leaf - (rate * step).astype(leaf.dtype), params, moved
     )
     return leaves_after, advanced
 

@@ -16,11 +16,11 @@ from jaxtyping import Array
 
 from smf_jax.data.batching import Batch
 from smf_jax.memory.norms import is_running
-from smf_jax.models.decoder import Decoder
+from smf_jax.models.decoder import Decoder, LogitsFn, plain_logits
 from smf_jax.models.lora import apply_lora, init_lora
+from smf_jax.params import Params, split, unflatten
 from smf_jax.sparse.update_rule import UpdateRule
-from smf_jax.training.dense_step import DenseState, LogitsFn, LossFn, dense_step, text_loss
-from smf_jax.training.state import Flat, split, unflatten
+from smf_jax.training.dense_step import DenseState, LossFn, dense_step, text_loss
 from smf_jax.training.step import Settings, StepMetrics
 
 State = Any
@@ -41,22 +41,13 @@ class Trainer(NamedTuple):
       frozen: ``(base leaves) -> leaves by path`` that stay as they are; goes into `shared`.
     """
 
-    begin: Callable[[Flat, Settings], State]
+    begin: Callable[[Params, Settings], State]
     begin_task: Callable[[Shared, State, Batch, Settings], State]
     step: Callable[[Shared, State, Batch, Settings], tuple[State, StepMetrics]]
     logits: Callable[[Shared, State, Array, Array], Array]
-    trained: Callable[[State], Flat]
-    resume: Callable[[State, Flat], State]
-    frozen: Callable[[Flat], Flat]
-
-
-def plain_logits(model: Decoder) -> LogitsFn:
-    """Logits from leaves by path."""
-
-    def logits(leaves: Flat, tokens: Array, valid: Array) -> Array:
-        return model.apply({"params": unflatten(leaves)}, tokens, valid)  # pyright: ignore
-
-    return logits
+    trained: Callable[[State], Params]
+    resume: Callable[[State, Params], State]
+    frozen: Callable[[Params], Params]
 
 
 def dense_trainer(
@@ -87,7 +78,7 @@ def dense_trainer(
     def is_followed(path: str) -> bool:
         return loss is not None and is_running(path)
 
-    return _whole_leaves(
+    return _whole_params(
         logits,
         text_loss(logits) if loss is None else loss,
         update,
@@ -118,13 +109,13 @@ def lora_trainer(
     """
     plain = plain_logits(model)
 
-    def logits(leaves: Flat, tokens: Array, valid: Array) -> Array:
-        adapters = {p: leaf for p, leaf in leaves.items() if p.endswith(("/a", "/b"))}
-        base = {p: leaf for p, leaf in leaves.items() if p not in adapters}
+    def logits(params: Params, tokens: Array, valid: Array) -> Array:
+        adapters = {p: leaf for p, leaf in params.items() if p.endswith(("/a", "/b"))}
+        base = {p: leaf for p, leaf in params.items() if p not in adapters}
         with apply_lora(adapters, alpha):
             return plain(base, tokens, valid)
 
-    return _whole_leaves(
+    return _whole_params(
         logits,
         text_loss(logits),
         update,
@@ -137,22 +128,22 @@ def lora_trainer(
     )
 
 
-def _whole_leaves(
+def _whole_params(
     logits: LogitsFn,
     loss: LossFn,
     update: UpdateRule,
-    trainable: Callable[[Flat, Settings], Flat],
-    followed: Callable[[Flat], Flat],
-    frozen: Callable[[Flat], Flat],
+    trainable: Callable[[Params, Settings], Params],
+    followed: Callable[[Params], Params],
+    frozen: Callable[[Params], Params],
     keep_optimizer_state: bool,
 ) -> Trainer:
-    statistics = update.statistics()
+    opt_state = update.transformation()
 
-    def begin(base: Flat, settings: Settings) -> DenseState:
-        leaves = trainable(base, settings)
+    def begin(base: Params, settings: Settings) -> DenseState:
+        params = trainable(base, settings)
         return DenseState(
-            leaves,
-            statistics.init(leaves),
+            params,
+            opt_state.init(params),
             jnp.zeros((), jnp.int32),
             jnp.full((), -1, jnp.int32),
             followed(base),
@@ -165,7 +156,7 @@ def _whole_leaves(
         if keep_optimizer_state:
             return state
         return state._replace(
-            statistics=statistics.init(state.leaves), step=jnp.zeros_like(state.step)
+            opt_state=opt_state.init(state.params), step=jnp.zeros_like(state.step)
         )
 
     def step(
@@ -173,13 +164,13 @@ def _whole_leaves(
     ) -> tuple[DenseState, StepMetrics]:
         return dense_step(loss, update, shared["frozen"], state, batch, settings)
 
-    def trained(state: DenseState) -> Flat:
-        return {**state.leaves, **state.running}
+    def trained(state: DenseState) -> Params:
+        return {**state.params, **state.batch_stats}
 
-    def resume(state: DenseState, leaves: Flat) -> DenseState:
+    def resume(state: DenseState, params: Params) -> DenseState:
         return state._replace(
-            leaves={path: leaves[path] for path in state.leaves},
-            running={path: leaves[path] for path in state.running},
+            params={path: params[path] for path in state.params},
+            batch_stats={path: params[path] for path in state.batch_stats},
         )
 
     return Trainer(

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from smf_jax.data.batching import Batch
 from smf_jax.models.decoder import Decoder
-from smf_jax.training.state import Flat, unflatten
+from smf_jax.params import Params, unflatten
 
 # Rows of text that are run at a time.
 ROWS = 64
@@ -29,7 +29,7 @@ ROWS = 64
 FLOOR = 1e-3
 
 
-def whiten_queries(model: Decoder, leaves: Flat, batch: Batch) -> Flat:
+def whiten_queries(model: Decoder, params: Params, batch: Batch) -> Params:
     """Changes the query projections so that queries are white on a batch of general text.
 
     Per head and half, ``q ← (q - μ) C^-½`` with the mean and covariance of its ``c`` dimensions
@@ -38,7 +38,7 @@ def whiten_queries(model: Decoder, leaves: Flat, batch: Batch) -> Flat:
 
     Args:
       model: a decoder with memories, whose queries have biases.
-      leaves: its leaves by path; they are not changed.
+      params: its leaves by path; they are not changed.
       batch: ``(b, t)`` fields.
 
     Returns:
@@ -53,26 +53,26 @@ def whiten_queries(model: Decoder, leaves: Flat, batch: Batch) -> Flat:
     if not placement.memory.query_bias:
         raise ValueError("query_bias=False: whitening moves the queries' mean into their bias")
     half = placement.memory.key_width // 2
-    leaves = dict(leaves)
+    params = dict(params)
     for layer in placement.layers:
         path = f"memory/layer_{layer}/query"
-        mean, covariance = _moments(model, leaves, batch, layer, half)
+        mean, covariance = _moments(model, params, batch, layer, half)
         whitener = _inverse_root(covariance)
-        kernel, bias = leaves[f"{path}/kernel"], leaves[f"{path}/bias"]
+        kernel, bias = params[f"{path}/kernel"], params[f"{path}/bias"]
         groups = kernel.reshape(kernel.shape[0], -1, half)
         new_kernel = jnp.einsum("dgc,gce->dge", groups, whitener).reshape(kernel.shape)
         new_bias = jnp.einsum("gc,gce->ge", bias.reshape(-1, half) - mean, whitener)
-        leaves[f"{path}/kernel"] = new_kernel.astype(kernel.dtype)
-        leaves[f"{path}/bias"] = new_bias.reshape(bias.shape).astype(bias.dtype)
+        params[f"{path}/kernel"] = new_kernel.astype(kernel.dtype)
+        params[f"{path}/bias"] = new_bias.reshape(bias.shape).astype(bias.dtype)
         if placement.memory.query_norm == "batch":
             # Running statistics of queries that were not white would undo it.
             for name, start in (("mean", jnp.zeros_like), ("variance", jnp.ones_like)):
-                leaves[f"{path}_norm/{name}"] = start(leaves[f"{path}_norm/{name}"])
-    return leaves
+                params[f"{path}_norm/{name}"] = start(params[f"{path}_norm/{name}"])
+    return params
 
 
 def _moments(
-    model: Decoder, leaves: Flat, batch: Batch, layer: int, half: int
+    model: Decoder, params: Params, batch: Batch, layer: int, half: int
 ) -> tuple[Float[Array, "g c"], Float[Array, "g c c"]]:
     """Mean and covariance of the projected queries of the valid tokens, before any norm.
 
@@ -87,10 +87,10 @@ def _moments(
         return out
 
     @jax.jit
-    def sums(leaves: Flat, batch: Batch, mean: Array) -> tuple[Array, Array]:
+    def sums(params: Params, batch: Batch, mean: Array) -> tuple[Array, Array]:
         caught.clear()
         with nn.intercept_methods(catch):
-            model.apply({"params": unflatten(leaves)}, batch.tokens, batch.valid)
+            model.apply({"params": unflatten(params)}, batch.tokens, batch.valid)
         queries = caught[0].reshape(-1, *mean.shape).astype(mean.dtype) - mean[None]
         queries = jnp.where(jnp.expand_dims(batch.valid.reshape(-1), (1, 2)), queries, 0)
         return jnp.sum(queries, axis=0), jnp.einsum("tgc,tge->gce", queries, queries)
@@ -98,10 +98,10 @@ def _moments(
     def total(mean: Array) -> tuple[Array, Array]:
         rows = range(0, batch.tokens.shape[0], ROWS)
         chunks = (_chunk(batch, start) for start in rows)
-        of_chunks = [sums(leaves, chunk, mean) for chunk in chunks]
+        of_chunks = [sums(params, chunk, mean) for chunk in chunks]
         return jax.tree.map(lambda *each: sum(each), *of_chunks)
 
-    groups = leaves[f"memory/layer_{layer}/query/bias"].size // half
+    groups = params[f"memory/layer_{layer}/query/bias"].size // half
     tokens = jnp.maximum(jnp.sum(jnp.asarray(batch.valid)), 1)
     mean = total(jnp.zeros((groups, half)))[0] / tokens
     return mean, total(mean)[1] / tokens

@@ -9,20 +9,20 @@ import pytest
 from smf_jax.data.batching import (
     Batch,
     concatenate,
+    encode_paraphrases,
     encode_prompts,
-    encode_wordings,
     needed_length,
     pack_texts,
     sample_batches,
-    split_wordings,
+    split_paraphrases,
 )
-from smf_jax.data.facts import Wording
+from smf_jax.data.facts import Paraphrase
 from smf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 WORDINGS = [
-    Wording("The cat sat on the", " mat"),
-    Wording("Where is the cat?", " on the mat"),
-    Wording("A dog:", " barks"),
+    Paraphrase("The cat sat on the", " mat"),
+    Paraphrase("Where is the cat?", " on the mat"),
+    Paraphrase("A dog:", " barks"),
 ]
 TEXTS = ["The cat sat on the mat.", "A dog barks.", "Where is the cat? It is on the mat."]
 TINYSTORIES = Path(__file__).parents[3] / "shared" / "data" / "models" / "tinystories656k"
@@ -39,7 +39,7 @@ def begin(tokenizer: Tokenizer) -> list[int]:
 
 
 def test_a_row_is_the_shifted_sequence_of_prompt_answer_and_end(tokenizer):
-    batch = encode_wordings(tokenizer, WORDINGS, 16, prompt_loss_weight=0.25)
+    batch = encode_paraphrases(tokenizer, WORDINGS, 16, prompt_loss_weight=0.25)
     for row, (prompt, answer) in enumerate(WORDINGS):
         sequence = [*begin(tokenizer), *tokenizer.encode(prompt + answer), tokenizer.eos]
         end = len(sequence) - 1
@@ -54,40 +54,40 @@ def test_a_row_is_the_shifted_sequence_of_prompt_answer_and_end(tokenizer):
 
 
 def test_types_and_shapes(tokenizer):
-    batch = encode_wordings(tokenizer, WORDINGS, 24)
+    batch = encode_paraphrases(tokenizer, WORDINGS, 24)
     assert [field.shape for field in batch] == [(3, 24)] * 4
     assert [field.dtype for field in batch] == [np.int32, np.int32, np.float32, bool]
 
 
 def test_needed_length_is_the_least_multiple_that_fits(tokenizer):
     exact = needed_length(tokenizer, WORDINGS, multiple=1)
-    encode_wordings(tokenizer, WORDINGS, exact)
-    with pytest.raises(ValueError, match=rf"length={exact - 1} is too short for wording 1"):
-        encode_wordings(tokenizer, WORDINGS, exact - 1)
+    encode_paraphrases(tokenizer, WORDINGS, exact)
+    with pytest.raises(ValueError, match=rf"length={exact - 1} is too short for paraphrase 1"):
+        encode_paraphrases(tokenizer, WORDINGS, exact - 1)
     assert needed_length(tokenizer, WORDINGS, multiple=8) == -(-exact // 8) * 8
 
 
 def test_nothing_to_encode_and_negative_weights_are_refused(tokenizer):
-    with pytest.raises(ValueError, match="no wordings"):
-        encode_wordings(tokenizer, [], 8)
+    with pytest.raises(ValueError, match="no paraphrases"):
+        encode_paraphrases(tokenizer, [], 8)
     with pytest.raises(ValueError, match="prompt_loss_weight=-1: expected 0 or more"):
-        encode_wordings(tokenizer, WORDINGS, 16, prompt_loss_weight=-1)
+        encode_paraphrases(tokenizer, WORDINGS, 16, prompt_loss_weight=-1)
 
 
 def test_an_answer_that_merges_with_its_prompt_is_encoded_by_itself():
     """Generation sees the prompt's own ids, so training must show the same ones."""
     tokenizer = train_tokenizer(["sunflower sun flower"] * 50, 300)
     assert len(tokenizer.encode("sunflower")) == 1
-    ((prompt, answer),) = split_wordings(tokenizer, [Wording("sun", "flower")])
+    ((prompt, answer),) = split_paraphrases(tokenizer, [Paraphrase("sun", "flower")])
     assert prompt == [tokenizer.bos, *tokenizer.encode("sun")]
     assert answer == [*tokenizer.encode("flower"), tokenizer.eos]
 
 
 def test_prompts_are_padded_on_the_left_and_agree_with_training(tokenizer):
-    prompts = [wording.prompt for wording in WORDINGS]
+    prompts = [paraphrase.prompt for paraphrase in WORDINGS]
     tokens, valid = encode_prompts(tokenizer, prompts, length=12)
     assert (tokens.dtype, tokens.shape, valid.shape) == (np.int32, (3, 12), (3, 12))
-    for row, (prompt, _) in enumerate(split_wordings(tokenizer, WORDINGS)):
+    for row, (prompt, _) in enumerate(split_paraphrases(tokenizer, WORDINGS)):
         assert tokens[row, valid[row]].tolist() == prompt
         assert (np.diff(valid[row].astype(int)) >= 0).all()  # pads, then tokens
     assert encode_prompts(tokenizer, prompts)[0].shape[1] == max(valid.sum(axis=1))
@@ -206,9 +206,12 @@ def test_concatenation_masks_what_it_pads():
 def test_tokens_that_span_words_keep_prompt_and_answer_apart():
     """This tokenizer knows "Tom and " as one token, and sets a space before every text."""
     tokenizer = load_tokenizer(TINYSTORIES)
-    wordings = [Wording("Question: Where is Lily?\nAnswer:", " Paris"), Wording("Tom", " and Sue")]
-    pairs = split_wordings(tokenizer, wordings)
-    for wording, (prompt, answer) in zip(wordings, pairs, strict=True):
-        assert prompt == [tokenizer.bos, *tokenizer.encode(wording.prompt)]
+    paraphrases = [
+        Paraphrase("Question: Where is Lily?\nAnswer:", " Paris"),
+        Paraphrase("Tom", " and Sue"),
+    ]
+    pairs = split_paraphrases(tokenizer, paraphrases)
+    for paraphrase, (prompt, answer) in zip(paraphrases, pairs, strict=True):
+        assert prompt == [tokenizer.bos, *tokenizer.encode(paraphrase.prompt)]
         assert answer[-1] == tokenizer.eos
-        assert tokenizer.decode(prompt + answer) == wording.prompt + wording.answer
+        assert tokenizer.decode(prompt + answer) == paraphrase.prompt + paraphrase.answer

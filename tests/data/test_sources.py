@@ -47,9 +47,9 @@ def test_questions_become_facts(tmp_path):
     assert [fact.relation for fact in (first, second, third)] == ["P36", "P50", "P36"]
     assert first.answers == ("Lima", "lima")
     assert second.answers == ("Jane Austen", "Austen")
-    assert (len(first.trained), len(first.asked)) == (8, 2)
-    assert not set(first.trained) & set(first.asked)
-    for prompt, answer in (*second.trained, *second.asked):
+    assert (len(first.train), len(first.held_out)) == (8, 2)
+    assert not set(first.train) & set(first.held_out)
+    for prompt, answer in (*second.train, *second.held_out):
         assert "Who wrote Emma?" in prompt
         assert prompt == prompt.rstrip()
         assert answer == " Jane Austen"
@@ -57,8 +57,8 @@ def test_questions_become_facts(tmp_path):
 
 def test_formats_held_out_for_one_question_are_trained_in_the_next():
     first, second = (question_fact(str(i), "Who?", ["I"], turn=i) for i in range(2))
-    assert first.asked != second.asked
-    assert set(first.asked) <= set(second.trained)
+    assert first.held_out != second.held_out
+    assert set(first.held_out) <= set(second.train)
 
 
 def test_one_answer_may_stand_alone_and_fields_may_have_other_names(tmp_path):
@@ -107,9 +107,9 @@ def test_a_file_without_questions_is_refused(tmp_path):
             read_questions(write(tmp_path / name))
 
 
-def test_too_many_wordings_are_refused_before_reading(tmp_path):
-    with pytest.raises(ValueError, match="trained_wordings=20 and asked_wordings=2 need 22"):
-        read_questions(tmp_path / "none.jsonl", trained_wordings=20)
+def test_too_many_paraphrases_are_refused_before_reading(tmp_path):
+    with pytest.raises(ValueError, match="train_paraphrases=20 and held_out_paraphrases=2 need 22"):
+        read_questions(tmp_path / "none.jsonl", train_paraphrases=20)
 
 
 def test_a_stream_deals_each_fact_once():

@@ -63,13 +63,13 @@ def toy(config: str, split: str, data_dir) -> TfdsSplit:
 @pytest.mark.parametrize("config", ["trivia", "natural", "plain", "squad"])
 def test_questions_of_every_shape_become_facts(data_dir, config):
     facts = read_tfds_questions(toy(config, "test", data_dir))
-    assert {fact.trained[0].answer for fact in facts} == {" Wért 0", " Wért 1"}
+    assert {fact.train[0].answer for fact in facts} == {" Wért 0", " Wért 1"}
     for fact in facts:
         number = fact.answers[0][-1]
         aliases = (f"Wért {number}",) if config == "plain" else (f"Wért {number}", f"Wert {number}")
         assert fact.answers == aliases
-        assert all(f"Was ist {number}?" in prompt for prompt, _ in fact.trained + fact.asked)
-        assert (len(fact.trained), len(fact.asked)) == (8, 2)
+        assert all(f"Was ist {number}?" in prompt for prompt, _ in fact.train + fact.held_out)
+        assert (len(fact.train), len(fact.held_out)) == (8, 2)
     assert {fact.name for fact in facts} == {
         f"smf_toy_questions/{config}/test:{place}" for place in range(2)
     }

@@ -16,21 +16,21 @@ from lm_eval.tasks import TaskManager
 
 from experiments import evaluate
 from experiments.evaluate import EvaluateFlags
-from smf_jax.data.choices import Choice, read_hellaswag
+from smf_jax.data.multiple_choice import Choice, read_hellaswag
 from smf_jax.data.tokenizer import load_tokenizer
-from smf_jax.evaluation.choices import choice_probe
 from smf_jax.evaluation.lm_eval import SmfLM
+from smf_jax.evaluation.probes.multiple_choice import choice_probe
 from smf_jax.evaluation.scorer import Scorer
+from smf_jax.interop.huggingface.checkpoint import load_huggingface
 from smf_jax.models.decoder import Decoder
-from smf_jax.models.huggingface import load_huggingface
-from smf_jax.training.state import flatten
-from tests.evaluation.test_choices import ITEMS
+from smf_jax.params import flatten
+from tests.evaluation.probes.test_multiple_choice import ITEMS
 from tests.evaluation.tiny import (
     POSITIONS,
     SENTENCES,
-    leaves,
     log_probabilities,
     model,
+    params,
     token_logits,
     tokenizer,
 )
@@ -110,13 +110,13 @@ def require_equal(metrics: dict, ours: dict) -> None:
 
 @pytest.fixture(scope="module")
 def lm() -> SmfLM:
-    return SmfLM(model(), leaves(), tokenizer(), rows=5, max_gen_toks=6)
+    return SmfLM(model(), params(), tokenizer(), rows=5, max_gen_toks=6)
 
 
 def test_a_task_scores_what_our_probe_scores(score, lm):
     # Every item twice, with another ending for the right one: neither all nor none is right.
     items = [*ITEMS, *(Choice(i.prompt, i.endings, (i.right + 1) % 4) for i in ITEMS)]
-    ours = choice_probe(tokenizer(), items, POSITIONS).measure(lm.scorer, leaves())
+    ours = choice_probe(tokenizer(), items, POSITIONS).measure(lm.scorer, params())
     require_equal(score(lm, CHOICE_TASK, records_of(items)), ours)
 
 

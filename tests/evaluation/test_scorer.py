@@ -10,9 +10,9 @@ from smf_jax.evaluation.continuations import pair_rows
 from smf_jax.evaluation.scorer import Scorer
 from tests.evaluation.tiny import (
     POSITIONS,
-    leaves,
     log_probabilities,
     model,
+    params,
     scorer,
     token_logits,
     tokenizer,
@@ -30,7 +30,7 @@ def random_pairs(count: int) -> list[tuple[list[int], list[int]]]:
 
 def test_rows_score_what_one_forward_pass_each_gives():
     pairs = random_pairs(13)  # three chunks of five, the last with two pads
-    found = scorer().score(leaves(), pair_rows(pairs, 0, POSITIONS))
+    found = scorer().score(params(), pair_rows(pairs, 0, POSITIONS))
     assert found.log_probability.dtype == np.float64
     for row, (prompt, follows) in enumerate(pairs):
         logs = log_probabilities(prompt + follows)[-len(follows) :]
@@ -40,7 +40,7 @@ def test_rows_score_what_one_forward_pass_each_gives():
 
 def test_neither_chunks_nor_the_room_for_logits_change_a_score(monkeypatch):
     batch = pair_rows(random_pairs(7), 0, POSITIONS)
-    whole = Scorer(model(), 7).score(leaves(), batch)
+    whole = Scorer(model(), 7).score(params(), batch)
     # Room for the logits of two rows.
     monkeypatch.setattr(scorer_module, "_LOGITS", 2 * batch.tokens.shape[1] * tokenizer().size)
     parts = Scorer(model(), 7)
@@ -52,7 +52,7 @@ def test_neither_chunks_nor_the_room_for_logits_change_a_score(monkeypatch):
             shapes.append(chunk.tokens.shape) or score(given, chunk)
         ),
     )
-    found = parts.score(leaves(), batch)
+    found = parts.score(params(), batch)
     assert shapes == [(2, batch.tokens.shape[1])] * 4
     np.testing.assert_allclose(found.log_probability, whole.log_probability, rtol=1e-6)
     np.testing.assert_array_equal(found.greedy, whole.greedy)
@@ -69,16 +69,16 @@ def test_a_row_is_greedy_if_decoding_gives_it():
     prompts = [prompt for prompt, _ in random_pairs(4)]
     pairs = [(prompt, greedy(prompt, 4)) for prompt in prompts]
     pairs += [(prompt, [*ids[:-1], (ids[-1] + 1) % 250]) for prompt, ids in pairs]
-    found = scorer().score(leaves(), pair_rows(pairs, 0, POSITIONS))
+    found = scorer().score(params(), pair_rows(pairs, 0, POSITIONS))
     assert found.greedy.tolist() == [True] * 4 + [False] * 4
 
 
 def test_answers_are_greedy_and_end_with_what_stops_them():
     prompts = [prompt for prompt, _ in random_pairs(7)]
     whole = [greedy(prompt, 6) for prompt in prompts]
-    assert scorer().answer(leaves(), prompts, 6) == whole
+    assert scorer().answer(params(), prompts, 6) == whole
     stop = whole[0][2]
-    found = scorer().answer(leaves(), prompts, 6, (stop,))
+    found = scorer().answer(params(), prompts, 6, (stop,))
     for ids, full in zip(found, whole, strict=True):
         end = full.index(stop) + 1 if stop in full else 6
         assert ids == full[:end]
@@ -87,9 +87,9 @@ def test_answers_are_greedy_and_end_with_what_stops_them():
 
 def test_a_prompt_may_fill_the_model_but_for_its_answer():
     prompts = [list(range(3, 3 + POSITIONS - 5)), [4]]
-    assert [len(ids) for ids in scorer().answer(leaves(), prompts, 5)] == [5, 5]
+    assert [len(ids) for ids in scorer().answer(params(), prompts, 5)] == [5, 5]
     with pytest.raises(ValueError, match="a prompt of 59 tokens and steps=6 do not fit"):
-        scorer().answer(leaves(), prompts, 6)
+        scorer().answer(params(), prompts, 6)
 
 
 def test_rows_below_one_are_refused():

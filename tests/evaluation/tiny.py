@@ -11,7 +11,7 @@ import numpy as np
 from smf_jax.data.tokenizer import Tokenizer, train_tokenizer
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.models.decoder import Decoder
-from smf_jax.training.state import flatten
+from smf_jax.params import flatten
 from tests.models.tiny import random_params, with_memory
 
 SENTENCES = (
@@ -33,7 +33,7 @@ def model() -> Decoder:
 
 
 @cache
-def leaves():
+def params():
     return flatten(random_params(model().config))
 
 

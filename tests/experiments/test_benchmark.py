@@ -7,12 +7,12 @@ import json
 import jax
 import pytest
 
+from benchmarks.flags import SUITES, BenchmarkFlags
+from benchmarks.harness import Timing
+from benchmarks.results import Measurement
 from experiments import benchmark
-from experiments.benchmarks.flags import SUITES, BenchmarkFlags
-from experiments.benchmarks.harness import Timing
-from experiments.benchmarks.results import Measurement
-from experiments.command import help_text
-from tests.experiments.benchmarks.tiny import RATES, flags
+from experiments.cli import help_text
+from tests.benchmarks.tiny import RATES, flags
 
 
 @pytest.fixture(autouse=True)

@@ -8,13 +8,13 @@ import json
 import pytest
 
 from experiments import evaluate
-from experiments.bases import load_base
 from experiments.evaluate import EvaluateFlags
-from experiments.probes import ProbeOptions, read_probes
-from experiments.sources import Reader
-from smf_jax.evaluation.open_answers import OpenProbe
+from smf_jax.continual.base import load_base
+from smf_jax.data.readers import Reader
+from smf_jax.evaluation.probes.open import OpenProbe
+from smf_jax.evaluation.probes.registry import ProbeContext, ProbeOptions, read_probes
 from smf_jax.evaluation.scorer import Scorer
-from tests.experiments.tiny import quick_compilation, rows_of, write_lines
+from tests.tiny_sweep import quick_compilation, rows_of, write_lines
 
 # One of each method that keeps what it trained in its own way.
 TRIALS = ("smf-tfidf-sgd-t16-lr30-s0", "full-adamw-lr0.01-s0", "lora-sgd-lr0.3-s0")
@@ -28,10 +28,11 @@ def probes(tiny_base, tmp_path_factory) -> str:
     file = write_lines(folder / "nq.jsonl", *asked)
     base = load_base(str(tiny_base), "base")
     options = ProbeOptions(answer_tokens=5)
-    (probe,) = read_probes(f"nq=f1:{file}", Reader(), base, options).named.values()
+    using = ProbeContext(Reader(), base.tokenizer, base.config.max_positions, options)
+    (probe,) = read_probes(f"nq=f1:{file}", using).named.values()
     assert isinstance(probe, OpenProbe)
     with quick_compilation():
-        predictions = probe.predict(Scorer(base.model, 4), base.leaves)
+        predictions = probe.predict(Scorer(base.model, 4), base.params)
     for question, prediction in zip(asked, predictions, strict=True):
         question["answers"] = ["nothing", prediction or "nothing"]
     write_lines(file, *asked)
@@ -52,7 +53,9 @@ def run(sweeper, probes, tmp_path_factory):
 
 def scores_of(out, probes, **changes) -> dict:
     """What the command measures and writes."""
-    flags = EvaluateFlags(probes=probes, out=str(out), **{"probe_rows": 32, **OPTIONS, **changes})
+    flags = EvaluateFlags(
+        probes=probes, out=str(out), **{"eval_batch_size": 32, **OPTIONS, **changes}
+    )
     with quick_compilation():
         assert evaluate.main(flags) == 0
     return json.loads(out.read_text())
@@ -108,7 +111,7 @@ def refused(message: str, **changes) -> None:
         (dict(out=""), "--out is empty"),
         (dict(trial="smf"), "--trial=smf belongs to a run; give --run too"),
         (dict(task=1), "--task=1 is one of a trial; give --trial too"),
-        (dict(probe_rows=0), "--probe_rows=0: expected at least 1"),
+        (dict(eval_batch_size=0), "--eval_batch_size=0: expected at least 1"),
         (dict(probe_limit=-1), "--probe_limit=-1: expected at least 0"),
         (dict(probes="a=f9:b.txt"), "kind 'f9' is unknown"),
         (dict(probes="a=text:b.txt"), "--base=no: no such directory"),

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from experiments import export
-from experiments.bases import load_base
 from experiments.export import ExportFlags
-from experiments.methods import whole_model
 from smf_jax import checkpoints
+from smf_jax.continual.base import load_base
+from smf_jax.continual.methods import apply_trained
 from smf_jax.data.tokenizer import load_tokenizer
-from smf_jax.models.export import load_exported
-from smf_jax.models.huggingface import load_huggingface
-from smf_jax.training.state import flatten
+from smf_jax.interop.export.model import load_exported
+from smf_jax.interop.huggingface.checkpoint import load_huggingface
+from smf_jax.params import flatten
 
 SERVING = Path(__file__).resolve().parents[2] / "docs" / "serving.md"
 
@@ -41,8 +41,8 @@ def test_a_trial_with_patches(finished, tmp_path, capsys):
     assert found.config == base.config
     assert len(found.patches) == 2
     assert sum(patch.rows for patch in found.patches) > 0
-    assert_same(load_exported(tmp_path / "out", patches=0).leaves, base.leaves)
-    changed = {p for p, x in base.leaves.items() if not np.array_equal(x, found.leaves[p])}
+    assert_same(load_exported(tmp_path / "out", patches=0).params, base.params)
+    changed = {p for p, x in base.params.items() if not np.array_equal(x, found.params[p])}
     assert changed == {"memory/pool_0/values"}
     text = (tmp_path / "out" / "README.md").read_text()
     assert text.startswith('---\nlicense: "apache-2.0"\n')
@@ -62,8 +62,8 @@ def test_an_earlier_task_and_one_patch_for_all(finished, tmp_path):
     assert export.main(flags) == 0
     first, one, both = (load_exported(tmp_path / name) for name in ("first", "one", "all"))
     assert (len(first.patches), len(one.patches), len(both.patches)) == (1, 1, 2)
-    assert_same(first.leaves, load_exported(tmp_path / "all", patches=1).leaves)
-    assert_same(one.leaves, both.leaves)
+    assert_same(first.params, load_exported(tmp_path / "all", patches=1).params)
+    assert_same(one.params, both.params)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -75,8 +75,8 @@ def test_methods_without_patches_are_in_the_base(method, finished, tmp_path):
     trained = checkpoints.load(finished / "trials" / trial / "task_01")[0]
     found = load_exported(tmp_path / "out")
     assert not found.patches
-    assert_same(found.leaves, whole_model(base.leaves, trained, settings["lora_alpha"]))
-    assert any(not np.array_equal(x, found.leaves[p]) for p, x in base.leaves.items())
+    assert_same(found.params, apply_trained(base.params, trained, settings["lora_alpha"]))
+    assert any(not np.array_equal(x, found.params[p]) for p, x in base.params.items())
 
 
 def test_a_plain_checkpoint_keeps_its_files_and_licence(plain_checkpoint, tmp_path):
@@ -86,7 +86,7 @@ def test_a_plain_checkpoint_keeps_its_files_and_licence(plain_checkpoint, tmp_pa
     assert run_export(base=base, out=tmp_path / "out", base_model="them/theirs") == 0
     expected = flatten(load_huggingface(base)[1])
     assert_same(flatten(load_huggingface(tmp_path / "out")[1]), expected)
-    assert_same(load_exported(tmp_path / "out").leaves, expected)
+    assert_same(load_exported(tmp_path / "out").params, expected)
     text = (tmp_path / "out" / "README.md").read_text()
     assert 'license: "mit"\n' in text
     assert 'base_model: "them/theirs"\n' in text
@@ -101,9 +101,9 @@ def test_an_exported_model_is_a_base_again(finished, tmp_path):
     base = load_base(str(tmp_path / "out"), "base")
     found = load_exported(tmp_path / "out")
     assert base.config == found.config
-    assert_same(base.leaves, found.leaves)
+    assert_same(base.params, found.params)
     assert run_export(base=tmp_path / "out", out=tmp_path / "again") == 0
-    assert_same(load_exported(tmp_path / "again").leaves, found.leaves)
+    assert_same(load_exported(tmp_path / "again").params, found.params)
 
 
 @pytest.mark.parametrize(

@@ -17,19 +17,19 @@ import numpy as np
 import pytest
 
 from experiments import sweep
-from experiments.bases import Base, load_base
 from experiments.compare import compare
-from experiments.config import PretrainFlags, SweepFlags
-from experiments.materials import gather
-from experiments.runs import CONFIG
 from smf_jax import checkpoints
-from smf_jax.evaluation.answers import exact_match, rows_right
+from smf_jax.continual.base import Base, load_base
+from smf_jax.continual.config import PretrainFlags, SweepFlags
+from smf_jax.continual.run_directory import CONFIG
+from smf_jax.continual.stream_data import load_stream_data
 from smf_jax.evaluation.likelihood import loss_sum, mean_loss
+from smf_jax.evaluation.probes.exact import exact_match, is_exact_match
 from smf_jax.models.decoder import Decoder
 from smf_jax.models.lora import merge_lora
+from smf_jax.params import flatten, unflatten
 from smf_jax.sparse.patch import Patch, apply_patch
-from smf_jax.training.state import flatten, unflatten
-from tests.experiments.tiny import content, quick_compilation, rows_of, write_lines
+from tests.tiny_sweep import content, quick_compilation, rows_of, write_lines
 
 POOL = "memory/pool_0/values"
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -43,18 +43,18 @@ TRIALS = {
 }
 
 
-def trained_leaves(run: Path, trial: str, tasks: int) -> dict[str, np.ndarray]:
+def trained_params(run: Path, trial: str, tasks: int) -> dict[str, np.ndarray]:
     """All leaves of the model that a trial has come to, from the run's files alone."""
-    leaves = checkpoints.load(run / "base" / "leaves")[0]
+    params = checkpoints.load(run / "base" / "leaves")[0]
     for task in range(tasks):
         arrays, about = checkpoints.load(run / "trials" / trial / f"task_{task:02d}")
         if about["kind"] == "patch":
-            leaves = apply_patch(leaves, Patch.from_arrays(arrays, about), base=about["base"])
+            params = apply_patch(params, Patch.from_arrays(arrays, about), base=about["base"])
         elif about["kind"] == "leaves":
-            leaves = {**leaves, **arrays}
+            params = {**params, **arrays}
         elif task == tasks - 1:
-            leaves = flatten(merge_lora(unflatten(leaves), arrays, SweepFlags.lora_alpha))
-    return {path: np.asarray(leaf) for path, leaf in leaves.items()}
+            params = flatten(merge_lora(unflatten(params), arrays, SweepFlags.lora_alpha))
+    return {path: np.asarray(leaf) for path, leaf in params.items()}
 
 
 def test_every_promised_file_is_there(finished):
@@ -94,7 +94,7 @@ def test_there_is_a_row_for_each_trial_and_task_with_the_keys_of_the_readme(fini
 
 
 def test_what_trains_is_told_by_number(finished, tiny_base):
-    total = sum(leaf.size for leaf in load_base(str(tiny_base), "base").leaves.values())
+    total = sum(leaf.size for leaf in load_base(str(tiny_base), "base").params.values())
     rows = {row["trial"]: row for row in rows_of(finished)}
     smf, full = rows["smf-tfidf-sgd-t16-lr30-s0"], rows["full-adamw-lr0.01-s0"]
     assert smf["trainable_parameters"] == 16 * 32
@@ -118,11 +118,11 @@ def test_patches_replayed_on_the_base_give_the_trained_tables_and_leave_all_else
         if not trial.startswith("smf"):
             continue
         for task in (0, 1):
-            leaves = trained_leaves(finished, trial, task + 1)
+            params = trained_params(finished, trial, task + 1)
             (path,) = sweeper.trained[finished.name, trial, task]
             assert path == POOL
             trained = sweeper.trained[finished.name, trial, task][POOL]
-            assert leaves[POOL].tobytes() == trained.tobytes()
+            assert params[POOL].tobytes() == trained.tobytes()
             after = finished / "trials" / trial / f"task_{task:02d}"
             before = finished / "base" if task == 0 else after.with_name(f"task_{task - 1:02d}")
             found = compare(before, after)
@@ -154,27 +154,27 @@ def test_dense_checkpoints_hold_the_trained_leaves(finished, sweeper):
 def test_a_row_tells_of_the_model_in_its_checkpoint(finished, sweeper):
     """Scores recomputed from the run's files by another way: one plain model, no trial axis."""
     base = load_base(str(finished / "base"), "base")
-    materials = gather(sweeper.flags(finished), base)
+    stream_data = load_stream_data(sweeper.flags(finished), base)
 
     @jax.jit
-    def run(leaves, batch):
+    def run(params, batch):
         logits = Decoder(base.config).apply(
-            {"params": unflatten(leaves)}, batch.tokens, batch.valid
+            {"params": unflatten(params)}, batch.tokens, batch.valid
         )
-        return rows_right(logits, batch), loss_sum(logits, batch)
+        return is_exact_match(logits, batch), loss_sum(logits, batch)
 
-    def answered(leaves, probe):
-        return exact_match(probe, run(leaves, probe.batch)[0])
+    def answered(params, probe):
+        return exact_match(probe, run(params, probe.batch)[0])
 
     with quick_compilation():
         for row in rows_of(finished):
             if row["task"] != 1 or row["learning_rate"] == 0.001:
                 continue
-            leaves = trained_leaves(finished, row["trial"], 2)
-            assert row["seen"] == answered(leaves, materials.seen[1])
-            assert row["retention"] == [answered(leaves, probe) for probe in materials.unseen]
-            assert row["known"] == answered(leaves, materials.questions["known"])
-            loss = mean_loss([run(leaves, materials.texts["neutral"])[1]])
+            params = trained_params(finished, row["trial"], 2)
+            assert row["seen"] == answered(params, stream_data.seen[1])
+            assert row["retention"] == [answered(params, probe) for probe in stream_data.unseen]
+            assert row["known"] == answered(params, stream_data.questions["known"])
+            loss = mean_loss([run(params, stream_data.texts["neutral"])[1]])
             assert row["text_loss"] == pytest.approx(loss, rel=1e-4)
 
 
@@ -249,9 +249,9 @@ def test_a_profile_is_written_where_it_is_asked_for(sweeper, tmp_path):
 def test_a_background_of_another_base_is_refused(refused, finished, tiny_base, tmp_path):
     measured = finished / "base" / "background"
     other = Path(shutil.copytree(tiny_base, tmp_path / "other"))
-    leaves, about = checkpoints.load(other / "leaves")
-    leaves["embedder/embedding"][0, 0] += 1
-    checkpoints.save(other / "leaves", leaves, about, overwrite=True)
+    params, about = checkpoints.load(other / "leaves")
+    params["embedder/embedding"][0, 0] += 1
+    checkpoints.save(other / "leaves", params, about, overwrite=True)
     given = dict(base=str(other), background=str(measured), methods="smf")
     told = refused("background of another model: .*measure the background again", **given)
     assert told.startswith(f"--background={measured}: ")
@@ -267,7 +267,7 @@ def test_a_measured_background_of_this_base_serves(sweeper, finished, tmp_path, 
     base = load_base(str(finished / "base"), "base")
     flags = sweeper.flags(tmp_path, background=str(finished / "base" / "background"))
     measured = sweep.measured_background(flags, base.tokenizer_fingerprint())
-    assert sweep.get_background(flags, base, gather(flags, base), measured) is measured
+    assert sweep.get_background(flags, base, load_stream_data(flags, base), measured) is measured
 
 
 def test_a_resume_with_other_flags_is_refused_by_name(sweeper, finished, no_compute):
@@ -288,13 +288,13 @@ def test_a_built_in_base_is_made_once_and_kept_by_its_recipe(tmp_path, tiny_base
 
     monkeypatch.setattr(sweep, "pretrain", pretrain)
     flags = SweepFlags(base_cache=str(tmp_path), base_seed=3)
-    outline = sweep.find_base(flags)
-    assert outline.is_outline and not made
-    base = sweep.make_base(flags, outline, None)
+    abstract_base = sweep.find_base(flags)
+    assert abstract_base.is_abstract and not made
+    base = sweep.make_base(flags, abstract_base, None)
     again = sweep.make_base(flags, sweep.find_base(flags), None)
     assert [(each.seed, each.world_seed) for each in made] == [(3, 3)]
     assert base.fingerprint() == again.fingerprint()
-    assert sweep.find_base(SweepFlags(base_cache=str(tmp_path), base_seed=4)).is_outline
+    assert sweep.find_base(SweepFlags(base_cache=str(tmp_path), base_seed=4)).is_abstract
 
 
 def test_the_command_line_ends_in_one_line_and_status_2(tmp_path, finished):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from experiments import sweep
-from experiments.config import SweepFlags
-from tests.experiments.tiny import content, write_lines
+from smf_jax.continual.config import SweepFlags
+from tests.tiny_sweep import content, write_lines
 
 BAD = {
     "a budget of 0": (dict(slots="0"), "--slots=0: '0' .* 1 or more"),

@@ -9,7 +9,7 @@ from smf_jax.data.tokenizer import train_tokenizer
 from smf_jax.models.completion import complete_texts
 from smf_jax.models.decoder import Decoder
 from smf_jax.models.generate import generate, left_pad, trim
-from smf_jax.training.state import flatten
+from smf_jax.params import flatten
 from tests.models.tiny import random_params, with_memory
 
 TOKENIZER = train_tokenizer(["The cat sat on the mat.\nWhere is the dog? A dog, a cat."] * 9, 300)

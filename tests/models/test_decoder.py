@@ -9,7 +9,7 @@ import pytest
 from smf_jax.memory.layer import PERTURBATIONS, READS
 from smf_jax.models.attention import empty_cache, rotation
 from smf_jax.models.decoder import Decoder, init_params
-from smf_jax.training.state import flatten
+from smf_jax.params import flatten
 from tests.models.tiny import PLAIN, random_params, random_tokens, with_memory
 
 ADD = with_memory("add", (0, 1), shared_pool=True)

@@ -10,7 +10,7 @@ from smf_jax.models import generate as generating
 from smf_jax.models.attention import empty_cache
 from smf_jax.models.decoder import Decoder
 from smf_jax.models.generate import generate, left_pad, trim
-from smf_jax.training.state import flatten
+from smf_jax.params import flatten
 from tests.models.tiny import PLAIN, random_params, random_tokens, with_memory
 
 CONFIG = with_memory("add", (1,), alpha=1.0)
@@ -145,7 +145,7 @@ def test_trim():
 def test_runs_under_vmap_over_models(prompts, expected):
     tokens, valid = left_pad(prompts, pad=0)
     other = random_params(CONFIG, seed=1)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), PARAMS, other)
+    stacked = jax.tree.map(lambda *params: jnp.stack(params), PARAMS, other)
     both = jax.vmap(lambda params: generate(MODEL, params, tokens, valid, STEPS))(stacked)
     np.testing.assert_array_equal(both[0], expected)
     np.testing.assert_array_equal(both[1], generate(MODEL, other, tokens, valid, STEPS))

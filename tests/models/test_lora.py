@@ -8,7 +8,7 @@ import pytest
 
 from smf_jax.models.decoder import Decoder
 from smf_jax.models.lora import apply_lora, init_lora, merge_lora
-from smf_jax.training.state import flatten
+from smf_jax.params import flatten
 from tests.models.tiny import PLAIN, random_params, random_tokens, with_memory
 
 CONFIG = replace(with_memory("add", (0,)), layers=1)

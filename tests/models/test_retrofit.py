@@ -6,7 +6,7 @@ import pytest
 from smf_jax.models.config import MemoryPlacement
 from smf_jax.models.decoder import abstract_params
 from smf_jax.models.retrofit import memory_paths, retrofit
-from smf_jax.training.state import flatten
+from smf_jax.params import flatten
 from tests.models.tiny import MEMORY, PLAIN, random_params
 
 BASE = random_params(PLAIN)

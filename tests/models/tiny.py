@@ -11,7 +11,7 @@ import numpy as np
 from smf_jax.memory.layer import MemoryConfig
 from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.models.decoder import abstract_params
-from smf_jax.training.state import flatten, unflatten
+from smf_jax.params import flatten, unflatten
 
 MEMORY = MemoryConfig(
     keys_per_half=6, heads=2, reads=3, key_width=8, value_width=10, query_norm="rms"

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 
 from smf_jax.sharding import device_mesh
 from smf_jax.sparse.accesses import accesses_in_vector, count_reads
-from smf_jax.sparse.scores import RULES, score_slots
+from smf_jax.sparse.rules import RULES, score_slots
 from smf_jax.sparse.selection import (
     GROUP,
     budget_size,

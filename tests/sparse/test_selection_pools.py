@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from smf_jax.sparse.accesses import accesses_in_vector
-from smf_jax.sparse.scores import score_slots
+from smf_jax.sparse.rules import score_slots
 from smf_jax.sparse.selection import select_in_pools, select_slots
 from smf_jax.sparse.usage import PoolUsage
 from tests import oracles

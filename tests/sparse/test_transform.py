@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from smf_jax.sparse.row_store import create_store, update_rows
+from smf_jax.sparse.row_optimizer import create_store, update_rows
 from smf_jax.sparse.rows import row_gradient
 from smf_jax.sparse.transform import freeze_all_but_rows
 from smf_jax.sparse.update_rule import OPTIMIZERS, UpdateRule

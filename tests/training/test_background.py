@@ -8,39 +8,39 @@ import pytest
 
 from smf_jax.data.batching import Batch
 from smf_jax.models.decoder import Decoder
-from smf_jax.training.background import base_fingerprint, measure_background, upstream_of_reads
+from smf_jax.training.background import measure_background, routing_fingerprint, upstream_of_reads
 from smf_jax.training.reads import pool_path, read_counts
 from tests.training import tiny
 
 # Memories in two of three blocks, a plain block above them.
-MODEL = tiny.replace(tiny.config(layers=(0, 1), mode="add"), layers=3)
-SHARED = tiny.config(layers=(0, 1), shared_pool=True)
+MODEL = tiny.replace(tiny.model_config(layers=(0, 1), mode="add"), layers=3)
+SHARED = tiny.model_config(layers=(0, 1), shared_pool=True)
 
 
 @pytest.fixture(scope="module")
 def counts():
-    return jax.jit(lambda leaves, batch: read_counts(Decoder(MODEL), leaves, batch))
+    return jax.jit(lambda params, batch: read_counts(Decoder(MODEL), params, batch))
 
 
 def test_a_leaf_is_upstream_if_and_only_if_it_moves_some_read(counts):
-    leaves, batch = tiny.leaves(MODEL), tiny.batch(rows=tiny.ROWS)
-    before = counts(leaves, batch)
+    params, batch = tiny.params(MODEL), tiny.batch(rows=tiny.ROWS)
+    before = counts(params, batch)
     rng = np.random.default_rng(1)
     moved = {}
-    for path, leaf in leaves.items():
+    for path, leaf in params.items():
         noise = 2 * rng.standard_normal(leaf.shape).astype(np.float32)
-        after = counts({**leaves, path: leaf + noise}, batch)
+        after = counts({**params, path: leaf + noise}, batch)
         moved[path] = any((after[pool] != before[pool]).any() for pool in before)
-    assert moved == {path: upstream_of_reads(MODEL, path) for path in leaves}
+    assert moved == {path: upstream_of_reads(MODEL, path) for path in params}
     assert 10 < sum(moved.values()) < len(moved) - 10
 
 
 def test_the_fingerprint_is_that_of_the_upstream_leaves():
-    leaves = tiny.leaves(MODEL)
-    mark = base_fingerprint(MODEL, leaves)
-    for path, leaf in leaves.items():
-        other = base_fingerprint(MODEL, {**leaves, path: leaf + 1})
-        assert (other != mark) == upstream_of_reads(MODEL, path), path
+    params = tiny.params(MODEL)
+    base_fingerprint = routing_fingerprint(MODEL, params)
+    for path, leaf in params.items():
+        other = routing_fingerprint(MODEL, {**params, path: leaf + 1})
+        assert (other != base_fingerprint) == upstream_of_reads(MODEL, path), path
 
 
 @pytest.mark.parametrize(
@@ -49,24 +49,24 @@ def test_the_fingerprint_is_that_of_the_upstream_leaves():
         (MODEL, pool_path(0), True),
         (MODEL, pool_path(1), False),
         (SHARED, pool_path(0), True),
-        (tiny.config(), pool_path(0), False),
-        (tiny.config(), "memory/layer_0/keys", True),
-        (tiny.config(), "memory/layer_0/output/kernel", False),
-        (tiny.config(), "final_norm/scale", False),
+        (tiny.model_config(), pool_path(0), False),
+        (tiny.model_config(), "memory/layer_0/keys", True),
+        (tiny.model_config(), "memory/layer_0/output/kernel", False),
+        (tiny.model_config(), "final_norm/scale", False),
     ],
 )
 def test_a_table_is_upstream_where_a_higher_layer_reads(model, path, upstream):
-    assert path in tiny.leaves(model)
+    assert path in tiny.params(model)
     assert upstream_of_reads(model, path) == upstream
 
 
 def test_statistics_are_those_of_the_batches(counts):
-    batches, leaves = tiny.batches(4), tiny.leaves(MODEL)
+    batches, params = tiny.batches(4), tiny.params(MODEL)
     done = []
     background = measure_background(
-        Decoder(MODEL), leaves, batches, corpus="text", tokenizer="t", progress=done.append
+        Decoder(MODEL), params, batches, corpus="text", tokenizer="t", progress=done.append
     )
-    of_batches = [counts(leaves, Batch(*(field[i] for field in batches))) for i in range(4)]
+    of_batches = [counts(params, Batch(*(field[i] for field in batches))) for i in range(4)]
     for pool, usage in background.pools.items():
         each = np.stack([np.asarray(of_batch[pool]) for of_batch in of_batches])
         np.testing.assert_array_equal(usage.document_frequency, (each > 0).sum(0))
@@ -74,7 +74,7 @@ def test_statistics_are_those_of_the_batches(counts):
         assert int(usage.batches) == 4
     assert background.pools.keys() == {pool_path(0), pool_path(1)} and done == [1, 2, 3, 4]
     assert background.tokens_per_batch == round(batches.valid.sum() / 4)
-    background.require(base_fingerprint(MODEL, leaves), "t")
+    background.require(routing_fingerprint(MODEL, params), "t")
     assert (background.corpus, background.tokenizer) == ("text", "t")
 
 

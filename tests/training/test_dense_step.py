@@ -18,15 +18,15 @@ def dense():
     """A dense step of a two-parameter model: logits are a bias and a scale of the tokens."""
     update = UpdateRule("adamw", clip=1.0)
 
-    def logits(leaves, tokens, valid):
-        one_hot = jax.nn.one_hot(tokens, 40) * leaves["scale"]
-        return one_hot + jnp.expand_dims(leaves["bias"], (0, 1)) + leaves["frozen"]
+    def logits(params, tokens, valid):
+        one_hot = jax.nn.one_hot(tokens, 40) * params["scale"]
+        return one_hot + jnp.expand_dims(params["bias"], (0, 1)) + params["frozen"]
 
     frozen = {"frozen": jnp.ones(())}
     step = jax.jit(lambda *given: dense_step(text_loss(logits), update, frozen, *given))
-    leaves = {"bias": jnp.zeros(40), "scale": jnp.ones(())}
+    params = {"bias": jnp.zeros(40), "scale": jnp.ones(())}
     state = DenseState(
-        leaves, update.statistics().init(leaves), jnp.zeros((), jnp.int32), jnp.int32(-1), {}
+        params, update.transformation().init(params), jnp.zeros((), jnp.int32), jnp.int32(-1), {}
     )
     return step, state
 
@@ -38,7 +38,7 @@ def test_a_dense_step_trains_its_leaves(dense):
         state, metrics = step(state, tiny.batch(), tiny.settings(0.1))
         losses.append(float(metrics.loss))
     assert losses == sorted(losses, reverse=True) and int(metrics.selected) == 0
-    assert state.leaves.keys() == {"bias", "scale"} and int(state.failed_step) == -1
+    assert state.params.keys() == {"bias", "scale"} and int(state.failed_step) == -1
     assert int(state.step) == 5
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from smf_jax.data.batching import Batch
+from smf_jax.params import split
 from smf_jax.sharding import DATA, device_mesh
 from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.training.dense_step import DenseState, dense_step, text_loss
 from smf_jax.training.fit import fit
-from smf_jax.training.state import split
 from smf_jax.training.trainers import Trainer
 from tests.training import tiny
 
@@ -20,19 +20,19 @@ UPDATE = UpdateRule("adamw")
 LEAVES = {"scale": jnp.ones(()), "bias": jnp.zeros(40), "frozen": jnp.asarray([-0.0])}
 
 
-def logits(leaves, tokens, valid):
-    one_hot = jax.nn.one_hot(tokens, 40) * leaves["scale"]
-    return one_hot + jnp.expand_dims(leaves["bias"], (0, 1)) + leaves["frozen"].sum()
+def logits(params, tokens, valid):
+    one_hot = jax.nn.one_hot(tokens, 40) * params["scale"]
+    return one_hot + jnp.expand_dims(params["bias"], (0, 1)) + params["frozen"].sum()
 
 
-def trained(leaves):
-    return split(leaves, lambda path: path != "frozen")
+def trained(params):
+    return split(params, lambda path: path != "frozen")
 
 
 TRAINER = Trainer(
     begin=lambda base, settings: DenseState(
         trained(base)[0],
-        UPDATE.statistics().init(trained(base)[0]),
+        UPDATE.transformation().init(trained(base)[0]),
         jnp.zeros((), jnp.int32),
         jnp.full((), -1, jnp.int32),
         {},
@@ -41,9 +41,9 @@ TRAINER = Trainer(
     step=lambda shared, state, batch, settings: dense_step(
         text_loss(logits), UPDATE, shared["frozen"], state, batch, settings
     ),
-    logits=lambda shared, state, tokens, valid: logits(state.leaves, tokens, valid),
-    trained=lambda state: state.leaves,
-    resume=lambda state, leaves: state,
+    logits=lambda shared, state, tokens, valid: logits(state.params, tokens, valid),
+    trained=lambda state: state.params,
+    resume=lambda state, params: state,
     frozen=lambda base: trained(base)[1],
 )
 
@@ -63,16 +63,16 @@ def test_the_loss_falls_and_what_is_frozen_stays():
     fitted = run(1, progress=done.append)
     assert fitted.losses.shape == (12,) and (np.diff(fitted.losses) < 0).all()
     assert done == [10, 12]
-    assert list(fitted.leaves) == ["bias", "frozen", "scale"]
-    assert np.signbit(fitted.leaves["frozen"]).all()
+    assert list(fitted.params) == ["bias", "frozen", "scale"]
+    assert np.signbit(fitted.params["frozen"]).all()
     assert LEAVES["scale"] == 1 and not LEAVES["bias"].any(), "the start is not taken over"
 
 
 def test_the_devices_share_each_batch():
     one, eight = run(1), run(8)
     np.testing.assert_allclose(one.losses, eight.losses, rtol=1e-5)
-    for path, leaf in one.leaves.items():
-        np.testing.assert_allclose(leaf, eight.leaves[path], rtol=0, atol=1e-5)
+    for path, leaf in one.params.items():
+        np.testing.assert_allclose(leaf, eight.params[path], rtol=0, atol=1e-5)
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused():

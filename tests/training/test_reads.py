@@ -12,16 +12,16 @@ from smf_jax.models.decoder import Decoder
 from smf_jax.training.reads import accumulate_reads, differentiate_reads, micro_batches
 from tests.training import tiny
 
-MODEL = tiny.config(layers=(0, 1), mode="add", shared_pool=True)
+MODEL = tiny.model_config(layers=(0, 1), mode="add", shared_pool=True)
 ROWS, PARTS = 6, 3
 
 
 def split():
     """The leaves of the model: frozen, tables, scalars."""
-    leaves = tiny.leaves(MODEL)
-    tables = {path: leaf for path, leaf in leaves.items() if path.endswith("/values")}
-    scalars = {path: leaf for path, leaf in leaves.items() if path.endswith("/alpha")}
-    return {p: x for p, x in leaves.items() if p not in (*tables, *scalars)}, tables, scalars
+    params = tiny.params(MODEL)
+    tables = {path: leaf for path, leaf in params.items() if path.endswith("/values")}
+    scalars = {path: leaf for path, leaf in params.items() if path.endswith("/alpha")}
+    return {p: x for p, x in params.items() if p not in (*tables, *scalars)}, tables, scalars
 
 
 @pytest.fixture(scope="module")

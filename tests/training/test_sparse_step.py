@@ -11,22 +11,22 @@ import numpy as np
 import optax
 import pytest
 
+from smf_jax.losses import weighted_loss
 from smf_jax.memory.layer import MemoryLayer
 from smf_jax.models.decoder import Decoder
+from smf_jax.params import unflatten
 from smf_jax.sparse.selection import select_slots
 from smf_jax.sparse.transform import freeze_all_but_rows
 from smf_jax.sparse.update_rule import OPTIMIZERS, UpdateRule
-from smf_jax.training.loss import weighted_loss
 from smf_jax.training.reads import pool_path, read_counts
-from smf_jax.training.sparse_choices import SparseChoices
+from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_step import forget_written, sparse_step
-from smf_jax.training.state import unflatten
 from tests.training import tiny
 from tests.training.tiny import same_but_for, spoilt
 
 POOL = pool_path(0)
-ADDED = tiny.config(mode="add")
-SHARED = tiny.config(layers=(0, 1, 2), shared_pool=True)
+ADDED = tiny.model_config(mode="add")
+SHARED = tiny.model_config(layers=(0, 1, 2), shared_pool=True)
 SGD = UpdateRule("sgd")
 
 
@@ -34,21 +34,21 @@ SGD = UpdateRule("sgd")
 def loss_and_gradient(model):
     """The plain way: the loss differentiated with respect to table and scale themselves."""
 
-    def loss(trained, leaves, batch):
-        leaves = {**leaves, **trained}
-        logits = Decoder(model).apply({"params": unflatten(leaves)}, batch.tokens, batch.valid)
+    def loss(trained, params, batch):
+        params = {**params, **trained}
+        logits = Decoder(model).apply({"params": unflatten(params)}, batch.tokens, batch.valid)
         return weighted_loss(logits, batch.targets, batch.weights)
 
-    def differentiated(leaves, batch):
-        trained = {p: x for p, x in leaves.items() if p.endswith(("/values", "/alpha"))}
-        return jax.value_and_grad(loss)(trained, leaves, batch)
+    def differentiated(params, batch):
+        trained = {p: x for p, x in params.items() if p.endswith(("/values", "/alpha"))}
+        return jax.value_and_grad(loss)(trained, params, batch)
 
     return jax.jit(differentiated)
 
 
 @cache
 def counts_of(model):
-    return jax.jit(lambda leaves, batch: read_counts(Decoder(model), leaves, batch))
+    return jax.jit(lambda params, batch: read_counts(Decoder(model), params, batch))
 
 
 def bits(array):
@@ -65,9 +65,9 @@ def relative(difference, truth):
 
 def expected_slots(run, state, batch, settings, model=None, rule="tfidf"):
     """What a step ought to select, from the counts of a forward pass."""
-    model = tiny.config() if model is None else model
-    leaves = {**run.shared["frozen"], **run.trainer.trained(state)}
-    counts = counts_of(model)(leaves, batch)
+    model = tiny.model_config() if model is None else model
+    params = {**run.shared["frozen"], **run.trainer.trained(state)}
+    counts = counts_of(model)(params, batch)
     return {
         pool: select_slots(
             counts[pool], tiny.usage(model)[pool], rule=rule, top_t=settings.budget, size=64
@@ -77,7 +77,7 @@ def expected_slots(run, state, batch, settings, model=None, rule="tfidf"):
 
 
 def test_one_step_is_the_dense_gradient_masked_by_the_transform():
-    run, model = tiny.sparse_run(SparseChoices(update=SGD)), tiny.config()
+    run, model = tiny.sparse_run(SparseConfig(update=SGD)), tiny.model_config()
     state, settings, batch = run.start(), tiny.settings(), tiny.batch()
     slots = expected_slots(run, state, batch, settings)
     loss, gradients = loss_and_gradient(model)(run.base, batch)
@@ -85,9 +85,9 @@ def test_one_step_is_the_dense_gradient_masked_by_the_transform():
     gradients = {path: gradients.get(path, jnp.ones_like(leaf)) for path, leaf in run.base.items()}
 
     @jax.jit
-    def transformed(gradients, leaves):
-        updates, _ = transform.update(gradients, transform.init(leaves), leaves, slots=slots)
-        return optax.apply_updates(leaves, updates)
+    def transformed(gradients, params):
+        updates, _ = transform.update(gradients, transform.init(params), params, slots=slots)
+        return optax.apply_updates(params, updates)
 
     reference = transformed(gradients, run.base)
     after, metrics = run.step(state, batch, settings)
@@ -104,7 +104,7 @@ def test_one_step_is_the_dense_gradient_masked_by_the_transform():
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_other_row_and_leaf_keeps_every_bit(optimizer):
     rule = UpdateRule(optimizer, weight_decay=0.1)
-    run = tiny.sparse_run(SparseChoices(update=rule))
+    run = tiny.sparse_run(SparseConfig(update=rule))
     state, settings, moved = run.start(), tiny.settings(0.05), set()
     for seed in range(4):
         batch = tiny.batch(seed)
@@ -120,8 +120,8 @@ def test_every_other_row_and_leaf_keeps_every_bit(optimizer):
 
 
 def test_a_shared_pool_gets_the_gradient_of_all_its_layers():
-    choices = SparseChoices(rule="all", size=tiny.SLOTS, update=SGD)
-    run = tiny.sparse_run(choices, SHARED)
+    config = SparseConfig(rule="all", size=tiny.SLOTS, update=SGD)
+    run = tiny.sparse_run(config, SHARED)
     state, batch = run.start(), tiny.batch()
     _, gradients = loss_and_gradient(SHARED)(run.base, batch)
     after, metrics = run.step(state, batch, tiny.settings(1.0))
@@ -133,9 +133,9 @@ def test_a_shared_pool_gets_the_gradient_of_all_its_layers():
 
 
 def test_a_budget_above_the_accessed_slots_trains_all_accessed_rows():
-    run, batch = tiny.sparse_run(SparseChoices(update=SGD)), tiny.batch()
-    accessed = np.flatnonzero(counts_of(tiny.config())(run.base, batch)[POOL])
-    _, gradients = loss_and_gradient(tiny.config())(run.base, batch)
+    run, batch = tiny.sparse_run(SparseConfig(update=SGD)), tiny.batch()
+    accessed = np.flatnonzero(counts_of(tiny.model_config())(run.base, batch)[POOL])
+    _, gradients = loss_and_gradient(tiny.model_config())(run.base, batch)
     for budget in (len(accessed), 64):
         state, metrics = run.step(run.start(), batch, tiny.settings(1.0, budget=budget))
         moved = run.base[POOL] - state.tables[POOL]
@@ -145,7 +145,7 @@ def test_a_budget_above_the_accessed_slots_trains_all_accessed_rows():
 
 
 def test_what_stands_at_pads_changes_nothing():
-    run, model = tiny.sparse_run(SparseChoices(update=SGD)), tiny.config()
+    run, model = tiny.sparse_run(SparseConfig(update=SGD)), tiny.model_config()
     batch = tiny.batch()
     assert not batch.valid.all()
     other = batch._replace(
@@ -160,18 +160,18 @@ def test_what_stands_at_pads_changes_nothing():
 
 
 def test_words_before_the_answer_count_as_accesses_whatever_they_weigh():
-    model, batch = tiny.config(), tiny.batch()
+    model, batch = tiny.model_config(), tiny.batch()
     unweighted = batch._replace(weights=(batch.weights == 1).astype(np.float32))
-    leaves = tiny.leaves(model)
+    params = tiny.params(model)
     np.testing.assert_array_equal(
-        counts_of(model)(leaves, batch)[POOL], counts_of(model)(leaves, unweighted)[POOL]
+        counts_of(model)(params, batch)[POOL], counts_of(model)(params, unweighted)[POOL]
     )
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("how", ["loss", "rate"])
 def test_a_step_that_is_not_finite_writes_nothing_and_is_latched(optimizer, how):
-    run = tiny.sparse_run(SparseChoices(update=UpdateRule(optimizer, weight_decay=0.1)))
+    run = tiny.sparse_run(SparseConfig(update=UpdateRule(optimizer, weight_decay=0.1)))
     good = tiny.settings(0.05)
     state, _ = run.step(run.start(), tiny.batch(0), good)
     batch, settings = (spoilt(tiny.batch(1)), good)
@@ -187,7 +187,7 @@ def test_a_step_that_is_not_finite_writes_nothing_and_is_latched(optimizer, how)
 
 
 def test_more_row_state_than_the_store_holds_fails_the_trial_and_writes_nothing():
-    run = tiny.sparse_run(SparseChoices(update=UpdateRule("adamw", weight_decay=0.1)))
+    run = tiny.sparse_run(SparseConfig(update=UpdateRule("adamw", weight_decay=0.1)))
     state, settings = run.start(), tiny.settings(0.05)
     nearly_full = state.stores[POOL]._replace(used=jnp.int32(tiny.SLOTS - 6))
     state = state._replace(stores={POOL: nearly_full})
@@ -200,7 +200,7 @@ def test_more_row_state_than_the_store_holds_fails_the_trial_and_writes_nothing(
 
 
 def test_alpha_trains_by_its_own_gradient():
-    run = tiny.sparse_run(SparseChoices(update=SGD, train_alpha=True), ADDED)
+    run = tiny.sparse_run(SparseConfig(update=SGD, train_alpha=True), ADDED)
     state, path = run.start(), "memory/layer_0/alpha"
     after, _ = run.step(state, tiny.batch(), tiny.settings(500.0))
     assert run.trainer.trained(after).keys() == {POOL, path}
@@ -213,10 +213,8 @@ def test_alpha_trains_by_its_own_gradient():
 @pytest.mark.parametrize("follows", [True, False])
 def test_alpha_has_a_rate_of_its_own_with_and_without_the_schedule(follows):
     update = UpdateRule("sgd", schedule="cosine", warmup_steps=2, schedule_steps=10)
-    choices = SparseChoices(
-        update=update, train_alpha=True, alpha_rate=100.0, alpha_schedule=follows
-    )
-    run, path = tiny.sparse_run(choices, ADDED), "memory/layer_0/alpha"
+    config = SparseConfig(update=update, train_alpha=True, alpha_rate=100.0, alpha_schedule=follows)
+    run, path = tiny.sparse_run(config, ADDED), "memory/layer_0/alpha"
     state, _ = run.step(run.start(), tiny.batch(), tiny.settings(5.0))
     _, gradients = loss_and_gradient(ADDED)(run.base, tiny.batch())
     moved = float(state.scalars[path] - run.base[path])
@@ -228,8 +226,8 @@ def test_alpha_has_a_rate_of_its_own_with_and_without_the_schedule(follows):
 
 
 def test_what_a_task_wrote_joins_the_history_of_the_next():
-    choices = SparseChoices(update=SGD, protect_written=1.0)
-    run = tiny.sparse_run(choices)
+    config = SparseConfig(update=SGD, protect_written=1.0)
+    run = tiny.sparse_run(config)
     state, settings = run.start(), tiny.settings()
     written = []
     for _ in range(2):
@@ -246,10 +244,10 @@ def test_what_a_task_wrote_joins_the_history_of_the_next():
 
 
 def test_micro_batches_write_the_union_of_their_rows_in_one_step():
-    choices = SparseChoices(
+    config = SparseConfig(
         update=UpdateRule("adamw"), granularity="per_micro_batch", micro_batches=tiny.ROWS
     )
-    run = tiny.sparse_run(choices)
+    run = tiny.sparse_run(config)
     state, metrics = run.step(run.start(), tiny.batch(), tiny.settings())
     assert 5 < int(metrics.selected) <= 5 * tiny.ROWS
     assert int(metrics.selected) == state.written[POOL].sum() == int(state.stores[POOL].used)
@@ -261,15 +259,15 @@ def test_micro_batches_write_the_union_of_their_rows_in_one_step():
 
 
 def test_a_step_that_is_not_finite_leaves_alpha_alone():
-    run = tiny.sparse_run(SparseChoices(update=SGD, train_alpha=True), ADDED)
+    run = tiny.sparse_run(SparseConfig(update=SGD, train_alpha=True), ADDED)
     state = run.start()
     after, _ = run.step(state, spoilt(tiny.batch()), tiny.settings())
     same_but_for(after, state, "step", "failed_step")
 
 
 def test_rematerialised_blocks_take_the_same_step():
-    plain = tiny.sparse_run(SparseChoices(update=SGD, train_alpha=True), ADDED)
-    remat = tiny.sparse_run(SparseChoices(update=SGD, train_alpha=True), replace(ADDED, remat=True))
+    plain = tiny.sparse_run(SparseConfig(update=SGD, train_alpha=True), ADDED)
+    remat = tiny.sparse_run(SparseConfig(update=SGD, train_alpha=True), replace(ADDED, remat=True))
     (a, b), (c, d) = (run.step(run.start(), tiny.batch(), tiny.settings())
                       for run in (plain, remat))  # fmt: skip
     assert b.loss == pytest.approx(float(d.loss), rel=1e-6)
@@ -280,13 +278,13 @@ def test_rematerialised_blocks_take_the_same_step():
     assert relative(moved - (c.tables[POOL] - plain.base[POOL]), moved) < 1e-5
 
 
-def one_step(model, choices, state=None, usage=None):
+def one_step(model, config, state=None, usage=None):
     """Traces a step without compiling it."""
-    run = tiny.sparse_run(choices, model)
+    run = tiny.sparse_run(config, model)
     return jax.eval_shape(
         lambda state: sparse_step(
             Decoder(model),
-            choices,
+            config,
             run.shared["frozen"],
             usage,
             state,
@@ -297,13 +295,13 @@ def one_step(model, choices, state=None, usage=None):
     )
 
 
-PLAIN_CHOICES = SparseChoices(rule="tf", update=SGD)
+PLAIN_CHOICES = SparseConfig(rule="tf", update=SGD)
 
 
 def test_a_model_without_perturbations_is_refused(monkeypatch):
     monkeypatch.setattr(MemoryLayer, "perturb", lambda self, name, value, collection: value)
     with pytest.raises(ValueError, match="the model perturbs .*, expected exactly one read for"):
-        one_step(tiny.config(), PLAIN_CHOICES)
+        one_step(tiny.model_config(), PLAIN_CHOICES)
 
 
 def test_a_perturbation_of_another_shape_is_refused(monkeypatch):
@@ -314,7 +312,7 @@ def test_a_perturbation_of_another_shape_is_refused(monkeypatch):
 
     monkeypatch.setattr(MemoryLayer, "perturb", summed)
     with pytest.raises(ValueError, match=r"'read': \(1, 8, 6\).*expected .*'read': \(3, 8, 6\)"):
-        one_step(tiny.config(), PLAIN_CHOICES)
+        one_step(tiny.model_config(), PLAIN_CHOICES)
 
 
 def test_fewer_perturbations_than_memory_layers_are_refused(monkeypatch):
@@ -331,22 +329,22 @@ def test_fewer_perturbations_than_memory_layers_are_refused(monkeypatch):
 def test_reads_that_are_not_sown_are_refused(monkeypatch):
     monkeypatch.setattr(MemoryLayer, "sow", lambda *args, **kwargs: True)
     with pytest.raises(ValueError, match=r"the model sows reads of \[\], expected \['layer_0'\]"):
-        one_step(tiny.config(), PLAIN_CHOICES)
+        one_step(tiny.model_config(), PLAIN_CHOICES)
 
 
 def test_per_task_without_its_slots_is_refused():
-    choices = replace(PLAIN_CHOICES, granularity="per_task")
-    state = tiny.sparse_run(choices).start()._replace(task_slots=None)
+    config = replace(PLAIN_CHOICES, granularity="per_task")
+    state = tiny.sparse_run(config).start()._replace(task_slots=None)
     with pytest.raises(ValueError, match="granularity='per_task': select the task's slots before"):
-        one_step(tiny.config(), choices, state)
+        one_step(tiny.model_config(), config, state)
 
 
 def test_a_rule_without_its_background_is_refused():
     with pytest.raises(ValueError, match="rule='tfidf' .* none was given"):
-        one_step(tiny.config(), SparseChoices(update=SGD))
+        one_step(tiny.model_config(), SparseConfig(update=SGD))
 
 
 def test_a_model_without_memory_is_refused():
     plain = Decoder(tiny.PLAIN)
     with pytest.raises(ValueError, match="the model has no memory: pretrain or retrofit one"):
-        read_counts(plain, tiny.leaves(tiny.PLAIN), tiny.batch())
+        read_counts(plain, tiny.params(tiny.PLAIN), tiny.batch())

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from smf_jax.losses import weighted_loss
 from smf_jax.models.config import MemoryPlacement
 from smf_jax.models.decoder import Decoder
+from smf_jax.params import unflatten
 from smf_jax.sparse.update_rule import UpdateRule
-from smf_jax.training.loss import weighted_loss
 from smf_jax.training.reads import pool_path
-from smf_jax.training.sparse_choices import SparseChoices
+from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
-from smf_jax.training.state import unflatten
 from tests.training import tiny
 
 POOL = pool_path(0)
@@ -35,9 +35,9 @@ def test_selected_rows_take_the_step_of_the_dense_gradient(name):
     config = replace(tiny.PLAIN, layers=max(layers) + 1, memory=placement)
     base = {
         path: jnp.abs(leaf) if path.endswith("variance") else leaf
-        for path, leaf in tiny.leaves(config).items()
+        for path, leaf in tiny.params(config).items()
     }
-    trainer = sparse_trainer(Decoder(config), SparseChoices(update=UpdateRule("sgd")), 64)
+    trainer = sparse_trainer(Decoder(config), SparseConfig(update=UpdateRule("sgd")), 64)
     shared = {"frozen": trainer.frozen(base), "usage": tiny.usage(config)}
     state, batch = trainer.begin(base, tiny.settings()), tiny.batch()
     after, metrics = jax.jit(trainer.step)(shared, state, batch, tiny.settings(0.5, budget=7))
@@ -45,8 +45,8 @@ def test_selected_rows_take_the_step_of_the_dense_gradient(name):
     @jax.jit
     @jax.value_and_grad
     def dense(values):
-        leaves = {**base, POOL: values}
-        logits = Decoder(config).apply({"params": unflatten(leaves)}, batch.tokens, batch.valid)
+        params = {**base, POOL: values}
+        logits = Decoder(config).apply({"params": unflatten(params)}, batch.tokens, batch.valid)
         return weighted_loss(logits, batch.targets, batch.weights)
 
     loss, gradient = dense(base[POOL])

@@ -17,7 +17,7 @@ from smf_jax.models.decoder import Decoder
 from smf_jax.sharding import TRIAL, device_mesh, over_trials
 from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.sparse.usage import no_usage
-from smf_jax.training.sparse_choices import SparseChoices
+from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
 from tests.training import tiny
 
@@ -33,20 +33,20 @@ class Case(NamedTuple):
 
     layers: tuple[int, ...]
     shared_pool: bool
-    choices: SparseChoices
+    config: SparseConfig
     split: int = 1
 
 
 SGD, ADAMW = UpdateRule("sgd"), UpdateRule("adamw")
 CASES = {
-    "one layer": Case((0,), False, SparseChoices(update=ADAMW)),
-    "several layers": Case((0, 1), False, SparseChoices(update=SGD, budget_scope="shared")),
-    "a shared pool": Case((0, 1), True, SparseChoices(update=ADAMW, protect_written=1.0)),
+    "one layer": Case((0,), False, SparseConfig(update=ADAMW)),
+    "several layers": Case((0, 1), False, SparseConfig(update=SGD, budget_scope="shared")),
+    "a shared pool": Case((0, 1), True, SparseConfig(update=ADAMW, protect_written=1.0)),
     "micro-batches": Case(
-        (0,), False, SparseChoices(update=SGD, granularity="per_micro_batch", micro_batches=3)
+        (0,), False, SparseConfig(update=SGD, granularity="per_micro_batch", micro_batches=3)
     ),
-    "the rule gradient": Case((0,), False, SparseChoices(update=SGD, rule="gradient")),
-    "a split table": Case((0,), False, SparseChoices(update=ADAMW), split=8),
+    "the rule gradient": Case((0,), False, SparseConfig(update=SGD, rule="gradient")),
+    "a split table": Case((0,), False, SparseConfig(update=ADAMW), split=8),
 }
 
 
@@ -54,12 +54,12 @@ def trainer_and_shapes(case, keys=KEYS):
     """The trainer of a case, and the shapes of what its step is given."""
     memory = replace(tiny.MEMORY, keys_per_half=keys, value_width=WIDTH)
     placement = MemoryPlacement(case.layers, "pretrain", memory, shared_pool=case.shared_pool)
-    model = replace(tiny.config(layers=case.layers), memory=placement)
-    trainer = sparse_trainer(Decoder(model), case.choices, capacity=512)
-    leaves = tiny.abstract(model)
-    state = jax.eval_shape(trainer.begin, leaves, tiny.settings())
+    model = replace(tiny.model_config(layers=case.layers), memory=placement)
+    trainer = sparse_trainer(Decoder(model), case.config, capacity=512)
+    params = tiny.abstract(model)
+    state = jax.eval_shape(trainer.begin, params, tiny.settings())
     usage = jax.eval_shape(lambda: {pool: no_usage(memory.slots) for pool in state.tables})
-    return model, trainer, {"frozen": trainer.frozen(leaves), "usage": usage}, state
+    return model, trainer, {"frozen": trainer.frozen(params), "usage": usage}, state
 
 
 def placed_over(devices, keys=KEYS):
@@ -145,15 +145,15 @@ def test_a_split_table_takes_the_step_of_a_whole_one():
     keys = 12
     case = CASES["a split table"]
     model, trainer, _, _ = trainer_and_shapes(case, keys)
-    leaves = tiny.leaves(model)
+    params = tiny.params(model)
     df = jnp.asarray(np.random.default_rng(0).integers(0, 8, keys**2), jnp.int32)
     usage = {pool: no_usage(keys**2)._replace(document_frequency=df, batches=jnp.int32(8))
-             for pool in trainer.begin(leaves, tiny.settings()).tables}  # fmt: skip
-    shared = {"frozen": trainer.frozen(leaves), "usage": usage}
+             for pool in trainer.begin(params, tiny.settings()).tables}  # fmt: skip
+    shared = {"frozen": trainer.frozen(params), "usage": usage}
     after = {}
     for devices in (1, 8):
         sharding = placed_over(devices, keys)
-        state = trainer.begin(leaves, tiny.settings())
+        state = trainer.begin(params, tiny.settings())
         given = [
             jax.tree.map(lambda x, place=sharding: jax.device_put(x, place(jnp.asarray(x))), x)
             for x in (shared, state, tiny.batch(), tiny.settings(0.05))
@@ -166,7 +166,7 @@ def test_a_split_table_takes_the_step_of_a_whole_one():
     (pool,) = after[1][0][0]
     (whole, written), (split, written_split) = after[1][0], after[8][0]
     np.testing.assert_array_equal(written_split[pool], written[pool])
-    moved = whole[pool] - np.asarray(leaves[pool])
+    moved = whole[pool] - np.asarray(params[pool])
     assert np.abs(moved).max() > 1e-3
     np.testing.assert_allclose(split[pool], whole[pool], rtol=0, atol=1e-4 * np.abs(moved).max())
     assert int(after[1][1].selected) == int(after[8][1].selected) > 0

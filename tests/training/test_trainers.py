@@ -11,19 +11,19 @@ from smf_jax.models.decoder import Decoder
 from smf_jax.sparse.selection import select_slots
 from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.training.reads import pool_path, read_counts
-from smf_jax.training.sparse_choices import SparseChoices
+from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
 from smf_jax.training.trainers import dense_trainer, lora_trainer
 from tests.training import tiny
 
-MODEL = tiny.config(mode="add")
+MODEL = tiny.model_config(mode="add")
 POOL, ALPHA = pool_path(0), "memory/layer_0/alpha"
 ADAMW = UpdateRule("adamw", weight_decay=0.1)
 
 
 def sparse(**choices):
     keep = choices.pop("keep", False)
-    return sparse_trainer(Decoder(MODEL), SparseChoices(update=ADAMW, **choices), 64, keep)
+    return sparse_trainer(Decoder(MODEL), SparseConfig(update=ADAMW, **choices), 64, keep)
 
 
 TRAINERS = {
@@ -40,7 +40,7 @@ TRAINERS = {
 @pytest.mark.parametrize("method", TRAINERS)
 def test_every_leaf_either_trains_or_stays(method):
     trainer, trains = TRAINERS[method]
-    base = tiny.leaves(MODEL)
+    base = tiny.params(MODEL)
     state, frozen = trainer.begin(base, tiny.settings()), trainer.frozen(base)
     trained = trainer.trained(state)
     assert trained.keys() == {path for path in base if trains(path)}
@@ -51,7 +51,7 @@ def test_every_leaf_either_trains_or_stays(method):
 
 def test_lora_trains_its_adapters_beside_the_whole_base():
     trainer = lora_trainer(Decoder(MODEL), ADAMW, 2, 4.0, ("query", "value"))
-    base = tiny.leaves(MODEL)
+    base = tiny.params(MODEL)
     states = [trainer.begin(base, tiny.settings(seed=seed)) for seed in (0, 0, 1)]
     adapters = [trainer.trained(state) for state in states]
     assert adapters[0].keys() == {
@@ -66,7 +66,7 @@ def test_lora_trains_its_adapters_beside_the_whole_base():
 @pytest.mark.parametrize("method", TRAINERS)
 def test_earlier_leaves_are_taken_up(method):
     trainer, _ = TRAINERS[method]
-    state = trainer.begin(tiny.leaves(MODEL), tiny.settings())
+    state = trainer.begin(tiny.params(MODEL), tiny.settings())
     earlier = {path: leaf + 1 for path, leaf in trainer.trained(state).items()}
     resumed = trainer.resume(state, earlier)
     trained = trainer.trained(resumed)
@@ -82,17 +82,17 @@ def used(state):
 @pytest.mark.parametrize("keep", [False, True])
 def test_the_optimizer_of_a_dense_method_starts_again_unless_told_otherwise(keep):
     trainer = dense_trainer(Decoder(MODEL), ADAMW, keep_optimizer_state=keep)
-    fresh = trainer.begin(tiny.leaves(MODEL), tiny.settings())
+    fresh = trainer.begin(tiny.params(MODEL), tiny.settings())
     before = used(fresh)
     after = trainer.begin_task({}, before, tiny.batches(1), tiny.settings())
-    expected = before if keep else before._replace(statistics=fresh.statistics, step=fresh.step)
+    expected = before if keep else before._replace(opt_state=fresh.opt_state, step=fresh.step)
     jax.tree.map(np.testing.assert_array_equal, after, expected)
 
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_the_optimizer_of_smf_starts_again_unless_told_otherwise(keep):
     trainer = sparse(keep=keep, train_alpha=True)
-    fresh = trainer.begin(tiny.leaves(MODEL), tiny.settings())
+    fresh = trainer.begin(tiny.params(MODEL), tiny.settings())
     before = used(fresh)
     after = trainer.begin_task({}, before, tiny.batches(1), tiny.settings())
     assert not np.asarray(after.written[POOL]).any()
@@ -103,20 +103,20 @@ def test_the_optimizer_of_smf_starts_again_unless_told_otherwise(keep):
     assert int(after.step) == int(kept.step)
     np.testing.assert_array_equal(after.stores[POOL].index, kept.stores[POOL].index)
     assert int(after.stores[POOL].used) == int(kept.stores[POOL].used)
-    jax.tree.map(np.testing.assert_array_equal, after.scalar_statistics, kept.scalar_statistics)
+    jax.tree.map(np.testing.assert_array_equal, after.scalar_opt_state, kept.scalar_opt_state)
 
 
 @pytest.fixture(scope="module")
 def counted():
     """Accesses of a batch by the base."""
-    model = tiny.config()
-    return jax.jit(lambda batch: read_counts(Decoder(model), tiny.leaves(model), batch)[POOL])
+    model = tiny.model_config()
+    return jax.jit(lambda batch: read_counts(Decoder(model), tiny.params(model), batch)[POOL])
 
 
 @pytest.fixture(scope="module")
 def per_task():
     """A trial whose slots are chosen once a task, and its state at the first step."""
-    run = tiny.sparse_run(SparseChoices(granularity="per_task", update=ADAMW))
+    run = tiny.sparse_run(SparseConfig(granularity="per_task", update=ADAMW))
     examples = tiny.batches(4)
     state = run.begin_task(run.start(), examples, tiny.settings(budget=20))
     return run, examples, state
@@ -125,7 +125,7 @@ def per_task():
 def test_the_slots_of_a_task_come_from_all_of_its_examples(per_task, counted):
     _, examples, state = per_task
     counts = sum(counted(type(examples)(*(field[i] for field in examples))) for i in range(4))
-    expected = select_slots(counts, tiny.usage(tiny.config())[POOL], top_t=20)
+    expected = select_slots(counts, tiny.usage(tiny.model_config())[POOL], top_t=20)
     np.testing.assert_array_equal(state.task_slots[POOL], expected)
 
 
@@ -149,10 +149,10 @@ def test_a_step_of_per_task_moves_those_of_its_slots_that_its_batch_reads(per_ta
 
 def test_a_sparse_trainer_needs_a_memory():
     with pytest.raises(ValueError, match="method smf needs a memory; pretrain or retrofit one"):
-        sparse_trainer(Decoder(tiny.PLAIN), SparseChoices(), 64)
+        sparse_trainer(Decoder(tiny.PLAIN), SparseConfig(), 64)
 
 
 def test_a_missing_background_is_refused_before_the_model_is_traced():
-    run = tiny.sparse_run(SparseChoices(update=ADAMW))
+    run = tiny.sparse_run(SparseConfig(update=ADAMW))
     with pytest.raises(ValueError, match="rule='tfidf' .* none was given; measure one"):
         run.trainer.step({**run.shared, "usage": None}, None, None, None)

@@ -14,8 +14,8 @@ from smf_jax.data.batching import Batch
 from smf_jax.memory.layer import MemoryConfig
 from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.models.decoder import Decoder, init_params
+from smf_jax.params import flatten, unflatten
 from smf_jax.training.reads import read_counts
-from smf_jax.training.state import flatten, unflatten
 from smf_jax.training.whitening import whiten_queries
 
 MEMORY = MemoryConfig(keys_per_half=16, heads=2, reads=2, key_width=8, value_width=16, qk_norm=True)
@@ -33,11 +33,11 @@ def batch() -> Batch:
 
 
 @pytest.fixture(scope="module")
-def leaves():
+def params():
     return flatten(init_params(CONFIG, jax.random.key(0)))
 
 
-def projected(model, leaves, text, layer):
+def projected(model, params, text, layer):
     """The projected queries of the tokens that are no pads, ``(t, q)``."""
     _, caught = jax.jit(
         partial(
@@ -45,14 +45,14 @@ def projected(model, leaves, text, layer):
             capture_intermediates=lambda module, _: module.name == "query",
             mutable=["intermediates"],
         )
-    )({"params": unflatten(leaves)}, text.tokens, text.valid)
+    )({"params": unflatten(params)}, text.tokens, text.valid)
     queries = caught["intermediates"]["memory"][f"layer_{layer}"]["query"]["__call__"][0]
     return np.asarray(queries)[text.valid.reshape(-1)]
 
 
-def test_queries_are_white_per_head_and_half(leaves):
+def test_queries_are_white_per_head_and_half(params):
     model, text = Decoder(CONFIG), batch()
-    white = whiten_queries(model, leaves, text)
+    white = whiten_queries(model, params, text)
     for layer in (0, 2):
         queries = projected(model, white, text, layer).reshape(-1, 4, 4)
         assert len(queries) == text.valid.sum()
@@ -63,39 +63,39 @@ def test_queries_are_white_per_head_and_half(leaves):
             assert values.max() < 1.001 and values.min() > 0.5
 
 
-def test_nothing_but_the_queries_changes(leaves):
-    white = whiten_queries(Decoder(CONFIG), leaves, batch())
-    changed = {path for path in leaves if not np.array_equal(leaves[path], white[path])}
-    assert white.keys() == leaves.keys()
+def test_nothing_but_the_queries_changes(params):
+    white = whiten_queries(Decoder(CONFIG), params, batch())
+    changed = {path for path in params if not np.array_equal(params[path], white[path])}
+    assert white.keys() == params.keys()
     assert changed == {
         f"memory/layer_{layer}/query/{leaf}" for layer in (0, 2) for leaf in ("kernel", "bias")
     }
 
 
-def test_text_uses_more_of_the_table(leaves):
+def test_text_uses_more_of_the_table(params):
     model, text = Decoder(CONFIG), batch()
 
-    def used(leaves) -> int:
-        return sum(int(jnp.sum(c > 0)) for c in read_counts(model, leaves, text).values())
+    def used(params) -> int:
+        return sum(int(jnp.sum(c > 0)) for c in read_counts(model, params, text).values())
 
-    assert used(whiten_queries(model, leaves, text)) > used(leaves)
+    assert used(whiten_queries(model, params, text)) > used(params)
 
 
 def test_query_batch_norm_starts_over_with_the_statistics_of_white_queries():
     memory = dataclasses.replace(MEMORY, qk_norm=False, query_norm="batch")
     config = dataclasses.replace(CONFIG, memory=MemoryPlacement((0,), "pretrain", memory))
-    leaves = flatten(init_params(config, jax.random.key(0)))
+    params = flatten(init_params(config, jax.random.key(0)))
     norm = "memory/layer_0/query_norm"
-    leaves |= {f"{norm}/{name}": leaves[f"{norm}/{name}"] + 3 for name in ("mean", "variance")}
-    white = whiten_queries(Decoder(config), leaves, batch())
+    params |= {f"{norm}/{name}": params[f"{norm}/{name}"] + 3 for name in ("mean", "variance")}
+    white = whiten_queries(Decoder(config), params, batch())
     assert not np.any(white[f"{norm}/mean"]) and np.all(white[f"{norm}/variance"] == 1)
 
 
-def test_models_without_such_queries_are_refused(leaves):
+def test_models_without_such_queries_are_refused(params):
     plain = dataclasses.replace(CONFIG, memory=None)
     with pytest.raises(ValueError, match="no memory, so it has no queries"):
-        whiten_queries(Decoder(plain), leaves, batch())
+        whiten_queries(Decoder(plain), params, batch())
     memory = dataclasses.replace(MEMORY, query_bias=False)
     unbiased = dataclasses.replace(CONFIG, memory=MemoryPlacement((0, 2), "pretrain", memory))
     with pytest.raises(ValueError, match="query_bias=False"):
-        whiten_queries(Decoder(unbiased), leaves, batch())
+        whiten_queries(Decoder(unbiased), params, batch())

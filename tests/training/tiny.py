@@ -13,11 +13,11 @@ from smf_jax.data.batching import Batch
 from smf_jax.memory.layer import MemoryConfig
 from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.models.decoder import Decoder, abstract_params
+from smf_jax.params import Params, flatten
 from smf_jax.sparse.usage import PoolUsage
 from smf_jax.training.reads import pool_path
-from smf_jax.training.sparse_choices import SparseChoices
+from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
-from smf_jax.training.state import Flat, flatten
 from smf_jax.training.step import Settings
 from smf_jax.training.trainers import Trainer
 from tests.models.tiny import PLAIN, random_params
@@ -29,13 +29,13 @@ SLOTS = MEMORY.slots
 ROWS, LENGTH = 3, 8
 
 
-def config(layers: tuple[int, ...] = (0,), mode: str = "pretrain", **choices) -> ModelConfig:
-    memory = MemoryPlacement(layers, mode, MEMORY, **choices)
+def model_config(layers: tuple[int, ...] = (0,), mode: str = "pretrain", **config) -> ModelConfig:
+    memory = MemoryPlacement(layers, mode, MEMORY, **config)
     return replace(PLAIN, layers=max(layers) + 1, memory=memory)
 
 
 @cache
-def leaves(model: ModelConfig) -> Flat:
+def params(model: ModelConfig) -> Params:
     """Random leaves; some of every table are ``-0.0``."""
     flat = flatten(random_params(model))
     for path, leaf in flat.items():
@@ -98,7 +98,7 @@ def settings(learning_rate: float = 0.5, budget: int = 5, seed: int = 0) -> Sett
     )
 
 
-def abstract(model: ModelConfig) -> Flat:
+def abstract(model: ModelConfig) -> Params:
     """Shapes and dtypes of all leaves, for lowering without computing."""
     return flatten(abstract_params(model))
 
@@ -107,7 +107,7 @@ class Run:
     """One trial with its step compiled, nothing donated, so that tests can look back."""
 
     def __init__(self, trainer: Trainer, model: ModelConfig, with_usage: bool = True) -> None:
-        self.trainer, self.base = trainer, leaves(model)
+        self.trainer, self.base = trainer, params(model)
         self.shared = {
             "frozen": trainer.frozen(self.base),
             "usage": usage(model) if with_usage else None,
@@ -121,11 +121,11 @@ class Run:
 
 @cache
 def sparse_run(
-    choices: SparseChoices,
+    config: SparseConfig,
     model: ModelConfig | None = None,
     capacity: int = SLOTS,
     keep_optimizer_state: bool = False,
 ) -> Run:
     """A sparse trial; tests that want the same one share its compilation."""
-    model = config() if model is None else model
-    return Run(sparse_trainer(Decoder(model), choices, capacity, keep_optimizer_state), model)
+    model = model_config() if model is None else model
+    return Run(sparse_trainer(Decoder(model), config, capacity, keep_optimizer_state), model)

@@ -1,0 +1,128 @@
+"""What ``experiments.benchmark`` can be told."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from benchmarks.costs import BlockShape
+from smf_jax.continual.flags import flag
+from smf_jax.errors import blame_flag, require_least, require_positive
+from smf_jax.memory.config import MemoryConfig
+
+ON_THIS_MACHINE = ("read", "lookup", "step", "train", "sweep", "generate")
+SUITES = (*ON_THIS_MACHINE, "accelerator", "tpu")
+_WHAT, _BLOCK, _OUT = "What is measured", "The memory block", "Output"
+
+
+@dataclass(frozen=True)
+class BenchmarkFlags:
+    """Flags of ``experiments.benchmark``."""
+
+    suite: str = flag(
+        _WHAT,
+        "all",
+        f"any of {', '.join(SUITES)}; all: the first six",
+    )
+    table_slots: str = flag(
+        _WHAT,
+        "16384,65536,262144,1048576,4194304",
+        "table slots, each a square number",
+    )
+    repetitions: int = flag(_WHAT, 30, "samples of each contestant, taken in turns")
+    torch: bool = flag(_WHAT, True, "also time EmbeddingBag(sparse=True), where torch is installed")
+    peak: bool = flag(_WHAT, True, "also take peak memory, each in a process of its own")
+    scale: float = flag(_WHAT, 1.0, "shrinks whole models and the block of accelerator and tpu")
+    topology: str = flag(_WHAT, "v5e:2x4", "what the suite tpu compiles for")
+    tokens: int = flag(_BLOCK, 512, "tokens t in a step")
+    width: int = flag(_BLOCK, 256, "model width d and value width v")
+    memory_heads: int = flag(_BLOCK, 4, "heads h")
+    reads: int = flag(_BLOCK, 32, "reads per head k")
+    key_width: int = flag(_BLOCK, 256, "key width kd, both halves together")
+    budget: int = flag(_BLOCK, 512, "rows that a step may change")
+    out: str = flag(_OUT, "", "directory of results.json, results.md, pictures; must not exist")
+    overwrite: bool = flag(_OUT, False, "replace what an earlier run left at --out")
+    markdown: bool = flag(_OUT, False, "print the tables in Markdown at the end, to be pasted")
+
+    def suites(self) -> tuple[str, ...]:
+        """The suites to run.
+
+        Raises:
+          ValueError: for one that does not exist.
+        """
+        if self.suite == "all":
+            return ON_THIS_MACHINE
+        names = tuple(name.strip() for name in self.suite.split(","))
+        for name in names:
+            if name not in SUITES:
+                raise ValueError(
+                    f"--suite={self.suite}: {name!r} is unknown; choose from {', '.join(SUITES)}, "
+                    "all"
+                )
+        if "tpu" in names and len(names) > 1:
+            raise ValueError(
+                f"--suite={self.suite}: tpu compiles for a machine that is not here and times "
+                "nothing; run it by itself"
+            )
+        return names
+
+    def slots(self) -> tuple[int, ...]:
+        """Table slots, ascending.
+
+        Raises:
+          ValueError: for what is no number, or not the square of one, or too small for --reads.
+        """
+        try:
+            counts = sorted({int(word) for word in self.table_slots.split(",")})
+        except ValueError:
+            raise ValueError(
+                f"--table_slots={self.table_slots}: expected whole numbers, as in 16384,65536"
+            ) from None
+        for count in counts:
+            half = math.isqrt(max(count, 0))
+            if half < 1 or half * half != count:
+                raise ValueError(
+                    f"--table_slots={self.table_slots}: {count} is not the square of a number of "
+                    f"keys; try {max(half, 1) ** 2} or {(half + 1) ** 2}"
+                )
+            if half < self.reads:
+                raise ValueError(
+                    f"--table_slots={self.table_slots}: {count} slots have {half} keys per half, "
+                    f"fewer than --reads={self.reads}; give at least {self.reads**2}"
+                )
+        return tuple(counts)
+
+    def check(self) -> None:
+        """Refuses what no suite could run with.
+
+        Raises:
+          ValueError: naming the flag.
+        """
+        self.suites()
+        self.slots()
+        require_least(self, 1, "repetitions", "tokens", "width", "memory_heads", "budget")
+        require_positive(self, "scale")
+        if self.scale > 1:
+            raise ValueError(f"--scale={self.scale}: expected at most 1, the shapes as they are")
+        if self.budget > self.slots()[0]:
+            raise ValueError(
+                f"--budget={self.budget} is more rows than the smallest of "
+                f"--table_slots={self.table_slots}; lower it"
+            )
+        self.block(self.slots()[0])
+
+    def block(self, slots: int) -> BlockShape:
+        """The memory block with so many table slots."""
+        with blame_flag("--"):
+            memory = MemoryConfig(
+                keys_per_half=math.isqrt(slots),
+                heads=self.memory_heads,
+                reads=self.reads,
+                key_width=self.key_width,
+                value_width=self.width,
+            )
+        return BlockShape(memory, self.tokens, self.width, self.budget)
+
+    def blocks(self) -> tuple[BlockShape, ...]:
+        """The memory block at every number of table slots."""
+        return tuple(self.block(count) for count in self.slots())

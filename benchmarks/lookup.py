@@ -1,0 +1,68 @@
+"""Suite ``lookup``: from queries to slots, against all k × k pairs, and the scores alone."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+
+from benchmarks.block import INPUT_SETS
+from benchmarks.costs import BlockShape, lookup_cost
+from benchmarks.flags import BenchmarkFlags
+from benchmarks.harness import compile_for, over_inputs
+from benchmarks.results import Report
+from benchmarks.suite import Field, entry
+from smf_jax.memory.product_keys import Lookup, product_key_lookup
+
+
+def half_scores(queries: Array, keys: Array) -> Array:
+    """The scores of all keys of both halves ``(2, h·t, n)``: what any lookup begins with."""
+    scores = jnp.einsum("thpc,hpnc->phtn", queries, keys, precision=lax.Precision.HIGHEST)
+    return scores.reshape(2, -1, keys.shape[2])
+
+
+def lookup_of_all_pairs(queries: Array, keys: Array, k: int) -> Lookup:
+    """The lookup as the paper writes it: the best of all k × k pairs (1907.05242, section 3.1)."""
+    t, h = queries.shape[:2]
+    first, second = half_scores(queries, keys)
+    (first, i), (second, j) = lax.top_k(first, k), lax.top_k(second, k)
+    pairs = (first[:, :, None] + second[:, None, :]).reshape(-1, k * k)
+    scores, winners = lax.top_k(pairs, k)
+    slots = jnp.take_along_axis(i, winners // k, axis=1) * keys.shape[2]
+    slots = slots + jnp.take_along_axis(j, winners % k, axis=1)
+    return Lookup(*(x.reshape(h, t, k).swapaxes(0, 1) for x in (scores, slots)))
+
+
+def make_queries(shape: BlockShape, seed: int = 0) -> list[tuple[Array, Array]]:
+    """Sets of queries ``(t, h, 2, c)``, each with the same keys ``(h, 2, n, c)``."""
+    memory = shape.memory
+    sides = (memory.heads, 2, memory.keys_per_half, memory.key_width // 2)
+    draw = jax.jit(jax.random.normal, static_argnums=1)
+    keys = draw(jax.random.key(seed), sides)
+    sides = (shape.tokens, memory.heads, 2, memory.key_width // 2)
+    return [(draw(jax.random.key(seed + 1 + i), sides), keys) for i in range(INPUT_SETS)]
+
+
+def run(flags: BenchmarkFlags, report: Report) -> None:
+    """Times every form at every number of table slots, all in turns."""
+    field = Field()
+    for shape in flags.blocks():
+        inputs = make_queries(shape)
+        forms = {
+            "lookup": partial(product_key_lookup, k=shape.memory.reads),
+            "lookup, all k × k pairs": partial(lookup_of_all_pairs, k=shape.memory.reads),
+            "scores alone": half_scores,
+        }
+        outputs = {}
+        for name, form in forms.items():
+            program = compile_for(form, *inputs[0])
+            outputs[name] = program.run(*inputs[0])
+            measurement = entry("lookup", name, shape, lookup_cost(shape))
+            field.enter(measurement, over_inputs(program.run, inputs), program)
+        found, expected = outputs["lookup"], outputs["lookup, all k × k pairs"]
+        np.testing.assert_array_equal(found.slots, expected.slots)
+    field.run(report, flags.repetitions)

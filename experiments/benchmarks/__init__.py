@@ -1,1 +1,0 @@
-"""What `experiments.benchmark` measures: harness, machine, costs, results, and a file a suite."""

@@ -1,0 +1,282 @@
+"""The pictures of a sweep. Each function returns a figure; nothing here reads or writes files.
+
+Drawn to be read 800 pixels wide, in colours that readers with any common colour blindness tell
+apart (Okabe and Ito, 2008), and with a marker of its own for each curve.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from textwrap import wrap
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator, PercentFormatter
+
+from experiments.report.summary import (
+    Setting,
+    best,
+    best_of_methods,
+    curve_labels,
+    forgetting,
+    overlap_matrix,
+    retention_matrix,
+    sweeps,
+)
+from smf_jax.continual.grid import shortest
+
+WIDTH = 8  # inches: 100 of the 800 pixels each
+COLOURS = {"smf": "#0072B2", "full": "#D55E00", "lora": "#009E73", "replay": "#CC79A7"}
+MARKERS = {"smf": "osXpDP^v", "full": "^<>", "lora": "vd", "replay": "D"}
+STYLE: Any = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "0.6",
+    "axes.labelsize": 10,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "figure.dpi": 200,
+    "font.size": 9.5,
+    "grid.color": "0.9",
+    "legend.fontsize": 9.5,
+    "legend.frameon": False,
+    "xtick.color": "0.6",
+    "xtick.labelcolor": "0.15",
+    "ytick.color": "0.6",
+    "ytick.labelcolor": "0.15",
+}
+
+
+def draw_pictures(
+    averages: Sequence[Setting],
+    changed_slots: Mapping[str, Sequence[Int[np.ndarray, "_"]]],
+    note: str = "",
+) -> dict[str, Figure]:
+    """Draw the pictures of a report.
+
+    Args:
+      averages: the settings to draw; may be empty.
+      changed_slots: id of a trial -> the distinct slots that each of its tasks changed.
+      note: what the pictures leave out, in a line.
+
+    Returns:
+      `frontier`, and `retention` and `slots` where there is something to draw.
+    """
+    curves = sweeps(averages)
+    labels = curve_labels(curves)
+
+    def title(setting: Setting) -> str:
+        return f"{labels[setting.trial.sweep]}, lr {shortest(setting.trial.learning_rate)}"
+
+    pictures = {"frontier": draw_frontier(averages, note)}
+    retention = {title(setting): retention_matrix(setting) for setting in best_of_methods(averages)}
+    if retention:
+        pictures["retention"] = draw_matrices(
+            retention, "after task", "accuracy on task", "accuracy"
+        )
+    # Four panels fit: the best setting of a sweep, for the four best sweeps.
+    several = [s for s in map(best, curves.values()) if len(changed_slots.get(s.trial.id, ())) > 1]
+    shown = sorted(several, key=lambda setting: setting.balance)[-4:]
+    overlaps = {title(s): _overlap(s, changed_slots) for s in several if s in shown}
+    if overlaps:
+        # Overlaps are small as a rule: the scale ends at the largest.
+        limit = max(0.01, *(np.nan_to_num(matrix).max() for matrix in overlaps.values()))
+        pictures["slots"] = draw_matrices(
+            overlaps, "slots of task", "changed by task", "share of slots", limit
+        )
+    return pictures
+
+
+def _overlap(
+    setting: Setting, changed_slots: Mapping[str, Sequence[Int[np.ndarray, "_"]]]
+) -> Float[np.ndarray, "tasks tasks"]:
+    """Return the overlaps between tasks, mean over the seeds whose slots are given."""
+    trials = [outcome.trial.id for outcome in setting.outcomes]
+    matrices = [overlap_matrix(changed_slots[trial]) for trial in trials if trial in changed_slots]
+    return np.mean(matrices, axis=0)
+
+
+def draw_frontier(averages: Sequence[Setting], note: str = "") -> Figure:
+    """Draw what was learned against what was forgotten: a point a trial, a curve a sweep.
+
+    On the left the new facts are asked right after each task, on the right at the end of the
+    stream. Large marks are means over seeds, small ones single trials. Forgetting is the relative
+    drop on the known facts; where the base knew none, the rise of the loss on neutral text.
+
+    Args:
+      averages: the settings to draw; may be empty.
+      note: a line above the picture, such as the trials that failed.
+
+    Returns:
+      The figure.
+    """
+    metric, forgotten = forgetting(averages)
+    curves = sweeps(averages)
+    looks = _looks(curves)
+    columns = _legend_columns([look["label"] for look in looks.values()])
+    with rc_context(STYLE):
+        height = 4.1 + 0.2 * math.ceil(len(curves) / columns)
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        left, right = figure.subplots(1, 2, sharex=True, sharey=True, gridspec_kw={"wspace": 0.06})
+        for axes, learned, label in (
+            (left, "learned_unseen", "new facts learned, right after each task"),
+            (right, "end_unseen", "new facts known at the end of the stream"),
+        ):
+            for name, curve in curves.items():
+                _draw_curve(axes, curve, learned, metric, looks[name])
+            axes.set_xlabel(f"{label}\n(unseen paraphrases; more is better)")
+            axes.grid(True)
+        left.set_ylabel(f"{forgotten}\n(root scale; less is better)")
+        _scale_frontier(left, metric)
+        if curves:
+            handles, labels = left.get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+        if note:
+            figure.suptitle(note, fontsize=8.5, color="0.35", x=0.01, ha="left")
+    return figure
+
+
+def _legend_columns(labels: Sequence[str]) -> int:
+    """Return how many columns of these labels fit the width of a picture."""
+    for columns in range(min(6, len(labels)), 1, -1):
+        widest = [max(map(len, column)) for column in np.array_split(np.array(labels), columns)]
+        if sum(widest) + 8 * columns <= 105:  # characters; 8 for the line and the gap
+            return columns
+    return 1
+
+
+def _looks(curves: Mapping[str, Sequence[Setting]]) -> dict[str, dict]:
+    """Give each curve its label, colour and marker: a hue a method, paler from curve to curve."""
+    methods: dict[str, list[str]] = {}
+    for name, curve in curves.items():
+        methods.setdefault(curve[0].trial.method, []).append(name)
+    labels = curve_labels(curves)
+    looks = {}
+    for method, names in methods.items():
+        # The last curve of a method, its largest budget as a rule, has the full hue.
+        for place, name in enumerate(reversed(names)):
+            pale = 0.6 * place / max(len(names) - 1, 2)
+            colour = np.array(to_rgb(COLOURS[method]))
+            looks[name] = {
+                "label": labels[name],
+                "color": tuple(colour + pale * (1 - colour)),
+                "marker": MARKERS[method][place % len(MARKERS[method])],
+            }
+    return looks
+
+
+def _draw_curve(
+    axes: Axes, curve: Sequence[Setting], learned: str, forgotten: str, look: Mapping
+) -> None:
+    """Draw one sweep: its trials, and a line through the means."""
+    seeds = [outcome for setting in curve for outcome in setting.outcomes]
+    if len(seeds) > len(curve):
+        axes.plot(
+            [getattr(outcome, learned) for outcome in seeds],
+            [getattr(outcome, forgotten) for outcome in seeds],
+            linestyle="none",
+            markersize=3,
+            alpha=0.55,
+            markeredgewidth=0,
+            clip_on=False,
+            **{**look, "label": "_trials"},
+        )
+    axes.plot(
+        [setting.mean[learned] for setting in curve],
+        [setting.mean[forgotten] for setting in curve],
+        linewidth=1.6,
+        markersize=7,
+        markeredgecolor="white",
+        markeredgewidth=0.8,
+        clip_on=False,
+        **look,
+    )
+
+
+def _scale_frontier(axes: Axes, forgotten: str) -> None:
+    """Set the shared axes: percent of facts; forgetting by its root, which opens up small values.
+
+    Methods that differ by a factor of thirty in what they forget share this picture: on a linear
+    axis the good ones are one blot.
+    """
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_yscale("function", functions=(_signed_root, _signed_square))
+    low, high = axes.dataLim.y0, axes.dataLim.y1
+    if forgotten == "known_forgotten":
+        axes.set_ylim(min(0, low), 1)
+        axes.yaxis.set_major_locator(FixedLocator([0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1]))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    else:
+        axes.set_ylim(min(0, low), max(0.01, 1.15 * high))
+
+
+def _signed_root(values: np.ndarray) -> np.ndarray:
+    return np.sign(values) * np.sqrt(np.abs(values))
+
+
+def _signed_square(values: np.ndarray) -> np.ndarray:
+    return np.sign(values) * np.square(values)
+
+
+def draw_matrices(
+    matrices: Mapping[str, Float[np.ndarray, "tasks tasks"]],
+    rows: str,
+    columns: str,
+    colours: str,
+    limit: float = 1.0,
+) -> Figure:
+    """Draw task × task shares side by side, a panel each.
+
+    Args:
+      matrices: title -> shares (tasks, tasks), NaN where there is none; one to four. What follows
+          the first comma of a title is set smaller.
+      rows: what a row is.
+      columns: what a column is.
+      colours: what a share is.
+      limit: the share at the top of the colour scale.
+
+    Returns:
+      The figure.
+    """
+    with rc_context(STYLE):
+        norm = Normalize(0, limit)
+        side = min(2.6, 6.3 / len(matrices))
+        titles = [_break_title(title, int(15 * side)) for title in matrices]
+        lines = max(map(len, titles)) - 1
+        figure = Figure(figsize=(WIDTH, side + 0.7 + 0.15 * lines), layout="compressed")
+        panels = figure.subplots(1, len(matrices), sharex=True, sharey=True, squeeze=False).flat
+        for axes, matrix, title in zip(panels, matrices.values(), titles, strict=True):
+            axes.imshow(matrix, norm=norm, cmap="viridis")
+            name, *details = title
+            axes.set_title(name, loc="left", pad=6 + 11 * lines)
+            text = "\n".join(details) + "\n" * (lines - len(details))
+            axes.annotate(text, (0, 1), (0, 5), "axes fraction", "offset points", fontsize=8.5)
+            axes.spines[:].set_visible(False)
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+            axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+            axes.set_xlabel(columns)
+        figure.axes[0].set_ylabel(rows)
+        figure.colorbar(
+            ScalarMappable(norm, "viridis"),
+            ax=list(figure.axes),
+            label=colours,
+            format=PercentFormatter(1, decimals=0),
+        )
+    return figure
+
+
+def _break_title(title: str, width: int) -> list[str]:
+    """Part a title into its first word and lines of details, broken only after commas."""
+    name, _, details = title.partition(", ")
+    whole = details.replace(" ", "\u00a0").replace(",\u00a0", ", ")
+    return [name, *(line.replace("\u00a0", " ") for line in wrap(whole, width))]

@@ -1,0 +1,295 @@
+"""What a sweep came to: from the rows of `results.jsonl` to numbers that can be compared.
+
+A row is one task of one trial. An outcome is one trial, a setting its mean over seeds, and a sweep
+the settings that differ in the learning rate alone: a curve of the frontier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.special import stdtrit
+
+from smf_jax.continual.grid import Trial
+from smf_jax.continual.results import LOWER_IS_BETTER, OF_BASE, PROBE
+
+Row = Mapping[str, Any]
+
+METRICS = (
+    "learned_seen",
+    "learned_unseen",
+    "end_seen",
+    "end_unseen",
+    "known_kept",
+    "known_forgotten",
+    "text_loss_change",
+    "rows_changed",
+    "seconds",
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one trial came to.
+
+    Accuracies are shares from 0 to 1; a number that was not measured is NaN.
+
+    Attributes:
+      trial: the cell of the grid.
+      tasks: how many tasks of the stream it finished.
+      failed: where it failed, as in `task 3, step 17`, or empty.
+      learned_seen: accuracy in paraphrases it was trained in, after each task, mean over
+        tasks.
+      learned_unseen: the same in paraphrases that other facts were trained in.
+      end_seen: accuracy over all tasks after the last, in paraphrases it was trained in.
+      end_unseen: the same in the other paraphrases.
+      known_kept: accuracy on the known facts after the last task over that of the base.
+      text_loss_change: rise of the loss on neutral text, in nats a token.
+      rows_changed: rows of the table that a task changed, mean over tasks.
+      trainable_parameters: how many numbers the method may change.
+      trainable_share: the same as a share of the model.
+      optimizer_bytes: size of the optimizer's state.
+      seconds: time of all tasks.
+      retention: accuracy on every task so far (unseen paraphrases) after each task.
+      probes: named probes after the last task, by their keys in the rows.
+      probe_bases: the same of the base.
+    """
+
+    trial: Trial
+    tasks: int
+    failed: str
+    learned_seen: float
+    learned_unseen: float
+    end_seen: float
+    end_unseen: float
+    known_kept: float
+    text_loss_change: float
+    rows_changed: float
+    trainable_parameters: float
+    trainable_share: float
+    optimizer_bytes: float
+    seconds: float
+    retention: tuple[tuple[float, ...], ...]
+    probes: Mapping[str, float]
+    probe_bases: Mapping[str, float]
+
+    @property
+    def known_forgotten(self) -> float:
+        """The relative drop on the known facts."""
+        return 1 - self.known_kept
+
+    def worsened(self, probe: str) -> float:
+        """How much a named probe got worse, relative to the base; NaN where that had nothing."""
+        before, now = self.probe_bases[probe], self.probes[probe]
+        drop = now - before if probe.endswith(LOWER_IS_BETTER) else before - now
+        return drop / before if before else float("nan")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The mean over the seeds of one setting.
+
+    Attributes:
+      trial: the setting, with the first of its seeds.
+      outcomes: what was averaged.
+      mean: metric, or key of a named probe -> mean over seeds.
+      interval: the same -> half the width of its 95 % interval (Student's t), NaN for one seed.
+    """
+
+    trial: Trial
+    outcomes: tuple[Outcome, ...]
+    mean: Mapping[str, float]
+    interval: Mapping[str, float]
+
+    @property
+    def balance(self) -> float:
+        """Harmonic mean of the new facts known at the end and the known facts kept.
+
+        Where the base knew none of the probed facts, the new facts alone.
+        """
+        learned, kept = self.mean["end_unseen"], self.mean["known_kept"]
+        if np.isnan(kept):
+            return learned
+        return 2 * learned * kept / (learned + kept) if learned + kept else 0.0
+
+
+def summarise(rows: Iterable[Row]) -> tuple[Outcome, ...]:
+    """Sum up each trial, in the order in which they appear.
+
+    Args:
+      rows: the rows of a run, one for each trial and task; of a repeated row the last counts.
+
+    Returns:
+      An outcome for each trial.
+    """
+    trials: dict[str, dict[int, Row]] = {}
+    for row in rows:
+        trials.setdefault(row["trial"], {})[row["task"]] = row
+    return tuple(_outcome([tasks[i] for i in sorted(tasks)]) for tasks in trials.values())
+
+
+def _outcome(rows: Sequence[Row]) -> Outcome:
+    """Sum up the rows of one trial, in the order of its tasks."""
+    last = rows[-1]
+    failures = [f"task {r['task']}, step {r['failed_step']}" for r in rows if _failed(r)]
+    known_base = _number(last["known_base"])
+    return Outcome(
+        trial=Trial(**{field.name: last[field.name] for field in fields(Trial)}),
+        tasks=sum(not _failed(row) for row in rows),
+        failed=failures[0] if failures else "",
+        learned_seen=_mean(rows, "seen"),
+        learned_unseen=_mean(rows, "unseen"),
+        end_seen=_number(last["stream_seen"]),
+        end_unseen=_number(last["stream_unseen"]),
+        known_kept=_number(last["known"]) / known_base if known_base else float("nan"),
+        text_loss_change=_number(last["text_loss"]) - _number(last["text_loss_base"]),
+        rows_changed=_mean(rows, "rows_changed"),
+        trainable_parameters=_number(last["trainable_parameters"]),
+        trainable_share=_number(last["trainable_share"]),
+        optimizer_bytes=_number(last["optimizer_bytes"]),
+        seconds=sum(_number(row["seconds"]) for row in rows),
+        retention=tuple(tuple(map(_number, row["retention"] or ())) for row in rows),
+        probes={key: _number(last[key]) for key in _probe_keys(last)},
+        probe_bases={key: _number(last[key + OF_BASE]) for key in _probe_keys(last)},
+    )
+
+
+def _probe_keys(row: Row) -> list[str]:
+    """The keys of the named probes of a row, but for those of the base."""
+    return [key for key in row if key.startswith(PROBE) and key + OF_BASE in row]
+
+
+def _failed(row: Row) -> bool:
+    return row["failed_step"] is not None
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _mean(rows: Sequence[Row], key: str) -> float:
+    return float(np.mean([_number(row[key]) for row in rows]))
+
+
+def finished(trials: Iterable[Outcome]) -> tuple[Outcome, ...]:
+    """Return the trials that did not fail and saw as many tasks as any other."""
+    trials = tuple(trials)
+    tasks = max((outcome.tasks for outcome in trials), default=0)
+    return tuple(o for o in trials if o.tasks == tasks and not o.failed)
+
+
+def average(trials: Iterable[Outcome]) -> tuple[Setting, ...]:
+    """Average each setting over its seeds, in the order in which they appear.
+
+    Args:
+      trials: finished trials.
+
+    Returns:
+      A setting for each set of trials that differ in the seed alone.
+    """
+    groups: dict[str, list[Outcome]] = {}
+    for outcome in trials:
+        groups.setdefault(outcome.trial.setting, []).append(outcome)
+    return tuple(_setting(group) for group in groups.values())
+
+
+def _setting(group: Sequence[Outcome]) -> Setting:
+    values = {name: np.array([getattr(outcome, name) for outcome in group]) for name in METRICS}
+    for key in group[0].probes:
+        values[key] = np.array([outcome.probes.get(key, np.nan) for outcome in group])
+    return Setting(
+        trial=group[0].trial,
+        outcomes=tuple(group),
+        mean={name: float(value.mean()) for name, value in values.items()},
+        interval={name: half_width(value) for name, value in values.items()},
+    )
+
+
+def half_width(values: Float[np.ndarray, "n"]) -> float:
+    """Half the width of the 95 % interval of a mean: t(0.975, n - 1) · s / √n."""
+    n = len(values)
+    if n < 2:
+        return float("nan")
+    return float(stdtrit(n - 1, 0.975) * values.std(ddof=1) / np.sqrt(n))
+
+
+def sweeps(averages: Iterable[Setting]) -> dict[str, tuple[Setting, ...]]:
+    """Gather the settings that differ in the learning rate alone, by rising rate."""
+    curves: dict[str, list[Setting]] = {}
+    for setting in averages:
+        curves.setdefault(setting.trial.sweep, []).append(setting)
+    return {
+        name: tuple(sorted(curve, key=lambda setting: setting.trial.learning_rate))
+        for name, curve in curves.items()
+    }
+
+
+def curve_labels(curves: Mapping[str, Sequence[Setting]]) -> dict[str, str]:
+    """Name each curve by its method, its budget, and what tells it from the method's others."""
+    labels = {}
+    for name, curve in curves.items():
+        trial = curve[0].trial
+        others = [c[0].trial for c in curves.values() if c[0].trial.method == trial.method]
+        parts = [trial.method]
+        for field in ("rule", "granularity", "optimizer", "batch_order"):
+            if len({getattr(other, field) for other in others}) > 1:
+                parts.append(getattr(trial, field))
+        if trial.slots is not None:
+            parts.append(f"budget {trial.slots}")
+        labels[name] = ", ".join(parts)
+    return labels
+
+
+def best(averages: Iterable[Setting]) -> Setting:
+    """Return the setting of the highest balance, the first of equals."""
+    return max(averages, key=lambda setting: setting.balance)
+
+
+def best_of_methods(averages: Iterable[Setting]) -> tuple[Setting, ...]:
+    """Return the best setting of each method, in the order in which the methods appear."""
+    methods: dict[str, list[Setting]] = {}
+    for setting in averages:
+        methods.setdefault(setting.trial.method, []).append(setting)
+    return tuple(map(best, methods.values()))
+
+
+def forgetting(averages: Sequence[Setting]) -> tuple[str, str]:
+    """Return the measure of forgetting that every setting has, and its label."""
+    if any(np.isnan(setting.mean["known_forgotten"]) for setting in averages):
+        return "text_loss_change", "rise of the loss on neutral text"
+    return "known_forgotten", "known facts forgotten"
+
+
+def retention_matrix(setting: Setting) -> Float[np.ndarray, "tasks tasks"]:
+    """Accuracy on the task of the column after the task of the row, mean over seeds.
+
+    Returns:
+      A lower triangle; NaN above it.
+    """
+    tasks = max(len(outcome.retention) for outcome in setting.outcomes)
+    matrices = np.full((len(setting.outcomes), tasks, tasks), np.nan)
+    for matrix, outcome in zip(matrices, setting.outcomes, strict=True):
+        for now, accuracies in enumerate(outcome.retention):
+            matrix[now, : len(accuracies)] = accuracies
+    return matrices.mean(axis=0)
+
+
+def overlap_matrix(changed: Sequence[Int[np.ndarray, "_"]]) -> Float[np.ndarray, "tasks tasks"]:
+    """Share of the slots that the row's task changed which the column's task changed too.
+
+    Args:
+      changed: the distinct slots that each task changed.
+
+    Returns:
+      The shares; NaN on the diagonal and in the rows of tasks that changed nothing.
+    """
+    shares = np.full((len(changed), len(changed)), np.nan)
+    for row, slots in enumerate(changed):
+        if len(slots):
+            shares[row] = [np.isin(slots, others).mean() for others in changed]
+    np.fill_diagonal(shares, np.nan)
+    return shares

@@ -1,0 +1,1 @@
+"""Studies: small experiments with a command of their own."""

@@ -1,0 +1,211 @@
+"""Bases: the models before the stream; their directories on disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from smf_jax import checkpoints
+from smf_jax.checkpoints.manifest import fingerprint, sha256_of_json
+from smf_jax.continual.config import PretrainFlags
+from smf_jax.data.tokenizer import Tokenizer, load_tokenizer
+from smf_jax.errors import blame_flag, require_writable
+from smf_jax.interop.export.model import is_exported, load_exported
+from smf_jax.interop.huggingface.checkpoint import load_huggingface
+from smf_jax.models.config import ModelConfig
+from smf_jax.models.decoder import Decoder, abstract_params
+from smf_jax.params import Params, flatten
+from smf_jax.sharding import DATA, device_mesh
+
+FORMAT = 1
+LEAVES = "leaves"
+DTYPES = ("float32", "bfloat16")
+_TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model before the stream.
+
+    Attributes:
+      config: of the decoder.
+      params: by path; shapes only in an outline, see `abstract_params_of`.
+      tokenizer: of the model.
+      origin: where it came from, for people.
+      recipe: how a built-in base was made (`PretrainFlags.recipe`); ``None`` for others.
+    """
+
+    config: ModelConfig
+    params: Params
+    tokenizer: Tokenizer
+    origin: str
+    recipe: dict[str, Any] | None = None
+
+    @property
+    def model(self) -> Decoder:
+        """The decoder of the base."""
+        return Decoder(self.config)
+
+    @property
+    def is_abstract(self) -> bool:
+        """Whether the leaves are shapes only, of a base that is yet to be made."""
+        return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in self.params.values())
+
+    def fingerprint(self) -> str:
+        """Of all leaves."""
+        return fingerprint(jax.device_get(self.params))
+
+    def tokenizer_fingerprint(self) -> str:
+        """Of the tokenizer."""
+        return sha256_of_json({"tokenizer": self.tokenizer.backend.to_str()})
+
+    def pretrain_flags(self) -> PretrainFlags | None:
+        """The flags that made a built-in base."""
+        return None if self.recipe is None else PretrainFlags(**self.recipe)
+
+
+def abstract_params_of(config: ModelConfig) -> Params:
+    """Shapes of a model's leaves by path: what checks need before anything is computed."""
+    return flatten(abstract_params(config))
+
+
+def data_mesh(rows: int) -> Mesh:
+    """A mesh of as many local devices as divide a batch of so many rows."""
+    devices = jax.local_devices()
+    count = next(count for count in range(len(devices), 0, -1) if rows % count == 0)
+    return device_mesh(DATA, devices[:count])
+
+
+def check_output(path: str, flag: str, overwrite: bool) -> Path:
+    """Refuses an output directory that exists.
+
+    Raises:
+      ValueError: if no directory is named.
+      FileExistsError: if it exists and may not be replaced, or is no base.
+    """
+    if not path:
+        raise ValueError(f"--{flag} is empty; name the directory to make")
+    target = Path(path)
+    require_writable(path, flag)
+    if not target.exists():
+        return target
+    if not overwrite:
+        raise FileExistsError(
+            f"--{flag}={path} exists; choose another directory or give --overwrite"
+        )
+    is_base = (target / LEAVES).is_dir() and (target / _TOKENIZER).is_file()
+    if not target.is_dir() or (any(target.iterdir()) and not is_base):
+        raise FileExistsError(
+            f"--{flag}={path} exists and is no base, so --overwrite does not replace it; choose "
+            "another directory or remove it yourself"
+        )
+    return target
+
+
+def save_base(path: Path, base: Base, overwrite: bool = False) -> str:
+    """Writes a base; the directory appears whole or not at all.
+
+    Of two processes that write the same one, the first wins.
+
+    Returns:
+      The fingerprint of its leaves.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
+    metadata = {
+        "kind": "base",
+        "base_format": FORMAT,
+        "model": base.config.to_dict(),
+        "origin": base.origin,
+        "recipe": base.recipe,
+    }
+    base_fingerprint = checkpoints.save(partial / LEAVES, base.params, metadata)
+    base.tokenizer.save(partial)
+    if overwrite and path.exists():
+        shutil.rmtree(path)
+    try:
+        partial.rename(path)
+    except OSError:
+        if not (path / LEAVES).is_dir():
+            raise
+        shutil.rmtree(partial)
+    return base_fingerprint
+
+
+def load_base(path: str, flag: str, dtype: str = "float32") -> Base:
+    """Reads a base that `save_base` wrote, an exported model, or a Hugging Face directory.
+
+    Args:
+      path: the directory.
+      flag: that named it, for errors.
+      dtype: compute dtype of a Hugging Face checkpoint.
+
+    Raises:
+      FileNotFoundError: if it is not there, or is neither of the two.
+      ValueError: if it is damaged, incomplete, or its parts do not fit each other.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"--dtype={dtype} is unknown; choose from {', '.join(DTYPES)}")
+    directory = Path(path)
+    if not path or not directory.is_dir():
+        raise FileNotFoundError(
+            f"--{flag}={path}: no such directory; give that of a base or of a Hugging Face "
+            "checkpoint"
+        )
+    if (directory / LEAVES).is_dir():
+        with blame_flag(f"--{flag}={path}: "):
+            return _load_saved(directory)
+    if (directory / "base" / LEAVES).is_dir():
+        raise ValueError(
+            f"--{flag}={path} is a run of a sweep; give its base, {directory / 'base'}"
+        )
+    if is_exported(directory):
+        with blame_flag(f"--{flag}={path}: "):
+            config, params, _ = load_exported(directory)
+            tokenizer = load_tokenizer(directory, config.vocabulary)
+        return Base(config, params, tokenizer, f"exported model {directory.name}")
+    if not (directory / "config.json").is_file():
+        raise FileNotFoundError(
+            f"--{flag}={path} is neither a base ({LEAVES}/ is missing) nor a Hugging Face "
+            "checkpoint (config.json is missing)"
+        )
+    with blame_flag(f"--{flag}={path}: "):
+        config, tree = load_huggingface(directory, dtype)  # pyright: ignore[reportArgumentType]
+        tokenizer = load_tokenizer(directory, config.vocabulary)
+    return Base(config, flatten(tree), tokenizer, f"Hugging Face checkpoint {directory.name}")
+
+
+def _load_saved(directory: Path) -> Base:
+    metadata = checkpoints.read_metadata(directory / LEAVES)
+    if metadata.get("base_format") != FORMAT:
+        raise ValueError(
+            f"base_format={metadata.get('base_format')!r}, expected {FORMAT}; make the base again "
+            "with this version"
+        )
+    recipe = metadata["recipe"]
+    unknown = sorted(set(recipe or ()) - {each.name for each in fields(PretrainFlags)})
+    if unknown:
+        raise ValueError(f"its recipe has {unknown}, unknown to this version; make the base again")
+    config = ModelConfig.from_dict(metadata["model"])
+    params, _ = checkpoints.load(directory / LEAVES, abstract_params_of(config))
+    return Base(
+        config,
+        {name: jnp.asarray(leaf) for name, leaf in params.items()},
+        load_tokenizer(directory, config.vocabulary),
+        metadata["origin"],
+        recipe,
+    )
+
+
+def cached_path(flags: PretrainFlags, cache: str) -> Path:
+    """Where in a cache of bases the one of a recipe is, or belongs."""
+    key = sha256_of_json({"format": FORMAT, **flags.recipe()})[:12]
+    return Path(cache) / f"world-{key}"

@@ -1,0 +1,172 @@
+"""Slot health of a run: how the base's text uses the slots before the stream and after it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from smf_jax.continual.base import Base
+from smf_jax.continual.config import SweepFlags
+from smf_jax.continual.grid import Trial
+from smf_jax.continual.run_directory import RunDirectory
+from smf_jax.continual.stream_data import StreamData
+from smf_jax.continual.trained import trained_params
+from smf_jax.data.batching import Batch
+from smf_jax.evaluation.probes.exact import in_chunks
+from smf_jax.evaluation.slot_health import slot_health, usage_drift
+from smf_jax.params import Params
+from smf_jax.progress import progress_bar
+from smf_jax.sparse.usage import Background
+from smf_jax.training.background import upstream_of_reads
+from smf_jax.training.reads import read_counts
+
+HEALTH = "slot_health"
+Counts = Mapping[str, np.ndarray]
+Health = dict[str, Any]
+
+
+class Recount:
+    """Counts the accesses of one text, by a base and by models that were trained from it."""
+
+    def __init__(self, base: Base, text: Batch, rows: int) -> None:
+        """Takes the text up; nothing is computed yet.
+
+        Args:
+          base: with memories.
+          text: ``(rows, t)`` fields.
+          rows: how many run at once.
+        """
+        self.base = base
+        self._text = text
+        self._rows = min(rows, len(text.tokens))
+        self._read = jax.jit(lambda params, batch: read_counts(base.model, params, batch))
+
+    @cached_property
+    def before(self) -> Counts:
+        """Accesses by the base, ``(N,)`` int64 by pool path."""
+        return self._count(self.base.params)
+
+    def after(self, params: Params) -> Counts:
+        """Accesses by another model; those of the base where no leaf that routing hangs on moved.
+
+        Args:
+          params: by path; those that stayed are the base's own arrays.
+        """
+        changed = [path for path, leaf in params.items() if leaf is not self.base.params[path]]
+        moved = any(upstream_of_reads(self.base.config, path) for path in changed)
+        return self._count(params) if moved else self.before
+
+    def _count(self, params: Params) -> Counts:
+        chunks = in_chunks(lambda chunk: self._read(params, chunk), self._text, self._rows)
+        found: list[Any] = jax.device_get(chunks)
+        counts = {pool: np.stack([chunk[pool] for chunk in found]) for pool in found[0]}
+        return {pool: each.sum(axis=0, dtype=np.int64) for pool, each in counts.items()}
+
+
+def measure_slot_health(
+    flags: SweepFlags,
+    base: Base,
+    base_fingerprint: str,
+    stream_data: StreamData,
+    background: Background | None,
+    run: RunDirectory,
+    trials: Sequence[Trial],
+) -> None:
+    """Writes ``slot_health.json``: of the background, and of each trial's model after its tasks.
+
+    What is counted again are the first `--recount_batches` batches of the background, with the
+    base and with each trial's last model, so that a drift between them is the stream's doing.
+    What an earlier run has measured is kept.
+
+    Args:
+      flags: of the sweep.
+      base: the model before the stream.
+      base_fingerprint: its fingerprint.
+      stream_data: with the general text.
+      background: its statistics, if a rule needed them.
+      run: the directory, with the trials' checkpoints.
+      trials: to look at.
+    """
+    if base.config.memory is None:
+        return
+    found: Health = {"background": None, "recount": None, "trials": {}}
+    if background is not None:
+        counts = {pool: np.asarray(usage.accesses) for pool, usage in background.pools.items()}
+        batches = max(int(usage.batches) for usage in background.pools.values())
+        found["background"] = {"batches": batches, "pools": _healths(counts)}
+    count = min(flags.recount_batches, flags.background_batches)
+    if stream_data.general is not None and count:
+        settings = {"base": base_fingerprint, "batches": count, "rows": flags.background_batch_size}
+        recount = Recount(base, _text(flags, stream_data, count), flags.eval_batch_size)
+        found |= _recounted(flags, settings, run, trials, recount)
+    run.write_sidecar(HEALTH, found)
+
+
+def _text(flags: SweepFlags, stream_data: StreamData, count: int) -> Batch:
+    """The rows of the first batches of the background."""
+    batches = stream_data.background_batches(flags.background_batches, flags.background_batch_size)
+    return Batch(*(field[:count].reshape(-1, field.shape[-1]) for field in batches))
+
+
+def _recounted(
+    flags: SweepFlags,
+    settings: Mapping[str, Any],
+    run: RunDirectory,
+    trials: Sequence[Trial],
+    recount: Recount,
+) -> Health:
+    """The health of the base and of each trial's last model, over the text of the recount."""
+    base = recount.base
+    earlier = _earlier(run.sidecar(HEALTH), settings)
+    found = {}
+    with progress_bar(len(trials), "recount", "trial") as progress:
+        for number, trial in enumerate(trials, 1):
+            task = run.completed(trial)[0] - 1
+            if earlier and earlier["trials"].get(trial.id, {}).get("task") == task:
+                found[trial.id] = earlier["trials"][trial.id]
+            elif task >= 0:
+                alpha = flags.lora_alpha
+                params = trained_params(run, trial, task, base.params, settings["base"], alpha)
+                pools = _healths(recount.after(params), recount.before)
+                found[trial.id] = {"task": task, "pools": pools}
+            progress(number)
+    whole = earlier["recount"] if earlier else {**settings, "pools": _healths(recount.before)}
+    return {"recount": whole, "trials": found}
+
+
+def read_slot_health(directory: Path) -> Health:
+    """What all shards of a run have measured; the keys are those of ``slot_health.json``."""
+    whole: Health = {"background": None, "recount": None, "trials": {}}
+    for path in sorted(directory.glob(f"{HEALTH}*.json")):
+        part = json.loads(path.read_text(encoding="utf-8"))
+        whole["background"] = part["background"] or whole["background"]
+        whole["recount"] = part["recount"] or whole["recount"]
+        whole["trials"] |= part["trials"]
+    return whole
+
+
+def _earlier(path: Path, settings: Mapping[str, Any]) -> Health | None:
+    """An earlier file, if it was measured in the same way."""
+    try:
+        part = json.loads(path.read_text(encoding="utf-8"))
+        same = all(part["recount"][name] == value for name, value in settings.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return part if same else None
+
+
+def _healths(counts: Counts, before: Counts | None = None) -> dict[str, Any]:
+    """The numbers of every pool, with the drift where there is something to compare with."""
+    pools = {}
+    for pool, vector in counts.items():
+        pools[pool] = asdict(slot_health(vector))
+        if before is not None:
+            pools[pool]["drift"] = usage_drift(before[pool], vector)
+    return pools

@@ -1,0 +1,250 @@
+"""What a sweep reads, encoded: the tasks, the probes, the background and the rows of replay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from smf_jax import checkpoints
+from smf_jax.continual.base import Base
+from smf_jax.continual.config import SweepFlags
+from smf_jax.data.batching import (
+    Batch,
+    concatenate,
+    encode_paraphrases,
+    needed_length,
+    pack_texts,
+    sample_batches,
+)
+from smf_jax.data.facts import Paraphrase, Task, first_paraphrases, train_paraphrases
+from smf_jax.data.readers import Reader
+from smf_jax.data.sources import stream_of
+from smf_jax.data.world.world import World, make_world
+from smf_jax.errors import blame_flag
+from smf_jax.evaluation.probes.exact import Probe, answer_probe
+from smf_jax.evaluation.probes.registry import (
+    NamedProbe,
+    ProbeContext,
+    ProbeOptions,
+    Probes,
+    asked_once,
+    read_probes,
+)
+
+# As many paraphrases of a fact are asked seen as unseen.
+ASKED = 2
+# Values of --stream that name the world of a built-in base.
+OWN_STREAM = ("", "world")
+
+
+@dataclass(frozen=True)
+class General:
+    """General text, encoded: what the background is measured on and replay draws from.
+
+    Attributes:
+      rows: ``(rows, t)``.
+      corpus: its name.
+    """
+
+    rows: Batch
+    corpus: str
+
+
+@dataclass(frozen=True)
+class StreamData:
+    """Everything a sweep reads.
+
+    Attributes:
+      tasks: the stream.
+      examples: per task, its facts in their trained paraphrases, ``(rows, t)``.
+      seen: per task, its facts asked in paraphrases they are trained in.
+      unseen: per task, its facts asked in paraphrases that only other facts are trained in.
+      questions: further probes of facts by name; the first is that of known facts.
+      texts: probes of text by name; the first is that of neutral text.
+      general: background and replay; ``None`` if there is none.
+      named: probes that are measured on whole models, by name.
+    """
+
+    tasks: tuple[Task, ...]
+    examples: tuple[Batch, ...]
+    seen: tuple[Probe, ...]
+    unseen: tuple[Probe, ...]
+    questions: Mapping[str, Probe]
+    texts: Mapping[str, Batch]
+    general: General | None
+    named: Mapping[str, NamedProbe] = field(default_factory=dict)
+
+    def batches(
+        self, task: int, seed: int, steps: int, rows: int, replayed: int, by_fact: bool = False
+    ) -> Batch:
+        """The batches of one task, ``(steps, rows + replayed, t)``.
+
+        Args:
+          task: which one.
+          seed: of the trial; decides the order.
+          steps: how many.
+          rows: of the task in each batch.
+          replayed: rows of general text in each batch.
+          by_fact: whether the paraphrases of a fact stay together.
+        """
+        rng = np.random.default_rng([seed, task])
+        paraphrases = [len(fact.train) for fact in self.tasks[task].facts] if by_fact else None
+        batches = sample_batches(self.examples[task], steps, rows, rng, paraphrases)
+        if not replayed or self.general is None:
+            return batches
+        old = sample_batches(self.general.rows, steps, replayed, rng)
+        return Batch(*(np.concatenate(pair, axis=1) for pair in zip(batches, old, strict=True)))
+
+    def background_batches(self, count: int, rows: int) -> Batch:
+        """``(count, rows, t)`` batches of general text, always the same."""
+        if self.general is None:
+            raise ValueError("no general text to measure a background on; give --background")
+        return sample_batches(self.general.rows, count, rows, np.random.default_rng(0))
+
+
+def load_stream_data(flags: SweepFlags, base: Base) -> StreamData:
+    """Reads and encodes all that the flags name.
+
+    Args:
+      flags: of the sweep.
+      base: or an outline of it; only its tokenizer, configuration and recipe are used.
+
+    Raises:
+      ValueError: if a source is missing, malformed, or does not fit the base; naming the flag.
+    """
+    reader = Reader(flags.data_dir, flags.download)
+    world = _world(flags, base)
+    stream = _tasks(flags, reader, world)
+    facts = [fact for task in stream for fact in task.facts]
+    spoken: list[Paraphrase] = [w for fact in facts for w in (*fact.train, *fact.held_out)]
+    if world is not None:
+        spoken += [w for fact in world.known for w in (*fact.train, *fact.held_out)]
+    length = needed_length(base.tokenizer, spoken)
+    if length > base.config.max_positions:
+        raise ValueError(
+            f"--stream={flags.stream or 'world'}: its longest question takes {length} tokens, the "
+            f"model at most {base.config.max_positions}; leave out long questions"
+        )
+
+    def encoded(task: Task) -> Batch:
+        paraphrases = train_paraphrases(task.facts)
+        return encode_paraphrases(base.tokenizer, paraphrases, length, flags.prompt_loss_weight)
+
+    def probe(task: Task, paraphrases: str) -> Probe:
+        facts = first_paraphrases(task.facts, paraphrases, ASKED)
+        return answer_probe(base.tokenizer, facts, paraphrases, length)
+
+    general, held_out = _general(flags, reader, base, world, length)
+    probes = _probes(flags, reader, base, world, held_out)
+    return StreamData(
+        tasks=stream,
+        examples=tuple(map(encoded, stream)),
+        seen=tuple(probe(task, "train") for task in stream),
+        unseen=tuple(probe(task, "held_out") for task in stream),
+        questions=probes.questions,
+        texts=probes.texts,
+        general=general,
+        named=probes.named,
+    )
+
+
+def _world(flags: SweepFlags, base: Base) -> World | None:
+    """The world of a built-in base."""
+    made_by = base.pretrain_flags()
+    if made_by is None:
+        return None
+    # Another stream than the world's own changes none of the known facts.
+    tasks = flags.tasks if flags.stream in OWN_STREAM else 0
+    with blame_flag("--tasks: "):
+        return make_world(made_by.world(tasks, flags.facts_per_task, flags.changed_share))
+
+
+def _tasks(flags: SweepFlags, reader: Reader, world: World | None) -> tuple[Task, ...]:
+    relations = tuple(filter(None, flags.relation.split(","))) or None
+    if flags.stream in OWN_STREAM:
+        if world is None:
+            raise ValueError(
+                f"--stream={flags.stream or 'world'}: the built-in world belongs to built-in "
+                f"bases, and --base={flags.base} is none; give a file of questions or "
+                "tfds:NAME:SPLIT"
+            )
+        if relations is not None:
+            raise ValueError(
+                f"--relation={flags.relation} picks questions of a file; give --stream=FILE with it"
+            )
+        return world.tasks
+    facts = reader.questions(flags.stream, "stream", relations)
+    with blame_flag("--"):
+        return stream_of(facts, flags.tasks, flags.facts_per_task, flags.stream_seed)
+
+
+def _general(
+    flags: SweepFlags, reader: Reader, base: Base, world: World | None, length: int
+) -> tuple[General | None, Batch | None]:
+    """General text, and windows of the same text that were held out of it."""
+    if flags.background and not is_measured(flags.background):
+        # Windows of the stream's length: replay joins them with its rows.
+        needed = flags.background_batches * flags.background_batch_size
+        texts = reader.texts(flags.background, "background")
+        with blame_flag(f"--background={flags.background}: "):
+            windows = pack_texts(
+                base.tokenizer, texts, length, (needed + flags.probe_limit) * length
+            )
+        count = windows.tokens.shape[0]
+        if count <= flags.probe_limit:
+            raise ValueError(
+                f"--background={flags.background} holds {count} windows of {length} tokens, of "
+                f"which --probe_limit={flags.probe_limit} are held out; give more text or lower it"
+            )
+        rest, held_out = (
+            Batch(*(field[part] for field in windows))
+            for part in (slice(None, count - flags.probe_limit), slice(-flags.probe_limit, None))
+        )
+        return General(rest, Path(flags.background).name), held_out
+    if world is None:
+        return None, None
+    taught = encode_paraphrases(
+        base.tokenizer, train_paraphrases(world.known), length, flags.prompt_loss_weight
+    )
+    neutral = pack_texts(base.tokenizer, world.neutral_train, length)
+    limit = flags.probe_limit * length
+    held_out = pack_texts(base.tokenizer, world.neutral_heldout, length, limit)
+    return General(concatenate([taught, neutral]), "built-in world"), held_out
+
+
+def is_measured(background: str) -> bool:
+    """Whether ``--background`` names measured statistics and not text."""
+    return bool(background) and checkpoints.is_complete(background)
+
+
+def _probes(
+    flags: SweepFlags, reader: Reader, base: Base, world: World | None, held_out: Batch | None
+) -> Probes:
+    """The probes that the flags name, or those of the base's own world."""
+    options = ProbeOptions.of(flags)
+    using = ProbeContext(reader, base.tokenizer, base.config.max_positions, options)
+    probes = read_probes(flags.probes, using)
+    if not flags.probes and world is not None:
+        probes.questions["known"] = asked_once(base.tokenizer, world.kept[: flags.probe_limit])
+    if not probes.texts and held_out is not None:
+        probes.texts["neutral"] = held_out
+    return probes
+
+
+def all_rows(probes: Sequence[Probe]) -> Batch:
+    """The rows of several probes, one after another."""
+    return concatenate([probe.batch for probe in probes])
+
+
+def chunked(batch: Batch, rows: int) -> Batch:
+    """``(rows, t)`` to ``(chunks, rows, t)``, filled up with pads."""
+    missing = -batch.tokens.shape[0] % rows
+    return Batch(
+        *(
+            np.pad(field, ((0, missing), (0, 0))).reshape(-1, rows, field.shape[-1])
+            for field in batch
+        )
+    )

@@ -1,0 +1,174 @@
+"""Running trials of one static shape through tasks, side by side over the devices of a mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int
+
+from smf_jax.data.batching import Batch
+from smf_jax.evaluation.likelihood import LossSum, loss_sum, mean_loss
+from smf_jax.evaluation.probes.exact import in_chunks, is_exact_match
+from smf_jax.params import Params
+from smf_jax.sharding import over_trials, replicate, split_over, stack, unstack
+from smf_jax.training.step import Settings, StepMetrics
+from smf_jax.training.trainers import State, Trainer
+
+
+class TaskMetrics(NamedTuple):
+    """Of the steps of one task, one row per trial.
+
+    Attributes:
+      losses: ``(trials, steps)``.
+      selected: ``(trials, steps)`` rows written.
+      failed_step: ``(trials,)`` first step that was not finite, or -1.
+    """
+
+    losses: Float[np.ndarray, "trials steps"]
+    selected: Int[np.ndarray, "trials steps"]
+    failed_step: Int[np.ndarray, " trials"]
+
+
+class TrialGroup:
+    """Compiled functions of trials that differ only in their `Settings`.
+
+    As many trials as the mesh has devices run side by side; the base's leaves are placed once per
+    device. Every function is compiled once for the group, whatever the budgets and rates: a second
+    trace of the step is an error.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        base: Params,
+        usage: Any,
+        mesh: Mesh,
+        eval_batch_size: int,
+    ) -> None:
+        """Places the base and prepares the functions; nothing is compiled yet.
+
+        Args:
+          trainer: the method.
+          base: leaves of the base by path.
+          usage: background statistics by pool path, or ``None``.
+          mesh: of the axis ``trial``.
+          eval_batch_size: rows of a probe that are run at once.
+        """
+        self.trainer = trainer
+        self.mesh = mesh
+        self._eval_batch_size = eval_batch_size
+        self._base = replicate(base, mesh)
+        self._shared = {
+            # The very buffers of the base, or each device would hold it twice.
+            "frozen": trainer.frozen(self._base),
+            "usage": replicate(usage, mesh),
+        }
+        self.traces = 0
+
+        def step_at(
+            shared: Any, state: State, batches: Batch, position: Array, settings: Settings
+        ) -> tuple[State, StepMetrics]:
+            self.traces += 1
+            if self.traces > 1:
+                raise RuntimeError(
+                    "the step of a group was traced twice: its batches changed shape or dtype"
+                )
+            batch = jax.tree.map(lambda field: field[position], batches)
+            return trainer.step(shared, state, batch, settings)
+
+        def right(shared: Any, state: State, batch: Batch) -> Bool[Array, " b"]:
+            logits = trainer.logits(shared, state, batch.tokens, batch.valid)
+            return is_exact_match(logits, batch)
+
+        def losses(shared: Any, state: State, batch: Batch) -> LossSum:
+            logits = trainer.logits(shared, state, batch.tokens, batch.valid)
+            return loss_sum(logits, batch)
+
+        self._begin = over_trials(trainer.begin, mesh, (False, True))
+        self._begin_task = over_trials(
+            trainer.begin_task, mesh, (False, True, False, True), donate=(1,)
+        )
+        self._step = over_trials(step_at, mesh, (False, True, True, False, True), donate=(1,))
+        self._right = over_trials(right, mesh, (False, True, False))
+        self._losses = over_trials(losses, mesh, (False, True, False))
+
+    @property
+    def size(self) -> int:
+        """Trials side by side."""
+        return self.mesh.size
+
+    def begin(self, settings: Sequence[Settings]) -> tuple[State, Settings]:
+        """States of as many trials as `size`, before their first task, and their settings."""
+        if len(settings) != self.size:
+            raise ValueError(f"settings of {len(settings)} trials, the mesh runs {self.size}")
+        stacked = split_over(stack(settings), self.mesh)
+        return self._begin(self._base, stacked), stacked
+
+    def resume(self, state: State, params: Sequence[Params]) -> State:
+        """The states with the trained leaves of an earlier run in place of the base's."""
+        resumed = over_trials(self.trainer.resume, self.mesh, (True, True), donate=(0,))
+        return resumed(state, split_over(stack(params), self.mesh))
+
+    def train(
+        self, state: State, batches: Sequence[Batch], examples: Batch, settings: Settings
+    ) -> tuple[State, TaskMetrics]:
+        """Teaches one task; the host does not wait for a step before it starts the next.
+
+        Args:
+          state: stacked states; their buffers are taken over.
+          batches: per trial, ``(steps, b, t)`` fields.
+          examples: the whole task, ``(chunks, b, t)`` fields.
+          settings: stacked.
+
+        Returns:
+          The states after the task and what was measured on the way.
+        """
+        steps = batches[0].tokens.shape[0]
+        state = self._begin_task(self._shared, state, replicate(examples, self.mesh), settings)
+        placed = split_over(stack(batches), self.mesh)
+        metrics = []
+        for position in range(steps):
+            index = jnp.asarray(position, jnp.int32)
+            state, measured = self._step(self._shared, state, placed, index, settings)
+            metrics.append(measured)
+        fetched = jax.device_get((metrics, state.failed_step))
+        losses = np.stack([step.loss for step in fetched[0]], axis=1)
+        selected = np.stack([step.selected for step in fetched[0]], axis=1)
+        return state, TaskMetrics(losses, selected, fetched[1])
+
+    def answers(self, state: State, batch: Batch) -> Bool[np.ndarray, "trials rows"]:
+        """Which rows of a probe every trial answers; see `is_exact_match`."""
+        chunks = self._chunks(self._right, state, batch)
+        return np.concatenate(jax.device_get(chunks), axis=1)[:, : batch.tokens.shape[0]]
+
+    def text_losses(self, state: State, batch: Batch) -> list[float]:
+        """Every trial's mean loss on a text, in nats per token."""
+        chunks: list[LossSum] = jax.device_get(self._chunks(self._losses, state, batch))
+        return [
+            mean_loss([unstack(chunk, trial) for chunk in chunks]) for trial in range(self.size)
+        ]
+
+    def trained(self, state: State, trial: int) -> Params:
+        """The leaves of one trial that training may have changed, still on their device."""
+        return self.trainer.trained(unstack(state, trial))
+
+    def base_beside(self, trial: int) -> Params:
+        """The base's leaves on the device that runs one trial; nothing is copied."""
+        device = self.mesh.devices.flat[trial]
+
+        def own(leaf: Array) -> Array:
+            return next(shard.data for shard in leaf.addressable_shards if shard.device == device)
+
+        return {path: own(leaf) for path, leaf in self._base.items()}
+
+    def _chunks(self, function: Callable[..., Any], state: State, batch: Batch) -> list[Any]:
+        return in_chunks(
+            lambda chunk: function(self._shared, state, replicate(chunk, self.mesh)),
+            batch,
+            self._eval_batch_size,
+        )

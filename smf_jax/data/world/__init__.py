@@ -1,0 +1,1 @@
+"""The built-in world: invented facts, a lexicon, neutral text."""

@@ -1,0 +1,63 @@
+"""Refusals that a person can act on: each names the flag or argument, its value and the remedy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def blame_flag(where: str) -> Iterator[None]:
+    """Puts the flag that is to blame before an error of what it was given to.
+
+    Args:
+      where: ``--flag=value: ``; or ``--`` alone where the error begins with the name of an argument
+        that is also the flag's.
+    """
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        if str(error).startswith("--"):
+            raise
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"{where}{error}") from error
+
+
+def require_least(flags: Any, least: float, *names: str) -> None:
+    """Refuses flags below a number, NaN included.
+
+    Raises:
+      ValueError: naming the first of them.
+    """
+    for name in names:
+        value = getattr(flags, name)
+        if not value >= least:
+            raise ValueError(f"--{name}={value}: expected at least {least}")
+
+
+def require_positive(flags: Any, *names: str) -> None:
+    """Refuses flags that are not above zero, NaN included.
+
+    Raises:
+      ValueError: naming the first of them.
+    """
+    for name in names:
+        value = getattr(flags, name)
+        if not value > 0:
+            raise ValueError(f"--{name}={value}: expected a number above 0")
+
+
+def require_writable(path: str, name: str) -> None:
+    """Refuses a directory to make where none can be made.
+
+    Raises:
+      ValueError: naming the flag, and what stands in the way.
+    """
+    above = next(each for each in Path(path).absolute().parents if each.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"--{name}={path}: {above} is no directory that may be written in; choose another place"
+        )

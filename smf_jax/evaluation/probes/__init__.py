@@ -1,0 +1,1 @@
+"""Held-out measurements, a file for each way of asking."""

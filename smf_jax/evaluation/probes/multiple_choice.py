@@ -1,0 +1,89 @@
+"""Multiple choice by likelihood: which ending does a model find the likeliest?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from smf_jax.data.batching import Batch
+from smf_jax.data.multiple_choice import Choice
+from smf_jax.data.tokenizer import Tokenizer
+from smf_jax.evaluation.continuations import count_cut, encode_pairs, pair_rows
+from smf_jax.evaluation.scorer import Scorer
+from smf_jax.params import Params
+
+# Stands between a prompt and an ending; scored with the ending, and not a part of its length.
+DELIMITER = " "
+
+
+@dataclass(frozen=True)
+class ChoiceProbe:
+    """Encoded items of ``c`` endings each.
+
+    Attributes:
+      batch: a row for each item and ending, ``(items · c, t)``.
+      characters: ``(items, c)``, the length of every ending.
+      utf8_bytes: ``(items, c)``, the same in UTF-8.
+      right: ``(items,)``, the place of the right ending.
+      cut: rows whose prompt lost its beginning.
+    """
+
+    batch: Batch
+    characters: Int[np.ndarray, "items c"]
+    utf8_bytes: Int[np.ndarray, "items c"]
+    right: Int[np.ndarray, " items"]
+    cut: int
+
+    def measure(self, scorer: Scorer, params: Params) -> dict[str, float]:
+        """Shares of items whose right ending has the highest score; ties go to the first.
+
+        ``acc_norm`` divides the log-probability by the ending's characters, as the metric of this
+        name of lm-evaluation-harness does, ``acc_bytes`` by its bytes, ``acc_tokens`` by its
+        tokens; ``acc`` takes it as it is.
+        """
+        scores = scorer.score(params, self.batch)
+        shape = self.characters.shape
+        total = scores.log_probability.reshape(shape)
+        lengths = {
+            "acc_norm": self.characters,
+            "acc": np.ones(shape),
+            "acc_bytes": self.utf8_bytes,
+            "acc_tokens": scores.tokens.reshape(shape),
+        }
+        return {name: self._accuracy(total / length) for name, length in lengths.items()}
+
+    def _accuracy(self, scores: Float[np.ndarray, "items c"]) -> float:
+        return float(np.mean(np.argmax(scores, axis=1) == self.right))
+
+    @property
+    def about(self) -> dict[str, int]:
+        """What to tell beside the scores."""
+        return {"items": len(self.right), "cut": self.cut}
+
+
+def choice_probe(tokenizer: Tokenizer, items: Sequence[Choice], positions: int) -> ChoiceProbe:
+    """Encodes items, a row for each ending: ``[bos] prompt ending``.
+
+    Args:
+      tokenizer: of the model.
+      items: of equally many endings.
+      positions: places that the model takes; a longer prompt loses its beginning.
+
+    Raises:
+      ValueError: if there is no item or an ending does not fit.
+    """
+    if not items:
+        raise ValueError("items=(): a probe without items measures nothing; give at least one")
+    pairs = encode_pairs(
+        tokenizer, [(i.prompt, DELIMITER + end) for i in items for end in i.endings]
+    )
+    return ChoiceProbe(
+        batch=pair_rows(pairs, tokenizer.pad, positions),
+        characters=np.array([[len(end) for end in item.endings] for item in items]),
+        utf8_bytes=np.array([[len(end.encode()) for end in item.endings] for item in items]),
+        right=np.array([item.right for item in items]),
+        cut=count_cut(pairs, positions),
+    )

@@ -1,0 +1,137 @@
+"""Loss of given text: of worked answers to questions, and of a long text by a sliding window."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from smf_jax.data.batching import Batch
+from smf_jax.data.tokenizer import Tokenizer
+from smf_jax.evaluation.continuations import Ids, count_cut, encode_pairs, pair_rows
+from smf_jax.evaluation.scorer import Scorer
+from smf_jax.params import Params
+
+
+@dataclass(frozen=True)
+class LossProbe:
+    """Encoded text of which some tokens are scored.
+
+    Attributes:
+      batch: ``(rows, t)``; tokens that weigh something are scored.
+      is_text: whether it is one text, whose perplexity says something.
+      items: what the rows are, such as ``windows``.
+      cut: rows whose prompt lost its beginning.
+    """
+
+    batch: Batch
+    is_text: bool
+    items: str
+    cut: int = 0
+
+    def measure(self, scorer: Scorer, params: Params) -> dict[str, float]:
+        """``loss``: mean over all scored tokens, nats; of a text ``perplexity = exp(loss)`` too."""
+        scores = scorer.score(params, self.batch)
+        loss = -float(scores.log_probability.sum()) / float(scores.tokens.sum())
+        if not self.is_text:
+            return {"loss": loss}
+        return {"perplexity": math.exp(min(loss, 700.0)), "loss": loss}
+
+    @property
+    def about(self) -> dict[str, int]:
+        """What to tell beside the scores."""
+        tokens = int(np.count_nonzero(self.batch.weights))
+        return {self.items: len(self.batch.tokens), "tokens": tokens, "cut": self.cut}
+
+
+def answer_loss_probe(
+    tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], positions: int
+) -> LossProbe:
+    """Encodes prompts and their answers, of which the answers are scored, without an ``eos``.
+
+    Args:
+      tokenizer: of the model.
+      pairs: prompts without a space at the end, and answers, which begin with one.
+      positions: places that the model takes; a longer prompt loses its beginning.
+
+    Raises:
+      ValueError: if there is no pair or an answer does not fit.
+    """
+    encoded = encode_pairs(tokenizer, pairs)
+    batch = pair_rows(encoded, tokenizer.pad, positions)
+    return LossProbe(batch, is_text=False, items="items", cut=count_cut(encoded, positions))
+
+
+def perplexity_probe(
+    tokenizer: Tokenizer, text: str, window: int, stride: int, limit: int | None = None
+) -> LossProbe:
+    """Encodes a text, ``bos`` in front where the model has one, and lays windows over it.
+
+    Args:
+      tokenizer: of the model.
+      text: as it stands.
+      window: tokens that the model reads at once.
+      stride: tokens from one window to the next; every window but the first scores its last
+        `stride` tokens, so that each has at least ``window - stride`` before it.
+      limit: windows at most.
+
+    Raises:
+      ValueError: if window and stride do not fit each other, or the text has not two tokens.
+    """
+    begin = [] if tokenizer.bos is None else [tokenizer.bos]
+    return LossProbe(
+        sliding_windows(begin + tokenizer.encode(text), tokenizer.pad, window, stride, limit),
+        is_text=True,
+        items="windows",
+    )
+
+
+def sliding_windows(
+    ids: Ids, pad: int, window: int, stride: int, limit: int | None = None
+) -> Batch:
+    """Windows over a text in which each token but the first is scored exactly once.
+
+    Window ``i`` holds ``ids[i·stride : i·stride + window]``; the first scores all that it predicts,
+    the others what no window before them has (S26: 1,024 and 512).
+
+    Args:
+      ids: the text.
+      pad: the id at pads.
+      window: ids of a window.
+      stride: ids from one window to the next.
+      limit: windows at most.
+
+    Returns:
+      A batch ``(windows, window)``; the last place of a window predicts nothing.
+
+    Raises:
+      ValueError: as `perplexity_probe`.
+    """
+    if not 1 <= stride <= window - 1:
+        raise ValueError(
+            f"window={window}, stride={stride}: expected a stride of at least 1 and below the "
+            "window, so that each scored token has one before it"
+        )
+    if len(ids) < 2:
+        raise ValueError(f"the text has {len(ids)} tokens; a perplexity needs at least 2")
+    count = 1 + max(0, -(-(len(ids) - window) // stride))
+    count = count if limit is None else min(count, limit)
+    shape = (count, window)
+    batch = Batch(
+        np.full(shape, pad, np.int32),
+        np.full(shape, pad, np.int32),
+        np.zeros(shape, np.float32),
+        np.zeros(shape, bool),
+    )
+    for row in range(count):
+        start = row * stride
+        part = np.asarray(ids[start : start + window], np.int32)
+        # The first id after those that the window before has scored.
+        first = start - stride + window if row else 1
+        batch.tokens[row, : len(part)] = part
+        batch.valid[row, : len(part)] = True
+        batch.targets[row, : len(part) - 1] = part[1:]
+        batch.weights[row, first - start - 1 : len(part) - 1] = 1
+    return batch

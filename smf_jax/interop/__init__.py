@@ -1,0 +1,1 @@
+"""Other people's formats: Hugging Face checkpoints, exports, public memory layers."""

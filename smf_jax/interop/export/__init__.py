@@ -1,0 +1,1 @@
+"""A model, its memory and its patches as a directory that others can read."""

@@ -1,0 +1,172 @@
+"""The model card of an exported model: what it is, how to read it, what is known about it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from smf_jax.models.config import ModelConfig
+from smf_jax.models.retrofit import MEMORY
+from smf_jax.params import count_parameters
+from smf_jax.sparse.patch import Patch
+
+_UNKNOWN = "unknown"
+_PLACES = {
+    "add": "beside the feed-forward, scaled by a learned α",
+    "replace": "in place of the feed-forward, whose weights are zeros in the base's files",
+    "pretrain": "in place of the feed-forward, whose weights are zeros in the base's files",
+}
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a model card tells beyond what stands in the model itself.
+
+    Attributes:
+      name: of the model, its heading.
+      origin: where the base came from.
+      licence: of the base and of what was added, an identifier such as ``apache-2.0``.
+      base_model: name of the base on a hub, if it has one.
+      trained_on: a line for each thing that is known about the training.
+      scores: measured numbers by name.
+    """
+
+    name: str
+    origin: str
+    licence: str = _UNKNOWN
+    base_model: str = ""
+    trained_on: Sequence[str] = ()
+    scores: Mapping[str, float | str] = field(default_factory=dict)
+
+
+def model_card(
+    config: ModelConfig, params: Mapping[str, Any], patches: Sequence[Patch], facts: CardFacts
+) -> str:
+    """The text of ``README.md``, with the metadata header that hubs read.
+
+    Args:
+      config: of the model.
+      params: by path, before the patches.
+      patches: in order.
+      facts: what else is known.
+    """
+    parts = [_header(config, facts), f"# {facts.name}", _summary(config, params)]
+    if patches:
+        parts += ["## Patches", _patch_table(patches)]
+    parts += ["## Read it", _reading(config, patches)]
+    known = [f"Base: {facts.origin}.", *facts.trained_on]
+    parts += ["## Trained on", "\n".join(f"* {line}" for line in known)]
+    if facts.scores:
+        parts += ["## Measured", _table(("", ""), list(facts.scores.items()))]
+    parts += ["## Licence", _licence(facts)]
+    return "\n\n".join(parts) + "\n"
+
+
+def licence_of(directory: Path) -> str:
+    """The licence that a directory's own model card names, or ``unknown``."""
+    card = directory / "README.md"
+    if not card.is_file():
+        return _UNKNOWN
+    header = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL)
+    found = re.search(r"^license:\s*(\S+)", header.group(1), re.MULTILINE) if header else None
+    return found.group(1).strip("\"'") if found else _UNKNOWN
+
+
+def _header(config: ModelConfig, facts: CardFacts) -> str:
+    tags = ["smf_jax", "jax", config.family]
+    if config.memory is not None:
+        tags += ["product-key-memory", "sparse-memory-finetuning", "continual-learning"]
+    lines = ["---", f"license: {json.dumps(facts.licence)}", "library_name: smf_jax"]
+    lines += ["pipeline_tag: text-generation", "tags:", *(f"- {tag}" for tag in tags)]
+    if facts.base_model:
+        lines.append(f"base_model: {json.dumps(facts.base_model)}")
+    return "\n".join([*lines, "---"])
+
+
+def _summary(config: ModelConfig, params: Mapping[str, Any]) -> str:
+    memory = [leaf for path, leaf in params.items() if path.startswith(f"{MEMORY}/")]
+    total = count_parameters(dict(params))
+    if config.memory is None:
+        return (
+            f"A plain {config.family} decoder of {total:,} parameters, {config.layers} blocks of "
+            f"width {config.width}, without memory."
+        )
+    placement, shape = config.memory, config.memory.memory
+    blocks = ", ".join(map(str, placement.layers))
+    plural = "s" if len(placement.layers) > 1 else ""
+    shared = ", which read one table" if placement.shared_pool else ""
+    return (
+        f"A {config.family} decoder with product-key memories: {total:,} parameters, of which "
+        f"{count_parameters(memory):,} are the memories'. They stand in block{plural} {blocks} of "
+        f"{config.layers}{shared}, {_PLACES[placement.mode]}. A table has {shape.slots:,} slots of "
+        f"width {shape.value_width}; every token reads {shape.reads} of them with each of "
+        f"{shape.heads} heads."
+    )
+
+
+def _patch_table(patches: Sequence[Patch]) -> str:
+    rows = [
+        (str(number), patch.task.replace("|", "\\|"), f"{patch.rows:,}", patch.fingerprint[:12])
+        for number, patch in enumerate(patches, start=1)
+    ]
+    table = _table(("", "task", "rows changed", "state after it"), rows)
+    return (
+        "What each task taught, in order: slots, old rows, new rows. The memory's file holds the "
+        "rows before the first of them.\n\n" + table
+    )
+
+
+def _reading(config: ModelConfig, patches: Sequence[Patch]) -> str:
+    ours = """With `smf_jax`, every leaf checked against its digest:
+
+```python
+from smf_jax.data.tokenizer import load_tokenizer
+from smf_jax.models.completion import complete_texts
+from smf_jax.models.decoder import Decoder
+from smf_jax.interop.export.model import load_exported
+
+config, leaves, patches = load_exported(".")
+tokenizer = load_tokenizer(".")
+print(complete_texts(Decoder(config), leaves, tokenizer, ["Who wrote"], max_tokens=16))
+```"""
+    base = """`transformers` loads the directory as it is:
+
+```python
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained(".")
+```"""
+    if config.memory is None:
+        return f"{base}\n\n{ours}"
+    some = f" (`patches=n` applies the first n of {len(patches)} patches)" if patches else ""
+    return f"""{ours}
+
+In PyTorch, the base by `transformers`, the memories by `pytorch_memory.py`, which lies here{some}:
+
+```python
+from pytorch_memory import load_memories
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained(".", dtype="float32")
+load_memories(model, ".")
+```
+
+Without the last line it is the base alone."""
+
+
+def _licence(facts: CardFacts) -> str:
+    if facts.licence == _UNKNOWN:
+        return (
+            "Not known: no licence was named when this was exported. That of the base applies; ask "
+            "whoever gave you this directory."
+        )
+    return f"{facts.licence}, as named for the base and for what was added to it."
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = ["| " + " | ".join(map(str, cells)) + " |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])

@@ -1,0 +1,254 @@
+"""A model with memories as a directory that others can read: base + memory + patches + card.
+
+::
+
+    config.json, model*.safetensors   the base, as transformers loads it; no memory in it
+    tokenizer.json, …                 its tokenizer
+    smf_jax.json                      the model's configuration, a digest of every leaf, the patches
+    memory.safetensors                queries, keys, gates, α and tables, before any patch
+    patches/00_NAME.safetensors       what each task taught, to be applied in order
+    README.md                         the model card
+
+Where a memory stands in for a feed-forward (``replace``, ``pretrain``), the base holds zeros in its
+place, so that "feed-forward plus memory" reads every kind of model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from smf_jax.checkpoints.manifest import Manifest, describe, fingerprint, fingerprint_of_leaves
+from smf_jax.interop.export.patches import load_memory, load_patch, save_memory, save_patch
+from smf_jax.interop.huggingface.checkpoint import (
+    SHARD_BYTES,
+    check_params,
+    load_huggingface,
+    write_huggingface,
+)
+from smf_jax.interop.huggingface.config import config_values
+from smf_jax.interop.huggingface.files import check_absent, new_directory
+from smf_jax.models.config import ComputeType, ModelConfig
+from smf_jax.models.decoder import abstract_params
+from smf_jax.models.retrofit import MEMORY
+from smf_jax.params import Params, flatten
+from smf_jax.sparse.patch import Patch, apply_patch
+
+FORMAT = 1
+MANIFEST, MEMORY_FILE, PATCHES, CARD = (
+    "smf_jax.json",
+    "memory.safetensors",
+    "patches",
+    "README.md",
+)
+
+
+class Exported(NamedTuple):
+    """A model read from its directory.
+
+    Attributes:
+      config: of the decoder, its memory among it.
+      params: by path, with the patches applied.
+      patches: those that were applied, in order.
+    """
+
+    config: ModelConfig
+    params: Params
+    patches: tuple[Patch, ...]
+
+
+def export_model(
+    directory: Path | str,
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    patches: Sequence[Patch] = (),
+    *,
+    card: str = "",
+    finish: Callable[[Path], None] = lambda _: None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes a directory that `load_exported` reads bit for bit, and ``transformers`` its base.
+
+    Args:
+      directory: to write; must not exist. It appears whole or not at all.
+      config: of the model, with or without memories.
+      params: of the model by path, before any of the patches.
+      patches: what tasks taught, in order.
+      card: text of ``README.md``; see `smf_jax.interop.export.card`.
+      finish: is given the directory before it takes its name, for a tokenizer and the like.
+      shard_bytes: the base's weights beyond this many bytes are spread over several files.
+
+    Raises:
+      FileExistsError: ``directory`` exists.
+      ValueError: the leaves do not fit the model, the patches do not fit the leaves or each other,
+        or the family has no such base.
+    """
+    directory = Path(directory)
+    check_absent(directory)
+    plain = config.with_memory(None)
+    config_values(plain)  # refuses what the family cannot express before anything is made
+    params = flatten(params)
+    check_params(config, params)
+    host = {path: np.asarray(leaf) for path, leaf in params.items()}
+    stored = describe(host)
+    _check_patches(config, host, patches, fingerprint_of_leaves(stored))
+    base = _base_outline(config, host)
+    with new_directory(directory) as partial:
+        zeros = {path: leaf for path, leaf in base.items() if path not in host}
+        write_huggingface(
+            partial,
+            plain,
+            base,
+            lambda path: (
+                np.zeros(zeros[path].shape, zeros[path].dtype) if path in zeros else host[path]
+            ),
+            shard_bytes,
+        )
+        if config.memory is not None:
+            save_memory(partial / MEMORY_FILE, _memory_of(host))
+        names = _save_patches(partial, patches)
+        about = {"kind": "exported", "version": FORMAT, "model": config.to_dict(), "patches": names}
+        manifest = Manifest(stored, about).to_json()
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        if card:
+            (partial / CARD).write_text(card, encoding="utf-8")
+        finish(partial)
+
+
+def is_exported(directory: Path | str) -> bool:
+    """Whether `export_model` wrote this directory."""
+    return (Path(directory) / MANIFEST).is_file()
+
+
+def load_exported(
+    directory: Path | str, dtype: ComputeType | None = None, patches: int | None = None
+) -> Exported:
+    """Reads a model that `export_model` wrote, every leaf checked against its digest.
+
+    Args:
+      directory: the whole of it.
+      dtype: of the computation; that of the exported model if not given. Leaves keep theirs.
+      patches: how many of the patches to apply, from the first; all if not given.
+
+    Raises:
+      FileNotFoundError: the directory or a file of it is not there.
+      ValueError: it was not written by `export_model`, or a file is damaged; all leaves that
+        differ are named.
+    """
+    directory = Path(directory)
+    manifest = _read_manifest(directory)
+    config = ModelConfig.from_dict(
+        manifest.metadata["model"] | ({} if dtype is None else {"dtype": dtype})
+    )
+    _, tree = load_huggingface(directory, config.dtype, "stored")
+    base = flatten(tree)
+    params = {path: leaf for path, leaf in base.items() if path in manifest.leaves}
+    if config.memory is not None:
+        paths = [path for path in manifest.leaves if path.startswith(f"{MEMORY}/")]
+        memory = load_memory(directory / MEMORY_FILE, paths)
+        params |= {path: jnp.asarray(leaf) for path, leaf in memory.items()}
+    _check_digests(directory, manifest, params)
+    applied = _load_patches(directory, manifest.metadata["patches"], patches)
+    flat: dict[str, Any] = flatten(params)
+    for patch in applied:
+        flat = apply_patch(flat, patch, base=manifest.fingerprint)
+    return Exported(config, flat, tuple(applied))
+
+
+def _memory_of(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: leaf for path, leaf in params.items() if path.startswith(f"{MEMORY}/")}
+
+
+def _base_outline(config: ModelConfig, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Shapes and dtypes of the base's leaves, those of replaced feed-forwards among them."""
+    abstract_base = flatten(abstract_params(config.with_memory(None)))
+    dtype = params["embedder/embedding"].dtype
+    return {
+        path: params.get(path, jax.ShapeDtypeStruct(leaf.shape, dtype))
+        for path, leaf in abstract_base.items()
+    }
+
+
+def _check_patches(
+    config: ModelConfig,
+    params: Mapping[str, np.ndarray],
+    patches: Sequence[Patch],
+    base_fingerprint: str,
+) -> None:
+    """Applies the patches in order, which tells whether they fit the base and each other."""
+    if patches and config.memory is None:
+        raise ValueError(
+            f"patches={[patch.task for patch in patches]} belong to a memory, and the model has "
+            "none (config.memory=None); export it without patches"
+        )
+    memory: Mapping[str, Any] = _memory_of(params)
+    for patch in patches:
+        memory = apply_patch(memory, patch, base=base_fingerprint)
+
+
+def _save_patches(directory: Path, patches: Sequence[Patch]) -> list[dict[str, str]]:
+    """Writes the patches; returns name, task and digest of each."""
+    if patches:
+        (directory / PATCHES).mkdir()
+    names = []
+    for number, patch in enumerate(patches):
+        task = re.sub(r"[^A-Za-z0-9]+", "_", patch.task).strip("_")[:40]
+        name = f"{PATCHES}/{number:02d}_{task or 'task'}.safetensors"
+        save_patch(directory / name, patch)
+        digest = fingerprint(patch.to_arrays()[0])
+        names.append({"file": name, "task": patch.task, "digest": digest})
+    return names
+
+
+def _load_patches(
+    directory: Path, names: Sequence[Mapping[str, str]], count: int | None
+) -> list[Patch]:
+    if count is not None and not 0 <= count <= len(names):
+        raise ValueError(f"patches={count}: {directory} holds {len(names)}; choose 0 to that")
+    patches = []
+    for entry in names[:count]:
+        patch = load_patch(directory / entry["file"])
+        if fingerprint(patch.to_arrays()[0]) != entry["digest"]:
+            raise ValueError(
+                f"{directory / entry['file']}: its arrays are not those that were exported; copy "
+                "the file again"
+            )
+        patches.append(patch)
+    return patches
+
+
+def _read_manifest(directory: Path) -> Manifest:
+    file = directory / MANIFEST
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} does not exist; give a directory that export_model wrote, or read a plain "
+            "checkpoint with load_huggingface"
+        )
+    try:
+        manifest = Manifest.from_json(json.loads(file.read_text()))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    about = manifest.metadata
+    if (about.get("kind"), about.get("version")) != ("exported", FORMAT):
+        raise ValueError(
+            f"{file}: kind={about.get('kind')!r}, version {about.get('version')!r}; expected an "
+            f"exported model of version {FORMAT}: load it with the smf_jax that wrote it"
+        )
+    return manifest
+
+
+def _check_digests(directory: Path, manifest: Manifest, params: Mapping[str, Any]) -> None:
+    found = describe({path: np.asarray(leaf) for path, leaf in params.items()})
+    wrong = [path for path, leaf in manifest.leaves.items() if found.get(path) != leaf]
+    if wrong:
+        raise ValueError(
+            f"{directory}: {len(wrong)} leaves are not those that were exported: "
+            f"{', '.join(wrong[:8])}{', …' if len(wrong) > 8 else ''}; copy the directory again"
+        )

@@ -1,0 +1,197 @@
+"""Row-lazy updates: optimizer state for the rows a task touches, and for no others."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from smf_jax.shapes import Rows, SlotIds, Table
+from smf_jax.sparse.rows import gather_rows, where_rows, write_rows
+from smf_jax.sparse.update_rule import UpdateRule
+
+
+class RowStore(NamedTuple):
+    """State of the rows selected so far: ``C`` places and one int32 index of ``N``.
+
+    A row's state waits unchanged while the row is not selected. `empty_store` at the start of a
+    task forgets all of it without touching the ``C`` places.
+
+    Attributes:
+      index: ``(N,)`` int32, a slot's place, or ``C`` where it has none.
+      used: places taken.
+      overflowed: a step wanted more places than are free; it and all later ones wrote nothing.
+      opt_state: optax state of one row, stacked over ``C``.
+      masters: ``(C, v)`` float32 rows where the table is narrower than that, else ``None``.
+    """
+
+    index: Int[Array, " N"]
+    used: Int[Array, ""]
+    overflowed: Bool[Array, ""]
+    opt_state: Any
+    masters: Float[Array, "C v"] | None
+
+
+def _master_dtype(values: Table) -> Any:
+    return jnp.promote_types(jnp.float32, values.dtype)
+
+
+def create_store(rule: UpdateRule, values: Table, capacity: int) -> RowStore | None:
+    """An empty store of ``C = capacity`` places, or ``None`` where nothing has to be kept.
+
+    Args:
+      rule: decides what state a row has.
+      values: ``(N, v)`` table.
+      capacity: ``C``; ``min(N, steps per task · s)`` never overflows.
+
+    Returns:
+      A `RowStore`; ``None`` for a stateless rule on a table of full precision.
+    """
+    if capacity < 1:
+        raise ValueError(f"capacity={capacity} must be at least 1 row")
+    needs_masters = values.dtype != _master_dtype(values)
+    rows = jax.ShapeDtypeStruct((capacity, values.shape[1]), _master_dtype(values))
+    shapes = jax.eval_shape(rule.init_each, rows)
+    if not jax.tree.leaves(shapes) and not needs_masters:
+        return None
+    return RowStore(
+        index=jnp.full(values.shape[0], capacity, jnp.int32),
+        used=jnp.zeros((), jnp.int32),
+        overflowed=jnp.zeros((), bool),
+        opt_state=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
+        masters=jnp.zeros(rows.shape, rows.dtype) if needs_masters else None,
+    )
+
+
+def empty_store(store: RowStore | None) -> RowStore | None:
+    """Forgets all rows, as at the start of a task."""
+    if store is None:
+        return None
+    capacity = _capacity(store)
+    return store._replace(
+        index=jnp.full_like(store.index, capacity),
+        used=jnp.zeros_like(store.used),
+        overflowed=jnp.zeros_like(store.overflowed),
+    )
+
+
+class RowStep(NamedTuple):
+    """One step of the selected rows, computed and not yet written.
+
+    Attributes:
+      slots: ``(s,)`` ids to write; all unused where the store cannot hold the new ones.
+      rows: ``(s, v)`` rows after the step, in master precision.
+      states: their optax state, stacked over ``s``; ``None`` without a store.
+      places: ``(s,)`` of the rows in the store; ``None`` without one.
+      overflowed: whether the store is out of places, at this step or since an earlier one.
+    """
+
+    slots: SlotIds
+    rows: Rows
+    states: Any
+    places: Int[Array, " s"] | None
+    overflowed: Bool[Array, ""]
+
+
+def step_rows(
+    values: Table,
+    store: RowStore | None,
+    slots: SlotIds,
+    gradients: Rows,
+    rule: UpdateRule,
+    rate: Float[Array, ""],
+) -> RowStep:
+    """Computes one step of the selected rows; `write_step` writes it, or none of it.
+
+    Args:
+      values: ``(N, v)``.
+      store: of this table, or ``None`` for a stateless rule.
+      slots: ``(s,)`` distinct ids; unused places hold ``N``.
+      gradients: ``(s, v)``, already clipped.
+      rule: the update rule; its statistics run per row.
+      rate: learning rate at this step.
+    """
+    if store is None:
+        rows = gather_rows(values, slots)
+        updates, _ = rule.step_each(gradients, rule.init_each(rows), rows)
+        return RowStep(slots, rows - rate * updates, None, None, jnp.zeros((), bool))
+
+    slots, places, is_new, overflowed = _find_places(store, slots, values.shape[0])
+    rows = gather_rows(values, slots).astype(_master_dtype(values))
+    if store.masters is not None:
+        rows = where_rows(is_new, rows, gather_rows(store.masters, places))
+    states = jax.tree.map(
+        lambda fresh, kept: where_rows(is_new, fresh, gather_rows(kept, places)),
+        rule.init_each(rows),
+        store.opt_state,
+    )
+    updates, states = rule.step_each(gradients, states, rows)
+    return RowStep(slots, rows - rate * updates, states, places, overflowed)
+
+
+def write_step(
+    values: Table, store: RowStore | None, step: RowStep, accepted: Bool[Array, ""] | bool = True
+) -> tuple[Table, RowStore | None]:
+    """Writes a step of `step_rows`, the rest of the table bit-identical.
+
+    ``V.at[slots].set(f(V[slots]))``: everything returned hangs on that write, so a donated table
+    is updated in place. A step that is not accepted drops its slot ids, which costs no copy.
+
+    Args:
+      values: ``(N, v)``.
+      store: of this table, or ``None``.
+      step: what to write.
+      accepted: whether to write it.
+
+    Returns:
+      The table and the store after the step.
+    """
+    table_slots = values.shape[0]
+    slots = jnp.where(accepted, step.slots, table_slots)
+    table = write_rows(values, slots, step.rows)
+    if store is None or step.places is None:
+        return table, store
+    capacity = _capacity(store)
+    places = jnp.where(slots < table_slots, step.places, capacity)
+    masters = store.masters
+    return table, RowStore(
+        index=store.index.at[slots].set(places, mode="drop"),
+        used=store.used + jnp.sum((places >= store.used) & (places < capacity), dtype=jnp.int32),
+        overflowed=step.overflowed,
+        opt_state=jax.tree.map(
+            lambda kept, new: write_rows(kept, places, new), store.opt_state, step.states
+        ),
+        masters=None if masters is None else write_rows(masters, places, step.rows),
+    )
+
+
+def update_rows(
+    values: Table,
+    store: RowStore | None,
+    slots: SlotIds,
+    gradients: Rows,
+    rule: UpdateRule,
+    rate: Float[Array, ""],
+) -> tuple[Table, RowStore | None]:
+    """One step of the selected rows: `step_rows`, then `write_step`."""
+    return write_step(values, store, step_rows(values, store, slots, gradients, rule, rate))
+
+
+def _find_places(
+    store: RowStore, slots: SlotIds, table_slots: int
+) -> tuple[SlotIds, Int[Array, " s"], Bool[Array, " s"], Bool[Array, ""]]:
+    """Places of the slots in the store, new ones at its end; too few left selects nothing."""
+    capacity = _capacity(store)
+    places = store.index.at[slots].get(mode="fill", fill_value=capacity)
+    is_new = (places == capacity) & (slots < table_slots)
+    overflowed = store.overflowed | (store.used + jnp.sum(is_new) > capacity)
+    places = jnp.where(is_new, store.used + jnp.cumsum(is_new) - 1, places)
+    slots = jnp.where(overflowed, table_slots, slots)
+    return slots, places.astype(jnp.int32), is_new, overflowed
+
+
+def _capacity(store: RowStore) -> int:
+    leaf = jax.tree.leaves((store.opt_state, store.masters))[0]
+    return leaf.shape[0]

@@ -1,0 +1,56 @@
+"""A tiny memory block and reports of it, for tests of what measures it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.costs import BlockShape
+from benchmarks.flags import BenchmarkFlags
+from benchmarks.machine import Rates
+from benchmarks.results import Report
+from smf_jax.memory.config import MemoryConfig
+
+MACHINE = {
+    "platform": "cpu",
+    "device_kind": "cpu",
+    "devices": 1,
+    "cpu": "a processor",
+    "cores": 2,
+    "cpu_kernels": True,
+    "memory_bytes": 2**34,
+    "system": "Linux",
+    "python": "3.11.7",
+    "versions": {"jax": "0.10.2"},
+}
+RATES = Rates(copy_bytes=1e9, operations=1e10, dtype="float32")
+TINY: dict[str, Any] = dict(
+    table_slots="64,256",
+    repetitions=2,
+    torch=False,
+    peak=False,
+    scale=0.02,
+    tokens=16,
+    width=8,
+    memory_heads=2,
+    reads=4,
+    key_width=8,
+    budget=16,
+)
+
+
+def flags(**changes: Any) -> BenchmarkFlags:
+    return BenchmarkFlags(**{**TINY, **changes})
+
+
+def report(lines: list[str] | None = None) -> Report:
+    return Report(dict(MACHINE), {}, (lambda _: None) if lines is None else lines.append, RATES)
+
+
+def shape(keys: int = 8, **changes: Any) -> BlockShape:
+    memory = MemoryConfig(keys_per_half=keys, heads=2, reads=4, key_width=8, value_width=8)
+    return BlockShape(**{"memory": memory, "tokens": 16, "width": 8, "budget": 16, **changes})
+
+
+def names_of(told: Report) -> list[tuple[str, int | None]]:
+    """Names and table slots of what was measured, in order."""
+    return [(each.name, each.setting.get("table_slots")) for each in told.measurements]

@@ -1,0 +1,153 @@
+"""Bases on disk: saved whole, read back bit for bit, refused when damaged."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from smf_jax import checkpoints
+from smf_jax.continual.base import (
+    Base,
+    abstract_params_of,
+    cached_path,
+    check_output,
+    data_mesh,
+    load_base,
+    save_base,
+)
+from smf_jax.continual.config import PretrainFlags
+from tests.tiny_sweep import content, on_devices
+
+
+@pytest.fixture
+def base(plain_checkpoint) -> Base:
+    return load_base(str(plain_checkpoint), "base")
+
+
+def test_a_saved_base_comes_back_bit_for_bit(base, tmp_path):
+    named = dataclasses.replace(base, origin="somewhere", recipe=PretrainFlags(seed=5).recipe())
+    base_fingerprint = save_base(tmp_path / "a" / "b", named)
+    again = load_base(str(tmp_path / "a" / "b"), "base")
+    assert again.fingerprint() == base.fingerprint() == base_fingerprint
+    assert again.config == base.config
+    assert again.tokenizer_fingerprint() == base.tokenizer_fingerprint()
+    assert again.tokenizer.encode("Who made it?") == base.tokenizer.encode("Who made it?")
+    assert (again.tokenizer.bos, again.tokenizer.eos) == (base.tokenizer.bos, base.tokenizer.eos)
+    assert again.origin == "somewhere"
+    assert again.pretrain_flags() == PretrainFlags(seed=5)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_checkpoint_of_others_has_no_recipe(base):
+    assert base.origin == "Hugging Face checkpoint plain"
+    assert base.pretrain_flags() is None
+
+
+def test_an_outline_has_the_shapes_of_the_base(base):
+    abstract_base = dataclasses.replace(base, params=abstract_params_of(base.config))
+    assert abstract_base.is_abstract and not base.is_abstract
+    assert {path: (leaf.shape, leaf.dtype) for path, leaf in abstract_base.params.items()} == {
+        path: (leaf.shape, leaf.dtype) for path, leaf in base.params.items()
+    }
+
+
+def test_of_two_that_write_one_base_the_first_wins(base, tmp_path):
+    target = tmp_path / "base"
+    save_base(target, base)
+    before = content(target)
+    other = dataclasses.replace(base, params={p: leaf + 1 for p, leaf in base.params.items()})
+    save_base(target, other)
+    assert content(target) == before
+    save_base(target, other, overwrite=True)
+    assert load_base(str(target), "base").fingerprint() == other.fingerprint()
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_damage_is_told_with_the_flag(base, tmp_path):
+    target = tmp_path / "base"
+    save_base(target, base)
+
+    def refused(directory: Path, message: str) -> None:
+        with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+            load_base(str(directory), "base")
+        assert str(error.value).startswith(f"--base={directory}")
+
+    def copy(name: str) -> Path:
+        return Path(shutil.copytree(target, tmp_path / name))
+
+    lost = copy("lost")
+    (lost / "tokenizer.json").unlink()
+    refused(lost, "tokenizer.json: no such file")
+    half = copy("half")
+    shutil.rmtree(half / "leaves" / "manifest")
+    refused(half, "not a complete checkpoint")
+    flipped = copy("flipped")
+    file = max((flipped / "leaves" / "arrays").rglob("*"), key=lambda path: path.stat().st_size)
+    raw = bytearray(file.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    file.write_bytes(raw)
+    refused(flipped, "damaged leaves")
+    old = copy("old")
+    params, about = checkpoints.load(old / "leaves")
+    checkpoints.save(old / "leaves", params, about | {"base_format": 0}, overwrite=True)
+    refused(old, "base_format=0, expected 1; make the base again")
+    checkpoints.save(
+        old / "leaves", params, about | {"recipe": {"seed": 1, "speed": 2}}, overwrite=True
+    )
+    refused(old, "its recipe has .'speed'., unknown to this version; make the base again")
+    run = tmp_path / "run"
+    shutil.copytree(target, run / "base")
+    refused(run, "is a run of a sweep; give its base, .*run/base")
+    refused(tmp_path / "none", "no such directory; give that of a base")
+    with pytest.raises(FileNotFoundError, match="--base=: no such directory"):
+        load_base("", "base")
+
+
+def test_an_output_is_refused_where_it_would_cost_something(base, tmp_path):
+    target = tmp_path / "base"
+    assert check_output(str(target), "out", False) == target
+    save_base(target, base)
+    with pytest.raises(FileExistsError, match="--out=.*exists; choose another .*--overwrite"):
+        check_output(str(target), "out", False)
+    assert check_output(str(target), "out", True) == target
+    with pytest.raises(FileExistsError, match="is no base, so --overwrite does not replace it"):
+        check_output(str(tmp_path), "out", True)
+    with pytest.raises(FileExistsError, match="is no base"):
+        check_output(str(target / "tokenizer.json"), "out", True)
+    with pytest.raises(ValueError, match="--out is empty; name"):
+        check_output("", "out", False)
+    with pytest.raises(ValueError, match="--out=.*no directory that may be written in"):
+        check_output(str(target / "tokenizer.json" / "x"), "out", False)
+    (tmp_path / "empty").mkdir()
+    check_output(str(tmp_path / "empty"), "out", True)
+
+
+def test_the_name_in_the_cache_is_that_of_the_recipe():
+    one = cached_path(PretrainFlags(), "bases")
+    assert one == cached_path(PretrainFlags(out="elsewhere", overwrite=True), "bases")
+    assert one != cached_path(PretrainFlags(steps=7), "bases")
+    assert one.parent == Path("bases")
+
+
+def test_a_batch_is_split_over_as_many_devices_as_divide_it():
+    assert {rows: data_mesh(rows).size for rows in (80, 6, 7, 1, 12)} == {
+        80: 8,
+        6: 6,
+        7: 7,
+        1: 1,
+        12: 6,
+    }
+    with on_devices(3):
+        assert data_mesh(80).size == 2
+        assert list(data_mesh(80).devices) == jax.local_devices()[:2]
+
+
+def test_bfloat16_is_a_choice_of_checkpoints(plain_checkpoint):
+    base = load_base(str(plain_checkpoint), "base", "bfloat16")
+    assert base.config.dtype == "bfloat16"
+    assert {leaf.dtype for leaf in base.params.values()} == {np.dtype("bfloat16")}

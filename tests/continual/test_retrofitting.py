@@ -1,0 +1,183 @@
+"""Retrofits as a command: the base's own numbers, healing that trains the memory alone."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import retrofit
+from smf_jax.continual import retrofitting
+from smf_jax.continual.base import load_base
+from smf_jax.continual.config import MemoryFlags, RetrofitFlags
+from smf_jax.models.config import ModelConfig
+from smf_jax.models.decoder import Decoder
+from smf_jax.params import Params, unflatten
+from tests.tiny_sweep import content, on_devices, quick_compilation, write_lines
+
+SMALL = dict(keys_per_half=8, memory_heads=2, reads=3, key_width=8, heal_steps=0)
+
+
+def flags(base: Path | str, out: Path | str, **changes) -> RetrofitFlags:
+    return RetrofitFlags(**{**SMALL, "base": str(base), "out": str(out), **changes})
+
+
+@partial(jax.jit, static_argnums=0)
+def logits(config: ModelConfig, params: Params) -> jax.Array:
+    tokens = np.random.default_rng(0).integers(0, config.vocabulary, (3, 40))
+    return Decoder(config).apply({"params": unflatten(params)}, tokens)
+
+
+def test_without_alpha_the_logits_are_those_of_the_base_bit_for_bit(plain_checkpoint, tmp_path):
+    out = tmp_path / "made"
+    assert retrofit.main(flags(plain_checkpoint, out, layers="0,1", alpha=0.0)) == 0
+    before, after = load_base(str(plain_checkpoint), "base"), load_base(str(out), "base")
+    expected = np.asarray(logits(before.config, before.params))
+    assert np.asarray(logits(after.config, after.params)).tobytes() == expected.tobytes()
+    woken = {p: leaf + 0.5 if p.endswith("/alpha") else leaf for p, leaf in after.params.items()}
+    assert np.any(np.asarray(logits(after.config, woken)) != expected)
+    for path, leaf in before.params.items():
+        assert np.asarray(after.params[path]).tobytes() == np.asarray(leaf).tobytes()
+    assert after.config.memory.layers == (0, 1)
+    assert after.origin == "Hugging Face checkpoint plain, add"
+
+
+@pytest.fixture(scope="module")
+def healed(plain_checkpoint, tmp_path_factory):
+    """Retrofits healed in several ways, by name; and the base."""
+    place = tmp_path_factory.mktemp("healed")
+    lines = [{"text": f"Thing {n} stands beside thing {n + 1}."} for n in range(99)]
+    texts = write_lines(place / "texts.jsonl", *lines)
+    base = load_base(str(plain_checkpoint), "base")
+    shared = dict(
+        layers="1", heal_steps=3, heal_texts=str(texts), heal_length=16, heal_batch_size=4
+    )
+
+    def made(**changes):
+        given = flags(plain_checkpoint, place / "made", **{**shared, **changes})
+        windows = retrofitting.heal_windows(given, base)
+        with on_devices(1), quick_compilation():
+            return retrofitting.retrofit_base(given, base, windows)
+
+    return base, made
+
+
+def moved(before: Params, after: Params) -> set[str]:
+    return {path for path, leaf in after.items() if np.any(leaf != before.get(path))}
+
+
+ROUTING = {f"memory/layer_1/{leaf}" for leaf in ("keys", "query_scale", "key_scale")}
+QUERY = {f"memory/layer_1/query/{leaf}" for leaf in ("kernel", "bias")}
+
+
+def test_healing_trains_the_memory_alone_and_leaves_its_routing(healed):
+    base, made = healed
+    fresh = made(retrofit="replace", heal_steps=0, whiten_queries=False).params
+    plain = made(retrofit="replace", whiten_queries=False).params
+    assert set(base.params) - set(plain) == {
+        f"layers_1/feed_forward/{name}/kernel" for name in ("gate", "up", "down")
+    }
+    for path, leaf in plain.items():
+        if not path.startswith("memory/"):
+            assert np.asarray(leaf).tobytes() == np.asarray(base.params[path]).tobytes(), path
+    memory = {path for path in plain if path.startswith("memory/")}
+    assert moved(fresh, plain) == memory - ROUTING - QUERY
+    trained = made(retrofit="replace", whiten_queries=False, heal_routing=True).params
+    assert moved(fresh, trained) == memory
+
+
+def test_queries_are_whitened_before_and_after_healing(healed, monkeypatch):
+    _, made = healed
+    given = []
+    monkeypatch.setattr(
+        retrofitting, "whiten_queries", lambda model, params, batch: given.append(params) or params
+    )
+    made(retrofit="add", heal_steps=0)
+    assert len(given) == 1
+    after = made(retrofit="add")
+    assert len(given) == 3 and moved(given[1], given[2]) and not moved(given[2], after.params)
+    monkeypatch.undo()
+    white = made(retrofit="add", heal_steps=0).params
+    assert moved(given[0], white) == QUERY
+
+
+def test_distillation_heals_towards_the_removed_feed_forward(healed, capsys):
+    base, made = healed
+    by_text = made(retrofit="replace").params
+    capsys.readouterr()
+    distilled = made(retrofit="replace", heal_loss="distill")
+    assert "healing: squared error" in capsys.readouterr().out
+    assert distilled.params.keys() == by_text.keys(), "what was removed does not come back"
+    assert "memory/pool_1/values" in moved(by_text, distilled.params)
+    assert not moved(base.params, {p: distilled.params[p] for p in base.params if p in by_text})
+
+
+def test_the_outline_is_that_of_what_is_made(plain_checkpoint):
+    base = load_base(str(plain_checkpoint), "base")
+    given = MemoryFlags(**{**SMALL, "retrofit": "add"})
+    abstract_base = retrofitting.check_retrofit(given, base, has_text=False)
+    made = retrofitting.retrofit_base(given, base, None)
+    assert abstract_base.is_abstract and not made.is_abstract
+    assert abstract_base.config == made.config
+    assert {p: leaf.shape for p, leaf in abstract_base.params.items()} == {
+        p: leaf.shape for p, leaf in made.params.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(retrofit="none"), "--retrofit=none is unknown; choose add or replace"),
+        (dict(base="nowhere"), "--base=nowhere: no such directory"),
+        (dict(base=""), "--base=: no such directory; give"),
+        (dict(dtype="float64"), "--dtype=float64 is unknown; choose from float32, bfloat16"),
+        (dict(layers="2"), "--layers=2: layers .2. are outside .* 0 to 1"),
+        (dict(reads=9), "--reads=9 per head exceed keys_per_half=8"),
+        (dict(heal_steps=-1), "--heal_steps=-1: expected at least 0"),
+        (dict(heal_steps=5), "--heal_steps=5 needs text; give --heal_texts=FILE, or"),
+        (dict(heal_steps=5, heal_texts="no.txt"), "--heal_texts.*no.txt: no such file"),
+        (dict(heal_steps=5, heal_texts="short.txt"), "--heal_texts=short.txt: .*give more text"),
+        (dict(heal_loss="mse"), "--heal_loss=mse is unknown; choose text or distill"),
+        (
+            dict(heal_loss="distill"),
+            "--heal_loss=distill with --retrofit=add: .* give --retrofit=replace or --heal_loss=t",
+        ),
+        (
+            dict(query_bias=False, heal_texts="short.txt"),
+            "--whiten_queries with --noquery_bias: .* give --nowhiten_queries or --query_bias",
+        ),
+        (dict(heal_batch_size=0), "--heal_batch_size=0: expected at least 1"),
+        (dict(heal_length=0), "--heal_length=0: expected at least 1"),
+        (dict(heal_learning_rate=-1.0), "--heal_learning_rate=-1.0: expected a number above 0"),
+        (dict(out=""), "--out is empty"),
+    ],
+)
+def test_bad_input_is_refused_by_flag_before_any_compute(
+    plain_checkpoint, tmp_path, monkeypatch, changes, message
+):
+    monkeypatch.chdir(tmp_path)
+    Path("short.txt").write_text("Too short.")
+    for module, name in (
+        (retrofitting, "retrofit"),
+        (retrofitting, "fit"),
+        (retrofit, "save_base"),
+    ):
+        monkeypatch.setattr(module, name, None)
+    given = {"base": plain_checkpoint, "out": tmp_path / "made", **changes}
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        retrofit.main(flags(**given))
+    assert [path.name for path in tmp_path.iterdir()] == ["short.txt"]
+
+
+def test_a_base_with_memories_is_refused_and_an_old_one_kept(tiny_base, tmp_path):
+    with pytest.raises(ValueError, match="--retrofit=add: the base .* already; leave the flag out"):
+        retrofit.main(flags(tiny_base, tmp_path / "made"))
+    before = content(tiny_base)
+    with pytest.raises(FileExistsError, match="--out=.* exists; choose"):
+        retrofit.main(flags(tiny_base, tiny_base))
+    with pytest.raises(ValueError, match="already"):
+        retrofit.main(flags(tiny_base, tiny_base, overwrite=True))
+    assert content(tiny_base) == before

@@ -1,0 +1,220 @@
+"""The directory of a run: what may be opened, what a resume finds, what a kill leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smf_jax import checkpoints
+from smf_jax.continual.config import SweepFlags
+from smf_jax.continual.grid import Trial
+from smf_jax.continual.run_directory import CONFIG, NOT_COMPARED, RESULTS, RunDirectory
+from tests.tiny_sweep import content
+
+SMF = Trial("smf", 16, "tfidf", "per_step", "sgd", 30.0, 0, "facts")
+FULL = Trial("full", None, None, None, "adamw", 1e-3, 0, "shuffled")
+CONFIGURATION = {
+    "methods": "smf",
+    "slots": "16",
+    "seeds": "0",
+    "versions": {"jax": "1"},
+    "out": "a",
+}
+
+
+@pytest.fixture
+def run(tmp_path) -> RunDirectory:
+    run = RunDirectory(str(tmp_path / "run"))
+    run.open(CONFIGURATION, resume=False, overwrite=False)
+    return run
+
+
+def finish(run: RunDirectory, trial: Trial, *tasks: int, failed: int | None = None) -> None:
+    """Leaves what finished tasks leave; `failed` is the step at which the last one did not."""
+    for task in tasks:
+        is_last = task == tasks[-1]
+        step = failed if is_last else None
+        if step is None:
+            checkpoints.save(run.task_path(trial, task), {"a": np.zeros(2)}, {})
+        run.append({"trial": trial.id, "task": task, "failed_step": step, "known": 0.5})
+
+
+def test_a_directory_is_opened_once(run):
+    assert json.loads((run.path / CONFIG).read_text()) == CONFIGURATION
+    before = content(run.path)
+    with pytest.raises(FileExistsError, match="--out=.* exists; give --resume .*--overwrite to"):
+        run.open(CONFIGURATION, resume=False, overwrite=False)
+    with pytest.raises(ValueError, match="--resume .* and --overwrite .* give one of them"):
+        run.open(CONFIGURATION, resume=True, overwrite=True)
+    assert content(run.path) == before
+
+
+def test_overwriting_leaves_nothing_of_the_old_run(run):
+    finish(run, SMF, 0)
+    run.open(CONFIGURATION | {"slots": "64"}, resume=False, overwrite=True)
+    assert [path.name for path in run.path.iterdir()] == [CONFIG]
+    assert json.loads((run.path / CONFIG).read_text())["slots"] == "64"
+
+
+def test_a_check_touches_nothing(tmp_path):
+    run = RunDirectory(str(tmp_path / "a" / "b"))
+    run.check(CONFIGURATION, resume=True, overwrite=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_resume_compares_what_decides_the_numbers(run):
+    same = CONFIGURATION | {"out": "b", "versions": {}, "resume": True, "shard": "1/2"}
+    run.check(same, resume=True, overwrite=False)
+    with pytest.raises(ValueError, match="with other flags: --seeds was '0', is '1', --slots was"):
+        run.check(same | {"slots": "64", "seeds": "1"}, resume=True, overwrite=False)
+    with pytest.raises(ValueError, match="--rule was None, is 'tf'"):
+        run.check(same | {"rule": "tf"}, resume=True, overwrite=False)
+
+
+def test_flags_that_are_not_compared_exist():
+    flags = {each.name for each in dataclasses.fields(SweepFlags)} | {"versions", "python"}
+    assert flags | {"probe_rows"} == flags | NOT_COMPARED
+
+
+@pytest.mark.parametrize("what", ["file", "model", "home"])
+@pytest.mark.parametrize("given", [dict(resume=True), dict(overwrite=True)])
+def test_what_is_no_run_is_neither_resumed_nor_replaced(tmp_path, what, given):
+    path = tmp_path / what
+    if what == "file":
+        path.write_text("precious")
+    else:
+        path.mkdir()
+        text = {"model": '{"model_type": "llama"}', "home": "precious"}[what]
+        (path / {"model": "config.json", "home": "notes.txt"}[what]).write_text(text)
+    before = content(tmp_path)
+    with pytest.raises(FileExistsError, match="exists and is no run, so it is neither"):
+        RunDirectory(str(path)).open(
+            CONFIGURATION, **{"resume": False, "overwrite": False, **given}
+        )
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("path", ["", "."])
+def test_the_working_directory_is_no_run(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="--out names no directory of its own"):
+        RunDirectory(path).open(CONFIGURATION, resume=False, overwrite=True)
+
+
+def test_a_kill_before_the_first_word_can_be_resumed(tmp_path):
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / f".{CONFIG}.12.partial").write_text("{")
+    RunDirectory(str(path)).open(CONFIGURATION, resume=True, overwrite=False)
+    assert json.loads((path / CONFIG).read_text()) == CONFIGURATION
+
+
+def test_numbers_that_are_not_finite_are_null(run):
+    run.append({"trial": "a", "task": 0, "loss": math.nan, "known": math.inf, "rows": [1.5]})
+    assert run.rows() == [{"trial": "a", "task": 0, "loss": None, "known": None, "rows": [1.5]}]
+    assert "NaN" not in (run.path / RESULTS).read_text()
+
+
+@pytest.mark.parametrize("cut", [1, 20, -1])
+def test_a_line_that_was_cut_short_does_not_count(run, cut):
+    finish(run, FULL, 0, 1)
+    results = run.path / RESULTS
+    first, second = results.read_text().splitlines(keepends=True)
+    results.write_text(first + second[:cut])
+    assert [row["task"] for row in run.rows()] == [0]
+    assert run.completed(FULL) == (1, None)
+    again = RunDirectory(str(run.path))
+    again.open(CONFIGURATION, resume=True, overwrite=False)
+    assert results.read_text() == first  # or the next row would be appended to the cut one
+
+
+def test_a_task_is_done_when_its_row_and_its_checkpoint_are_there(run):
+    assert run.completed(SMF) == (0, None)
+    finish(run, SMF, 0, 1, 2)
+    finish(run, FULL, 0)
+    assert run.completed(SMF) == (3, None)
+    assert run.completed(FULL) == (1, None)
+    checkpoints.save(run.task_path(FULL, 1), {"a": np.zeros(2)}, {})  # its row was not written
+    assert run.completed(FULL) == (1, None)
+
+
+def test_patches_are_all_needed_and_leaves_only_the_last(run):
+    for trial in (SMF, FULL):
+        finish(run, trial, 0, 1, 2)
+        remove(run.task_path(trial, 0))
+    assert run.completed(SMF) == (0, None)
+    assert run.completed(FULL) == (3, None)
+    remove(run.task_path(FULL, 2))
+    assert run.completed(FULL) == (2, None)
+    (run.task_path(FULL, 1) / "manifest").rename(run.path / "elsewhere")
+    assert run.completed(FULL) == (0, None)
+
+
+def test_a_failure_is_found_with_its_step(run):
+    finish(run, SMF, 0, 1, failed=7)
+    assert run.completed(SMF) == (1, 7)
+    finish(run, FULL, 0, failed=0)
+    assert run.completed(FULL) == (0, 0)
+    remove(run.task_path(SMF, 0))
+    assert run.completed(SMF) == (0, None)  # it has to be run again from there, and may fail again
+
+
+def test_rows_that_are_run_again_are_forgotten(run):
+    run.forget(SMF, 0)  # nothing yet
+    finish(run, SMF, 0, 1, 2)
+    finish(run, FULL, 0, 1)
+    run.forget(SMF, 1)
+    assert [(r["trial"], r["task"]) for r in run.rows()] == [
+        (SMF.id, 0),
+        (FULL.id, 0),
+        (FULL.id, 1),
+    ]
+
+
+def test_shards_write_files_of_their_own_and_read_all(tmp_path):
+    shards = [RunDirectory(str(tmp_path / "run"), f"{n}/2") for n in (0, 1)]
+    for run, trial in zip(shards, (SMF, FULL), strict=True):
+        run.open(CONFIGURATION | {"shard": "x"}, resume=True, overwrite=False)
+        finish(run, trial, 0)
+    assert [row["trial"] for row in shards[0].rows()] == [SMF.id, FULL.id]
+    with (tmp_path / "run" / "results-1-of-2.jsonl").open("a") as file:
+        file.write('{"trial": ')  # the other machine is in the middle of a line
+    shards[0].open(CONFIGURATION, resume=True, overwrite=False)
+    assert len(shards[0].rows()) == 2
+    assert (tmp_path / "run" / "results-1-of-2.jsonl").read_text().endswith('{"trial": ')
+    shards[0].forget(FULL, 0)
+    assert len(shards[0].rows()) == 2
+
+
+def test_leaves_are_kept_with_what_they_are(run):
+    params = {"a/b": np.arange(3.0)}
+    for task in (0, 1):
+        run.save_params(FULL, task, params, "mark")
+    metadata = checkpoints.read_metadata(run.task_path(FULL, 1))
+    assert metadata["kind"] == "leaves" and metadata["base"] == "mark"
+    assert {name: metadata[name] for name in dataclasses.asdict(FULL)} == dataclasses.asdict(FULL)
+    np.testing.assert_array_equal(run.load_params(FULL, 1)["a/b"], params["a/b"])
+    run.drop_params_before(FULL, 1)
+    assert [path.name for path in run.task_path(FULL, 0).parent.iterdir()] == ["task_01"]
+    finish(run, SMF, 0, 1)
+    run.drop_params_before(SMF, 1)
+    assert run.completed(SMF) == (2, None)
+
+
+def test_half_a_checkpoint_is_replaced(run):
+    run.save_params(FULL, 0, {"a": np.zeros(2)}, "mark")
+    remove(run.task_path(FULL, 0) / "manifest")
+    run.save_params(FULL, 0, {"a": np.ones(2)}, "mark")
+    np.testing.assert_array_equal(run.load_params(FULL, 0)["a"], np.ones(2))
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a directory."""
+    for each in path.iterdir() if path.is_dir() else ():
+        remove(each)
+    path.rmdir() if path.is_dir() else path.unlink()

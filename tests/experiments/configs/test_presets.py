@@ -1,0 +1,227 @@
+"""Presets set every choice of a paper; what they come to is pinned here, sizes included."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from benchmarks.random_checkpoint import SHAPES
+from experiments.cli import parse
+from experiments.configs.presets import PRESETS, base_recipe, preset_values
+from smf_jax.continual.base import Base
+from smf_jax.continual.config import PretrainFlags, SweepFlags
+from smf_jax.continual.methods import count_trainable, make_trainer
+from smf_jax.continual.plan import plan
+from smf_jax.continual.pretraining import model_config
+from smf_jax.models.config import ModelConfig
+from smf_jax.models.decoder import abstract_params
+from smf_jax.params import count_parameters, flatten
+
+QWEN_HALF_BILLION = SHAPES["qwen2.5-0.5b"]
+
+
+def flags_of(name: str, *more: str) -> SweepFlags:
+    return parse(SweepFlags, [f"--preset={name}", *more])[0]
+
+
+def parameters(config: ModelConfig) -> dict[str, int]:
+    """Parameters of the memory, of its tables, and of everything."""
+    params = flatten(abstract_params(config))
+    memory = {path: leaf for path, leaf in params.items() if path.startswith("memory/")}
+    tables = {path: leaf for path, leaf in memory.items() if path.endswith("/values")}
+    return {
+        "memory": count_parameters(memory),
+        "tables": count_parameters(tables),
+        "all": count_parameters(params),
+    }
+
+
+def retrofitted(flags: SweepFlags) -> ModelConfig:
+    placement = flags.placement(QWEN_HALF_BILLION.width, QWEN_HALF_BILLION.layers)
+    return dataclasses.replace(QWEN_HALF_BILLION, memory=placement)
+
+
+def pretrained(name: str) -> ModelConfig:
+    flags, _ = parse(PretrainFlags, [f"--preset={name}"])
+    return model_config(flags, vocabulary=32_768)
+
+
+# Settings of the grid, then: memory layers, pools, heads, reads, key width, value width, slots.
+PINNED = {
+    "lin2025-facts": (
+        "smf-tfidf-sgd-t500-lr2-s0 full-adamw-facts-lr5e-06-s0 lora-adamw-facts-lr5e-06-s0 "
+        "lora-adamw-facts-lr5e-05-s0 lora-adamw-facts-lr0.0002-s0",
+        ((12,), 1, 4, 32, 1024, 1024, 1_048_576, "silu", "none", True),
+    ),
+    "lin2025-documents": (
+        "smf-tfidf-sgd-t10000-lr2-s0 full-adamw-facts-lr5e-06-s0 lora-adamw-facts-lr5e-06-s0 "
+        "lora-adamw-facts-lr5e-05-s0 lora-adamw-facts-lr0.0002-s0",
+        ((12,), 1, 4, 32, 1024, 1024, 1_048_576, "silu", "none", True),
+    ),
+    "goyal2026": (
+        "smf-kl_df-adamw-t128-lr0.0005-s0 smf-kl_df-adamw-t256-lr0.0005-s0 "
+        "smf-kl_df-adamw-t512-lr0.0005-s0",
+        ((6, 12, 18), 3, 4, 16, 256, 896, 16_384, "silu", "none", False),
+    ),
+    "smf-icml2026": (
+        "smf-kl_acc-per_micro_batch-adamw-t512-lr0.0005-s0 "
+        "smf-kl_acc-per_micro_batch-adamw-t512-lr0.0005-s1 "
+        "smf-kl_acc-per_micro_batch-adamw-t512-lr0.0005-s2 "
+        "lora-adamw-lr0.0002-s0 lora-adamw-lr0.0002-s1 lora-adamw-lr0.0002-s2 "
+        "full-adamw-lr5e-05-s0 full-adamw-lr5e-05-s1 full-adamw-lr5e-05-s2",
+        ((6, 12, 18), 3, 4, 16, 256, 896, 16_384, "silu", "none", False),
+    ),
+    "memory-plus-373m": (None, ((4, 12, 20), 1, 4, 32, 512, 1024, 1_048_576, "silu", "none", True)),
+    "pkm2019": (None, ((10,), 1, 4, 32, 512, 1024, 262_144, "none", "batch", False)),
+}
+PINNED["smf-icml2026-scale"] = PINNED["smf-icml2026-replace"] = PINNED["smf-icml2026"]
+
+
+def test_every_preset_is_pinned():
+    assert PINNED.keys() == PRESETS.keys()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_comes_to_its_papers_grid_and_memory(name):
+    grid, memory = PINNED[name]
+    flags = flags_of(name)
+    if grid is not None:
+        assert " ".join(trial.id for trial in plan(flags)) == grid
+    config = retrofitted(flags) if flags.retrofit != "none" else pretrained(name)
+    placement = config.memory
+    assert placement is not None
+    found = placement.memory
+    assert memory == (
+        placement.layers,
+        len(placement.pools),
+        found.heads,
+        found.reads,
+        found.key_width,
+        found.value_width,
+        found.slots,
+        found.gate,
+        found.query_norm,
+        found.qk_norm,
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if "2026" in name])
+def test_retrofits_have_the_published_number_of_parameters(name):
+    sizes = parameters(retrofitted(flags_of(name)))
+    alphas = 3 if flags_of(name).retrofit == "add" else 0
+    assert sizes["memory"] == 52_011_264 + alphas
+    assert sizes["tables"] == 3 * 14_680_064
+
+
+@pytest.mark.parametrize(
+    ("name", "tables", "millions"),
+    [
+        ("lin2025-facts", 1_073_741_824, 2_253),
+        ("memory-plus-373m", 1_073_741_824, 1_491),
+        ("pkm2019", 268_435_456, 561),
+    ],
+)
+def test_pretrained_memories_have_the_published_tables(name, tables, millions):
+    sizes = parameters(pretrained(name))
+    assert sizes["tables"] == tables
+    assert round(sizes["all"] / 1e6) == millions
+
+
+# A Qwen2.5-0.5B layer's projections: q and o, k and v, gate and up and down; r·(in + out) each.
+ATTENTION, FEED_FORWARD = 2 * (896 + 896) + 2 * (896 + 128), 3 * (896 + 4864)
+QWEN_LORA = 16 * 24 * (ATTENTION + FEED_FORWARD)
+# What the methods of a preset train: rows of all pools and their numbers, or numbers alone.
+TRAINED = {
+    "lin2025-facts": {"smf": 500 * 1024, "full": 2_253_490_176, "lora": 108_068_864},
+    "lin2025-documents": {"smf": 10_000 * 1024, "full": 2_253_490_176, "lora": 108_068_864},
+    "goyal2026": {"smf": 3 * 512 * 896},
+    # Each of four micro-batches selects its own.
+    "smf-icml2026": {"smf": 3 * 4 * 512 * 896, "full": 494_032_768 + 52_011_267, "lora": QWEN_LORA},
+    "smf-icml2026-scale": {
+        "smf": 3 * 4 * 512 * 896 + 3,
+        "full": 494_032_768 + 52_011_267,
+        "lora": QWEN_LORA,
+    },
+    "smf-icml2026-replace": {
+        "smf": 3 * 4 * 512 * 896,
+        "full": 494_032_768 + 52_011_264 - 3 * 3 * 896 * 4864,
+        "lora": QWEN_LORA - 3 * 16 * FEED_FORWARD,
+    },
+    "memory-plus-373m": {"smf": 512 * 1024, "full": 1_491_139_072, "lora": 4_153_344},
+    "pkm2019": {"smf": 512 * 1024, "full": 561_032_192 - 2 * 4 * 512, "lora": 2_891_776},
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_is_told_to_train_is_what_the_paper_trains(name):
+    flags = flags_of(name)
+    config = retrofitted(flags) if flags.retrofit != "none" else pretrained(name)
+    abstract_base = flatten(abstract_params(config))
+    base = Base(config, abstract_base, None, "outline")  # pyright: ignore[reportArgumentType]
+    told = {}
+    for trial in plan(flags):
+        trainer = make_trainer(flags, base, trial, None)  # pyright: ignore[reportArgumentType]
+        told[trial.method] = count_trainable(flags, trainer, base, trial).parameters
+    told.pop("replay", None)
+    assert told == TRAINED[name]
+
+
+def test_training_of_the_retrofits_is_as_published():
+    goyal, icml = flags_of("goyal2026"), flags_of("smf-icml2026")
+    for flags in (goyal, icml):
+        assert (flags.clip, flags.schedule, flags.warmup_steps) == (1.0, "cosine", 100)
+        assert flags.batch_size == 16
+    assert (goyal.retrofit, goyal.heal_steps, goyal.heal_learning_rate) == ("replace", 1250, 5e-4)
+    assert (icml.retrofit, icml.alpha, icml.train_alpha) == ("add", 0.01, False)
+    assert (icml.lora_rank, icml.lora_alpha, icml.steps_per_task) == (16, 32.0, 11_250)
+    assert flags_of("smf-icml2026-scale").train_alpha
+    assert flags_of("smf-icml2026-replace").retrofit == "replace"
+
+
+def test_a_given_flag_wins_over_the_preset():
+    flags = flags_of("goyal2026", "--slots=64", "--retrofit=replace")
+    assert (flags.slots, flags.rule) == ("64", "kl_df")
+    # Also where it is given the value that the flag has by default.
+    assert flags_of("goyal2026", f"--rule={SweepFlags.rule}").rule == SweepFlags.rule
+
+
+def test_without_a_preset_nothing_changes():
+    assert parse(SweepFlags, [])[0] == SweepFlags()
+    assert base_recipe(SweepFlags()) == PretrainFlags()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_tiny_changes_sizes_and_no_choices(name):
+    choices = ("rule", "granularity", "optimizer", "retrofit", "gate", "query_norm", "qk_norm")
+    choices += ("score", "shared_pool", "train_alpha", "clip", "schedule", "key_scale")
+    tiny, full = flags_of(name, "--scale=tiny"), flags_of(name)
+    assert [getattr(tiny, each) for each in choices] == [getattr(full, each) for each in choices]
+    made = model_config(base_recipe(tiny), vocabulary=512)
+    assert count_parameters(abstract_params(made)) < 200_000
+
+
+@pytest.mark.parametrize("command", ["sweep", "pretrain"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_name_flags_that_exist_with_values_of_their_type(name, command):
+    config = {"sweep": SweepFlags, "pretrain": PretrainFlags}[command]()
+    for scale in ("full", "tiny"):
+        for flag, value in preset_values(name, scale, command).items():
+            assert type(value) is type(getattr(config, flag)), flag
+    known = {
+        field.name for kind in (SweepFlags, PretrainFlags) for field in dataclasses.fields(kind)
+    }
+    assert set(PRESETS[name].open_choices) <= known
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--preset=lin2024"], "--preset=lin2024 is unknown; choose from lin2025-facts"),
+        (["--preset=pkm2019", "--scale=huge"], "--scale=huge is unknown; choose from full, tiny"),
+        (["--scale=tiny"], "--scale=tiny shrinks a preset; give --preset with it"),
+    ],
+)
+def test_unknown_presets_and_scales_are_refused(arguments, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        parse(SweepFlags, arguments)

@@ -1,0 +1,106 @@
+"""The pictures: nothing covers anything, whatever is drawn."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from matplotlib.transforms import Bbox
+
+from experiments.report.figures import COLOURS, draw_frontier, draw_matrices, draw_pictures
+from experiments.report.summary import average, summarise
+from smf_jax.continual.grid import METHODS
+
+
+def averages_of(rows):
+    return average(summarise(rows))
+
+
+@pytest.fixture
+def sweep(make_rows):
+    rows = []
+    for learned, rate in ((0.2, 1e-5), (0.8, 3e-5), (1.0, 1e-4)):
+        for method in METHODS[1:]:
+            rows += make_rows(method, learning_rate=rate, learned=learned, known=1 - learned)
+    for slots in (64, 512):
+        for seed in (0, 1):
+            rows += make_rows(slots=slots, seed=seed, known=1.0 + 0.01 * seed)
+    return rows
+
+
+def test_every_method_has_a_colour_of_its_own():
+    assert set(COLOURS) == set(METHODS)
+    assert len(set(COLOURS.values())) == len(COLOURS)
+
+
+def test_the_frontier_has_a_curve_a_sweep_in_each_panel(sweep):
+    figure = draw_frontier(averages_of(sweep))
+    for axes in figure.axes:
+        curves = [line for line in axes.lines if not line.get_label().startswith("_")]
+        assert sorted(len(line.get_xdata()) for line in curves) == [1, 1, 3, 3, 3]
+    left, right = figure.axes
+    assert {tuple(line.get_xdata()) for line in left.lines} != {
+        tuple(line.get_xdata()) for line in right.lines
+    }
+
+
+def test_all_points_of_the_frontier_lie_inside_its_axes(sweep):
+    figure = draw_frontier(averages_of(sweep))
+    for axes in figure.axes:
+        low, high = axes.get_ylim()
+        values = np.concatenate([line.get_ydata() for line in axes.lines])
+        assert low <= values.min() < 0  # a base may be bettered
+        assert values.max() <= high
+        assert axes.get_xlim() == (0, 1)
+
+
+@pytest.mark.parametrize("rules", [("tfidf",), ("tfidf", "tf", "random", "kl_df")])
+def test_the_legend_covers_no_panel_and_stays_in_the_picture(make_rows, rules):
+    rows = []
+    for rule in rules:
+        for slots in (16, 64, 512, 4096):
+            rows += make_rows(slots=slots, rule=rule, trial=f"smf-{rule}-sgd-t{slots}-lr30-s0")
+    figure = draw_frontier(averages_of(rows), note="smf-tfidf-sgd-t64-lr30-s1 failed")
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert not any(box.overlaps(axes.get_tightbbox()) for axes in figure.axes)
+    page = Bbox.from_bounds(0, 0, *(figure.get_size_inches() * figure.dpi))
+    assert page.contains(box.x0, box.y0)
+    assert page.contains(box.x1, box.y1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_panels_and_their_titles_do_not_overlap(count):
+    matrix = np.tril(np.ones((5, 5)))
+    titles = [f"smf, random, per_task, momentum, budget {8**n}, lr 0.0003" for n in range(count)]
+    figure = draw_matrices(dict.fromkeys(titles, matrix), "after task", "accuracy on task", "")
+    figure.draw_without_rendering()
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
+    assert all(box.y1 <= figure.bbox.y1 for box in boxes)
+
+
+def test_overlaps_are_drawn_for_four_sweeps_at_most(make_rows):
+    rows, changed = [], {}
+    for place, slots in enumerate((16, 64, 256, 512, 4096)):
+        rows += make_rows(slots=slots, end=0.9 - 0.1 * place)
+        changed[rows[-1]["trial"]] = [np.arange(slots), np.arange(slots // 2, slots)]
+    pictures = draw_pictures(averages_of(rows), changed)
+    panels = [axes for axes in pictures["slots"].axes if axes.images]
+    assert len(panels) == 4
+    assert panels[0].texts[0].get_text() == "budget 16, lr 30"
+    np.testing.assert_allclose(panels[0].images[0].get_array(), [[np.nan, 0.5], [1, np.nan]])
+
+
+@pytest.mark.parametrize("changed", [{}, {"smf-tfidf-sgd-t64-lr30-s0": [np.arange(3)]}])
+def test_there_is_no_picture_of_overlaps_without_two_tasks(make_rows, changed):
+    pictures = draw_pictures(averages_of(make_rows(tasks=1)), changed)
+    assert set(pictures) == {"frontier", "retention"}
+
+
+def test_tasks_that_changed_nothing_are_drawn_blank(make_rows):
+    changed = {"smf-tfidf-sgd-t64-lr30-s0": [np.arange(0), np.arange(0)]}
+    figure = draw_pictures(averages_of(make_rows(tasks=2)), changed)["slots"]
+    assert np.isnan(figure.axes[0].images[0].get_array().filled(np.nan)).all()

@@ -1,0 +1,104 @@
+"""The report: complete whatever a run holds, and readable by machines."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from experiments.report.summary import summarise
+from experiments.report.write import summary_csv, write_report
+from tests.experiments.report.test_tables import HEALTH, parse
+
+FAILURE = dict(
+    seen=None,
+    unseen=None,
+    stream_seen=None,
+    stream_unseen=None,
+    retention=None,
+    known=None,
+    text_loss=None,
+    failed_step=17,
+)
+
+
+def slots_of(rows) -> dict[str, list[np.ndarray]]:
+    return {row["trial"]: [np.arange(9)] * 3 for row in rows if row["method"] == "smf"}
+
+
+def test_a_report_has_its_table_and_pictures(tmp_path, make_rows):
+    rows = make_rows() + make_rows("full", end=0.2, known=0.5)
+    table = write_report(tmp_path, rows, slots_of(rows))
+    text = (tmp_path / "report.md").read_text()
+    assert table in text
+    assert text.startswith(f"# {tmp_path.name}\n")
+    assert [line[0] for line in parse(table)[2:]] == [
+        "**smf-tfidf-sgd-t64-lr30**",
+        "full-adamw-lr30",
+    ]
+    for name in ("frontier", "retention", "slots"):
+        assert f"({name}.png)" in text
+        picture = imread(tmp_path / f"{name}.png")
+        assert picture.shape[1] == 1600
+        assert picture.std() > 0.01  # something is drawn
+
+
+def test_failed_and_unfinished_trials_are_named(tmp_path, make_rows):
+    failing = make_rows(learning_rate=1e3, tasks=2)
+    failing[1] |= FAILURE
+    table = write_report(tmp_path, make_rows() + failing + make_rows(slots=512, tasks=2), {})
+    text = (tmp_path / "report.md").read_text()
+    assert "- smf-tfidf-sgd-t64-lr1000-s0 failed at task 1, step 17" in text
+    assert "- smf-tfidf-sgd-t512-lr30-s0 has finished 2 of 3 tasks" in text
+    assert len(parse(table)) == 3  # header, rule, the finished one
+
+
+@pytest.mark.parametrize("case", ["one trial of one task", "no memory", "all failed", "nothing"])
+def test_a_report_is_written_whatever_a_run_holds(tmp_path, make_rows, case):
+    rows = {
+        "one trial of one task": make_rows(tasks=1),
+        "no memory": make_rows("full") + make_rows("lora"),
+        "all failed": make_rows(tasks=1, **FAILURE),
+        "nothing": [],
+    }[case]
+    (tmp_path / "slots.png").write_bytes(b"of an earlier report")
+    write_report(tmp_path, rows, {})
+    written = {path.name for path in tmp_path.iterdir()}
+    drawn = (
+        {"frontier.png"}
+        if case in ("all failed", "nothing")
+        else {
+            "frontier.png",
+            "retention.png",
+        }
+    )
+    assert written == drawn | {"summary.csv", "report.md"}
+    text = (tmp_path / "report.md").read_text()
+    assert all(name in text for name in drawn)
+    assert "slots.png" not in text
+
+
+def test_the_summary_has_a_line_a_trial_that_reads_back(make_rows):
+    rows = make_rows(learned=0.123456789) + make_rows("full", seed=1, known_base=0.0)
+    smf, full = csv.DictReader(io.StringIO(summary_csv(summarise(rows))))
+    assert smf["trial"] == "smf-tfidf-sgd-t64-lr30-s0"
+    assert (smf["slots"], smf["rule"], smf["learning_rate"]) == ("64", "tfidf", "30")
+    assert (smf["tasks"], smf["failed"], smf["learned_unseen"]) == ("3", "", "0.123457")
+    assert (full["slots"], full["seed"], full["known_kept"]) == ("", "1", "")
+
+
+def test_named_probes_and_slot_health_have_their_tables_and_columns(tmp_path, make_rows):
+    rows = make_rows(probe_nq_f1=0.2, probe_nq_f1_base=0.4) + make_rows("full")
+    write_report(tmp_path, make_rows(probe_nq_f1=0.2, probe_nq_f1_base=0.4), {}, HEALTH)
+    text = (tmp_path / "report.md").read_text()
+    assert "## Probes" in text and "20.0 (-50.0 %)" in text
+    assert "## Slot health" in text and "busiest 1 %" in text
+    smf, full = csv.DictReader(io.StringIO(summary_csv(summarise(rows))))
+    assert (smf["probe_nq_f1"], smf["probe_nq_f1_base"]) == ("0.2", "0.4")
+    assert (full["probe_nq_f1"], full["probe_nq_f1_base"]) == ("", "")
+    write_report(tmp_path, rows, {}, {"background": None, "recount": None, "trials": {}})
+    text = (tmp_path / "report.md").read_text()
+    assert "## Probes" not in text and "## Slot health" not in text

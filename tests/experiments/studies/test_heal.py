@@ -1,0 +1,82 @@
+"""The study of healing: one row a mode, seed and text, the base's own losses beside them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments.studies import heal as heal_study
+from experiments.studies.heal import HealStudyFlags, main, measure, table
+from smf_jax.continual.base import load_base
+from tests.continual.test_retrofitting import SMALL
+from tests.tiny_sweep import on_devices, quick_compilation, write_lines
+
+
+@pytest.fixture(scope="module")
+def given(plain_checkpoint, tmp_path_factory):
+    place = tmp_path_factory.mktemp("study")
+    texts = [{"text": f"Thing {n} stands beside thing {n + 1}."} for n in range(99)]
+    written = write_lines(place / "texts.jsonl", *texts)
+    return dict(
+        SMALL,
+        base=str(plain_checkpoint),
+        layers="1",
+        heal_steps=8,
+        heal_learning_rate=0.05,
+        heal_texts=str(written),
+        heal_length=16,
+        heal_batch_size=4,
+        probes=f"things={written}",
+        probe_length=16,
+        seeds="0,1",
+        out=str(place / "out"),
+    )
+
+
+def test_every_mode_and_seed_is_measured_before_and_after(given, capsys):
+    with on_devices(1), quick_compilation():
+        assert main(HealStudyFlags(**given)) == 0
+    told = json.loads((heal_study.Path(given["out"]) / "losses.json").read_text())
+    rows = told["losses"]
+    assert [(row["mode"], row["seed"]) for row in rows] == [
+        (mode, seed) for mode in ("add", "replace") for seed in (0, 1)
+    ]
+    flags = HealStudyFlags(**given)
+    base = load_base(flags.base, "base")
+    expected = measure(base, heal_study.read_probes(flags, base))["things"]
+    for row in rows:
+        assert row["base"] == pytest.approx(expected, rel=1e-6)
+        assert row["healed"] < row["fresh"], "healing on this very text lowers its loss"
+    assert len({row["healed"] for row in rows}) == 4
+    assert table(rows) in capsys.readouterr().out
+    with pytest.raises(FileExistsError, match="--out=.* holds a study"):
+        main(flags)
+
+
+def test_the_table_has_means_and_the_range_of_the_rise():
+    rows = [
+        {"mode": "add", "seed": s, "text": "w", "base": 2.0, "fresh": 2.5, "healed": h}
+        for s, h in enumerate((1.5, 2.5))
+    ]
+    line = table(rows).splitlines()[-1]
+    assert line == "| add | w | 2.000 | 2.500 | 2.000 | +0.000 (-0.500 to +0.500) |"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(probes=""), "--probes is empty"),
+        (dict(probes="things"), "--probes=things: 'things' should be NAME=FILE"),
+        (dict(retrofit="add,none"), "--retrofit=add,none: choose from add, replace"),
+        (dict(heal_steps=0), "--heal_steps=0: expected at least 1"),
+        (dict(seeds="x"), "--seeds=x"),
+        (dict(heal_texts=""), "--heal_steps=8 needs text"),
+    ],
+)
+def test_bad_input_is_refused_before_any_compute(given, tmp_path, monkeypatch, changes, message):
+    monkeypatch.setattr(heal_study, "retrofit_base", None)
+    monkeypatch.setattr(heal_study, "measure", lambda *_: np.nan)
+    with pytest.raises(ValueError, match=message):
+        main(HealStudyFlags(**{**given, "out": str(tmp_path / "out"), **changes}))

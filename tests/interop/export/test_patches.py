@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from smf_jax.interop.export.patches import (
+    load_memory,
+    load_patch,
+    memory_name,
+    save_memory,
+    save_patch,
+)
+from smf_jax.sparse.patch import Patch, make_patch, pool_change
+
+
+def patch(dtype=np.float32) -> Patch:
+    rng = np.random.default_rng(0)
+    old, new = (rng.standard_normal((3, 4)).astype(dtype) for _ in range(2))
+    pools = {"memory/pool_6/values": pool_change(np.array([7, 0, 2]), old, new, 9)}
+    scalars = {"memory/layer_6/alpha": (np.asarray(0.01, dtype), np.asarray(0.02, dtype))}
+    return make_patch(pools, scalars, task="faits d'été", base="b" * 64)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("memory/layer_6/query/kernel", "layers.6.query.weight"),
+        ("memory/layer_6/query/bias", "layers.6.query.bias"),
+        ("memory/layer_12/query_norm/scale", "layers.12.query_norm.scale"),
+        ("memory/layer_12/keys", "layers.12.keys"),
+        ("memory/layer_12/alpha", "layers.12.alpha"),
+        ("memory/pool_0/values", "pools.0.values"),
+        ("memory/pool_0/expert_inputs", "pools.0.expert_inputs"),
+    ],
+)
+def test_names(path, name):
+    assert memory_name(path) == name
+
+
+@pytest.mark.parametrize("path", ["layers_0/attention/query/kernel", "memory/odd/keys", "keys"])
+def test_paths_outside_of_a_memory_are_refused(path):
+    with pytest.raises(ValueError, match=f"{path} is no leaf of a memory"):
+        memory_name(path)
+
+
+def test_a_patch_comes_back_bit_for_bit(tmp_path):
+    for dtype in (np.float32, np.float16):
+        first = patch(dtype)
+        save_patch(tmp_path / "p.safetensors", first)
+        second = load_patch(tmp_path / "p.safetensors")
+        for name in ("task", "base", "parent", "fingerprint"):
+            assert getattr(second, name) == getattr(first, name)
+        arrays, about = first.to_arrays()
+        found, found_about = second.to_arrays()
+        assert found_about == about
+        assert found.keys() == arrays.keys()
+        for path, array in arrays.items():
+            assert (found[path].dtype, found[path].shape) == (array.dtype, array.shape)
+            assert found[path].tobytes() == array.tobytes()
+
+
+def test_what_is_no_patch_is_refused(tmp_path):
+    file = tmp_path / "p.safetensors"
+    save_file({"x": np.zeros(2, np.float32)}, file)
+    with pytest.raises(ValueError, match=r"p.safetensors is no patch of smf_jax"):
+        load_patch(file)
+    save_patch(file, patch())
+    with safe_open(file, "numpy") as opened:
+        header = opened.metadata()
+    save_file(load_file(file), file, metadata=header | {"smf_jax": '{"paths": [], "kind": "x"}'})
+    with pytest.raises(ValueError, match=r"p.safetensors: kind='x'.* expected a patch"):
+        load_patch(file)
+    tensors = load_file(file)
+    del tensors["pools.6.values.old"]
+    save_file(tensors, file, metadata=header)
+    with pytest.raises(ValueError, match=r"no patch of smf_jax .*pools.6.values.old"):
+        load_patch(file)
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"p.safetensors \(40 bytes\) is truncated or damaged"):
+        load_patch(file)
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        load_patch(tmp_path / "nowhere")
+
+
+def test_memory_files_hold_exactly_the_leaves(tmp_path):
+    rng = np.random.default_rng(1)
+    params = {
+        "memory/layer_0/query/kernel": rng.standard_normal((3, 5)).astype(np.float32),
+        "memory/layer_0/alpha": np.asarray(0.5, np.float32),
+        "memory/pool_0/values": rng.standard_normal((4, 2)).astype(np.float32),
+    }
+    file = tmp_path / "memory.safetensors"
+    save_memory(file, params)
+    assert load_file(file)["layers.0.query.weight"].shape == (5, 3)
+    found = load_memory(file, list(params))
+    for path, leaf in params.items():
+        assert (found[path].shape, found[path].tobytes()) == (leaf.shape, leaf.tobytes())
+    with pytest.raises(ValueError, match=r"missing \['layers.1.keys'\], not expected \['layers.0"):
+        load_memory(file, ["memory/layer_1/keys", "memory/pool_0/values"])
