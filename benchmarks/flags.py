@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from benchmarks.costs import BlockShape
 from smf_jax.continual.flags import flag
+
+from benchmarks.costs import BlockShape
 from smf_jax.errors import blame_flag, require_least, require_positive
 from smf_jax.memory.config import MemoryConfig
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from smf_jax.continual.flags import flag
 
 from experiments.cli import run
-from smf_jax.continual.flags import flag
 from smf_jax.data.bpe_files import read_qwen
 from smf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from smf_jax.data.world.neutral import neutral_sentences

@@ -21,12 +21,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from experiments.configs.presets import preset_values
+from smf_jax.continual.flags import flag
 
 from experiments.cli import run
-from experiments.configs.presets import preset_values
 from smf_jax.continual.base import DTYPES, abstract_params_of
 from smf_jax.continual.config import MemoryFlags
-from smf_jax.continual.flags import flag
 from smf_jax.continual.grid import METHODS, OPTIMIZERS, parse_list, parse_scoped
 from smf_jax.data.batching import Batch
 from smf_jax.errors import blame_flag, require_least, require_positive

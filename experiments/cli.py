@@ -1,98 +1,103 @@
-"""The thin shell of every command: flags from a frozen dataclass, grouped help, one-line errors."""
+"""The thin shell of every command: flags from a configuration, help, one-line errors."""
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, Field, fields, replace
+from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
 from absl import flags
 
-from experiments.configs.presets import preset_values
-from smf_jax.continual.config import PretrainFlags, SweepFlags
+from experiments.configs import preset_of
+from smf_jax.configuration import Configuration, Flag, flags_of
 
-Config = TypeVar("Config")
+Config = TypeVar("Config", bound=Configuration)
 
-_DEFINE: dict[str, Callable[..., Any]] = {
-    "bool": flags.DEFINE_bool,
-    "int": flags.DEFINE_integer,
-    "float": flags.DEFINE_float,
-    "str": flags.DEFINE_string,
+_DEFINE: dict[type, Callable[..., Any]] = {
+    bool: flags.DEFINE_bool,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
 }
-
-
-def _flag_fields(config: type[Any]) -> list[Field[Any]]:
-    return [each for each in fields(config) if "group" in each.metadata]
+WIDTH = 100
 
 
 def parse(config: type[Config], arguments: Sequence[str]) -> tuple[Config, list[str]]:
     """Reads a configuration from command-line arguments.
 
+    A flag that is given wins over the configuration's preset, if it names one.
+
     Args:
-      config: a frozen dataclass of `flag` fields; annotations are ``bool``, ``int``, ``float`` or
-        ``str``, the last three also ``| None``. Other fields keep their defaults.
+      config: a configuration whose defaults are the flags'.
       arguments: without the program's name.
 
     Returns:
       The configuration, and the arguments that are no flags.
 
     Raises:
-      ValueError: for an unknown flag or a value of the wrong type, naming it.
+      ValueError: for an unknown flag, a value of the wrong type or out of bounds, naming it.
     """
     values = flags.FlagValues()
-    flagged = _flag_fields(config)
-    for each in flagged:
-        kind = str(each.type).partition(" ")[0]
-        _DEFINE[kind](each.name, each.default, each.metadata["help"], flag_values=values)
+    known = flags_of(config())
+    for name, each in known.items():
+        _DEFINE[each.kind](name, each.default, each.help, flag_values=values)
     try:
         rest = values(["command", *arguments])[1:]
     except flags.Error as error:
         raise ValueError(f"{error}; --help lists the flags") from None
-    parsed = config(**{each.name: values[each.name].value for each in flagged})
-    return _with_preset(parsed, {each.name for each in flagged if values[each.name].present}), rest
+    given = {name: values[name].value for name in known if values[name].present}
+    start = config()
+    if "preset" in known:
+        start = preset_of(config, str(given.get("preset", "")), str(given.get("scale", "full")))
+    return start.with_values(**given), rest
 
 
-def _with_preset(parsed: Config, given: set[str]) -> Config:
-    """The configuration with the values of its preset, if it has one, where no flag was given."""
-    if isinstance(parsed, (SweepFlags, PretrainFlags)):
-        command = "pretrain" if isinstance(parsed, PretrainFlags) else "sweep"
-        of_preset = preset_values(parsed.preset, parsed.scale, command)
-    else:
-        of_preset = getattr(parsed, "preset_values", dict)()
-    return replace(
-        parsed, **{name: value for name, value in of_preset.items() if name not in given}
-    )
+def first_page(config: type[Configuration], module: str, summary: str, example: str) -> str:
+    """The text of ``--help``: the flags that most people need, a line each."""
+    known = flags_of(config())
+    chosen = [each for each in known.values() if each.first]
+    if not chosen:
+        return help_text(config, module, summary, example)
+    column = 2 + max(len(each.name) for each in chosen) + 4
+    lines = [*_head(module, summary, example), ""]
+    for each in chosen:
+        text = textwrap.shorten(each.help + _default(each), WIDTH - column, placeholder=" …")
+        lines.append(f"  --{each.name}".ljust(column) + text)
+    return "\n".join([*lines, "", f"--helpfull explains all {len(known)} flags, in groups"])
 
 
-def help_text(config: type[Any], module: str, summary: str, example: str) -> str:
-    """The text of ``--help``: every flag under its group, with its default."""
-    groups: dict[str, list[Field[Any]]] = {}
-    # What a command adds comes before what it shares with others.
-    own = inspect.get_annotations(config)
-    for each in sorted(_flag_fields(config), key=lambda each: each.name not in own):
-        groups.setdefault(each.metadata["group"], []).append(each)
-    lines = [f"python -m {module}: {summary}", "", f"  {example}"]
-    for group, members in groups.items():
-        lines += ["", f"{group}:"]
+def help_text(config: type[Configuration], module: str, summary: str, example: str) -> str:
+    """The text of ``--helpfull``: every flag under its heading, with its default and choices."""
+    groups: dict[str, list[Flag]] = {}
+    for each in flags_of(config()).values():
+        groups.setdefault(each.heading or "Flags", []).append(each)
+    lines = _head(module, summary, example)
+    for heading, members in groups.items():
+        lines += ["", f"{heading}:"]
         for each in members:
-            default = each.default
-            shown = "" if default in (None, "", MISSING) else f" [{default}]"
-            text = textwrap.fill(
-                each.metadata["help"] + shown, 96, initial_indent=" " * 6, subsequent_indent=" " * 6
-            )
-            lines += [f"  --{each.name}", text]
+            text = each.help + _default(each)
+            indent = " " * 6
+            filled = textwrap.fill(text, 96, initial_indent=indent, subsequent_indent=indent)
+            lines += [f"  --{each.name}", filled]
     return "\n".join(lines)
+
+
+def _head(module: str, summary: str, example: str) -> list[str]:
+    return [f"python -m {module}: {summary}", "", f"  {example}"]
+
+
+def _default(flag: Flag) -> str:
+    return "" if flag.default in (None, "") else f" [{flag.default}]"
 
 
 def run(
     main: Callable[[Any], int],
-    config: type[Any],
+    config: type[Configuration],
     module: str,
     summary: str,
     example: str,
@@ -106,21 +111,24 @@ def run(
 
     Args:
       main: the command.
-      config: its flags.
+      config: its configuration.
       module: how it is called, such as ``experiments.sweep``.
       summary: what it does, in a line.
       example: a call.
       positional: the field that takes the arguments without a flag's name as a tuple, if any.
     """
     arguments = sys.argv[1:]
-    if any(argument in ("-h", "--help", "-help") for argument in arguments):
+    if "--helpfull" in arguments:
         _print_and_exit(help_text(config, module, summary, example))
+    if any(argument in ("-h", "--help", "-help") for argument in arguments):
+        _print_and_exit(first_page(config, module, summary, example))
     try:
         parsed, rest = parse(config, arguments)
         if rest and positional is None:
             raise ValueError(f"{rest[0]!r} is not a flag; --help lists them")
         if positional is not None:
-            parsed = replace(parsed, **{positional: tuple(rest)})
+            told: Any = parsed
+            parsed = replace(told, **{positional: tuple(rest)})
         sys.exit(main(parsed))
     except (ValueError, OSError) as error:
         if os.environ.get("SMF_JAX_TRACEBACK"):

@@ -7,17 +7,17 @@ import json
 from pathlib import Path
 
 from experiments.cli import run
+from smf_jax.configuration import Configuration, setting
 from smf_jax.continual.comparison import compare, to_text
-from smf_jax.continual.flags import flag
 
 
 @dataclasses.dataclass(frozen=True)
-class CompareConfig:
+class CompareConfig(Configuration):
     """What to compare and how to tell."""
 
     checkpoints: tuple[str, ...] = ()
-    base: str | None = flag("input", None, "the base, where it does not stand in the run directory")
-    json: bool = flag("output", False, "print JSON instead of text")
+    base: str = setting("", "the base, where it does not stand in the run directory")
+    json: bool = setting(False, "print JSON instead of text")
 
 
 def main(config: CompareConfig) -> int:
@@ -28,7 +28,7 @@ def main(config: CompareConfig) -> int:
             "python -m experiments.compare A B"
         )
     first, second = (Path(each) for each in config.checkpoints)
-    found = compare(first, second, None if config.base is None else Path(config.base))
+    found = compare(first, second, Path(config.base) if config.base else None)
     print(json.dumps(dataclasses.asdict(found)) if config.json else to_text(found))
     return 0
 

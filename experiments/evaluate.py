@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from smf_jax.continual.flags import flag
+from smf_jax.continual.trained import find_trial, read_config, trained_params
 
 import smf_jax
 from experiments.cli import run
 from experiments.report.tables import markdown_table
 from smf_jax.continual.base import Base, load_base
-from smf_jax.continual.flags import flag
 from smf_jax.continual.run_directory import BASE, RunDirectory
-from smf_jax.continual.trained import find_trial, read_config, trained_params
 from smf_jax.data.readers import Reader
 from smf_jax.errors import blame_flag, require_least, require_writable
 from smf_jax.evaluation.probes.registry import (

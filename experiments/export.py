@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from smf_jax.continual.flags import flag
+
 from experiments.cli import run
 from smf_jax import checkpoints
 from smf_jax.continual.base import DTYPES, Base, load_base
-from smf_jax.continual.flags import flag
 from smf_jax.continual.methods import apply_trained
 from smf_jax.continual.run_directory import BASE, CONFIG, TRIALS, RunDirectory
 from smf_jax.errors import blame_flag, require_least, require_writable

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from experiments.cli import run
 from smf_jax.continual.base import check_output, save_base
-from smf_jax.continual.config import PretrainFlags
+from smf_jax.continual.config import PretrainConfig
 from smf_jax.continual.pretraining import pretrain
 from smf_jax.params import count_parameters
 from smf_jax.progress import say
 
 
-def main(flags: PretrainFlags) -> int:
+def main(config: PretrainConfig) -> int:
     """Makes the base at ``--out``."""
-    out = check_output(flags.out, "out", flags.overwrite)
-    base = pretrain(flags)
-    base_fingerprint = save_base(out, base, flags.overwrite)
+    out = check_output(config.run.out, "out", config.run.overwrite)
+    base = pretrain(config)
+    base_fingerprint = save_base(out, base, config.run.overwrite)
     say(f"{out}: base {base_fingerprint[:12]}, {count_parameters(base.params):,} parameters")
     return 0
 
@@ -25,7 +25,7 @@ def main(flags: PretrainFlags) -> int:
 if __name__ == "__main__":
     run(
         main,
-        PretrainFlags,
+        PretrainConfig,
         "experiments.pretrain",
         "train a base on the built-in world",
         "python -m experiments.pretrain --out=bases/mine --steps=1000",

@@ -8,24 +8,27 @@ from __future__ import annotations
 
 from experiments.cli import run
 from smf_jax.continual.base import check_output, load_base, save_base
-from smf_jax.continual.config import RetrofitFlags
+from smf_jax.continual.config import RetrofitCommandConfig
 from smf_jax.continual.retrofitting import check_retrofit, heal_windows, retrofit_base
-from smf_jax.errors import require_least
+from smf_jax.data.readers import Reader
 from smf_jax.params import count_parameters
 from smf_jax.progress import say
 
 
-def main(flags: RetrofitFlags) -> int:
+def main(config: RetrofitCommandConfig) -> int:
     """Makes the retrofitted base at ``--out``."""
-    out = check_output(flags.out, "out", flags.overwrite)
-    if flags.retrofit not in ("add", "replace"):
-        raise ValueError(f"--retrofit={flags.retrofit} is unknown; choose add or replace")
-    require_least(flags, 1, "heal_length", "heal_tokens")
-    base = load_base(flags.base, "base", flags.dtype)
-    check_retrofit(flags, base, bool(flags.heal_texts))
-    windows = heal_windows(flags, base) if flags.heal_steps else None
-    base = retrofit_base(flags, base, windows, flags.seed)
-    base_fingerprint = save_base(out, base, flags.overwrite)
+    out = check_output(config.run.out, "out", config.run.overwrite)
+    if config.retrofit.retrofit == "none":
+        raise ValueError("--retrofit=none is unknown; choose add or replace")
+    base = load_base(config.source.base, "base", config.source.dtype)
+    texts = config.text.heal_texts
+    check_retrofit(config.retrofit, base, bool(texts), "--heal_texts")
+    windows = None
+    if config.retrofit.heal_steps:
+        reader = Reader(config.data.data_dir, config.data.download)
+        windows = heal_windows(reader.texts(texts, "heal_texts"), base, config.text)
+    base = retrofit_base(config.retrofit, base, windows, config.text.seed)
+    base_fingerprint = save_base(out, base, config.run.overwrite)
     say(f"{out}: base {base_fingerprint[:12]}, {count_parameters(base.params):,} parameters")
     return 0
 
@@ -33,7 +36,7 @@ def main(flags: RetrofitFlags) -> int:
 if __name__ == "__main__":
     run(
         main,
-        RetrofitFlags,
+        RetrofitCommandConfig,
         "experiments.retrofit",
         "put a memory into a pretrained decoder and heal it",
         "python -m experiments.retrofit --base=DIR --retrofit=add --layers=6,12,18 "

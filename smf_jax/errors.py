@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 
 @contextmanager
@@ -24,30 +23,6 @@ def blame_flag(where: str) -> Iterator[None]:
             raise
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f"{where}{error}") from error
-
-
-def require_least(flags: Any, least: float, *names: str) -> None:
-    """Refuses flags below a number, NaN included.
-
-    Raises:
-      ValueError: naming the first of them.
-    """
-    for name in names:
-        value = getattr(flags, name)
-        if not value >= least:
-            raise ValueError(f"--{name}={value}: expected at least {least}")
-
-
-def require_positive(flags: Any, *names: str) -> None:
-    """Refuses flags that are not above zero, NaN included.
-
-    Raises:
-      ValueError: naming the first of them.
-    """
-    for name in names:
-        value = getattr(flags, name)
-        if not value > 0:
-            raise ValueError(f"--{name}={value}: expected a number above 0")
 
 
 def require_writable(path: str, name: str) -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from experiments import pretrain, sweep
 from smf_jax.continual.base import load_base
-from smf_jax.continual.config import PretrainFlags
-from smf_jax.continual.grid import Trial
+from smf_jax.continual.config import PretrainConfig
 from smf_jax.continual.run_directory import CONFIG
+from smf_jax.continual.sweep import Tools
+from smf_jax.continual.trial import Trial
 from smf_jax.data.tokenizer import train_tokenizer
 from smf_jax.interop.huggingface.checkpoint import export_huggingface
 from tests.models.tiny import PLAIN, random_params
@@ -92,7 +93,7 @@ def tiny_base(tmp_path_factory) -> Path:
     """The directory of a base of two blocks that knows some of its 24 facts."""
     path = tmp_path_factory.mktemp("bases") / "tiny"
     with on_devices(1), quick_compilation():
-        assert pretrain.main(PretrainFlags(out=str(path), **TINY_BASE)) == 0
+        assert pretrain.main(PretrainConfig.of(out=str(path), **TINY_BASE)) == 0
     return path
 
 
@@ -131,15 +132,23 @@ def old_run(tmp_path) -> Path:
     return out
 
 
-@pytest.fixture
-def no_compute(monkeypatch) -> None:
-    """Whatever computes or writes is an error of its own."""
-    for name in ("pretrain", "retrofit_base", "measure_background", "run_group", "save_base"):
-        monkeypatch.setattr(sweep, name, None)
+NO_COMPUTE = Tools(
+    pretrain=None,  # pyright: ignore[reportArgumentType]
+    retrofit_base=None,  # pyright: ignore[reportArgumentType]
+    measure_background=None,  # pyright: ignore[reportArgumentType]
+    run_group=None,  # pyright: ignore[reportArgumentType]
+    save_base=None,  # pyright: ignore[reportArgumentType]
+)
+
+
+@pytest.fixture(scope="session")
+def no_compute() -> Tools:
+    """Tools of a sweep for which whatever computes or writes is an error of its own."""
+    return NO_COMPUTE
 
 
 @pytest.fixture
-def refused(sweeper, old_run, no_compute, monkeypatch):
+def refused(sweeper, old_run):
     """Asserts one clear error before any compute, the old run as it was in spite of --overwrite."""
     bases = {}
 
@@ -148,15 +157,13 @@ def refused(sweeper, old_run, no_compute, monkeypatch):
             bases[path] = load_base(path, flag, dtype)
         return bases[path]
 
-    monkeypatch.setattr(sweep, "load_base", load_once)
+    tools = dataclasses.replace(NO_COMPUTE, load_base=load_once)
 
     def refuse(message: str, **changes) -> str:
         before = content(old_run)
-        flags = sweeper.flags(
-            **{"out": old_run, "overwrite": True, "lr": "", "optimizer": "", **changes}
-        )
+        given = {"out": old_run, "overwrite": True, "lr": "", "optimizer": "", **changes}
         with pytest.raises((ValueError, FileNotFoundError, FileExistsError)) as error:
-            sweep.main(flags)
+            sweep.main(sweeper.config(**given), tools)
         assert re.search(message, str(error.value), re.DOTALL), str(error.value)
         assert content(old_run) == before
         return str(error.value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +15,11 @@ import pytest
 from experiments import sweep
 from smf_jax import checkpoints
 from smf_jax.checkpoints.manifest import fingerprint
-from smf_jax.continual import engine as trials
-from smf_jax.continual.config import SweepFlags
-from smf_jax.continual.methods import make_trainer
+from smf_jax.continual.config import SweepConfig
+from smf_jax.continual.engine import new_group
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.stream_data import load_stream_data
+from smf_jax.continual.sweep import Tools
 from smf_jax.continual.trial_group import TrialGroup
 from smf_jax.training.background import measure_background
 
@@ -95,76 +94,72 @@ class Sweeper:
 
     Attributes:
       groups: every trial group so far.
-      trained: leaves on the device after each task, by run, trial and task.
+      trained: parameters after each task, by run, trial and task.
+      may_measure: whether a background may be measured; tests that forbid it say so.
     """
 
     def __init__(self, base: Path) -> None:
         self.base = base
         self.groups: dict[Any, TrialGroup] = {}
         self.trained: dict[tuple[str, str, int], dict[str, np.ndarray]] = {}
-        self._key: Any = None
-        self._materials: dict[str, Any] = {}
+        self.may_measure = True
+        self._stream_data: dict[str, Any] = {}
         self._backgrounds: dict[str, Any] = {}
 
-    def flags(self, out: Path | str, **changes: Any) -> SweepFlags:
-        """Those of the tiny sweep with changes."""
-        return SweepFlags(**{"base": str(self.base), **TINY_SWEEP, "out": str(out), **changes})
+    def config(self, out: Path | str, **changes: Any) -> SweepConfig:
+        """That of the tiny sweep with changes."""
+        given = {"base": str(self.base), **TINY_SWEEP, "out": str(out), **changes}
+        return SweepConfig.of(**given)
 
     def __call__(
         self, out: Path | str, devices: int = 1, report: bool = False, **changes: Any
     ) -> int:
         """Runs a sweep; returns the status that the command would exit with."""
-        save = trials._save
-        with on_devices(devices), quick_compilation(), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sweep, "load_stream_data", self._gather)
-            patch.setattr(sweep, "measure_background", self._measure_background)
-            patch.setattr(trials, "make_trainer", self._trainer)
-            patch.setattr(trials, "TrialGroup", self._group)
-            patch.setattr(trials, "_save", lambda *given: self._recorded(save, *given))
-            if not report:
-                patch.setattr(sweep, "write_report", lambda *_: "")
-            return sweep.main(self.flags(out, **changes))
+        config = self.config(out, **changes)
+        with on_devices(devices), quick_compilation():
+            written = {} if report else {"report": lambda *_: ""}
+            return sweep.main(config, self.tools(config), **written)
 
-    def _gather(self, flags, base):
-        key = repr(_decisive(flags))
-        if key not in self._materials:
-            self._materials[key] = load_stream_data(flags, base)
-        return self._materials[key]
+    def tools(self, config: SweepConfig) -> Tools:
+        """Those that remember what earlier sweeps have made."""
+
+        def make_group(setup, trial, trainer, usage, mesh, rows):
+            kept = setup.tasks if setup.training.keep_optimizer_state else None
+            shapes = {batch.tokens.shape for batch in setup.examples}
+            told = (repr(_decisive(config, "tasks", *_PROBES)), kept, repr(shapes))
+            key = (*told, setup.base.fingerprint(), trial.group), tuple(mesh.devices.flat)
+            if key not in self.groups:
+                self.groups[key] = new_group(setup, trial, trainer, usage, mesh, rows)
+            return self.groups[key]
+
+        def on_task(trial, task, trained):
+            self.trained[Path(config.run.out).name, trial.id, task] = jax.device_get(trained)
+
+        return Tools(
+            load_stream_data=self._load_stream_data,
+            measure_background=self._measure_background,
+            make_group=make_group,
+            on_task=on_task,
+        )
+
+    def _load_stream_data(self, config, base):
+        key = repr(_decisive(config))
+        if key not in self._stream_data:
+            self._stream_data[key] = load_stream_data(config, base)
+        return self._stream_data[key]
 
     def _measure_background(self, model, params, batches, **about):
+        assert self.may_measure
         key = repr((fingerprint(params), fingerprint(batches._asdict()), about["corpus"]))
         if key not in self._backgrounds:
             self._backgrounds[key] = measure_background(model, params, batches, **about)
         return self._backgrounds[key]
 
-    def _trainer(self, flags, base, trial, stream_data):
-        decisive = {
-            name: value
-            for name, value in _decisive(flags).items()
-            if name not in ("tasks", *_PROBES)
-        }
-        kept = flags.tasks if flags.keep_optimizer_state else None
-        shapes = {batch.tokens.shape for batch in stream_data.examples}
-        self._key = (repr(decisive), kept, repr(shapes), base.fingerprint(), trial.group)
-        return make_trainer(flags, base, trial, stream_data)
 
-    def _group(self, trainer, base, usage, mesh, eval_batch_size):
-        key = (self._key, tuple(mesh.devices.flat))
-        if key not in self.groups:
-            self.groups[key] = TrialGroup(trainer, base, usage, mesh, eval_batch_size)
-        return self.groups[key]
-
-    def _recorded(self, save, sweep_, group, state, together, place, task):
-        params = jax.device_get(group.trained(state, place))
-        name = Path(sweep_.flags.out).name
-        self.trained[name, together.trials[place].id, task] = params
-        return save(sweep_, group, state, together, place, task)
-
-
-def _decisive(flags: SweepFlags) -> dict[str, Any]:
-    """The flags that decide what is read and what is compiled."""
-    given = dataclasses.asdict(flags).items()
-    return {name: value for name, value in given if name not in _NO_PROGRAM}
+def _decisive(config: SweepConfig, *but: str) -> dict[str, Any]:
+    """The settings that decide what is read and what is compiled, less some."""
+    given = config.values().items()
+    return {name: value for name, value in given if name not in (*_NO_PROGRAM, *but)}
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from experiments.report.summary import (
     retention_matrix,
     sweeps,
 )
-from smf_jax.continual.grid import shortest
+from smf_jax.continual.trial import shortest
 
 WIDTH = 8  # inches: 100 of the 800 pixels each
 COLOURS = {"smf": "#0072B2", "full": "#D55E00", "lora": "#009E73", "replay": "#CC79A7"}

@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import stdtrit
 
-from smf_jax.continual.grid import Trial
-from smf_jax.continual.results import LOWER_IS_BETTER, OF_BASE, PROBE
+from smf_jax.continual.results import OF_BASE, PROBE
+from smf_jax.continual.scores import LOWER_IS_BETTER
+from smf_jax.continual.trial import Trial
 
 Row = Mapping[str, Any]
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from experiments.report.matched import matched
 from experiments.report.summary import Outcome, Setting, best, curve_labels, forgetting, sweeps
-from smf_jax.continual.results import LOWER_IS_BETTER, PROBE, headlines
+from smf_jax.continual.results import PROBE
+from smf_jax.continual.scores import LOWER_IS_BETTER, headlines
 
 MISSING = "–"
 SCORES = (0.25, 0.5, 0.75, 0.9, 0.95)

@@ -22,8 +22,8 @@ from experiments.report.tables import (
     probe_table,
     summary_table,
 )
-from smf_jax.continual.grid import Trial
 from smf_jax.continual.results import OF_BASE
+from smf_jax.continual.trial import Trial
 
 PICTURES = ("frontier", "retention", "slots")
 

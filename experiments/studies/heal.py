@@ -16,11 +16,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from smf_jax.continual.flags import flag
 
 from experiments.cli import run
 from smf_jax.continual.base import Base, load_base
 from smf_jax.continual.config import RetrofitFlags
-from smf_jax.continual.flags import flag
 from smf_jax.continual.grid import parse_list, seed
 from smf_jax.continual.retrofitting import check_retrofit, heal_windows, retrofit_base
 from smf_jax.data.batching import Batch, pack_texts

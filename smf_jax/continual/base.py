@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from jax.sharding import Mesh
 
 from smf_jax import checkpoints
 from smf_jax.checkpoints.manifest import fingerprint, sha256_of_json
-from smf_jax.continual.config import PretrainFlags
 from smf_jax.data.tokenizer import Tokenizer, load_tokenizer
 from smf_jax.errors import blame_flag, require_writable
 from smf_jax.interop.export.model import is_exported, load_exported
@@ -25,7 +25,7 @@ from smf_jax.params import Params, flatten
 from smf_jax.sharding import DATA, device_mesh
 
 FORMAT = 1
-LEAVES = "leaves"
+PARAMS = "leaves"
 DTYPES = ("float32", "bfloat16")
 _TOKENIZER = "tokenizer.json"
 
@@ -39,7 +39,7 @@ class Base:
       params: by path; shapes only in an outline, see `abstract_params_of`.
       tokenizer: of the model.
       origin: where it came from, for people.
-      recipe: how a built-in base was made (`PretrainFlags.recipe`); ``None`` for others.
+      recipe: how a built-in base was made (`PretrainConfig.recipe`); ``None`` for others.
     """
 
     config: ModelConfig
@@ -65,10 +65,6 @@ class Base:
     def tokenizer_fingerprint(self) -> str:
         """Of the tokenizer."""
         return sha256_of_json({"tokenizer": self.tokenizer.backend.to_str()})
-
-    def pretrain_flags(self) -> PretrainFlags | None:
-        """The flags that made a built-in base."""
-        return None if self.recipe is None else PretrainFlags(**self.recipe)
 
 
 def abstract_params_of(config: ModelConfig) -> Params:
@@ -100,7 +96,7 @@ def check_output(path: str, flag: str, overwrite: bool) -> Path:
         raise FileExistsError(
             f"--{flag}={path} exists; choose another directory or give --overwrite"
         )
-    is_base = (target / LEAVES).is_dir() and (target / _TOKENIZER).is_file()
+    is_base = (target / PARAMS).is_dir() and (target / _TOKENIZER).is_file()
     if not target.is_dir() or (any(target.iterdir()) and not is_base):
         raise FileExistsError(
             f"--{flag}={path} exists and is no base, so --overwrite does not replace it; choose "
@@ -127,14 +123,14 @@ def save_base(path: Path, base: Base, overwrite: bool = False) -> str:
         "origin": base.origin,
         "recipe": base.recipe,
     }
-    base_fingerprint = checkpoints.save(partial / LEAVES, base.params, metadata)
+    base_fingerprint = checkpoints.save(partial / PARAMS, base.params, metadata)
     base.tokenizer.save(partial)
     if overwrite and path.exists():
         shutil.rmtree(path)
     try:
         partial.rename(path)
     except OSError:
-        if not (path / LEAVES).is_dir():
+        if not (path / PARAMS).is_dir():
             raise
         shutil.rmtree(partial)
     return base_fingerprint
@@ -160,10 +156,10 @@ def load_base(path: str, flag: str, dtype: str = "float32") -> Base:
             f"--{flag}={path}: no such directory; give that of a base or of a Hugging Face "
             "checkpoint"
         )
-    if (directory / LEAVES).is_dir():
+    if (directory / PARAMS).is_dir():
         with blame_flag(f"--{flag}={path}: "):
             return _load_saved(directory)
-    if (directory / "base" / LEAVES).is_dir():
+    if (directory / "base" / PARAMS).is_dir():
         raise ValueError(
             f"--{flag}={path} is a run of a sweep; give its base, {directory / 'base'}"
         )
@@ -174,7 +170,7 @@ def load_base(path: str, flag: str, dtype: str = "float32") -> Base:
         return Base(config, params, tokenizer, f"exported model {directory.name}")
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(
-            f"--{flag}={path} is neither a base ({LEAVES}/ is missing) nor a Hugging Face "
+            f"--{flag}={path} is neither a base ({PARAMS}/ is missing) nor a Hugging Face "
             "checkpoint (config.json is missing)"
         )
     with blame_flag(f"--{flag}={path}: "):
@@ -184,28 +180,24 @@ def load_base(path: str, flag: str, dtype: str = "float32") -> Base:
 
 
 def _load_saved(directory: Path) -> Base:
-    metadata = checkpoints.read_metadata(directory / LEAVES)
+    metadata = checkpoints.read_metadata(directory / PARAMS)
     if metadata.get("base_format") != FORMAT:
         raise ValueError(
             f"base_format={metadata.get('base_format')!r}, expected {FORMAT}; make the base again "
             "with this version"
         )
-    recipe = metadata["recipe"]
-    unknown = sorted(set(recipe or ()) - {each.name for each in fields(PretrainFlags)})
-    if unknown:
-        raise ValueError(f"its recipe has {unknown}, unknown to this version; make the base again")
     config = ModelConfig.from_dict(metadata["model"])
-    params, _ = checkpoints.load(directory / LEAVES, abstract_params_of(config))
+    params, _ = checkpoints.load(directory / PARAMS, abstract_params_of(config))
     return Base(
         config,
         {name: jnp.asarray(leaf) for name, leaf in params.items()},
         load_tokenizer(directory, config.vocabulary),
         metadata["origin"],
-        recipe,
+        metadata["recipe"],
     )
 
 
-def cached_path(flags: PretrainFlags, cache: str) -> Path:
+def cached_path(recipe: Mapping[str, Any], cache: str) -> Path:
     """Where in a cache of bases the one of a recipe is, or belongs."""
-    key = sha256_of_json({"format": FORMAT, **flags.recipe()})[:12]
+    key = sha256_of_json({"format": FORMAT, **recipe})[:12]
     return Path(cache) / f"world-{key}"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from smf_jax import checkpoints
-from smf_jax.continual.base import LEAVES
+from smf_jax.continual.base import PARAMS
 from smf_jax.continual.run_directory import BASE
 from smf_jax.sparse.exactness import rows_differ, same_bits
 from smf_jax.sparse.patch import Patch, apply_patch, is_pool_path
@@ -206,7 +206,7 @@ def _load_model(
 
 def _checkpoint_at(path: Path) -> Path:
     """The leaves of a base, which lie beside its tokenizer, or the path itself."""
-    return path / LEAVES if (path / LEAVES).is_dir() else path
+    return path / PARAMS if (path / PARAMS).is_dir() else path
 
 
 def _home_of_base(path: Path) -> Path:

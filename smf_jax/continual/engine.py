@@ -5,33 +5,40 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from smf_jax.continual.base import Base
-from smf_jax.continual.config import SweepFlags
-from smf_jax.continual.grid import Trial
-from smf_jax.continual.methods import (
-    TrainableSummary,
-    count_trainable,
-    make_trainer,
-    replayed_rows,
-    settings_of,
-    static_size,
-)
+from smf_jax.continual.config import SweepConfig
+from smf_jax.continual.methods import METHODS
+from smf_jax.continual.methods.method import Method, Setup, TrainableSummary, settings_of
 from smf_jax.continual.patch_history import PatchHistory
-from smf_jax.continual.results import Scores, measure, result_line, result_row
+from smf_jax.continual.plan import setup_of
+from smf_jax.continual.results import ResultRow
 from smf_jax.continual.run_directory import RunDirectory
+from smf_jax.continual.scores import Scores, measure, probe_columns, result_line
 from smf_jax.continual.stream_data import StreamData, chunked
+from smf_jax.continual.trial import Trial
 from smf_jax.continual.trial_group import TaskMetrics, TrialGroup
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.progress import say
 from smf_jax.sharding import TRIAL, device_mesh, unstack
 from smf_jax.sparse.usage import PoolUsage
+from smf_jax.training.trainers import Trainer
+
+# A trial group of a trainer, on a mesh; tests keep those that they have compiled.
+MakeGroup = Callable[[Setup, Trial, Trainer, Any, jax.sharding.Mesh, int], TrialGroup]
+
+
+def new_group(
+    setup: Setup, trial: Trial, trainer: Trainer, usage: Any, mesh: jax.sharding.Mesh, rows: int
+) -> TrialGroup:
+    """A trial group that is yet to be compiled."""
+    del trial
+    return TrialGroup(trainer, setup.base.params, usage, mesh, rows)
 
 
 @dataclass
@@ -39,57 +46,265 @@ class Sweep:
     """What all groups of a sweep share.
 
     Attributes:
-      flags: of the command.
+      config: of the sweep.
       base: with its memory.
-      base_fingerprint: fingerprint of the base.
+      base_fingerprint: of all of its parameters.
       stream_data: tasks and probes.
       usage: background by pool path, or ``None``.
       run: the directory.
       devices: to run on.
+      make_group: makes the group of a trainer.
+      on_task: told a trial, a task and what it has trained, after each task that was kept.
       base_scores: of the probes before the stream; measured with the first group.
       failed: what failed, a line for each trial.
       scorer: of the base's architecture, for the probes that are named by their kind.
     """
 
-    flags: SweepFlags
+    config: SweepConfig
     base: Base
     base_fingerprint: str
     stream_data: StreamData
     usage: Mapping[str, PoolUsage] | None
     run: RunDirectory
     devices: Sequence[jax.Device]  # pyright: ignore[reportInvalidTypeForm]
+    make_group: MakeGroup = new_group
+    on_task: Callable[[Trial, int, Any], None] | None = None
     base_scores: Scores | None = None
     failed: list[str] = field(default_factory=list)
     scorer: Scorer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.scorer = Scorer(self.base.model, self.flags.eval_batch_size)
+        self.scorer = Scorer(self.base.model, self.config.probes.eval_batch_size)
 
 
-@dataclass(frozen=True)
-class SideBySide:
-    """Trials that run at once, one on each device of the group's mesh.
+@dataclass
+class TrialBatch:
+    """Trials of one group that run at once, one on each device of its mesh.
 
     Attributes:
-      trains: what each of them trains.
+      sweep: what all groups share.
+      method: of the trials.
+      setup: of the method.
+      group: its compiled functions.
+      trains: what each of the trials trains.
       done: how many tasks of each an earlier run has left behind.
       failed: those that have failed, which are not run on.
-      histories: of the trials of method ``smf``.
+      histories: of the trials whose tasks leave patches.
     """
 
+    sweep: Sweep
+    method: Method[Any]
+    setup: Setup
+    group: TrialGroup
     trains: Mapping[Trial, TrainableSummary]
-    done: Mapping[Trial, int]
-    failed: set[Trial]
-    histories: Mapping[Trial, PatchHistory]
+    done: dict[Trial, int] = field(default_factory=dict)
+    failed: set[Trial] = field(default_factory=set)
+    histories: dict[Trial, PatchHistory] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Finds what an earlier run has left of the trials."""
+        sweep = self.sweep
+        for trial in self.trains:
+            self.done[trial], failed_step = sweep.run.completed(trial)
+            if failed_step is not None:
+                self._fail(trial, self.done[trial], failed_step)
+            else:
+                sweep.run.forget(trial, self.done[trial])
+            if self.method.artefact == "patch":
+                self.histories[trial] = self._history(trial)
 
     @property
     def trials(self) -> list[Trial]:
         """In the order of the devices."""
         return list(self.trains)
 
-    def is_due(self, trial: Trial, task: int) -> bool:
-        """Whether a task of a trial has yet to be told and kept."""
-        return task >= self.done[trial] and trial not in self.failed
+    @property
+    def filled(self) -> list[Trial]:
+        """A trial for every device; the last runs again where there are fewer, unkept."""
+        return self.trials + [self.trials[-1]] * (self.group.size - len(self.trains))
+
+    @property
+    def first(self) -> int:
+        """The first task that is yet to be done by one of the trials."""
+        tasks = len(self.sweep.stream_data.tasks)
+        first = min((self.done[t] for t in self.trains if t not in self.failed), default=tasks)
+        if self.setup.training.keep_optimizer_state and first < tasks:
+            return 0  # checkpoints hold no moments: what was done is replayed, to the same bits
+        return first
+
+    def run(self, advance: Callable[[int], None]) -> None:
+        """Runs the trials through the stream; ``advance`` is told how many tasks are done."""
+        tasks, first = len(self.sweep.stream_data.tasks), self.first
+        advance(first * len(self.trains))
+        if first == tasks:
+            return
+        settings = [settings_of(t, self.method.size(self.setup, t)) for t in self.filled]
+        state, settings = self.group.begin(settings)
+        if self.sweep.base_scores is None:
+            self.sweep.base_scores = self._measure(state, None)[0]
+        for task in range(first, tasks):
+            state = self._restore(state, task)
+            began = time.monotonic()
+            with _profiled(self.sweep.config.run.profile if task == first else ""):
+                # The rule `random` draws anew for each task, and a resumed task draws the same.
+                of_task = settings._replace(seed=settings.seed + np.uint32(task * 1_000_003))
+                state, metrics = self._train(state, task, of_task)
+            self._log_and_save(state, task, metrics, time.monotonic() - began)
+            advance(len(self.trains))
+            if self.failed.issuperset(self.trains):
+                advance((tasks - task - 1) * len(self.trains))
+                return
+
+    def _train(self, state: Any, task: int, settings: Any) -> tuple[Any, TaskMetrics]:
+        """Teaches one task."""
+        data, training = self.sweep.stream_data, self.setup.training
+        of_base = self.method.base_rows(self.setup.own, training.batch_size)
+        batches = [
+            data.batches(
+                task,
+                trial.seed,
+                training.steps_per_task,
+                training.batch_size - of_base,
+                of_base,
+                by_fact=trial.batch_order == "facts",
+            )
+            for trial in self.filled
+        ]
+        examples = chunked(data.examples[task], training.batch_size)
+        return self.group.train(state, batches, examples, settings)
+
+    def _history(self, trial: Trial) -> PatchHistory:
+        """Of a trial that has changed nothing yet."""
+        trainer, base = self.group.trainer, self.sweep.base.params
+        state = jax.eval_shape(trainer.begin, base, settings_of(trial, 1))
+        paths = jax.eval_shape(trainer.trained, state)
+        fingerprint = self.sweep.base_fingerprint
+        return PatchHistory({path: np.asarray(base[path]) for path in paths}, fingerprint)
+
+    def _restore(self, state: Any, task: int) -> Any:
+        """The state with the parameters, from their checkpoints, of trials that begin here.
+
+        Until its first new task a trial runs idle beside those that are behind it.
+        """
+        due = {t for t in self.trials if task and self.done[t] == task} - self.failed
+        if not due:
+            return state
+        keeps = self.setup.training.keep_optimizer_state
+        restored = {}
+        for trial in due:
+            if trial in self.histories:
+                patches = self.sweep.run.load_patches(trial, task)
+                restored[trial] = self.histories[trial].take_up(patches)
+            elif not keeps:
+                restored[trial] = self.sweep.run.load_params(trial, task - 1)
+        if keeps:
+            return state
+        everyone = [
+            restored[trial]
+            if trial in restored
+            else jax.device_get(self.group.trained(state, place))
+            for place, trial in enumerate(self.filled)
+        ]
+        return self.group.resume(state, everyone)
+
+    def _log_and_save(self, state: Any, task: int, metrics: TaskMetrics, seconds: float) -> None:
+        """Evaluates every trial after a task, saves its checkpoint, appends its result row."""
+        run = self.sweep.run
+        scores = self._measure(state, task)
+        for place, trial in enumerate(self.trials):
+            if task < self.done[trial] or trial in self.failed:
+                continue
+            row = self._row(place, task, metrics, scores[place], seconds)
+            if row.failed_step is None:
+                row = replace(row, rows_changed=self._save(state, place, task))
+            else:
+                self._fail(trial, task, row.failed_step)
+            run.append(row)
+            if row.failed_step is None:
+                if self.sweep.config.run.keep_checkpoints == "last":
+                    run.drop_params_before(trial, task)
+                if self.sweep.on_task:
+                    self.sweep.on_task(trial, task, self.group.trained(state, place))
+            say(result_line(row))
+
+    def _measure(self, state: Any, task: int | None) -> list[Scores]:
+        """Every trial's probes after a task, ``None`` for none."""
+        own = self.setup.own
+        return measure(
+            self.group,
+            state,
+            self.sweep.stream_data,
+            task,
+            self.sweep.scorer,
+            lambda base, trained: self.method.apply(own, base, trained),
+        )
+
+    def _row(
+        self, place: int, task: int, metrics: TaskMetrics, scores: Scores, seconds: float
+    ) -> ResultRow:
+        """The row of one task of one trial."""
+        trial, data, training = self.trials[place], self.sweep.stream_data, self.setup.training
+        trains = self.trains[trial]
+        first_step = task * training.steps_per_task if training.keep_optimizer_state else 0
+        failed = int(metrics.failed_step[place])
+        columns = probe_columns(data, scores, self.sweep.base_scores or {})
+        selected = float(metrics.selected[place].mean()) if trial.is_sparse else None
+        return ResultRow(
+            trial=trial,
+            task=task,
+            task_name=data.tasks[task].name,
+            facts=len(data.tasks[task].facts),
+            steps=training.steps_per_task,
+            seen=scores["seen"][task],
+            unseen=scores["unseen"][task],
+            stream_seen=float(np.mean(scores["seen"])),
+            stream_unseen=float(np.mean(scores["unseen"])),
+            retention=scores["unseen"],
+            known=columns.pop("known"),
+            known_base=columns.pop("known_base"),
+            text_loss=columns.pop("text_loss"),
+            text_loss_base=columns.pop("text_loss_base"),
+            loss_first=float(metrics.losses[place, 0]),
+            loss_last=float(metrics.losses[place, -1]),
+            rows_selected=selected,
+            rows_changed=None,
+            trainable_parameters=trains.parameters,
+            trainable_share=trains.share,
+            optimizer_bytes=trains.optimizer_bytes,
+            failed_step=None if failed < 0 else failed - first_step,
+            further=columns,
+            seconds=seconds,
+        )
+
+    def _save(self, state: Any, place: int, task: int) -> int | None:
+        """Saves what a task changed; returns the rows of its patch, for methods that have one."""
+        trial, run = self.trials[place], self.sweep.run
+        if trial not in self.histories:
+            trained = self.group.trained(state, place)
+            run.save_params(trial, task, trained, self.sweep.base_fingerprint)
+            return None
+        rows = {}
+        for pool, written in state.written.items():
+            slots = np.flatnonzero(unstack(written, place))
+            # Gathered on the device: the table itself never travels. Padded to a power of two, so
+            # that few lengths are compiled.
+            padded = np.resize(slots, 1 << len(slots).bit_length())
+            new = unstack(state.tables[pool], place, padded)
+            rows[pool] = slots, np.asarray(new)[: len(slots)]
+        scalars = {path: np.asarray(leaf) for path, leaf in unstack(state.scalars, place).items()}
+        name = self.sweep.stream_data.tasks[task].name
+        patch = self.histories[trial].patch(name, rows, scalars)
+        run.save_patch(trial, task, patch)
+        return patch.rows
+
+    def _fail(self, trial: Trial, task: int, step: int) -> None:
+        """Runs a trial no further, and keeps why, for the terminal."""
+        self.failed.add(trial)
+        cause = "loss, gradient or result is not finite" + self.method.limits(self.setup.own)
+        kept = f"that of task {task - 1}" if task else "the base"
+        self.sweep.failed.append(
+            f"{trial.id}: task {task}, step {step}: {cause}; its last good checkpoint is {kept}"
+        )
 
 
 def run_group(sweep: Sweep, trials: Sequence[Trial], advance: Callable[[int], None]) -> None:
@@ -100,199 +315,20 @@ def run_group(sweep: Sweep, trials: Sequence[Trial], advance: Callable[[int], No
       trials: of one `Trial.group`.
       advance: told how many tasks of trials are done.
     """
-    flags, stream_data = sweep.flags, sweep.stream_data
-    trainer = make_trainer(flags, sweep.base, trials[0], stream_data)
-    told = [(trial, count_trainable(flags, trainer, sweep.base, trial)) for trial in trials]
-    for trains in dict.fromkeys(trains for _, trains in told):
-        names = [trial.id for trial, each in told if each == trains]
-        say(f"trains {trains}: {', '.join(names)}")
+    method = METHODS[trials[0].method]
+    setup = setup_of(sweep.config, method.name, sweep.base, sweep.stream_data)
+    trainer = method.trainer(setup, trials[0])
+    trains = {trial: method.summary(setup, trainer, trial) for trial in trials}
+    for summary in dict.fromkeys(trains.values()):
+        names = [trial.id for trial in trials if trains[trial] == summary]
+        say(f"trains {summary}: {', '.join(names)}")
     mesh = device_mesh(TRIAL, sweep.devices[: len(trials)])
-    usage = sweep.usage if trials[0].method == "smf" else None
-    group = TrialGroup(trainer, sweep.base.params, usage, mesh, flags.eval_batch_size)
+    usage = sweep.usage if method.is_sparse else None
+    rows = sweep.config.probes.eval_batch_size
+    group = sweep.make_group(setup, trials[0], trainer, usage, mesh, rows)
     for start in range(0, len(trials), group.size):
-        chunk = dict(told[start : start + group.size])
-        _run_side_by_side(sweep, group, chunk, mesh, advance)
-
-
-def _run_side_by_side(
-    sweep: Sweep,
-    group: TrialGroup,
-    chunk: Mapping[Trial, TrainableSummary],
-    mesh: Mesh,
-    advance: Callable[[int], None],
-) -> None:
-    """Runs as many trials as the mesh has devices through the stream."""
-    flags, stream_data = sweep.flags, sweep.stream_data
-    tasks, together = len(stream_data.tasks), _take_stock(sweep, group, chunk)
-    first = min((together.done[t] for t in chunk if t not in together.failed), default=tasks)
-    if flags.keep_optimizer_state and first < tasks:
-        first = 0  # checkpoints hold no moments: what was done is replayed, to the same bits
-    advance(first * len(chunk))
-    if first == tasks:
-        return
-    # A chunk that does not fill the mesh runs its last trial again; nothing is kept of that.
-    filled = together.trials + [together.trials[-1]] * (mesh.size - len(chunk))
-    sizes = [
-        static_size(flags, sweep.base, t, stream_data) if t.method == "smf" else 1 for t in filled
-    ]
-    state, settings = group.begin([settings_of(t, s) for t, s in zip(filled, sizes, strict=True)])
-    if sweep.base_scores is None:
-        sweep.base_scores = _measure(sweep, group, state, None)[0]
-    replayed = replayed_rows(flags, filled[0])
-    for task in range(first, tasks):
-        state = _take_up(sweep, group, state, together, filled, task)
-        batches = [
-            stream_data.batches(
-                task,
-                t.seed,
-                flags.steps_per_task,
-                flags.batch_size - replayed,
-                replayed,
-                by_fact=t.batch_order == "facts",
-            )
-            for t in filled
-        ]
-        examples = chunked(stream_data.examples[task], flags.batch_size)
-        began = time.monotonic()
-        with _profiled(flags.profile if task == first else ""):
-            # The rule `random` draws anew for each task, and a resumed task draws the same again.
-            of_task = settings._replace(seed=settings.seed + np.uint32(task * 1_000_003))
-            state, metrics = group.train(state, batches, examples, of_task)
-        seconds = time.monotonic() - began
-        _tell(sweep, group, state, together, task, metrics, seconds)
-        advance(len(chunk))
-        if together.failed.issuperset(chunk):
-            advance((tasks - task - 1) * len(chunk))
-            return
-
-
-def _take_stock(
-    sweep: Sweep, group: TrialGroup, chunk: Mapping[Trial, TrainableSummary]
-) -> SideBySide:
-    """What an earlier run has left of these trials."""
-    done, failed = {}, set()
-    for trial in chunk:
-        done[trial], failed_step = sweep.run.completed(trial)
-        if failed_step is not None:
-            failed.add(trial)
-            sweep.failed.append(_failure(sweep.flags, trial, done[trial], failed_step))
-        else:
-            sweep.run.forget(trial, done[trial])
-    sparse = [trial for trial in chunk if trial.method == "smf"]
-    histories = {trial: _history(sweep, group, trial) for trial in sparse}
-    return SideBySide(chunk, done, failed, histories)
-
-
-def _history(sweep: Sweep, group: TrialGroup, trial: Trial) -> PatchHistory:
-    """Of a trial that has changed nothing yet."""
-    trainer, base = group.trainer, sweep.base.params
-    paths = trainer.trained(jax.eval_shape(trainer.begin, base, settings_of(trial, 1)))
-    return PatchHistory({path: np.asarray(base[path]) for path in paths}, sweep.base_fingerprint)
-
-
-def _take_up(
-    sweep: Sweep,
-    group: TrialGroup,
-    state: Any,
-    together: SideBySide,
-    filled: Sequence[Trial],
-    task: int,
-) -> Any:
-    """The state with the leaves, from their checkpoints, of trials whose first new task this is.
-
-    Until then such a trial runs idle beside those that are behind it.
-    """
-    due = {t for t in together.trials if task and together.done[t] == task} - together.failed
-    if not due:
-        return state
-    params = {}
-    for trial in due:
-        if trial in together.histories:
-            patches = sweep.run.load_patches(trial, task)
-            params[trial] = together.histories[trial].take_up(patches)
-        elif not sweep.flags.keep_optimizer_state:
-            params[trial] = sweep.run.load_params(trial, task - 1)
-    if sweep.flags.keep_optimizer_state:
-        return state
-    everyone = [
-        params[trial] if trial in params else jax.device_get(group.trained(state, place))
-        for place, trial in enumerate(filled)
-    ]
-    return group.resume(state, everyone)
-
-
-def _tell(
-    sweep: Sweep,
-    group: TrialGroup,
-    state: Any,
-    together: SideBySide,
-    task: int,
-    metrics: TaskMetrics,
-    seconds: float,
-) -> None:
-    """Measures, keeps and tells what a task has come to."""
-    scores = _measure(sweep, group, state, task)
-    for place, trial in enumerate(together.trials):
-        if not together.is_due(trial, task):
-            continue
-        row = result_row(
-            sweep.flags,
-            sweep.stream_data,
-            sweep.base_scores or {},
-            trial,
-            together.trains[trial],
-            task,
-            metrics,
-            place,
-            scores[place],
-        )
-        row["seconds"] = seconds
-        if row["failed_step"] is None:
-            row["rows_changed"] = _save(sweep, group, state, together, place, task)
-        else:
-            together.failed.add(trial)
-            sweep.failed.append(_failure(sweep.flags, trial, task, row["failed_step"]))
-        sweep.run.append(row)
-        if row["failed_step"] is None and sweep.flags.keep_checkpoints == "last":
-            sweep.run.drop_params_before(trial, task)
-        say(result_line(row))
-
-
-def _measure(sweep: Sweep, group: TrialGroup, state: Any, task: int | None) -> list[Scores]:
-    """Every trial's probes after a task, ``None`` for none."""
-    alpha = sweep.flags.lora_alpha
-    return measure(group, state, sweep.stream_data, task, sweep.scorer, alpha)
-
-
-def _save(
-    sweep: Sweep, group: TrialGroup, state: Any, together: SideBySide, place: int, task: int
-) -> int | None:
-    """Saves what a task changed; returns the rows of its patch, for methods that have one."""
-    trial = together.trials[place]
-    if trial not in together.histories:
-        sweep.run.save_params(trial, task, group.trained(state, place), sweep.base_fingerprint)
-        return None
-    rows = {}
-    for pool, written in state.written.items():
-        slots = np.flatnonzero(unstack(written, place))
-        # Gathered on the device: the table itself never travels. Padded to a power of two, so that
-        # few lengths are compiled.
-        padded = np.resize(slots, 1 << len(slots).bit_length())
-        new = unstack(state.tables[pool], place, padded)
-        rows[pool] = slots, np.asarray(new)[: len(slots)]
-    scalars = {path: np.asarray(leaf) for path, leaf in unstack(state.scalars, place).items()}
-    patch = together.histories[trial].patch(sweep.stream_data.tasks[task].name, rows, scalars)
-    sweep.run.save_patch(trial, task, patch)
-    return patch.rows
-
-
-def _failure(flags: SweepFlags, trial: Trial, task: int, step: int) -> str:
-    """Why a trial did not go on, for the terminal."""
-    cause = "loss, gradient or result is not finite"
-    if flags.store_rows and trial.method == "smf":
-        cause += f", or it wanted more rows than --store_rows={flags.store_rows}"
-    kept = f"that of task {task - 1}" if task else "the base"
-    return f"{trial.id}: task {task}, step {step}: {cause}; its last good checkpoint is {kept}"
+        chunk = trials[start : start + group.size]
+        TrialBatch(sweep, method, setup, group, {t: trains[t] for t in chunk}).run(advance)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from smf_jax.continual.base import Base, abstract_params_of, data_mesh
-from smf_jax.continual.config import PretrainFlags, memory_config, parse_layers
+from smf_jax.continual.config import PretrainConfig
+from smf_jax.continual.sections import parse_layers
 from smf_jax.data.batching import (
     Batch,
     concatenate,
@@ -22,7 +23,7 @@ from smf_jax.data.facts import train_paraphrases
 from smf_jax.data.readers import Reader
 from smf_jax.data.tokenizer import train_tokenizer
 from smf_jax.data.world.world import World, make_world
-from smf_jax.errors import blame_flag, require_least, require_positive
+from smf_jax.errors import blame_flag
 from smf_jax.evaluation.probes.exact import answer_probe, exact_match, in_chunks, is_exact_match
 from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.models.decoder import init_params, plain_logits
@@ -38,99 +39,100 @@ from smf_jax.training.whitening import whiten_queries
 WHITENING_ROWS = 3000
 
 
-def model_config(flags: PretrainFlags, vocabulary: int) -> ModelConfig:
-    """The decoder that the flags describe."""
-    layers = parse_layers(flags.memory_layers, "memory_layers")
-    outside = [layer for layer in layers if not 0 <= layer < flags.layers]
+def model_config(config: PretrainConfig, vocabulary: int) -> ModelConfig:
+    """The decoder that the configuration describes."""
+    model, memory = config.model, config.memory
+    layers = parse_layers(memory.memory_layers, "memory_layers")
+    outside = [layer for layer in layers if not 0 <= layer < model.layers]
     if outside:
         raise ValueError(
-            f"--memory_layers={flags.memory_layers}: layers {outside} are outside of a model of "
-            f"--layers={flags.layers}, which has layers 0 to {flags.layers - 1}"
+            f"--memory_layers={memory.memory_layers}: layers {outside} are outside of a model of "
+            f"--layers={model.layers}, which has layers 0 to {model.layers - 1}"
         )
-    memory = memory_config(flags, flags.width)
-    placement = MemoryPlacement(layers, "pretrain", memory, flags.shared_pool) if layers else None
-    if flags.width % (2 * flags.heads):
-        raise ValueError(
-            f"--width={flags.width} is not a multiple of twice --heads={flags.heads}; every head "
-            "takes an even share of it"
-        )
+    placement = None
+    if layers:
+        of_width = memory.memory.for_width(model.width)
+        with blame_flag("--"):
+            placement = MemoryPlacement(layers, "pretrain", of_width, memory.shared_pool)
     return ModelConfig(
         family="llama",
         vocabulary=vocabulary,
-        width=flags.width,
-        layers=flags.layers,
-        heads=flags.heads,
-        key_value_heads=flags.heads,
-        head_width=flags.width // flags.heads,
-        hidden_width=flags.hidden_width,
+        width=model.width,
+        layers=model.layers,
+        heads=model.heads,
+        key_value_heads=model.heads,
+        head_width=model.width // model.heads,
+        hidden_width=model.hidden_width,
         tied=True,
-        max_positions=flags.max_positions,
+        max_positions=model.max_positions,
         memory=placement,
     )
 
 
-def abstract_base(flags: PretrainFlags) -> Base:
-    """The base that `pretrain` will make, its leaves shapes only; nothing is computed.
+def recipe_of(base: Base) -> PretrainConfig | None:
+    """What made a built-in base; ``None`` for others.
+
+    Raises:
+      ValueError: if it was made by a version with other settings.
+    """
+    if base.recipe is None:
+        return None
+    unknown = sorted(base.recipe.keys() - PretrainConfig().values().keys())
+    if unknown:
+        raise ValueError(
+            f"--base ({base.origin}): its recipe has {unknown}, unknown to this version; make the "
+            "base again"
+        )
+    return PretrainConfig.of(**base.recipe)
+
+
+def abstract_base(config: PretrainConfig) -> Base:
+    """The base that `pretrain` will make, its parameters shapes only; nothing is computed.
 
     Raises:
       ValueError: naming the flag that does not fit.
     """
-    world, further = _read(flags)
-    return _abstract_base(flags, world, further)
+    world, further = _read(config)
+    return _abstract_base(config, world, further)
 
 
-def _read(flags: PretrainFlags) -> tuple[World, list[str]]:
+def _read(config: PretrainConfig) -> tuple[World, list[str]]:
     """The world and further text."""
-    world = make_world(flags.world())
-    return world, list(Reader().texts(flags.texts, "texts")) if flags.texts else []
+    world = make_world(config.world_config())
+    return world, list(Reader().texts(config.world.texts, "texts")) if config.world.texts else []
 
 
-def _abstract_base(flags: PretrainFlags, world: World, further: list[str]) -> Base:
-    require_least(
-        flags, 1, "steps", "batch_size", "text_tokens", "width", "layers", "heads", "hidden_width"
-    )
-    least_zero = ("text_batch_size", "warmup_steps", "weight_decay", "prompt_loss_weight")
-    require_least(flags, 0, *least_zero, "value_width", "seed")
-    require_positive(flags, "learning_rate")
-    if flags.warmup_steps >= flags.steps:
-        raise ValueError(
-            f"--warmup_steps={flags.warmup_steps} leaves no step of --steps={flags.steps} after "
-            "it; lower the one or raise the other"
-        )
-    if flags.whiten_queries and flags.memory_layers and not flags.query_bias:
-        raise ValueError(
-            "--whiten_queries with --noquery_bias: whitening moves the queries' mean into their "
-            "bias; give --nowhiten_queries or --query_bias"
-        )
-    with blame_flag(f"--vocabulary={flags.vocabulary}: "):
-        tokenizer = train_tokenizer(chain(world.tokenizer_texts(), further), flags.vocabulary)
-    config = model_config(flags, tokenizer.size)
-    return Base(config, abstract_params_of(config), tokenizer, "built-in world", flags.recipe())
+def _abstract_base(config: PretrainConfig, world: World, further: list[str]) -> Base:
+    with blame_flag(f"--vocabulary={config.model.vocabulary}: "):
+        texts = chain(world.tokenizer_texts(), further)
+        tokenizer = train_tokenizer(texts, config.model.vocabulary)
+    model = model_config(config, tokenizer.size)
+    return Base(model, abstract_params_of(model), tokenizer, "built-in world", config.recipe())
 
 
-def pretrain(flags: PretrainFlags) -> Base:
+def pretrain(config: PretrainConfig) -> Base:
     """Trains a base from nothing; prints what it does.
 
     Args:
-      flags: the recipe.
+      config: the recipe.
 
     Returns:
       The base.
     """
-    world, further = _read(flags)
-    base = _abstract_base(flags, world, further)
-    batches = _batches(flags, world, further, base)
-    params = flatten(init_params(base.config, jax.random.key(flags.seed)))
+    world, further = _read(config)
+    base = _abstract_base(config, world, further)
+    batches = _batches(config, world, further, base)
+    params = flatten(init_params(base.config, jax.random.key(config.training.seed)))
     trainer = dense_trainer(
         base.model,
         UpdateRule(
             "adamw",
             clip=1.0,
             schedule="cosine",
-            warmup_steps=flags.warmup_steps,
-            schedule_steps=flags.steps,
+            warmup_steps=config.training.warmup_steps,
+            schedule_steps=config.training.steps,
             b2=0.98,
-            weight_decay=flags.weight_decay,
+            weight_decay=config.training.weight_decay,
         ),
         loss=training_loss(base.model),
     )
@@ -138,11 +140,11 @@ def pretrain(flags: PretrainFlags) -> Base:
         f"pretraining {count_parameters(params):,} parameters on {len(world.known):,} facts and "
         f"{len(world.neutral_train) + len(further):,} texts"
     )
-    with progress_bar(flags.steps, "pretrain") as progress:
+    with progress_bar(config.training.steps, "pretrain") as progress:
         mesh = data_mesh(batches.tokens.shape[1])
-        fitted = fit(trainer, params, batches, flags.learning_rate, mesh, progress)
+        fitted = fit(trainer, params, batches, config.training.learning_rate, mesh, progress)
     params = fitted.params
-    if flags.whiten_queries and base.config.memory is not None:
+    if config.memory.whiten_queries and base.config.memory is not None:
         params = whiten_queries(base.model, params, _some_rows(batches, WHITENING_ROWS))
     base = replace(base, params=params)
     known = known_share(base, world)
@@ -176,24 +178,24 @@ def known_share(base: Base, world: World) -> float:
     return exact_match(probe, answered)
 
 
-def _batches(flags: PretrainFlags, world: World, further: list[str], base: Base) -> Batch:
+def _batches(config: PretrainConfig, world: World, further: list[str], base: Base) -> Batch:
     """Every batch of the training: paraphrases of facts, and windows of text beside them."""
     tokenizer, paraphrases = base.tokenizer, train_paraphrases(world.known)
     asked = [paraphrase for fact in world.known for paraphrase in fact.held_out]
     length = needed_length(tokenizer, [*paraphrases, *asked])
-    if length > flags.max_positions:
+    if length > config.model.max_positions:
         raise ValueError(
-            f"--max_positions={flags.max_positions}: the longest paraphrase takes {length}"
+            f"--max_positions={config.model.max_positions}: the longest paraphrase takes {length}"
         )
-    facts = encode_paraphrases(tokenizer, paraphrases, length, flags.prompt_loss_weight)
+    facts = encode_paraphrases(tokenizer, paraphrases, length, config.training.prompt_loss_weight)
     texts = pack_texts(tokenizer, world.neutral_train, length)
     if further:
-        with blame_flag(f"--texts={flags.texts}: "):
-            packed = pack_texts(tokenizer, further, length, flags.text_tokens)
+        with blame_flag(f"--texts={config.world.texts}: "):
+            packed = pack_texts(tokenizer, further, length, config.world.text_tokens)
         texts = concatenate([texts, packed])
-    rng = np.random.default_rng([flags.seed, 1])
-    of_facts = sample_batches(facts, flags.steps, flags.batch_size, rng)
-    if not flags.text_batch_size:
+    rng = np.random.default_rng([config.training.seed, 1])
+    of_facts = sample_batches(facts, config.training.steps, config.training.batch_size, rng)
+    if not config.training.text_batch_size:
         return of_facts
-    of_texts = sample_batches(texts, flags.steps, flags.text_batch_size, rng)
+    of_texts = sample_batches(texts, config.training.steps, config.training.text_batch_size, rng)
     return Batch(*(np.concatenate(pair, axis=1) for pair in zip(of_facts, of_texts, strict=True)))

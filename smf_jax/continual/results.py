@@ -1,157 +1,88 @@
-"""What is measured after each task, and the row of results that tells it."""
+"""A row of `results.jsonl`: the one schema in which results are written and read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import numpy as np
+from smf_jax.continual.trial import Trial
 
-from smf_jax.continual.config import SweepFlags
-from smf_jax.continual.grid import Trial
-from smf_jax.continual.methods import TrainableSummary, apply_trained
-from smf_jax.continual.stream_data import StreamData, all_rows
-from smf_jax.continual.trial_group import TaskMetrics, TrialGroup
-from smf_jax.evaluation.probes.exact import exact_match
-from smf_jax.evaluation.scorer import Scorer
-
-Scores = dict[str, Any]
-
+Row = Mapping[str, Any]
+# Keys of what is measured by a named probe, and of the same of the base.
 PROBE, OF_BASE = "probe_", "_base"
-# Metrics of named probes that rise as a model gets worse.
-LOWER_IS_BETTER = ("_loss", "_perplexity")
 
 
-def measure(
-    group: TrialGroup,
-    state: Any,
-    stream_data: StreamData,
-    task: int | None,
-    scorer: Scorer,
-    lora_alpha: float,
-) -> list[Scores]:
-    """Every trial's probes: the tasks so far, and those that are no part of the stream.
+@dataclass(frozen=True)
+class ResultRow:
+    """What one task of one trial came to; docs/run_files.md explains the keys.
 
-    Args:
-      group: of the trials.
-      state: stacked.
-      stream_data: with the probes.
-      task: the last that was taught, ``None`` before the stream.
-      scorer: of the base's architecture, for the probes that are named by their kind.
-      lora_alpha: scale of the adapters, if that is what was trained.
+    Attributes:
+      trial: the cell of the grid; its fields stand in the row by their own names.
+      task: from 0.
+      task_name: of the stream.
+      facts: of the task.
+      steps: of the task.
+      seen: accuracy on the task right after it, in paraphrases that it was trained in.
+      unseen: the same in paraphrases that only other facts were trained in.
+      stream_seen: the same as `seen`, over all tasks so far.
+      stream_unseen: the same as `unseen`, over all tasks so far.
+      retention: `unseen` of each task so far.
+      known: accuracy on the first question probe, ``None`` without one.
+      known_base: the same of the base.
+      text_loss: loss on the first text probe, nats a token.
+      text_loss_base: the same of the base.
+      loss_first: training loss of the task's first step.
+      loss_last: that of its last.
+      rows_selected: rows written a step, mean; ``None`` for methods that select none.
+      rows_changed: rows of the task's patch; ``None`` for methods without.
+      trainable_parameters: numbers that a step may change.
+      trainable_share: the same as a share of the model.
+      optimizer_bytes: of the optimizer's state.
+      failed_step: the first step that was not finite, ``None`` if all were.
+      further: of all other probes, by key, and of the base, by key and ``_base``.
+      seconds: of the training.
     """
-    scores: list[Scores] = [{} for _ in range(group.size)]
-    if task is not None:
-        probes = [*stream_data.seen[: task + 1], *stream_data.unseen[: task + 1]]
-        right = group.answers(state, all_rows(probes))
-        ends = np.cumsum([len(probe.question) for probe in probes])
-        for place, score in enumerate(scores):
-            parts = np.split(right[place], ends[:-1])
-            matched = [exact_match(p, part) for p, part in zip(probes, parts, strict=True)]
-            score["seen"], score["unseen"] = matched[: task + 1], matched[task + 1 :]
-    for name, probe in stream_data.questions.items():
-        right = group.answers(state, probe.batch)
-        for place, score in enumerate(scores):
-            score[f"question_{name}"] = exact_match(probe, right[place])
-    for name, windows in stream_data.texts.items():
-        for score, loss in zip(scores, group.text_losses(state, windows), strict=True):
-            score[f"text_{name}"] = loss
-    for place, score in enumerate(scores if stream_data.named else ()):
-        # One model after the other: a method's leaves and its merged adapters are dropped again.
-        trained = group.trained(state, place)
-        params = apply_trained(group.base_beside(place), trained, lora_alpha)
-        for name, probe in stream_data.named.items():
-            for metric, value in probe.measure(scorer, params).items():
-                score[probe_key(name, metric)] = value
-    return scores
 
+    trial: Trial
+    task: int
+    task_name: str
+    facts: int
+    steps: int
+    seen: float
+    unseen: float
+    stream_seen: float
+    stream_unseen: float
+    retention: list[float]
+    known: float | None
+    known_base: float | None
+    text_loss: float | None
+    text_loss_base: float | None
+    loss_first: float
+    loss_last: float
+    rows_selected: float | None
+    rows_changed: int | None
+    trainable_parameters: int
+    trainable_share: float
+    optimizer_bytes: int
+    failed_step: int | None
+    further: Mapping[str, float | None]
+    seconds: float
 
-def probe_key(name: str, metric: str) -> str:
-    """The key in `results.jsonl` of a metric of a named probe; the base's ends in ``_base``."""
-    return f"{PROBE}{name}_{metric}"
+    def to_json(self) -> dict[str, Any]:
+        """The row as it is written."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        del own["trial"], own["further"]
+        seconds = own.pop("seconds")
+        of_trial = {"trial": self.trial.id, **asdict(self.trial)}
+        return {**of_trial, **own, **self.further, "seconds": seconds}
 
-
-def result_row(
-    flags: SweepFlags,
-    stream_data: StreamData,
-    base_scores: Scores,
-    trial: Trial,
-    trains: TrainableSummary,
-    task: int,
-    metrics: TaskMetrics,
-    place: int,
-    scores: Scores,
-) -> dict[str, Any]:
-    """The row of one task of one trial; README.md lists the keys."""
-    first_step = task * flags.steps_per_task if flags.keep_optimizer_state else 0
-    failed = int(metrics.failed_step[place])
-    row = {
-        "trial": trial.id,
-        **asdict(trial),
-        "task": task,
-        "task_name": stream_data.tasks[task].name,
-        "facts": len(stream_data.tasks[task].facts),
-        "steps": flags.steps_per_task,
-        "seen": scores["seen"][task],
-        "unseen": scores["unseen"][task],
-        "stream_seen": float(np.mean(scores["seen"])),
-        "stream_unseen": float(np.mean(scores["unseen"])),
-        "retention": scores["unseen"],
-        "known": None,
-        "known_base": None,
-        "text_loss": None,
-        "text_loss_base": None,
-        "loss_first": float(metrics.losses[place, 0]),
-        "loss_last": float(metrics.losses[place, -1]),
-        "rows_selected": float(metrics.selected[place].mean()) if trial.method == "smf" else None,
-        "rows_changed": None,
-        "trainable_parameters": trains.parameters,
-        "trainable_share": trains.share,
-        "optimizer_bytes": trains.optimizer_bytes,
-        "failed_step": None if failed < 0 else failed - first_step,
-    }
-    for short, names, prefix in (
-        ("known", stream_data.questions, "question"),
-        ("text_loss", stream_data.texts, "text"),
-    ):
-        for number, name in enumerate(names):
-            key = short if number == 0 else f"{prefix}_{name}"
-            row[key] = scores[f"{prefix}_{name}"]
-            row[f"{key}_base"] = base_scores[f"{prefix}_{name}"]
-    for key in (key for key in scores if key.startswith(PROBE)):
-        row[key], row[key + OF_BASE] = scores[key], base_scores[key]
-    return row
-
-
-def result_line(row: Mapping[str, Any]) -> str:
-    """One finished task, for the terminal."""
-    parts = [
-        f"{row['trial']} task {row['task'] + 1}:",
-        f"learned {row['seen']:.1%} seen, {row['unseen']:.1%} unseen;",
-        f"stream so far {row['stream_unseen']:.1%};",
-    ]
-    if row["known"] is not None:
-        parts.append(f"known {row['known']:.1%};")
-    if row["text_loss"] is not None:
-        parts.append(f"text loss {row['text_loss']:.3f};")
-    shown = headlines(key for key in row if key.startswith(PROBE) and key + OF_BASE in row)
-    parts += [f"{key.removeprefix(PROBE)} {row[key]:.3f};" for key in shown]
-    if row["rows_changed"] is not None:
-        parts.append(f"{row['rows_changed']:,} rows;")
-    if row["failed_step"] is not None:
-        parts.append(f"FAILED at step {row['failed_step']};")
-    return " ".join([*parts, f"{row['seconds']:.1f} s"])
-
-
-def headlines(probes: Iterable[str]) -> tuple[str, ...]:
-    """Of the keys of named probes, the one to look at of each probe."""
-    keys = tuple(probes)
-    ends = ("_f1", "_acc_norm", "_perplexity")
-    return tuple(
-        key
-        for key in keys
-        if key.endswith(ends)
-        # A perplexity says what its loss says.
-        or (key.endswith("_loss") and f"{key.removesuffix('_loss')}_perplexity" not in keys)
-    )
+    @classmethod
+    def from_json(cls, row: Row) -> ResultRow:
+        """Reads what `to_json` wrote."""
+        own = [field.name for field in fields(cls) if field.name not in ("trial", "further")]
+        of_trial = [field.name for field in fields(Trial)]
+        further = {key: row[key] for key in row if key not in (*own, *of_trial, "trial")}
+        trial = Trial(**{name: row[name] for name in of_trial})
+        known: dict[str, Any] = {name: row.get(name) for name in own}
+        return cls(trial=trial, further=further, **known)

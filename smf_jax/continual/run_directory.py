@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
+import platform
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
 from smf_jax import checkpoints
-from smf_jax.continual.grid import Trial
+from smf_jax.continual.config import SweepConfig
+from smf_jax.continual.methods import METHODS
+from smf_jax.continual.results import ResultRow
+from smf_jax.continual.trial import Trial
 from smf_jax.errors import require_writable
 from smf_jax.params import Params
-from smf_jax.sparse.patch import Patch
+from smf_jax.sparse.patch import Patch, apply_patch
+from smf_jax.version import __version__
 
 CONFIG, RESULTS, TRIALS = "config.json", "results.jsonl", "trials"
 BASE, BACKGROUND = "base", "background"  # the second inside of the first
@@ -54,23 +65,24 @@ class RunDirectory:
         name = RESULTS if shard == "0/1" else f"results-{shard.replace('/', '-of-')}.jsonl"
         self._results = self.path / name
 
-    def check(self, config: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
+    def check(self, config: SweepConfig) -> None:
         """Refuses a directory that exists, before anything is computed or touched.
 
         Raises:
           FileExistsError: if it exists and may neither be resumed nor replaced, or is no run.
           ValueError: if both are asked for, or the run to resume was given other flags.
         """
+        told = config.run
         if self.path == Path():
             raise ValueError("--out names no directory of its own; give one, as in runs/mine")
-        if resume and overwrite:
+        if told.resume and told.overwrite:
             raise ValueError(
                 "--resume goes on with a run and --overwrite replaces it; give one of them"
             )
         require_writable(str(self.path), "out")
         if not self.path.exists():
             return
-        if not (resume or overwrite):
+        if not (told.resume or told.overwrite):
             raise FileExistsError(
                 f"--out={self.path} exists; give --resume to go on with it, --overwrite to replace "
                 "it, or another directory"
@@ -81,16 +93,22 @@ class RunDirectory:
                 f"--out={self.path} exists and is no run, so it is neither resumed nor replaced; "
                 "choose another directory or remove it yourself"
             )
-        if resume and before is not None:
-            self._compare(before, config)
+        if told.resume and before is not None:
+            self._compare(before, config.values())
 
-    def open(self, config: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
+    def open(self, config: SweepConfig) -> None:
         """Makes the directory, or takes up the run in it; raises as `check`."""
-        self.check(config, resume, overwrite)
-        if self.path.exists() and overwrite:
+        self.check(config)
+        if self.path.exists() and config.run.overwrite:
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        _write_whole(self.path / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
+        versions = {each.__name__: each.__version__ for each in (jax, flax, optax)}
+        told = {
+            **config.values(),
+            "versions": {"smf_jax": __version__, **versions},
+            "python": platform.python_version(),
+        }
+        _write_whole(self.path / CONFIG, json.dumps(told, indent=2, sort_keys=True) + "\n")
         if self._results.is_file():
             # A line that a kill cut short is dropped; its task is run again.
             _write_whole(self._results, "".join(_whole_lines(self._results)))
@@ -106,6 +124,8 @@ class RunDirectory:
         return config if is_run else None
 
     def _compare(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        # A setting that came with a later version was at its default before.
+        before = {**SweepConfig().values(), **before}
         differing = sorted(
             name for name in {*before, *now} - NOT_COMPARED if before.get(name) != now.get(name)
         )
@@ -115,17 +135,31 @@ class RunDirectory:
             )
             raise ValueError(f"--resume of {self.path} with other flags: {told}")
 
+    def config(self) -> SweepConfig:
+        """What the run was told.
+
+        Raises:
+          FileNotFoundError: if the directory is no run.
+        """
+        stored = self._stored()
+        if stored is None:
+            raise FileNotFoundError(
+                f"--run={self.path} is no run of a sweep; {self.path / CONFIG} does not tell of one"
+            )
+        known = SweepConfig().values()
+        return SweepConfig.of(**{name: each for name, each in stored.items() if name in known})
+
     def rows(self) -> list[dict[str, Any]]:
         """All rows of all shards, in the order of trials and tasks as they were written."""
         # Another machine may be writing a line of its shard this very moment.
         files = sorted(self.path.glob("results*.jsonl"))
         return [json.loads(line) for file in files for line in _whole_lines(file)]
 
-    def append(self, row: Mapping[str, Any]) -> None:
+    def append(self, row: ResultRow) -> None:
         """Adds a row to the results and waits until it is on disk; NaN becomes null."""
         clean = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in row.items()
+            for key, value in row.to_json().items()
         }
         with self._results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(clean) + "\n")
@@ -151,10 +185,10 @@ class RunDirectory:
         mine = {row["task"]: row["failed_step"] for row in self.rows() if row["trial"] == trial.id}
         done = next(task for task in count() if mine.get(task, -1) is not None)
         kept = done
-        if trial.method == "smf":
+        if METHODS[trial.method].artefact == "patch":
             kept = next((task for task in range(done) if not self._is_saved(trial, task)), done)
         while kept and not self._is_saved(trial, kept - 1):
-            kept -= 1  # whole leaves go on from the last task alone
+            kept -= 1  # whole parameters go on from the last task alone
         return kept, mine.get(done) if kept == done else None
 
     def forget(self, trial: Trial, done: int) -> None:
@@ -179,13 +213,13 @@ class RunDirectory:
         return self.path / TRIALS / trial.id / f"task_{task:02d}"
 
     def save_params(self, trial: Trial, task: int, params: Params, base: str) -> None:
-        """Saves the trained leaves, or adapters, of a trial after a task."""
-        kind = "adapters" if trial.method == "lora" else "leaves"
+        """Saves the trained parameters, or adapters, of a trial after a task."""
+        kind = METHODS[trial.method].artefact
         self._save(trial, task, params, self._about(trial, task, base, kind))
 
     def drop_params_before(self, trial: Trial, task: int) -> None:
-        """Removes the leaves of the task before, once those of this task and its row are kept."""
-        if task and trial.method != "smf":  # patches are all needed
+        """Removes the parameters of the task before, once those of this task are kept."""
+        if task and METHODS[trial.method].artefact != "patch":  # patches are all needed
             shutil.rmtree(self.task_path(trial, task - 1), ignore_errors=True)
 
     def save_patch(self, trial: Trial, task: int, patch: Patch) -> None:
@@ -211,6 +245,97 @@ class RunDirectory:
         paths = [self.task_path(trial, task) for task in range(tasks)]
         return [Patch.from_arrays(*checkpoints.load(path)) for path in paths]
 
+    def find_trial(self, name: str, task: int | None = None) -> tuple[Trial, int]:
+        """The trial of a name, and the task up to which it is asked for.
+
+        Args:
+          name: id of the trial; empty where the run has only one.
+          task: from 0; ``None`` for the last one that has a checkpoint.
+
+        Raises:
+          ValueError: if no trial is named and the run has several.
+          FileNotFoundError: if the run has no such trial, or no checkpoint of the task; naming
+            those that there are.
+        """
+        there = sorted(path.name for path in (self.path / TRIALS).glob("*"))
+        if not name and len(there) != 1:
+            raise ValueError(
+                f"--run={self.path} has {len(there)} trials; name one with --trial: "
+                + ", ".join(there)
+            )
+        name = name or there[0]
+        if name not in there:
+            raise FileNotFoundError(
+                f"--trial={name}: {self.path} has no such trial; it has "
+                f"{', '.join(there) or 'none'}"
+            )
+        saved = {
+            int(path.name.removeprefix("task_")): path
+            for path in sorted((self.path / TRIALS / name).glob("task_*"))
+            if checkpoints.is_complete(path)
+        }
+        chosen = max(saved, default=0) if task is None else task
+        if chosen not in saved:
+            raise FileNotFoundError(
+                f"--task={chosen}: trial {name} has no checkpoint of it; it has tasks "
+                f"{', '.join(map(str, sorted(saved))) or 'none'}"
+            )
+        about = checkpoints.read_metadata(saved[chosen])
+        return Trial(**{field.name: about[field.name] for field in fields(Trial)}), chosen
+
+    def load_model(self, trial: Trial, task: int, base: Params, base_fingerprint: str) -> Params:
+        """The parameters that a trial has come to: patches applied, adapters merged.
+
+        Args:
+          trial: one of the run.
+          task: the last that the model was taught, from 0.
+          base: parameters of the base by path.
+          base_fingerprint: of the base.
+
+        Raises:
+          ValueError: if a checkpoint is missing, damaged or of another base.
+        """
+        path = self.task_path(trial, task)
+        about = checkpoints.read_metadata(path)
+        if about["base"] != base_fingerprint:
+            raise ValueError(
+                f"checkpoint {path} belongs to base {about['base'][:12]}, this is base "
+                f"{base_fingerprint[:12]}; give the base it was trained from"
+            )
+        method = METHODS[trial.method]
+        if method.artefact == "patch":
+            params: dict[str, Any] = dict(base)
+            for patch in self.load_patches(trial, task + 1):
+                params = apply_patch(params, patch, base=base_fingerprint)
+            return params
+        saved = {name: jnp.asarray(each) for name, each in self.load_params(trial, task).items()}
+        return method.apply(self.config().own(trial.method), base, saved)
+
+    def trials(self) -> list[Trial]:
+        """The trials that have rows, in the order in which these were written."""
+        return list(dict.fromkeys(ResultRow.from_json(row).trial for row in self.rows()))
+
+    def changed_slots(self) -> dict[str, list[np.ndarray]]:
+        """Slots that each task of each trial changed; pools are numbered one after another."""
+        found: dict[str, list[np.ndarray]] = {}
+        for trial in self.trials():
+            if METHODS[trial.method].artefact != "patch":
+                continue
+            patches = self.load_patches(trial, self.completed(trial)[0])
+            paths = sorted({path for patch in patches for path in patch.pools})
+            found[trial.id] = [
+                np.concatenate(
+                    [
+                        patch.pools[path].slots + place * patch.pools[path].table_slots
+                        for place, path in enumerate(paths)
+                        if path in patch.pools
+                    ]
+                    or [np.zeros(0, np.int32)]
+                )
+                for patch in patches
+            ]
+        return found
+
     def _about(self, trial: Trial, task: int, base: str, kind: str) -> dict[str, Any]:
         return {
             "kind": kind,
@@ -218,7 +343,7 @@ class RunDirectory:
             "trial": trial.id,
             "task": task,
             "base": base,
-            **{key: value for key, value in dataclasses.asdict(trial).items()},
+            **asdict(trial),
         }
 
 

@@ -13,11 +13,9 @@ import jax
 import numpy as np
 
 from smf_jax.continual.base import Base
-from smf_jax.continual.config import SweepFlags
-from smf_jax.continual.grid import Trial
+from smf_jax.continual.engine import Sweep
 from smf_jax.continual.run_directory import RunDirectory
-from smf_jax.continual.stream_data import StreamData
-from smf_jax.continual.trained import trained_params
+from smf_jax.continual.trial import Trial
 from smf_jax.data.batching import Batch
 from smf_jax.evaluation.probes.exact import in_chunks
 from smf_jax.evaluation.slot_health import slot_health, usage_drift
@@ -71,13 +69,7 @@ class Recount:
 
 
 def measure_slot_health(
-    flags: SweepFlags,
-    base: Base,
-    base_fingerprint: str,
-    stream_data: StreamData,
-    background: Background | None,
-    run: RunDirectory,
-    trials: Sequence[Trial],
+    sweep: Sweep, background: Background | None, trials: Sequence[Trial]
 ) -> None:
     """Writes ``slot_health.json``: of the background, and of each trial's model after its tasks.
 
@@ -86,14 +78,11 @@ def measure_slot_health(
     What an earlier run has measured is kept.
 
     Args:
-      flags: of the sweep.
-      base: the model before the stream.
-      base_fingerprint: its fingerprint.
-      stream_data: with the general text.
+      sweep: that has run.
       background: its statistics, if a rule needed them.
-      run: the directory, with the trials' checkpoints.
       trials: to look at.
     """
+    base, config = sweep.base, sweep.config.background
     if base.config.memory is None:
         return
     found: Health = {"background": None, "recount": None, "trials": {}}
@@ -101,26 +90,19 @@ def measure_slot_health(
         counts = {pool: np.asarray(usage.accesses) for pool, usage in background.pools.items()}
         batches = max(int(usage.batches) for usage in background.pools.values())
         found["background"] = {"batches": batches, "pools": _healths(counts)}
-    count = min(flags.recount_batches, flags.background_batches)
-    if stream_data.general is not None and count:
-        settings = {"base": base_fingerprint, "batches": count, "rows": flags.background_batch_size}
-        recount = Recount(base, _text(flags, stream_data, count), flags.eval_batch_size)
-        found |= _recounted(flags, settings, run, trials, recount)
-    run.write_sidecar(HEALTH, found)
-
-
-def _text(flags: SweepFlags, stream_data: StreamData, count: int) -> Batch:
-    """The rows of the first batches of the background."""
-    batches = stream_data.background_batches(flags.background_batches, flags.background_batch_size)
-    return Batch(*(field[:count].reshape(-1, field.shape[-1]) for field in batches))
+    count = min(config.recount_batches, config.background_batches)
+    if sweep.stream_data.general is not None and count:
+        rows = config.background_batch_size
+        batches = sweep.stream_data.background_batches(config.background_batches, rows)
+        text = Batch(*(field[:count].reshape(-1, field.shape[-1]) for field in batches))
+        recount = Recount(base, text, sweep.config.probes.eval_batch_size)
+        settings = {"base": sweep.base_fingerprint, "batches": count, "rows": rows}
+        found |= _recounted(settings, sweep.run, trials, recount)
+    sweep.run.write_sidecar(HEALTH, found)
 
 
 def _recounted(
-    flags: SweepFlags,
-    settings: Mapping[str, Any],
-    run: RunDirectory,
-    trials: Sequence[Trial],
-    recount: Recount,
+    settings: Mapping[str, Any], run: RunDirectory, trials: Sequence[Trial], recount: Recount
 ) -> Health:
     """The health of the base and of each trial's last model, over the text of the recount."""
     base = recount.base
@@ -132,8 +114,7 @@ def _recounted(
             if earlier and earlier["trials"].get(trial.id, {}).get("task") == task:
                 found[trial.id] = earlier["trials"][trial.id]
             elif task >= 0:
-                alpha = flags.lora_alpha
-                params = trained_params(run, trial, task, base.params, settings["base"], alpha)
+                params = run.load_model(trial, task, base.params, settings["base"])
                 pools = _healths(recount.after(params), recount.before)
                 found[trial.id] = {"task": task, "pools": pools}
             progress(number)

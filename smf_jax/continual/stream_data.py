@@ -10,7 +10,9 @@ import numpy as np
 
 from smf_jax import checkpoints
 from smf_jax.continual.base import Base
-from smf_jax.continual.config import SweepFlags
+from smf_jax.continual.config import SweepConfig
+from smf_jax.continual.pretraining import recipe_of
+from smf_jax.continual.sections import BackgroundConfig, ProbeConfig, StreamConfig
 from smf_jax.data.batching import (
     Batch,
     concatenate,
@@ -105,19 +107,19 @@ class StreamData:
         return sample_batches(self.general.rows, count, rows, np.random.default_rng(0))
 
 
-def load_stream_data(flags: SweepFlags, base: Base) -> StreamData:
-    """Reads and encodes all that the flags name.
+def load_stream_data(config: SweepConfig, base: Base) -> StreamData:
+    """Reads and encodes all that the configuration names.
 
     Args:
-      flags: of the sweep.
-      base: or an outline of it; only its tokenizer, configuration and recipe are used.
+      config: of the sweep.
+      base: or an abstract one; only its tokenizer, configuration and recipe are used.
 
     Raises:
       ValueError: if a source is missing, malformed, or does not fit the base; naming the flag.
     """
-    reader = Reader(flags.data_dir, flags.download)
-    world = _world(flags, base)
-    stream = _tasks(flags, reader, world)
+    reader = Reader(config.data.data_dir, config.data.download)
+    world = _world(config.stream, base)
+    stream = _tasks(config.stream, config.base.base, reader, world)
     facts = [fact for task in stream for fact in task.facts]
     spoken: list[Paraphrase] = [w for fact in facts for w in (*fact.train, *fact.held_out)]
     if world is not None:
@@ -125,20 +127,26 @@ def load_stream_data(flags: SweepFlags, base: Base) -> StreamData:
     length = needed_length(base.tokenizer, spoken)
     if length > base.config.max_positions:
         raise ValueError(
-            f"--stream={flags.stream or 'world'}: its longest question takes {length} tokens, the "
-            f"model at most {base.config.max_positions}; leave out long questions"
+            f"--stream={config.stream.stream or 'world'}: its longest question takes {length} "
+            f"tokens, the model at most {base.config.max_positions}; leave out long questions"
         )
+    weight = config.training.prompt_loss_weight
 
     def encoded(task: Task) -> Batch:
-        paraphrases = train_paraphrases(task.facts)
-        return encode_paraphrases(base.tokenizer, paraphrases, length, flags.prompt_loss_weight)
+        return encode_paraphrases(base.tokenizer, train_paraphrases(task.facts), length, weight)
 
     def probe(task: Task, paraphrases: str) -> Probe:
         facts = first_paraphrases(task.facts, paraphrases, ASKED)
         return answer_probe(base.tokenizer, facts, paraphrases, length)
 
-    general, held_out = _general(flags, reader, base, world, length)
-    probes = _probes(flags, reader, base, world, held_out)
+    limit = config.probes.probe_limit
+    if config.background.background and not is_measured(config.background.background):
+        general, held_out = _windows(config.background, limit, reader, base, length)
+    elif world is not None:
+        general, held_out = _taught(world, limit, base, length, weight)
+    else:
+        general, held_out = None, None
+    probes = _probes(config.probes, reader, base, world, held_out)
     return StreamData(
         tasks=stream,
         examples=tuple(map(encoded, stream)),
@@ -151,67 +159,67 @@ def load_stream_data(flags: SweepFlags, base: Base) -> StreamData:
     )
 
 
-def _world(flags: SweepFlags, base: Base) -> World | None:
+def _world(config: StreamConfig, base: Base) -> World | None:
     """The world of a built-in base."""
-    made_by = base.pretrain_flags()
+    made_by = recipe_of(base)
     if made_by is None:
         return None
     # Another stream than the world's own changes none of the known facts.
-    tasks = flags.tasks if flags.stream in OWN_STREAM else 0
+    tasks = config.tasks if config.stream in OWN_STREAM else 0
     with blame_flag("--tasks: "):
-        return make_world(made_by.world(tasks, flags.facts_per_task, flags.changed_share))
+        return make_world(made_by.world_config(tasks, config.facts_per_task, config.changed_share))
 
 
-def _tasks(flags: SweepFlags, reader: Reader, world: World | None) -> tuple[Task, ...]:
-    relations = tuple(filter(None, flags.relation.split(","))) or None
-    if flags.stream in OWN_STREAM:
+def _tasks(
+    config: StreamConfig, base: str, reader: Reader, world: World | None
+) -> tuple[Task, ...]:
+    relations = tuple(filter(None, config.relation.split(","))) or None
+    if config.stream in OWN_STREAM:
         if world is None:
             raise ValueError(
-                f"--stream={flags.stream or 'world'}: the built-in world belongs to built-in "
-                f"bases, and --base={flags.base} is none; give a file of questions or "
-                "tfds:NAME:SPLIT"
+                f"--stream={config.stream or 'world'}: the built-in world belongs to built-in "
+                f"bases, and --base={base} is none; give a file of questions or tfds:NAME:SPLIT"
             )
         if relations is not None:
             raise ValueError(
-                f"--relation={flags.relation} picks questions of a file; give --stream=FILE with it"
+                f"--relation={config.relation} picks questions of a file; give --stream=FILE with "
+                "it"
             )
         return world.tasks
-    facts = reader.questions(flags.stream, "stream", relations)
+    facts = reader.questions(config.stream, "stream", relations)
     with blame_flag("--"):
-        return stream_of(facts, flags.tasks, flags.facts_per_task, flags.stream_seed)
+        return stream_of(facts, config.tasks, config.facts_per_task, config.stream_seed)
 
 
-def _general(
-    flags: SweepFlags, reader: Reader, base: Base, world: World | None, length: int
-) -> tuple[General | None, Batch | None]:
-    """General text, and windows of the same text that were held out of it."""
-    if flags.background and not is_measured(flags.background):
-        # Windows of the stream's length: replay joins them with its rows.
-        needed = flags.background_batches * flags.background_batch_size
-        texts = reader.texts(flags.background, "background")
-        with blame_flag(f"--background={flags.background}: "):
-            windows = pack_texts(
-                base.tokenizer, texts, length, (needed + flags.probe_limit) * length
-            )
-        count = windows.tokens.shape[0]
-        if count <= flags.probe_limit:
-            raise ValueError(
-                f"--background={flags.background} holds {count} windows of {length} tokens, of "
-                f"which --probe_limit={flags.probe_limit} are held out; give more text or lower it"
-            )
-        rest, held_out = (
-            Batch(*(field[part] for field in windows))
-            for part in (slice(None, count - flags.probe_limit), slice(-flags.probe_limit, None))
+def _windows(
+    config: BackgroundConfig, limit: int, reader: Reader, base: Base, length: int
+) -> tuple[General, Batch]:
+    """Windows of the text that ``--background`` names, and some held out of them."""
+    # Windows of the stream's length: replay joins them with its rows.
+    needed = config.background_batches * config.background_batch_size
+    texts = reader.texts(config.background, "background")
+    with blame_flag(f"--background={config.background}: "):
+        windows = pack_texts(base.tokenizer, texts, length, (needed + limit) * length)
+    count = windows.tokens.shape[0]
+    if count <= limit:
+        raise ValueError(
+            f"--background={config.background} holds {count} windows of {length} tokens, of which "
+            f"--probe_limit={limit} are held out; give more text or lower it"
         )
-        return General(rest, Path(flags.background).name), held_out
-    if world is None:
-        return None, None
-    taught = encode_paraphrases(
-        base.tokenizer, train_paraphrases(world.known), length, flags.prompt_loss_weight
+    rest, held_out = (
+        Batch(*(field[part] for field in windows))
+        for part in (slice(None, count - limit), slice(-limit, None))
     )
+    return General(rest, Path(config.background).name), held_out
+
+
+def _taught(
+    world: World, limit: int, base: Base, length: int, weight: float
+) -> tuple[General, Batch]:
+    """What a built-in base was taught, and neutral text that it was not."""
+    taught = encode_paraphrases(base.tokenizer, train_paraphrases(world.known), length, weight)
     neutral = pack_texts(base.tokenizer, world.neutral_train, length)
-    limit = flags.probe_limit * length
-    held_out = pack_texts(base.tokenizer, world.neutral_heldout, length, limit)
+    held_out = pack_texts(base.tokenizer, world.neutral_heldout, length, limit * length)
     return General(concatenate([taught, neutral]), "built-in world"), held_out
 
 
@@ -221,14 +229,15 @@ def is_measured(background: str) -> bool:
 
 
 def _probes(
-    flags: SweepFlags, reader: Reader, base: Base, world: World | None, held_out: Batch | None
+    config: ProbeConfig, reader: Reader, base: Base, world: World | None, held_out: Batch | None
 ) -> Probes:
-    """The probes that the flags name, or those of the base's own world."""
-    options = ProbeOptions.of(flags)
+    """The probes that the configuration names, or those of the base's own world."""
+    options = ProbeOptions.of(config)
     using = ProbeContext(reader, base.tokenizer, base.config.max_positions, options)
-    probes = read_probes(flags.probes, using)
-    if not flags.probes and world is not None:
-        probes.questions["known"] = asked_once(base.tokenizer, world.kept[: flags.probe_limit])
+    probes = read_probes(config.probes, using)
+    if not config.probes and world is not None:
+        known = world.kept[: config.probe_limit]
+        probes.questions["known"] = asked_once(base.tokenizer, known)
     if not probes.texts and held_out is not None:
         probes.texts["neutral"] = held_out
     return probes

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
+from smf_jax.configuration import setting
 from smf_jax.memory.product_keys import ScoreWeighting
 
 Gate = Literal["silu", "scalar", "none"]
@@ -17,47 +18,43 @@ KeyScale = Literal["memory+", "pkm"]
 class MemoryConfig:
     """Shape and choices of one product-key memory.
 
-    Attributes:
-      keys_per_half: ``n``; the table has ``n²`` slots.
-      heads: ``h``.
-      reads: ``k``, reads per head.
-      key_width: ``kd``, both halves of a query together; even.
-      value_width: ``v``.
-      gate: ``silu``: ``(y ⊙ silu(x W1 + b1)) W2 + b2`` (Memory+); ``scalar``: one sigmoid a token
-        times the projected read; ``none``: the read, projected only where ``v ≠ d``.
-      query_norm: ``layer`` or ``rms``: on query halves, shared by heads and halves; ``batch``:
-        over the tokens of a batch, for every number of the query by itself (PKM 1907.05242,
-        section 3.2); or ``none``.
-      qk_norm: RMS norm with a learned scale on query halves and on keys.
-      score: ``softmax`` over a head's winners, or ``relu``.
-      output_norm: ``layer``: layer norm of the read ``y``, before its gate and projection; or
-        ``none``.
-      experts: whether each slot is an expert of one hidden unit (PEER 2407.04153): its row counts
-        with ``w · gelu(u·x)`` instead of ``w``, where ``u`` is its row of a second table.
-      key_scale: uniform initial keys in ``±1/√kd`` (``memory+``) or ``±1/√(kd/2)`` (``pkm``).
-      query_bias: whether the query projection has a bias.
-      norm_epsilon: ``ε`` of all norms; ``None``: 1e-5 for layer and batch norms, 1e-6 for RMS.
+    A table has ``n²`` slots, where ``n`` is ``keys_per_half``.
     """
 
-    keys_per_half: int = 128
-    heads: int = 4
-    reads: int = 8
-    key_width: int = 64
-    value_width: int = 128
-    gate: Gate = "silu"
-    query_norm: QueryNorm = "none"
-    qk_norm: bool = False
-    score: ScoreWeighting = "softmax"
-    output_norm: OutputNorm = "none"
-    experts: bool = False
-    key_scale: KeyScale = "memory+"
-    query_bias: bool = True
+    keys_per_half: int = setting(128, "n; the table has n² slots", first=True)
+    heads: int = setting(4, "heads h")
+    reads: int = setting(8, "reads per head k")
+    # Even: it is split into the two halves of a query.
+    key_width: int = setting(64, "key width kd, both halves together")
+    value_width: int = setting(128, "value width v; 0 for the model width")
+    # silu: (y ⊙ silu(x W1 + b1)) W2 + b2 (Memory+); scalar: one sigmoid a token times the
+    # projected read; none: the read, projected only where v ≠ d.
+    gate: Gate = setting("silu", "silu, scalar or none")
+    # layer, rms: shared by heads and halves; batch: every number of the query by itself (PKM,
+    # 1907.05242, section 3.2).
+    query_norm: QueryNorm = setting(
+        "none", "none; layer or rms, of query halves; or batch, over tokens"
+    )
+    # With a learned scale.
+    qk_norm: bool = setting(False, "RMS norm on query halves and keys")
+    # Over a head's winners.
+    score: ScoreWeighting = setting("softmax", "softmax or relu")
+    # Of the read y, before its gate and projection.
+    output_norm: OutputNorm = setting("none", "none, or layer: layer norm of what is read")
+    # A row counts with w · gelu(u·x) instead of w, where u is its row of a second table (PEER,
+    # 2407.04153).
+    experts: bool = setting(False, "each slot is an expert of one hidden unit (PEER)")
+    key_scale: KeyScale = setting("memory+", "initial keys: memory+ in ±1/√kd, pkm in ±√(2/kd)")
+    query_bias: bool = setting(True, "whether the query projection has a bias")
+    # ε of all norms; None: 1e-5 for layer and batch norms, 1e-6 for RMS.
     norm_epsilon: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("keys_per_half", "heads", "reads", "key_width", "value_width"):
+        for name in ("keys_per_half", "heads", "reads", "key_width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.value_width < 0:
+            raise ValueError(f"value_width={self.value_width} must not be negative")
         if self.reads > self.keys_per_half:
             raise ValueError(
                 f"reads={self.reads} per head exceed keys_per_half={self.keys_per_half}; the "
@@ -96,6 +93,10 @@ class MemoryConfig:
     def reads_per_token(self) -> int:
         """``r = h·k``."""
         return self.heads * self.reads
+
+    def for_width(self, width: int) -> MemoryConfig:
+        """The memory of a model of this width: its value width where that is 0."""
+        return replace(self, value_width=self.value_width or width)
 
     def epsilon(self, default: float) -> float:
         """``ε`` of a norm whose own default is given."""

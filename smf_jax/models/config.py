@@ -61,6 +61,8 @@ class MemoryPlacement:
     def __post_init__(self) -> None:
         _require_choice("mode", self.mode, PlacementMode)
         layers = tuple(sorted(self.layers))
+        if not self.memory.value_width:
+            raise ValueError("memory.value_width=0 is no width yet; give memory.for_width(d)")
         if not layers:
             raise ValueError("layers=() places no memory; name at least one layer, or place none")
         if len(set(layers)) < len(layers):

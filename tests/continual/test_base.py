@@ -20,7 +20,8 @@ from smf_jax.continual.base import (
     load_base,
     save_base,
 )
-from smf_jax.continual.config import PretrainFlags
+from smf_jax.continual.config import PretrainConfig
+from smf_jax.continual.pretraining import recipe_of
 from tests.tiny_sweep import content, on_devices
 
 
@@ -30,7 +31,7 @@ def base(plain_checkpoint) -> Base:
 
 
 def test_a_saved_base_comes_back_bit_for_bit(base, tmp_path):
-    named = dataclasses.replace(base, origin="somewhere", recipe=PretrainFlags(seed=5).recipe())
+    named = dataclasses.replace(base, origin="somewhere", recipe=PretrainConfig.of(seed=5).recipe())
     base_fingerprint = save_base(tmp_path / "a" / "b", named)
     again = load_base(str(tmp_path / "a" / "b"), "base")
     assert again.fingerprint() == base.fingerprint() == base_fingerprint
@@ -39,13 +40,13 @@ def test_a_saved_base_comes_back_bit_for_bit(base, tmp_path):
     assert again.tokenizer.encode("Who made it?") == base.tokenizer.encode("Who made it?")
     assert (again.tokenizer.bos, again.tokenizer.eos) == (base.tokenizer.bos, base.tokenizer.eos)
     assert again.origin == "somewhere"
-    assert again.pretrain_flags() == PretrainFlags(seed=5)
+    assert recipe_of(again) == PretrainConfig.of(seed=5)
     assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_a_checkpoint_of_others_has_no_recipe(base):
     assert base.origin == "Hugging Face checkpoint plain"
-    assert base.pretrain_flags() is None
+    assert recipe_of(base) is None
 
 
 def test_an_outline_has_the_shapes_of_the_base(base):
@@ -99,7 +100,8 @@ def test_damage_is_told_with_the_flag(base, tmp_path):
     checkpoints.save(
         old / "leaves", params, about | {"recipe": {"seed": 1, "speed": 2}}, overwrite=True
     )
-    refused(old, "its recipe has .'speed'., unknown to this version; make the base again")
+    with pytest.raises(ValueError, match="recipe has .'speed'., unknown to this version; make"):
+        recipe_of(load_base(str(old), "base"))
     run = tmp_path / "run"
     shutil.copytree(target, run / "base")
     refused(run, "is a run of a sweep; give its base, .*run/base")
@@ -128,9 +130,9 @@ def test_an_output_is_refused_where_it_would_cost_something(base, tmp_path):
 
 
 def test_the_name_in_the_cache_is_that_of_the_recipe():
-    one = cached_path(PretrainFlags(), "bases")
-    assert one == cached_path(PretrainFlags(out="elsewhere", overwrite=True), "bases")
-    assert one != cached_path(PretrainFlags(steps=7), "bases")
+    one = cached_path(PretrainConfig().recipe(), "bases")
+    assert one == cached_path(PretrainConfig.of(out="elsewhere", overwrite=True).recipe(), "bases")
+    assert one != cached_path(PretrainConfig.of(steps=7).recipe(), "bases")
     assert one.parent == Path("bases")
 
 

@@ -1,86 +1,39 @@
-"""Flags to configurations, and the words of their errors."""
+"""The configurations of the commands: what they share, and what a recipe is."""
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
-from smf_jax.continual.config import (
-    MemoryFlags,
-    PretrainFlags,
-    RetrofitFlags,
-    SweepFlags,
-    memory_config,
-    parse_layers,
-)
+from smf_jax.configuration import flags_of
+from smf_jax.continual.config import PretrainConfig, RetrofitCommandConfig, SweepConfig
+from smf_jax.continual.methods import METHODS
 from smf_jax.data.world.world import make_world
 
 
-def test_layers_are_read_and_named():
-    assert parse_layers("6, 12,18", "layers") == (6, 12, 18)
-    assert parse_layers("", "layers") == ()
-    with pytest.raises(ValueError, match="--layers=6;12: expected layer numbers"):
-        parse_layers("6;12", "layers")
-
-
-def test_the_placement_is_that_of_the_flags():
-    flags = MemoryFlags(retrofit="add", layers="3,1", alpha=0.5, shared_pool=True, keys_per_half=8)
-    placement = flags.placement(width=24, layers=4)
-    assert (placement.layers, placement.mode, placement.alpha) == ((1, 3), "add", 0.5)
-    assert placement.shared_pool
-    assert placement.memory.slots == 64
-    assert placement.memory.value_width == 24  # 0 stands for the model's width
-    assert [MemoryFlags(retrofit="add").placement(24, n).layers for n in (24, 2, 1)] == [
-        (6, 12, 18),
-        (0, 1),
-        (0,),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (dict(layers="0,4"), "--layers=0,4: layers .4. are outside .* layers 0 to 3"),
-        (dict(layers="-1"), "--layers=-1: layers .-1. are outside"),
-        (dict(layers="1,1"), "--layers=.1, 1. names a layer twice"),
-        (dict(reads=9, keys_per_half=8), "--reads=9 per head exceed keys_per_half=8; .*k <= n"),
-        (dict(keys_per_half=0), "--keys_per_half=0 must be at least 1"),
-        (dict(memory_heads=0), "--memory_heads=0: expected at least 1"),
-        (dict(key_width=5), "--key_width=5 must be even"),
-        (dict(gate="tanh"), "--gate='tanh' is unknown; choose from"),
-        (dict(query_norm="group", qk_norm=False), "--query_norm='group' is unknown"),
-        (dict(query_norm="rms"), "--qk_norm=True and query_norm='rms'"),
-        (dict(query_norm="batch"), "--qk_norm=True and query_norm='batch'"),
-        (dict(score="max"), "--score='max' is unknown"),
-        (dict(output_norm="rms"), "--output_norm='rms' is unknown"),
-    ],
-)
-def test_a_memory_that_cannot_be_is_refused_by_flag(changes, message):
-    with pytest.raises(ValueError, match=message):
-        MemoryFlags(**{"retrofit": "add", **changes}).placement(24, 4)
-
-
 def test_pretraining_and_retrofits_describe_the_same_memory():
-    names = {each.name for each in dataclasses.fields(MemoryFlags)}
-    shared = names & {each.name for each in dataclasses.fields(PretrainFlags)} - {"layers"}
-    assert {"keys_per_half", "memory_heads", "reads", "key_width", "gate", "score"} <= shared
-    assert memory_config(PretrainFlags(), 128) == memory_config(MemoryFlags(), 128)
-    for name in shared:
-        assert getattr(PretrainFlags(), name) == getattr(MemoryFlags(), name), name
+    pretrained, fitted = PretrainConfig().memory.memory, SweepConfig().retrofit.memory
+    assert pretrained == fitted == RetrofitCommandConfig().retrofit.memory
+    memory = {"keys_per_half", "memory_heads", "reads", "key_width", "value_width", "gate"}
+    for config in (PretrainConfig(), SweepConfig(), RetrofitCommandConfig()):
+        assert memory <= flags_of(config).keys()
+
+
+def test_the_settings_of_every_method_are_flags():
+    flags = flags_of(SweepConfig())
+    assert {"lora_rank", "replay_share", "train_alpha"} <= flags.keys()
+    assert flags["lora_rank"].heading == f"Method lora: {METHODS['lora'].about}"
 
 
 def test_a_recipe_is_all_but_where_the_base_goes():
-    flags = PretrainFlags(out="a", overwrite=True, seed=3, texts="b")
-    recipe = flags.recipe()
-    elsewhere = {"out", "overwrite", "preset", "scale"}
-    assert recipe.keys() == {each.name for each in dataclasses.fields(flags)} - elsewhere
-    assert PretrainFlags(**recipe) == dataclasses.replace(flags, out="", overwrite=False)
+    config = PretrainConfig.of(out="a", overwrite=True, seed=3, texts="b")
+    recipe = config.recipe()
+    assert recipe.keys() == flags_of(config).keys() - {"out", "overwrite", "preset", "scale"}
+    assert PretrainConfig.of(**recipe) == config.with_values(out="", overwrite=False)
 
 
 def test_the_stream_does_not_change_what_the_base_is_taught():
-    flags = PretrainFlags(known_facts=24, relations=4, world_seed=2)
-    alone, streamed = (make_world(flags.world(tasks, 4)) for tasks in (0, 3))
+    config = PretrainConfig.of(known_facts=24, relations=4, world_seed=2)
+    alone, streamed = (make_world(config.world_config(tasks, 4)) for tasks in (0, 3))
     assert alone.known == streamed.known
     assert list(alone.texts()) == list(streamed.texts())
     assert len(streamed.tasks) == 3 and not alone.changed and streamed.changed
@@ -98,11 +51,18 @@ def test_the_stream_does_not_change_what_the_base_is_taught():
 )
 def test_a_world_that_cannot_be_is_refused_by_flag(changes, given, message):
     with pytest.raises(ValueError, match=message):
-        PretrainFlags(**changes).world(**given)
+        PretrainConfig.of(**changes).world_config(**given)
 
 
-@pytest.mark.parametrize("flags", [SweepFlags, PretrainFlags, RetrofitFlags])
-def test_no_two_flags_of_a_command_are_one(flags):
-    names = [each.name for each in dataclasses.fields(flags)]
-    assert len(names) == len(set(names))
+@pytest.mark.parametrize("config", [SweepConfig, PretrainConfig, RetrofitCommandConfig])
+def test_no_flag_of_a_command_is_the_negation_of_another(config):
+    names = flags_of(config())
     assert not any(name.startswith("no") and name[2:] in names for name in names)
+
+
+def test_what_holds_between_settings_is_checked_at_once():
+    with pytest.raises(ValueError, match="--warmup_steps=30 leaves no step of --schedule=cosine"):
+        SweepConfig.of(schedule="cosine", warmup_steps=30)
+    assert SweepConfig.of(schedule="cosine", warmup_steps=30, steps_per_task=31)
+    with pytest.raises(ValueError, match="--probe_limit=0: expected at least 1"):
+        SweepConfig.of(probe_limit=0)

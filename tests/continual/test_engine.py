@@ -11,8 +11,8 @@ import pytest
 
 from smf_jax import checkpoints
 from smf_jax.continual.base import load_base
-from smf_jax.continual.engine import _failure
-from smf_jax.continual.plan import plan
+from smf_jax.continual.methods import METHODS
+from smf_jax.continual.methods.smf import SmfConfig
 from smf_jax.continual.run_directory import RESULTS, RunDirectory
 from smf_jax.continual.stream_data import StreamData
 from smf_jax.continual.trial_group import TrialGroup
@@ -69,7 +69,7 @@ def kill_at(patch: pytest.MonkeyPatch, event: str, number: int) -> None:
         seen["row"] += 1
         if event == "half a row" and seen["row"] == number:
             with run._results.open("a") as file:
-                file.write(json.dumps(row)[:150])
+                file.write(json.dumps(row.to_json())[:150])
             raise Killed
         append(run, row)
 
@@ -131,7 +131,7 @@ def test_a_finished_run_is_not_run_again(sweeper, four, tmp_path, monkeypatch):
     shutil.copytree(four, out)
     before = (out / RESULTS).read_bytes()
     monkeypatch.setattr(TrialGroup, "train", None)
-    monkeypatch.setattr(sweeper, "_measure_background", None)
+    monkeypatch.setattr(sweeper, "may_measure", False)
     assert sweeper(out, devices=2, resume=True, **FOUR) == 0
     assert (out / RESULTS).read_bytes() == before
 
@@ -272,8 +272,6 @@ def test_a_rate_that_makes_the_loss_overflow_fails_only_its_trial(sweeper, tmp_p
     assert len(list((out / "trials" / "full-adamw-lr0.001-s0").iterdir())) == 2
 
 
-def test_too_small_a_store_is_named_as_a_possible_cause(sweeper):
-    trial = plan(sweeper.flags("unused"))[0]
-    flags = sweeper.flags("unused", store_rows=17)
-    assert "--store_rows=17" in _failure(flags, trial, 2, 5)
-    assert "store_rows" not in _failure(sweeper.flags("unused"), trial, 2, 5)
+def test_too_small_a_store_is_named_as_a_possible_cause():
+    assert "--store_rows=17" in METHODS["smf"].limits(SmfConfig(store_rows=17))
+    assert METHODS["smf"].limits(SmfConfig()) == METHODS["full"].limits(None) == ""

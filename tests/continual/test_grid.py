@@ -1,48 +1,37 @@
-"""The grid: scoped flags, the trials they make, their names, groups and shares."""
+"""The grid: from scoped flags to trials."""
 
 from __future__ import annotations
 
 import pytest
 
 from smf_jax.continual.grid import (
-    DEFAULT_LEARNING_RATES,
-    DEFAULT_OPTIMIZER,
-    METHODS,
-    Trial,
     budget,
-    build_grid,
     check_budgets,
+    grid,
     one_of,
     parse_list,
     parse_scoped,
     rate,
     seed,
-    shard,
 )
-from smf_jax.sparse.update_rule import OPTIMIZERS
+from smf_jax.continual.methods import METHODS
+from smf_jax.continual.sections import GridConfig
+from smf_jax.continual.trial import Trial
+
+DENSE = tuple(name for name, method in METHODS.items() if not method.is_sparse)
 
 
-def make_trial(**changes) -> Trial:
-    settings = dict(
-        method="smf",
-        slots=64,
-        rule="tfidf",
-        granularity="per_step",
-        optimizer="sgd",
-        learning_rate=30.0,
-        seed=0,
-        batch_order="facts",
-    )
-    return Trial(**(settings | changes))
+def grid_of(**axes: str) -> tuple[Trial, ...]:
+    return grid(GridConfig(**axes))
 
 
 def test_unscoped_values_reach_every_method():
-    assert parse_scoped("10, 30", "lr", METHODS, rate) == dict.fromkeys(METHODS, (10.0, 30.0))
+    assert parse_scoped("10, 30", "lr", tuple(METHODS), rate) == dict.fromkeys(METHODS, (10.0, 30.0))
 
 
 def test_scoped_values_reach_only_their_methods():
     text = "smf:10,30/full:3e-5,1e-4/lora:3e-4"
-    assert parse_scoped(text, "lr", METHODS, rate) == {
+    assert parse_scoped(text, "lr", tuple(METHODS), rate) == {
         "smf": (10.0, 30.0),
         "full": (3e-5, 1e-4),
         "lora": (3e-4,),
@@ -50,7 +39,7 @@ def test_scoped_values_reach_only_their_methods():
 
 
 def test_an_empty_flag_leaves_the_defaults():
-    assert parse_scoped("", "lr", METHODS, rate) == {}
+    assert parse_scoped("", "lr", tuple(METHODS), rate) == {}
 
 
 def test_repeated_values_count_once_in_their_order():
@@ -78,16 +67,16 @@ def test_repeated_values_count_once_in_their_order():
 )
 def test_a_bad_value_names_the_flag_the_value_and_the_remedy(text, flag, kind, complaint):
     with pytest.raises(ValueError, match=complaint):
-        parse_scoped(text, flag, METHODS, kind)
+        parse_scoped(text, flag, tuple(METHODS), kind)
 
 
 def test_the_grid_is_the_product_of_the_axes_that_a_method_has():
-    trials = build_grid(
-        ("smf", "full"),
-        (0, 1),
-        slots=dict.fromkeys(METHODS, (16, 64, 256)),
-        rules=dict.fromkeys(METHODS, ("tfidf", "tf")),
-        learning_rates={"smf": (10.0, 30.0), "full": (1e-5,)},
+    trials = grid_of(
+        methods="smf,full",
+        seeds="0,1",
+        slots="16,64,256",
+        rule="tfidf,tf",
+        lr="smf:10,30/full:1e-5",
     )
     smf = [trial for trial in trials if trial.method == "smf"]
     assert len(smf) == 2 * 3 * 2 * 2  # rules, budgets, rates, seeds
@@ -98,32 +87,19 @@ def test_the_grid_is_the_product_of_the_axes_that_a_method_has():
 
 
 def test_each_method_deals_its_batches_in_its_own_order_unless_told():
-    def orders(**axes):
-        return [
-            (trial.id, trial.batch_order) for trial in build_grid(("smf", "full"), (0,), **axes)
-        ]
-
-    rates = {"smf": (30.0,), "full": (1e-4,)}
-    slots = {"smf": (16,)}
-    assert orders(slots=slots, learning_rates=rates) == [
+    axes = dict(methods="smf,full", slots="16", lr="smf:30/full:1e-4")
+    assert [(trial.id, trial.batch_order) for trial in grid_of(**axes)] == [
         ("smf-tfidf-sgd-t16-lr30-s0", "facts"),
         ("full-adamw-lr0.0001-s0", "shuffled"),
     ]
-    shuffled = dict.fromkeys(METHODS, ("shuffled",))
-    assert orders(slots=slots, learning_rates=rates, batch_orders=shuffled) == [
+    assert [(t.id, t.batch_order) for t in grid_of(**axes, batch_order="shuffled")] == [
         ("smf-tfidf-sgd-t16-shuffled-lr30-s0", "shuffled"),
         ("full-adamw-lr0.0001-s0", "shuffled"),
     ]
 
 
 def test_the_rule_all_has_no_budget():
-    trials = build_grid(
-        ("smf",),
-        (0,),
-        slots={"smf": (16, 64)},
-        rules={"smf": ("all", "tf")},
-        learning_rates={"smf": (30.0,)},
-    )
+    trials = grid_of(methods="smf", slots="16,64", rule="all,tf", lr="30")
     assert [trial.id for trial in trials] == [
         "smf-all-sgd-lr30-s0",
         "smf-tf-sgd-t16-lr30-s0",
@@ -132,77 +108,74 @@ def test_the_rule_all_has_no_budget():
 
 
 def test_a_method_named_twice_is_run_once():
-    assert build_grid(("full", "full"), (0, 0)) == build_grid(("full",), (0,))
+    assert grid_of(methods="full,full", seeds="0,0") == grid_of(methods="full")
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_left_out_of_every_flag_takes_its_defaults(method):
-    others = {other: (1.0,) for other in METHODS if other != method}
-    trials = build_grid((method,), (0,), learning_rates=others)
-    optimizer = DEFAULT_OPTIMIZER[method]
+    other = next(name for name in METHODS if name != method)
+    trials = grid_of(methods=method, lr=f"{other}:1.0")
+    optimizer = METHODS[method].optimizer
     assert {trial.optimizer for trial in trials} == {optimizer}
     rates = {trial.learning_rate for trial in trials}
-    assert rates == set(DEFAULT_LEARNING_RATES[method][optimizer])
-    assert all((trial.rule is None) == (method != "smf") for trial in trials)
+    assert rates == set(METHODS[method].learning_rates[optimizer])
+    assert all((trial.rule is None) == (method in DENSE) for trial in trials)
+
+
+def test_a_scope_of_a_method_that_is_not_run_is_said_once(capsys):
+    assert grid_of(methods="full", lr="smf:3/full:1e-4/lora:1e-3") == grid_of(
+        methods="full", lr="1e-4"
+    )
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == (
+        "--lr=smf:3/full:1e-4/lora:1e-3: nothing of smf, lora, which --methods leaves out, is run"
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_every_optimizer_has_a_default_rate_for_every_method(method, optimizer):
-    trials = build_grid((method,), (0,), optimizers={method: (optimizer,)})
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "adamw"])
+def test_the_usual_optimizers_have_a_default_rate_for_every_method(method, optimizer):
+    trials = grid_of(methods=method, optimizer=optimizer)
     assert trials
     assert all(trial.learning_rate > 0 for trial in trials)
 
 
-def test_ids_are_names_that_tell_every_setting():
-    assert make_trial().id == "smf-tfidf-sgd-t64-lr30-s0"
-    assert make_trial(granularity="per_task", seed=3).id == "smf-tfidf-per_task-sgd-t64-lr30-s3"
-    assert make_trial().setting == "smf-tfidf-sgd-t64-lr30"
-    assert make_trial().sweep == "smf-tfidf-sgd-t64"
-
-
 def test_ids_differ_where_trials_differ():
-    rates = {"smf": (1e-4, 1.0000001e-4, 30.0), "full": (1e-4, 3e-5)}
-    trials = build_grid(
-        ("smf", "full"),
-        (0, 1),
-        rules={"smf": ("all", "tfidf", "random")},
-        granularities={"smf": ("per_step", "per_task")},
-        optimizers=dict.fromkeys(METHODS, OPTIMIZERS),
-        learning_rates=rates,
+    trials = grid_of(
+        methods="smf,full",
+        seeds="0,1",
+        rule="all,tfidf,random",
+        granularity="per_step,per_task",
+        optimizer="sgd,momentum,adam,adamw",
+        lr="smf:1e-4,1.0000001e-4,30/full:1e-4,3e-5",
     )
     assert len({trial.id for trial in trials}) == len(trials)
 
 
-def test_budgets_of_one_size_step_are_one_group():
-    assert make_trial(slots=3).group == make_trial(slots=64, learning_rate=1.0, seed=7).group
-    assert make_trial(slots=64).group != make_trial(slots=65).group
-    assert make_trial(slots=65).group == make_trial(slots=512).group
-
-
-@pytest.mark.parametrize(
-    "change", [{"rule": "tf"}, {"granularity": "per_task"}, {"optimizer": "adam"}]
-)
-def test_static_settings_part_groups(change):
-    assert make_trial(**change).group != make_trial().group
-
-
 def test_budgets_beyond_the_table_are_refused_by_name():
-    trials = build_grid(("smf", "full"), (0,), slots={"smf": (64, 256, 512)})
+    trials = grid_of(methods="smf,full", slots="64,256,512")
     check_budgets(trials, 512)
     with pytest.raises(ValueError, match=r"--slots=256,512: .* has 255 slots; give budgets up to"):
         check_budgets(trials, 255)
 
 
-@pytest.mark.parametrize("count", [1, 3, 100])
-def test_shares_cover_the_grid_once(count):
-    trials = build_grid(METHODS, (0, 1))
-    shares = [shard(trials, f"{index}/{count}") for index in range(count)]
-    assert sorted((t for share in shares for t in share), key=trials.index) == list(trials)
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+def test_the_defaults_make_a_frontier_of_every_method():
+    trials = grid_of()
+    rates = {
+        m: {t.learning_rate for t in trials if t.method == m} for m in ("full", "lora", "replay")
+    }
+    assert all(len(found) >= 3 for found in rates.values())
+    assert {t.slots for t in trials if t.method == "smf"} == {64, 512}
+    assert len(trials) == len(set(trials)) == len({t.id for t in trials})
 
 
-@pytest.mark.parametrize("part", ["", "1", "2/2", "-1/2", "0/0", "a/b", "0/2/3"])
-def test_a_share_out_of_range_is_refused(part):
-    with pytest.raises(ValueError, match=r"--shard=.*give i/n with i from 0 to n - 1"):
-        shard([make_trial()], part)
+def test_axes_that_a_method_lacks_collapse():
+    given = dict(rule="tf,random", granularity="per_step,per_task", seeds="0,1")
+    trials = grid_of(methods="smf,full", slots="16,64", lr="smf:10/full:1e-4", **given)
+    assert [t.method for t in trials].count("smf") == 2 * 2 * 2 * 2
+    assert [t.method for t in trials].count("full") == 2
+    scoped = grid_of(methods="smf,lora", slots="smf:16", lr="lora:1e-3", optimizer="lora:sgd")
+    assert {(t.method, t.slots, t.optimizer) for t in scoped} == {
+        ("smf", 16, "sgd"),
+        ("lora", None, "sgd"),
+    }

@@ -9,15 +9,16 @@ import pytest
 from experiments import pretrain
 from smf_jax.continual import pretraining
 from smf_jax.continual.base import load_base
-from smf_jax.continual.config import PretrainFlags
+from smf_jax.continual.config import PretrainConfig
+from smf_jax.continual.pretraining import recipe_of
 from smf_jax.data.world.world import make_world
 from smf_jax.models.generate import generate, left_pad
 from smf_jax.params import unflatten
 from tests.tiny_sweep import TINY_BASE, content, on_devices, quick_compilation, write_lines
 
 
-def flags(out: Path | str = "unused", **changes) -> PretrainFlags:
-    return PretrainFlags(**{**TINY_BASE, "out": str(out), **changes})
+def flags(out: Path | str = "unused", **changes) -> PretrainConfig:
+    return PretrainConfig.of(**{**TINY_BASE, "out": str(out), **changes})
 
 
 def test_a_base_is_what_its_outline_says(tiny_base):
@@ -28,12 +29,12 @@ def test_a_base_is_what_its_outline_says(tiny_base):
     assert {p: leaf.shape for p, leaf in abstract_base.params.items()} == {
         p: leaf.shape for p, leaf in base.params.items()
     }
-    assert base.pretrain_flags() == abstract_base.pretrain_flags() == flags("")
+    assert recipe_of(base) == recipe_of(abstract_base) == flags("")
 
 
 def test_the_share_of_known_facts_is_that_of_greedy_answers(tiny_base):
     base = load_base(str(tiny_base), "base")
-    known = make_world(flags().world()).known
+    known = make_world(flags().world_config()).known
     tokenizer = base.tokenizer
     answers = [
         (paraphrase.prompt, paraphrase.answer) for fact in known for paraphrase in fact.held_out
@@ -43,7 +44,7 @@ def test_the_share_of_known_facts_is_that_of_greedy_answers(tiny_base):
     with quick_compilation():
         tokens, valid = left_pad(prompts, pad=tokenizer.pad)
         given = generate(base.model, unflatten(base.params), tokens, valid, longest + 1)
-        share = pretraining.known_share(base, make_world(flags().world()))
+        share = pretraining.known_share(base, make_world(flags().world_config()))
     said = [
         row[: row.index(tokenizer.eos)] if tokenizer.eos in row else [] for row in given.tolist()
     ]

@@ -12,7 +12,8 @@ import pytest
 from experiments import retrofit
 from smf_jax.continual import retrofitting
 from smf_jax.continual.base import load_base
-from smf_jax.continual.config import MemoryFlags, RetrofitFlags
+from smf_jax.continual.config import RetrofitCommandConfig
+from smf_jax.continual.sections import RetrofitConfig
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params, unflatten
@@ -21,8 +22,8 @@ from tests.tiny_sweep import content, on_devices, quick_compilation, write_lines
 SMALL = dict(keys_per_half=8, memory_heads=2, reads=3, key_width=8, heal_steps=0)
 
 
-def flags(base: Path | str, out: Path | str, **changes) -> RetrofitFlags:
-    return RetrofitFlags(**{**SMALL, "base": str(base), "out": str(out), **changes})
+def flags(base: Path | str, out: Path | str, **changes) -> RetrofitCommandConfig:
+    return RetrofitCommandConfig.of(**{**SMALL, "base": str(base), "out": str(out), **changes})
 
 
 @partial(jax.jit, static_argnums=0)
@@ -117,7 +118,7 @@ def test_distillation_heals_towards_the_removed_feed_forward(healed, capsys):
 
 def test_the_outline_is_that_of_what_is_made(plain_checkpoint):
     base = load_base(str(plain_checkpoint), "base")
-    given = MemoryFlags(**{**SMALL, "retrofit": "add"})
+    given = RetrofitConfig().with_values(**SMALL, retrofit="add")
     abstract_base = retrofitting.check_retrofit(given, base, has_text=False)
     made = retrofitting.retrofit_base(given, base, None)
     assert abstract_base.is_abstract and not made.is_abstract
@@ -140,7 +141,7 @@ def test_the_outline_is_that_of_what_is_made(plain_checkpoint):
         (dict(heal_steps=5), "--heal_steps=5 needs text; give --heal_texts=FILE, or"),
         (dict(heal_steps=5, heal_texts="no.txt"), "--heal_texts.*no.txt: no such file"),
         (dict(heal_steps=5, heal_texts="short.txt"), "--heal_texts=short.txt: .*give more text"),
-        (dict(heal_loss="mse"), "--heal_loss=mse is unknown; choose text or distill"),
+        (dict(heal_loss="mse"), "--heal_loss=mse is unknown; choose from text, distill"),
         (
             dict(heal_loss="distill"),
             "--heal_loss=distill with --retrofit=add: .* give --retrofit=replace or --heal_loss=t",

@@ -7,31 +7,38 @@ import json
 import math
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from smf_jax import checkpoints
-from smf_jax.continual.config import SweepFlags
-from smf_jax.continual.grid import Trial
+from smf_jax.continual.config import SweepConfig
+from smf_jax.continual.results import ResultRow
 from smf_jax.continual.run_directory import CONFIG, NOT_COMPARED, RESULTS, RunDirectory
+from smf_jax.continual.trial import Trial
+from tests.fixtures import make_rows
 from tests.tiny_sweep import content
 
 SMF = Trial("smf", 16, "tfidf", "per_step", "sgd", 30.0, 0, "facts")
 FULL = Trial("full", None, None, None, "adamw", 1e-3, 0, "shuffled")
-CONFIGURATION = {
-    "methods": "smf",
-    "slots": "16",
-    "seeds": "0",
-    "versions": {"jax": "1"},
-    "out": "a",
-}
+CONFIGURATION = SweepConfig.of(methods="smf", slots="16", seeds="0", out="a")
 
 
 @pytest.fixture
 def run(tmp_path) -> RunDirectory:
     run = RunDirectory(str(tmp_path / "run"))
-    run.open(CONFIGURATION, resume=False, overwrite=False)
+    run.open(CONFIGURATION)
     return run
+
+
+def row_of(trial: Trial, task: int, **changes) -> ResultRow:
+    """A row whose numbers are those of `make_rows`."""
+    (row,) = make_rows(tasks=1)
+    return dataclasses.replace(ResultRow.from_json(row), trial=trial, task=task, **changes)
+
+
+def told(run: RunDirectory) -> dict:
+    return json.loads((run.path / CONFIG).read_text())
 
 
 def finish(run: RunDirectory, trial: Trial, *tasks: int, failed: int | None = None) -> None:
@@ -41,43 +48,55 @@ def finish(run: RunDirectory, trial: Trial, *tasks: int, failed: int | None = No
         step = failed if is_last else None
         if step is None:
             checkpoints.save(run.task_path(trial, task), {"a": np.zeros(2)}, {})
-        run.append({"trial": trial.id, "task": task, "failed_step": step, "known": 0.5})
+        run.append(row_of(trial, task, failed_step=step))
 
 
 def test_a_directory_is_opened_once(run):
-    assert json.loads((run.path / CONFIG).read_text()) == CONFIGURATION
+    assert CONFIGURATION.values().items() <= told(run).items()
+    assert told(run)["versions"]["jax"] == jax.__version__
+    assert run.config() == CONFIGURATION
     before = content(run.path)
     with pytest.raises(FileExistsError, match="--out=.* exists; give --resume .*--overwrite to"):
-        run.open(CONFIGURATION, resume=False, overwrite=False)
+        run.open(CONFIGURATION)
     with pytest.raises(ValueError, match="--resume .* and --overwrite .* give one of them"):
-        run.open(CONFIGURATION, resume=True, overwrite=True)
+        run.open(CONFIGURATION.with_values(resume=True, overwrite=True))
     assert content(run.path) == before
 
 
 def test_overwriting_leaves_nothing_of_the_old_run(run):
     finish(run, SMF, 0)
-    run.open(CONFIGURATION | {"slots": "64"}, resume=False, overwrite=True)
+    run.open(CONFIGURATION.with_values(slots="64", overwrite=True))
     assert [path.name for path in run.path.iterdir()] == [CONFIG]
-    assert json.loads((run.path / CONFIG).read_text())["slots"] == "64"
+    assert told(run)["slots"] == "64"
 
 
 def test_a_check_touches_nothing(tmp_path):
     run = RunDirectory(str(tmp_path / "a" / "b"))
-    run.check(CONFIGURATION, resume=True, overwrite=False)
+    run.check(CONFIGURATION.with_values(resume=True))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_resume_compares_what_decides_the_numbers(run):
-    same = CONFIGURATION | {"out": "b", "versions": {}, "resume": True, "shard": "1/2"}
-    run.check(same, resume=True, overwrite=False)
+    same = CONFIGURATION.with_values(out="b", resume=True, shard="1/2")
+    run.check(same)
     with pytest.raises(ValueError, match="with other flags: --seeds was '0', is '1', --slots was"):
-        run.check(same | {"slots": "64", "seeds": "1"}, resume=True, overwrite=False)
-    with pytest.raises(ValueError, match="--rule was None, is 'tf'"):
-        run.check(same | {"rule": "tf"}, resume=True, overwrite=False)
+        run.check(same.with_values(slots="64", seeds="1"))
+    with pytest.raises(ValueError, match="--rule was '', is 'tf'"):
+        run.check(same.with_values(rule="tf"))
+
+
+def test_a_run_of_an_earlier_version_had_later_settings_at_their_defaults(run):
+    before = told(run)
+    del before["heal_routing"], before["eval_batch_size"]
+    (run.path / CONFIG).write_text(json.dumps(before | {"probe_rows": 7}))
+    run.check(CONFIGURATION.with_values(resume=True))
+    assert run.config() == CONFIGURATION
+    with pytest.raises(ValueError, match="--heal_routing was False, is True"):
+        run.check(CONFIGURATION.with_values(resume=True, heal_routing=True))
 
 
 def test_flags_that_are_not_compared_exist():
-    flags = {each.name for each in dataclasses.fields(SweepFlags)} | {"versions", "python"}
+    flags = SweepConfig().values().keys() | {"versions", "python"}
     assert flags | {"probe_rows"} == flags | NOT_COMPARED
 
 
@@ -93,9 +112,7 @@ def test_what_is_no_run_is_neither_resumed_nor_replaced(tmp_path, what, given):
         (path / {"model": "config.json", "home": "notes.txt"}[what]).write_text(text)
     before = content(tmp_path)
     with pytest.raises(FileExistsError, match="exists and is no run, so it is neither"):
-        RunDirectory(str(path)).open(
-            CONFIGURATION, **{"resume": False, "overwrite": False, **given}
-        )
+        RunDirectory(str(path)).open(CONFIGURATION.with_values(**given))
     assert content(tmp_path) == before
 
 
@@ -103,20 +120,22 @@ def test_what_is_no_run_is_neither_resumed_nor_replaced(tmp_path, what, given):
 def test_the_working_directory_is_no_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="--out names no directory of its own"):
-        RunDirectory(path).open(CONFIGURATION, resume=False, overwrite=True)
+        RunDirectory(path).open(CONFIGURATION.with_values(overwrite=True))
 
 
 def test_a_kill_before_the_first_word_can_be_resumed(tmp_path):
     path = tmp_path / "run"
     path.mkdir()
     (path / f".{CONFIG}.12.partial").write_text("{")
-    RunDirectory(str(path)).open(CONFIGURATION, resume=True, overwrite=False)
-    assert json.loads((path / CONFIG).read_text()) == CONFIGURATION
+    run = RunDirectory(str(path))
+    run.open(CONFIGURATION.with_values(resume=True))
+    assert run.config() == CONFIGURATION.with_values(resume=True)
 
 
 def test_numbers_that_are_not_finite_are_null(run):
-    run.append({"trial": "a", "task": 0, "loss": math.nan, "known": math.inf, "rows": [1.5]})
-    assert run.rows() == [{"trial": "a", "task": 0, "loss": None, "known": None, "rows": [1.5]}]
+    run.append(row_of(SMF, 0, loss_first=math.nan, known=math.inf, retention=[0.5]))
+    (row,) = run.rows()
+    assert (row["loss_first"], row["known"], row["retention"]) == (None, None, [0.5])
     assert "NaN" not in (run.path / RESULTS).read_text()
 
 
@@ -129,7 +148,7 @@ def test_a_line_that_was_cut_short_does_not_count(run, cut):
     assert [row["task"] for row in run.rows()] == [0]
     assert run.completed(FULL) == (1, None)
     again = RunDirectory(str(run.path))
-    again.open(CONFIGURATION, resume=True, overwrite=False)
+    again.open(CONFIGURATION.with_values(resume=True))
     assert results.read_text() == first  # or the next row would be appended to the cut one
 
 
@@ -179,12 +198,12 @@ def test_rows_that_are_run_again_are_forgotten(run):
 def test_shards_write_files_of_their_own_and_read_all(tmp_path):
     shards = [RunDirectory(str(tmp_path / "run"), f"{n}/2") for n in (0, 1)]
     for run, trial in zip(shards, (SMF, FULL), strict=True):
-        run.open(CONFIGURATION | {"shard": "x"}, resume=True, overwrite=False)
+        run.open(CONFIGURATION.with_values(resume=True))
         finish(run, trial, 0)
     assert [row["trial"] for row in shards[0].rows()] == [SMF.id, FULL.id]
     with (tmp_path / "run" / "results-1-of-2.jsonl").open("a") as file:
         file.write('{"trial": ')  # the other machine is in the middle of a line
-    shards[0].open(CONFIGURATION, resume=True, overwrite=False)
+    shards[0].open(CONFIGURATION.with_values(resume=True))
     assert len(shards[0].rows()) == 2
     assert (tmp_path / "run" / "results-1-of-2.jsonl").read_text().endswith('{"trial": ')
     shards[0].forget(FULL, 0)

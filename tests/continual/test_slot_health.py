@@ -12,11 +12,11 @@ import pytest
 from smf_jax import checkpoints
 from smf_jax.continual import slot_health as health
 from smf_jax.continual.base import load_base
-from smf_jax.continual.plan import plan
+from smf_jax.continual.engine import Sweep
+from smf_jax.continual.grid import grid
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.slot_health import HEALTH, Recount, measure_slot_health, read_slot_health
 from smf_jax.continual.stream_data import load_stream_data
-from smf_jax.continual.trained import find_trial, trained_params
 from smf_jax.data.batching import Batch
 from smf_jax.evaluation.slot_health import slot_health, usage_drift
 from smf_jax.training.reads import read_counts
@@ -33,8 +33,9 @@ def base(finished):
 @pytest.fixture(scope="module")
 def text(sweeper, base, finished) -> Batch:
     """The first three of the four batches of background."""
-    flags = sweeper.flags(finished)
-    batches = load_stream_data(flags, base).background_batches(4, flags.background_batch_size)
+    config = sweeper.config(finished)
+    rows = config.background.background_batch_size
+    batches = load_stream_data(config, base).background_batches(4, rows)
     return Batch(*(field[:3].reshape(-1, field.shape[-1]) for field in batches))
 
 
@@ -60,10 +61,9 @@ def test_a_trial_is_counted_after_its_last_task(finished, base, count):
     trials = read_slot_health(finished)["trials"]
     rows = RunDirectory(str(finished)).rows()
     assert trials.keys() == {row["trial"] for row in rows}
-    trial, task = find_trial(finished, FULL, -1)
-    params = trained_params(
-        RunDirectory(str(finished)), trial, task, base.params, base.fingerprint(), 16.0
-    )
+    run = RunDirectory(str(finished))
+    trial, task = run.find_trial(FULL)
+    params = run.load_model(trial, task, base.params, base.fingerprint())
     before, after = count(base.params), count(params)
     assert (before != after).any()  # full finetuning moves the routing
     found = trials[FULL]
@@ -92,24 +92,29 @@ def test_only_leaves_that_routing_hangs_on_are_counted_anew(base, text, monkeypa
     assert counted[1] is moved
 
 
+def sweep_of(config, base, run: RunDirectory) -> Sweep:
+    """A sweep that has run."""
+    stream_data = load_stream_data(config, base)
+    return Sweep(config, base, base.fingerprint(), stream_data, None, run, jax.local_devices())
+
+
 def test_a_resume_keeps_what_was_measured_and_other_settings_measure_anew(
     sweeper, finished, base, tmp_path, monkeypatch
 ):
-    flags = sweeper.flags(finished, recount_batches=3)
-    stream_data = load_stream_data(flags, base)
-    run, trials = RunDirectory(str(finished)), plan(flags)
+    config = sweeper.config(finished, recount_batches=3)
+    run, trials = RunDirectory(str(finished)), grid(config.grid)
     kept = RunDirectory(str(tmp_path))
     monkeypatch.setattr(kept, "completed", run.completed)
     (tmp_path / "trials").symlink_to(finished / "trials")
     (tmp_path / f"{HEALTH}.json").write_text((finished / f"{HEALTH}.json").read_text())
     monkeypatch.setattr(Recount, "_count", None)
-    given = (base, base.fingerprint(), stream_data, None)
-    measure_slot_health(flags, *given, kept, trials)
+    measure_slot_health(sweep_of(config, base, kept), None, trials)
     found = read_slot_health(tmp_path)
     whole = read_slot_health(finished)
     assert (found["trials"], found["recount"]) == (whole["trials"], whole["recount"])
     with pytest.raises(TypeError):  # another text is counted again, if it may be
-        measure_slot_health(dataclasses.replace(flags, recount_batches=2), *given, kept, trials)
+        other = config.with_values(recount_batches=2)
+        measure_slot_health(sweep_of(other, base, kept), None, trials)
 
 
 def test_shards_have_files_of_their_own_and_are_read_together(tmp_path):
@@ -127,8 +132,9 @@ def test_shards_have_files_of_their_own_and_are_read_together(tmp_path):
 
 def test_a_base_without_memory_has_no_slots_to_look_at(sweeper, plain_checkpoint, tmp_path):
     plain = load_base(str(plain_checkpoint), "base")
-    flags = sweeper.flags(tmp_path)
-    measure_slot_health(flags, plain, "", None, None, RunDirectory(str(tmp_path)), ())
+    run, config = RunDirectory(str(tmp_path)), sweeper.config(tmp_path)
+    sweep = Sweep(config, plain, "", None, None, run, ())  # pyright: ignore[reportArgumentType]
+    measure_slot_health(sweep, None, ())
     assert not list(tmp_path.iterdir())
     assert read_slot_health(tmp_path)["trials"] == {}
 
@@ -136,11 +142,10 @@ def test_a_base_without_memory_has_no_slots_to_look_at(sweeper, plain_checkpoint
 def test_without_a_recount_the_background_alone_is_told(sweeper, base, finished, tmp_path):
     arrays, about = checkpoints.load(finished / "base" / "background")
     background = health.Background.from_arrays(arrays, about)
-    flags = sweeper.flags(tmp_path)
-    assert flags.recount_batches == 0
-    stream_data = load_stream_data(flags, base)
+    config = sweeper.config(tmp_path)
+    assert config.background.recount_batches == 0
     run = RunDirectory(str(tmp_path))
-    measure_slot_health(flags, base, base.fingerprint(), stream_data, background, run, plan(flags))
+    measure_slot_health(sweep_of(config, base, run), background, grid(config.grid))
     found = json.loads((tmp_path / "slot_health.json").read_text())
     assert found["recount"] is None and found["trials"] == {}
     assert found["background"] == read_slot_health(finished)["background"]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from smf_jax.continual.base import Base, abstract_params_of, load_base
-from smf_jax.continual.config import SweepFlags
+from smf_jax.continual.config import SweepConfig
+from smf_jax.continual.pretraining import recipe_of
 from smf_jax.continual.stream_data import all_rows, chunked, is_measured, load_stream_data
 from smf_jax.data.batching import pack_texts
 from smf_jax.data.world.world import make_world
@@ -27,8 +28,8 @@ def gathered(base):
     return load_stream_data(flags(), base)
 
 
-def flags(**changes) -> SweepFlags:
-    return SweepFlags(**{**TINY_SWEEP, **changes})
+def flags(**changes) -> SweepConfig:
+    return SweepConfig.of(**{**TINY_SWEEP, **changes})
 
 
 def texts_of(base: Base, batch) -> list[str]:
@@ -55,10 +56,10 @@ def test_a_task_is_taught_in_its_trained_and_asked_in_other_paraphrases(base, ga
 
 
 def test_the_probes_of_the_world_leave_out_what_the_stream_changes(base):
-    made_by = base.pretrain_flags()
+    made_by = recipe_of(base)
     assert made_by is not None
     many = flags(probe_limit=1000)
-    world = make_world(made_by.world(many.tasks, many.facts_per_task, many.changed_share))
+    world = make_world(made_by.world_config(2, 4, many.stream.changed_share))
     probes = load_stream_data(many, base)
     assert list(probes.questions) == ["known"] and list(probes.texts) == ["neutral"]
     kept = {fact.held_out[0].prompt + fact.held_out[0].answer for fact in world.kept}

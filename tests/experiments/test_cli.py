@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
+import os
+import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from experiments.cli import help_text, parse, run
+from experiments.cli import first_page, help_text, parse, run
 from experiments.compare import CompareConfig
-from smf_jax.continual.config import PretrainFlags, RetrofitFlags, SweepFlags
-from smf_jax.continual.flags import flag
-from smf_jax.errors import blame_flag, require_least, require_positive, require_writable
+from smf_jax.configuration import Configuration, flags_of, setting
+from smf_jax.continual.config import PretrainConfig, RetrofitCommandConfig, SweepConfig
 
 
 @dataclass(frozen=True)
-class Shared:
-    common: str = flag("Shared", "x", "what several commands have")
-
-
-@dataclass(frozen=True)
-class Flags(Shared):
-    name: str = flag("Who", "", "the name")
-    count: int = flag("Who", 3, "how many")
-    share: float = flag("How", 0.5, "of the whole")
-    loud: bool = flag("How", False, "or not")
-    limit: int | None = flag("How", None, "at most")
+class Flags(Configuration):
+    name: str = setting("", "the name", heading="Who", first=True)
+    count: int = setting(3, "how many", heading="Who", first=True)
+    share: float = setting(0.5, "of the whole", heading="How")
+    loud: bool = setting(False, "or not", heading="How")
+    limit: int | None = setting(None, "at most", heading="How")
     rest: tuple[str, ...] = ()
 
 
@@ -53,23 +49,39 @@ def test_a_bad_flag_is_named(argument, message):
         parse(Flags, [argument])
 
 
-def test_help_groups_and_explains_every_flag_its_own_first():
+def test_the_full_help_groups_and_explains_every_flag():
     text = help_text(Flags, "experiments.flags", "does it", "python -m experiments.flags")
     lines = text.splitlines()
     assert lines[0] == "python -m experiments.flags: does it"
     headings = [line for line in lines[3:] if line and not line.startswith(" ")]
-    assert headings == ["Who:", "How:", "Shared:"]
+    assert headings == ["Who:", "How:"]
     assert "how many [3]" in text
     assert "the name\n" in text  # no default to show
     assert "--rest" not in text
 
 
-@pytest.mark.parametrize("flags", [SweepFlags, PretrainFlags, RetrofitFlags, CompareConfig])
-def test_help_fits_a_terminal_and_explains_everything(flags):
-    text = help_text(flags, "experiments.x", "does it", "an example")
+COMMANDS = [SweepConfig, PretrainConfig, RetrofitCommandConfig, CompareConfig]
+
+
+@pytest.mark.parametrize("config", COMMANDS)
+def test_help_fits_a_terminal_and_explains_everything(config):
+    text = help_text(config, "experiments.x", "does it", "an example")
     assert max(map(len, text.splitlines())) <= 100
-    for name in (line[4:] for line in text.splitlines() if line.startswith("  --")):
+    names = [line[4:] for line in text.splitlines() if line.startswith("  --")]
+    assert names and set(names) == flags_of(config()).keys()
+    for name in names:
         assert text.count(f"  --{name}\n      ") == 1
+
+
+@pytest.mark.parametrize("config", COMMANDS)
+def test_the_first_page_of_help_fits_a_screen_and_names_the_rest(config):
+    page = first_page(config, "experiments.x", "does it", "an example")
+    assert max(map(len, page.splitlines())) <= 100
+    assert len(page.splitlines()) <= 30
+    chosen = [flag for flag in flags_of(config()).values() if flag.first]
+    for flag in chosen:
+        assert f"  --{flag.name} " in page
+    assert not chosen or f"--helpfull explains all {len(flags_of(config()))} flags" in page
 
 
 def exit_of(monkeypatch, capsys, main, *arguments: str, positional: str | None = None):
@@ -120,49 +132,19 @@ def test_a_fault_of_ours_is_no_error_of_the_user(monkeypatch):
         run(main, Flags, "experiments.flags", "does it", "an example")
 
 
-@pytest.mark.parametrize("argument", ["--help", "-h"])
-@pytest.mark.parametrize("command", ["sweep", "pretrain", "retrofit", "compare"])
-def test_help_of_every_command_needs_nothing_else(monkeypatch, capsys, command, argument):
-    module = importlib.import_module(f"experiments.{command}")
-    flags = {"sweep": SweepFlags, "pretrain": PretrainFlags, "retrofit": RetrofitFlags}
-    monkeypatch.setattr(sys, "argv", [command, "--nonsense", argument])
-    with pytest.raises(SystemExit) as left:
-        run(module.main, flags.get(command, CompareConfig), command, "does it", "an example")
-    assert left.value.code == 0
-    assert capsys.readouterr().out.startswith(f"python -m {command}: ")
-
-
-def test_an_error_is_told_with_its_flag_once():
-    with pytest.raises(ValueError, match=r"^--reads=9 exceeds 4$"), blame_flag("--"):
-        raise ValueError("reads=9 exceeds 4")
-    with (
-        pytest.raises(FileNotFoundError, match=r"^--base=a: a: not there$"),
-        blame_flag("--base=a: "),
-    ):
-        raise FileNotFoundError("a: not there")
-    with (
-        pytest.raises(ValueError, match=r"^--stream: line 2$"),
-        blame_flag("--probes: "),
-        blame_flag("--stream: "),
-    ):
-        raise ValueError("line 2")
-
-
-def test_bounds_refuse_by_name_and_nan_too():
-    require_least(Flags(), 3, "count")
-    require_positive(Flags(), "count", "share")
-    with pytest.raises(ValueError, match="--count=3: expected at least 4"):
-        require_least(Flags(), 4, "count")
-    with pytest.raises(ValueError, match="--share=nan: expected at least 0"):
-        require_least(Flags(share=float("nan")), 0, "share")
-    with pytest.raises(ValueError, match="--share=0.0: expected a number above 0"):
-        require_positive(Flags(share=0.0), "share")
-
-
-def test_a_place_that_cannot_be_written_is_refused(tmp_path):
-    (tmp_path / "file").touch()
-    require_writable(str(tmp_path / "a" / "b"), "out")
-    require_writable("a/b", "out")
-    with pytest.raises(ValueError, match="--out=.*file/a: .*file is no directory"):
-        require_writable(str(tmp_path / "file" / "a"), "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+@pytest.mark.parametrize("argument", ["--help", "-h", "--helpfull"])
+@pytest.mark.parametrize(
+    "command",
+    ["sweep", "pretrain", "retrofit", "compare", "evaluate", "export", "check_golden", "benchmark"],
+)
+def test_help_of_every_command_needs_nothing_else(command, argument):
+    found = subprocess.run(
+        [sys.executable, "-m", f"experiments.{command}", "--nonsense", argument],
+        cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout.startswith(f"python -m experiments.{command}: ")

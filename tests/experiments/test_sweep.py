@@ -19,8 +19,9 @@ import pytest
 from experiments import sweep
 from experiments.compare import compare
 from smf_jax import checkpoints
-from smf_jax.continual.base import Base, load_base
-from smf_jax.continual.config import PretrainFlags, SweepFlags
+from smf_jax.continual.base import Base, cached_path, load_base
+from smf_jax.continual.config import PretrainConfig
+from smf_jax.continual.methods.lora import LoraConfig
 from smf_jax.continual.run_directory import CONFIG
 from smf_jax.continual.stream_data import load_stream_data
 from smf_jax.evaluation.likelihood import loss_sum, mean_loss
@@ -29,7 +30,7 @@ from smf_jax.models.decoder import Decoder
 from smf_jax.models.lora import merge_lora
 from smf_jax.params import flatten, unflatten
 from smf_jax.sparse.patch import Patch, apply_patch
-from tests.tiny_sweep import content, quick_compilation, rows_of, write_lines
+from tests.tiny_sweep import content, on_devices, quick_compilation, rows_of, write_lines
 
 POOL = "memory/pool_0/values"
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -53,7 +54,7 @@ def trained_params(run: Path, trial: str, tasks: int) -> dict[str, np.ndarray]:
         elif about["kind"] == "leaves":
             params = {**params, **arrays}
         elif task == tasks - 1:
-            params = flatten(merge_lora(unflatten(params), arrays, SweepFlags.lora_alpha))
+            params = flatten(merge_lora(unflatten(params), arrays, LoraConfig().alpha))
     return {path: np.asarray(leaf) for path, leaf in params.items()}
 
 
@@ -107,7 +108,7 @@ def test_what_trains_is_told_by_number(finished, tiny_base):
 
 
 def test_budgets_of_one_static_size_share_one_compilation(finished, sweeper):
-    groups = [group for key, group in sweeper.groups.items() if key[0][-1][0] == "smf"]
+    groups = [group for (key, _), group in sweeper.groups.items() if key[-1][0] == "smf"]
     assert len({row["slots"] for row in rows_of(finished) if row["method"] == "smf"}) == 2
     assert [group.traces for group in groups] == [1] * len(groups)
     assert all(group.traces == 1 for group in sweeper.groups.values())
@@ -154,7 +155,7 @@ def test_dense_checkpoints_hold_the_trained_leaves(finished, sweeper):
 def test_a_row_tells_of_the_model_in_its_checkpoint(finished, sweeper):
     """Scores recomputed from the run's files by another way: one plain model, no trial axis."""
     base = load_base(str(finished / "base"), "base")
-    stream_data = load_stream_data(sweeper.flags(finished), base)
+    stream_data = load_stream_data(sweeper.config(finished), base)
 
     @jax.jit
     def run(params, batch):
@@ -255,46 +256,46 @@ def test_a_background_of_another_base_is_refused(refused, finished, tiny_base, t
     given = dict(base=str(other), background=str(measured), methods="smf")
     told = refused("background of another model: .*measure the background again", **given)
     assert told.startswith(f"--background={measured}: ")
-    flags = SweepFlags(background=str(measured))
-    with pytest.raises(ValueError, match=r"^--background=.*background of another tokenizer"):
-        sweep.measured_background(flags, "another")
     given["background"] = str(finished / "base" / "leaves")
     refused("--background=.*not a background file", **given)
 
 
 def test_a_measured_background_of_this_base_serves(sweeper, finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweeper, "_measure_background", None)
-    base = load_base(str(finished / "base"), "base")
-    flags = sweeper.flags(tmp_path, background=str(finished / "base" / "background"))
-    measured = sweep.measured_background(flags, base.tokenizer_fingerprint())
-    assert sweep.get_background(flags, base, load_stream_data(flags, base), measured) is measured
+    monkeypatch.setattr(sweeper, "may_measure", False)
+    measured, out = finished / "base" / "background", tmp_path / "again"
+    given = dict(methods="smf", slots="16", lr="30", optimizer="sgd", tasks=1)
+    assert sweeper(out, background=str(measured), **given) == 0
+    kept = checkpoints.read_manifest(out / "base" / "background").fingerprint
+    assert kept == checkpoints.read_manifest(measured).fingerprint
 
 
 def test_a_resume_with_other_flags_is_refused_by_name(sweeper, finished, no_compute):
     before = content(finished)
-    flags = sweeper.flags(finished, resume=True, steps_per_task=7, clip=1.0)
+    config = sweeper.config(finished, resume=True, steps_per_task=7, clip=1.0)
     with pytest.raises(ValueError, match="with other flags: ") as error:
-        sweep.main(flags)
+        sweep.main(config, no_compute)
     assert "--clip was 0.0, is 1.0, --steps_per_task was 6, is 7" in str(error.value)
     assert content(finished) == before
 
 
-def test_a_built_in_base_is_made_once_and_kept_by_its_recipe(tmp_path, tiny_base, monkeypatch):
+def test_a_built_in_base_is_made_once_and_kept_by_its_recipe(sweeper, tmp_path, tiny_base):
     made = []
 
-    def pretrain(recipe: PretrainFlags) -> Base:
+    def pretrain(recipe: PretrainConfig) -> Base:
         made.append(recipe)
         return dataclasses.replace(load_base(str(tiny_base), "base"), recipe=recipe.recipe())
 
-    monkeypatch.setattr(sweep, "pretrain", pretrain)
-    flags = SweepFlags(base_cache=str(tmp_path), base_seed=3)
-    abstract_base = sweep.find_base(flags)
-    assert abstract_base.is_abstract and not made
-    base = sweep.make_base(flags, abstract_base, None)
-    again = sweep.make_base(flags, sweep.find_base(flags), None)
-    assert [(each.seed, each.world_seed) for each in made] == [(3, 3)]
-    assert base.fingerprint() == again.fingerprint()
-    assert sweep.find_base(SweepFlags(base_cache=str(tmp_path), base_seed=4)).is_abstract
+    few = dict(methods="full", lr="1e-3", optimizer="", tasks=1)
+    for name in ("one", "other"):
+        config = sweeper.config(
+            tmp_path / name, base="world", base_cache=str(tmp_path / "cache"), base_seed=3, **few
+        )
+        tools = dataclasses.replace(sweeper.tools(config), pretrain=pretrain)
+        with on_devices(1), quick_compilation():
+            assert sweep.main(config, tools, lambda *_: "") == 0
+    assert [(each.training.seed, each.world.world_seed) for each in made] == [(3, 3)]
+    kept = [path.name for path in (tmp_path / "cache").iterdir()]
+    assert kept == [cached_path(made[0].recipe(), "").name]
 
 
 def test_the_command_line_ends_in_one_line_and_status_2(tmp_path, finished):

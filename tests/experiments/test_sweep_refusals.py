@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments import sweep
-from smf_jax.continual.config import SweepFlags
+from smf_jax.continual.config import SweepConfig
 from tests.tiny_sweep import content, write_lines
 
 BAD = {
@@ -19,7 +19,7 @@ BAD = {
     "no budget": (dict(slots="smf:"), "--slots=smf:: ''"),
     "a rule": (dict(rule="tf-idf"), "--rule=tf-idf: 'tf-idf' is not known; choose from tfidf"),
     "a method": (dict(methods="smf,sgd"), "--methods=smf,sgd: 'sgd' .*choose from smf, full"),
-    "an optimizer": (dict(optimizer="lion"), "--optimizer=lion: .*choose from sgd"),
+    "an optimizer": (dict(optimizer="best"), "--optimizer=best: .*choose from sgd"),
     "a granularity": (dict(granularity="daily"), "--granularity=daily: .*per_step"),
     "a rate": (dict(lr="full:0"), "--lr=full:0: '0' is not a learning rate"),
     "a rate of no number": (dict(lr="nan"), "--lr=nan: 'nan' is not a learning rate"),
@@ -211,5 +211,5 @@ def test_no_base_is_made_before_the_rest_is_checked(tmp_path, no_compute, change
     cache = tmp_path / "cache"
     given = {"out": str(tmp_path / "run"), "base_cache": str(cache), "tasks": 2, **changes}
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        sweep.main(SweepFlags(**given))
+        sweep.main(SweepConfig.of(**given), no_compute)
     assert not any(tmp_path.iterdir())

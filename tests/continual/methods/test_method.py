@@ -8,20 +8,15 @@ import jax
 import pytest
 
 from smf_jax.continual.base import load_base
-from smf_jax.continual.config import SweepFlags
-from smf_jax.continual.grid import Trial
-from smf_jax.continual.methods import (
-    count_trainable,
-    make_trainer,
-    may_train,
-    replayed_rows,
-    settings_of,
-    static_size,
-)
+from smf_jax.continual.config import SweepConfig
+from smf_jax.continual.methods import METHODS
+from smf_jax.continual.methods.method import Setup, TrainableSummary, settings_of
+from smf_jax.continual.plan import setup_of
 from smf_jax.continual.stream_data import load_stream_data
+from smf_jax.continual.trial import Trial
 from tests.tiny_sweep import TINY_SWEEP
 
-FLAGS = SweepFlags(**TINY_SWEEP)
+CONFIG = SweepConfig.of(**TINY_SWEEP)
 SMF = Trial("smf", 16, "tfidf", "per_step", "sgd", 30.0, 0, "facts")
 
 
@@ -32,12 +27,29 @@ def base(tiny_base):
 
 @pytest.fixture(scope="module")
 def gathered(base):
-    return load_stream_data(FLAGS, base)
+    return load_stream_data(CONFIG, base)
 
 
-def test_a_size_is_a_step_that_holds_the_budget_and_fits_the_table(base, gathered):
+@pytest.fixture(scope="module")
+def setup(base, gathered):
+    """What a method's trainers are made for, with changes to the configuration."""
+
+    def of(method: str = "smf", of_base=base, **changes) -> Setup:
+        return setup_of(CONFIG.with_values(**changes), method, of_base, gathered)
+
+    return of
+
+
+def summary(setup: Setup, trial: Trial) -> TrainableSummary:
+    method = METHODS[trial.method]
+    return method.summary(setup, method.trainer(setup, trial), trial)
+
+
+def test_a_size_is_a_step_that_holds_the_budget_and_fits_the_table(base, gathered, setup):
+    smf = METHODS["smf"]
+
     def size(**changes) -> int:
-        return static_size(FLAGS, base, dataclasses.replace(SMF, **changes), gathered)
+        return smf.size(setup(), dataclasses.replace(SMF, **changes))
 
     assert [size(slots=slots) for slots in (1, 16, 64, 65, 256)] == [64, 64, 64, 256, 256]
     # Rule `all`: as many rows as a batch can read, of a task where that selects.
@@ -46,9 +58,9 @@ def test_a_size_is_a_step_that_holds_the_budget_and_fits_the_table(base, gathere
     large = dataclasses.replace(base, config=base.config.with_memory(placement))
     everything = dataclasses.replace(SMF, slots=None, rule="all")
     length = gathered.examples[0].tokens.shape[-1]
-    assert static_size(FLAGS, large, everything, gathered) == 16 * length * 2 * 8
+    assert smf.size(setup(of_base=large), everything) == 16 * length * 2 * 8
     of_task = dataclasses.replace(everything, granularity="per_task")
-    assert static_size(FLAGS, large, of_task, gathered) == 4 * 8 * length * 2 * 8
+    assert smf.size(setup(of_base=large), of_task) == 4 * 8 * length * 2 * 8
     assert size(slots=None, rule="all") == 256
 
 
@@ -63,11 +75,9 @@ def test_a_size_is_a_step_that_holds_the_budget_and_fits_the_table(base, gathere
     ],
 )
 def test_optimizer_bytes_are_those_of_the_rows_a_task_can_touch(
-    base, gathered, optimizer, changes, row_floats, counts
+    setup, optimizer, changes, row_floats, counts
 ):
-    flags = dataclasses.replace(FLAGS, **changes)
-    trial = dataclasses.replace(SMF, optimizer=optimizer)
-    trains = count_trainable(flags, make_trainer(flags, base, trial, gathered), base, trial)
+    trains = summary(setup(**changes), dataclasses.replace(SMF, optimizer=optimizer))
     assert (trains.rows, trains.parameters) == (16, 16 * 32)
     capacity = changes.get("store_rows", 256)  # 6 steps of 64 places, of 256 slots
     rows = capacity * 4 * (32 * row_floats + counts)
@@ -83,34 +93,32 @@ def test_optimizer_bytes_are_those_of_the_rows_a_task_can_touch(
         (dict(leaky=True), 256),
     ],
 )
-def test_rows_are_all_that_a_step_may_change(base, gathered, changes, rows):
+def test_rows_are_all_that_a_step_may_change(setup, changes, rows):
     granularity = changes.pop("granularity", "per_step")
-    flags = dataclasses.replace(FLAGS, **changes)
     trial = dataclasses.replace(SMF, granularity=granularity)
-    assert (
-        count_trainable(flags, make_trainer(flags, base, trial, gathered), base, trial).rows == rows
-    )
+    assert summary(setup(**changes), trial).rows == rows
 
 
-def test_options_of_the_step_reach_it(base, gathered):
+def test_options_of_the_step_reach_it(setup):
+    smf = METHODS["smf"]
     with pytest.raises(ValueError, match="granularity='per_micro_batch' and micro_batches=1"):
-        trial = dataclasses.replace(SMF, granularity="per_micro_batch")
-        make_trainer(FLAGS, base, trial, gathered)
+        smf.trainer(setup(), dataclasses.replace(SMF, granularity="per_micro_batch"))
     with pytest.raises(ValueError, match="score_share=2"):
-        make_trainer(dataclasses.replace(FLAGS, score_share=2.0), base, SMF, gathered)
+        smf.trainer(setup(score_share=2.0), SMF)
     with pytest.raises(ValueError, match="rule='tf' and protect_written=1"):
-        flags = dataclasses.replace(FLAGS, protect_written=1.0)
-        make_trainer(flags, base, dataclasses.replace(SMF, rule="tf"), gathered)
-    with pytest.raises(ValueError, match="budget_scope='each' is unknown"):
-        make_trainer(dataclasses.replace(FLAGS, budget_scope="each"), base, SMF, gathered)
+        smf.trainer(setup(protect_written=1.0), dataclasses.replace(SMF, rule="tf"))
+    with pytest.raises(ValueError, match="--budget_scope=each is unknown; choose from per_layer"):
+        setup(budget_scope="each")
 
 
-def test_what_trains_reads_well(base, gathered):
-    trains = count_trainable(FLAGS, make_trainer(FLAGS, base, SMF, gathered), base, SMF)
+FULL = Trial("full", None, None, None, "adamw", 1e-3, 0, "shuffled")
+
+
+def test_what_trains_reads_well(setup):
+    trains = summary(setup(), SMF)
     assert str(trains).startswith("16 rows, 512 parameters (")
     assert str(trains).endswith("%), optimizer 0 bytes")
-    full = Trial("full", None, None, None, "adamw", 1e-3, 0, "shuffled")
-    told = str(count_trainable(FLAGS, make_trainer(FLAGS, base, full, gathered), base, full))
+    told = str(summary(setup("full"), FULL))
     assert "rows" not in told and "(100.00%)" in told
 
 
@@ -141,29 +149,33 @@ LEAVES = (
     ],
 )
 def test_the_allow_list_of_a_method(method, changes, allowed):
-    trial = dataclasses.replace(SMF, method=method)
-    flags = dataclasses.replace(FLAGS, **changes)
-    found = {i for i, path in enumerate(LEAVES) if may_train(flags, trial, path)}
+    own = CONFIG.with_values(**changes).own(method)
+    found = {i for i, path in enumerate(LEAVES) if METHODS[method].may_train(own, path)}
     assert found == allowed
 
 
 @pytest.mark.parametrize("method", ["smf", "lora"])
-def test_a_trainer_of_what_is_not_allowed_is_refused(base, gathered, method):
-    full = Trial("full", None, None, None, "adamw", 1e-3, 0, "shuffled")
-    trainer = make_trainer(FLAGS, base, full, gathered)
+def test_a_trainer_of_what_is_not_allowed_is_refused(setup, method):
+    trainer = METHODS["full"].trainer(setup("full"), FULL)
     trial = dataclasses.replace(SMF, method=method)
     with pytest.raises(RuntimeError, match=f"method {method} must not train .*embedding"):
-        count_trainable(FLAGS, trainer, base, trial)
+        METHODS[method].summary(setup(method), trainer, trial)
 
 
-def test_adapters_are_those_of_the_flags(base, gathered):
-    flags = dataclasses.replace(FLAGS, lora_rank=3, lora_targets="query,value")
+def test_adapters_are_those_of_the_configuration(setup, base):
     trial = Trial("lora", None, None, None, "adamw", 1e-3, 7, "shuffled")
-    trainer = make_trainer(flags, base, trial, gathered)
+    trainer = METHODS["lora"].trainer(setup("lora", lora_rank=3, lora_targets="query,value"), trial)
     state = jax.eval_shape(trainer.begin, base.params, settings_of(trial, 1))
     shapes = {path: leaf.shape for path, leaf in state.params.items()}
     assert shapes["layers_0/attention/query/a"] == (32, 3)
     assert {path.split("/")[-2] for path in shapes} == {"query", "value"}
+
+
+def test_every_method_has_a_name_a_colour_and_settings_that_are_flags():
+    assert len({method.colour for method in METHODS.values()}) == len(METHODS)
+    for name, method in METHODS.items():
+        assert method.name == name and method.about
+        assert isinstance(CONFIG.own(name), method.config)
 
 
 def test_settings_are_arrays_of_one_trial():
@@ -175,7 +187,6 @@ def test_settings_are_arrays_of_one_trial():
 
 @pytest.mark.parametrize(("share", "rows"), [(0.5, 8), (0.2, 3), (0.75, 12), (0.001, 1)])
 def test_replay_brings_its_share_of_a_batch(share, rows):
-    flags = dataclasses.replace(FLAGS, replay_share=share)
-    trial = Trial("replay", None, None, None, "adamw", 1e-3, 0, "shuffled")
-    assert replayed_rows(flags, trial) == rows
-    assert replayed_rows(flags, SMF) == 0
+    own = CONFIG.with_values(replay_share=share).own("replay")
+    assert METHODS["replay"].base_rows(own, 16) == rows
+    assert METHODS["full"].base_rows(CONFIG.own("full"), 16) == 0

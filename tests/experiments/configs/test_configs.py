@@ -8,11 +8,12 @@ import pytest
 
 from benchmarks.random_checkpoint import SHAPES
 from experiments.cli import parse
-from experiments.configs.presets import PRESETS, base_recipe, preset_values
+from experiments.configs import PRESETS, base_recipe, preset_of
 from smf_jax.continual.base import Base
-from smf_jax.continual.config import PretrainFlags, SweepFlags
-from smf_jax.continual.methods import count_trainable, make_trainer
-from smf_jax.continual.plan import plan
+from smf_jax.continual.config import PretrainConfig, SweepConfig
+from smf_jax.continual.grid import grid
+from smf_jax.continual.methods import METHODS
+from smf_jax.continual.methods.method import Setup
 from smf_jax.continual.pretraining import model_config
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import abstract_params
@@ -21,8 +22,8 @@ from smf_jax.params import count_parameters, flatten
 QWEN_HALF_BILLION = SHAPES["qwen2.5-0.5b"]
 
 
-def flags_of(name: str, *more: str) -> SweepFlags:
-    return parse(SweepFlags, [f"--preset={name}", *more])[0]
+def flags_of(name: str, *more: str) -> SweepConfig:
+    return parse(SweepConfig, [f"--preset={name}", *more])[0]
 
 
 def parameters(config: ModelConfig) -> dict[str, int]:
@@ -37,14 +38,19 @@ def parameters(config: ModelConfig) -> dict[str, int]:
     }
 
 
-def retrofitted(flags: SweepFlags) -> ModelConfig:
-    placement = flags.placement(QWEN_HALF_BILLION.width, QWEN_HALF_BILLION.layers)
+def retrofitted(config: SweepConfig) -> ModelConfig:
+    placement = config.retrofit.placement(QWEN_HALF_BILLION.width, QWEN_HALF_BILLION.layers)
     return dataclasses.replace(QWEN_HALF_BILLION, memory=placement)
 
 
 def pretrained(name: str) -> ModelConfig:
-    flags, _ = parse(PretrainFlags, [f"--preset={name}"])
-    return model_config(flags, vocabulary=32_768)
+    config, _ = parse(PretrainConfig, [f"--preset={name}"])
+    return model_config(config, vocabulary=32_768)
+
+
+def model_of(name: str) -> ModelConfig:
+    flags = flags_of(name)
+    return retrofitted(flags) if flags.retrofit.retrofit != "none" else pretrained(name)
 
 
 # Settings of the grid, then: memory layers, pools, heads, reads, key width, value width, slots.
@@ -84,12 +90,11 @@ def test_every_preset_is_pinned():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_comes_to_its_papers_grid_and_memory(name):
-    grid, memory = PINNED[name]
+    ids, memory = PINNED[name]
     flags = flags_of(name)
-    if grid is not None:
-        assert " ".join(trial.id for trial in plan(flags)) == grid
-    config = retrofitted(flags) if flags.retrofit != "none" else pretrained(name)
-    placement = config.memory
+    if ids is not None:
+        assert " ".join(trial.id for trial in grid(flags.grid)) == ids
+    placement = model_of(name).memory
     assert placement is not None
     found = placement.memory
     assert memory == (
@@ -109,7 +114,7 @@ def test_a_preset_comes_to_its_papers_grid_and_memory(name):
 @pytest.mark.parametrize("name", [name for name in PRESETS if "2026" in name])
 def test_retrofits_have_the_published_number_of_parameters(name):
     sizes = parameters(retrofitted(flags_of(name)))
-    alphas = 3 if flags_of(name).retrofit == "add" else 0
+    alphas = 3 if flags_of(name).retrofit.retrofit == "add" else 0
     assert sizes["memory"] == 52_011_264 + alphas
     assert sizes["tables"] == 3 * 14_680_064
 
@@ -156,62 +161,65 @@ TRAINED = {
 @pytest.mark.parametrize("name", PRESETS)
 def test_what_is_told_to_train_is_what_the_paper_trains(name):
     flags = flags_of(name)
-    config = retrofitted(flags) if flags.retrofit != "none" else pretrained(name)
+    config = model_of(name)
     abstract_base = flatten(abstract_params(config))
     base = Base(config, abstract_base, None, "outline")  # pyright: ignore[reportArgumentType]
     told = {}
-    for trial in plan(flags):
-        trainer = make_trainer(flags, base, trial, None)  # pyright: ignore[reportArgumentType]
-        told[trial.method] = count_trainable(flags, trainer, base, trial).parameters
+    for trial in grid(flags.grid):
+        method = METHODS[trial.method]
+        setup = Setup(flags.own(trial.method), flags.training, flags.stream.tasks, base, ())
+        told[trial.method] = method.summary(setup, method.trainer(setup, trial), trial).parameters
     told.pop("replay", None)
     assert told == TRAINED[name]
 
 
 def test_training_of_the_retrofits_is_as_published():
     goyal, icml = flags_of("goyal2026"), flags_of("smf-icml2026")
-    for flags in (goyal, icml):
-        assert (flags.clip, flags.schedule, flags.warmup_steps) == (1.0, "cosine", 100)
-        assert flags.batch_size == 16
-    assert (goyal.retrofit, goyal.heal_steps, goyal.heal_learning_rate) == ("replace", 1250, 5e-4)
-    assert (icml.retrofit, icml.alpha, icml.train_alpha) == ("add", 0.01, False)
-    assert (icml.lora_rank, icml.lora_alpha, icml.steps_per_task) == (16, 32.0, 11_250)
-    assert flags_of("smf-icml2026-scale").train_alpha
-    assert flags_of("smf-icml2026-replace").retrofit == "replace"
+    for training in (goyal.training, icml.training):
+        assert (training.clip, training.schedule, training.warmup_steps) == (1.0, "cosine", 100)
+        assert training.batch_size == 16
+    healed = goyal.retrofit
+    assert (healed.retrofit, healed.heal_steps, healed.heal_learning_rate) == (
+        "replace",
+        1250,
+        5e-4,
+    )
+    own = icml.own("smf")
+    assert (icml.retrofit.retrofit, icml.retrofit.alpha, own.train_alpha) == ("add", 0.01, False)
+    assert (icml.own("lora").rank, icml.own("lora").alpha) == (16, 32.0)
+    assert icml.training.steps_per_task == 11_250
+    assert flags_of("smf-icml2026-scale").own("smf").train_alpha
+    assert flags_of("smf-icml2026-replace").retrofit.retrofit == "replace"
 
 
 def test_a_given_flag_wins_over_the_preset():
-    flags = flags_of("goyal2026", "--slots=64", "--retrofit=replace")
-    assert (flags.slots, flags.rule) == ("64", "kl_df")
+    config = flags_of("goyal2026", "--slots=64", "--retrofit=replace")
+    assert (config.grid.slots, config.grid.rule) == ("64", "kl_df")
     # Also where it is given the value that the flag has by default.
-    assert flags_of("goyal2026", f"--rule={SweepFlags.rule}").rule == SweepFlags.rule
+    assert flags_of("goyal2026", "--rule=").grid.rule == ""
 
 
 def test_without_a_preset_nothing_changes():
-    assert parse(SweepFlags, [])[0] == SweepFlags()
-    assert base_recipe(SweepFlags()) == PretrainFlags()
+    assert parse(SweepConfig, [])[0] == SweepConfig()
+    assert base_recipe(SweepConfig()) == PretrainConfig()
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_tiny_changes_sizes_and_no_choices(name):
     choices = ("rule", "granularity", "optimizer", "retrofit", "gate", "query_norm", "qk_norm")
     choices += ("score", "shared_pool", "train_alpha", "clip", "schedule", "key_scale")
-    tiny, full = flags_of(name, "--scale=tiny"), flags_of(name)
-    assert [getattr(tiny, each) for each in choices] == [getattr(full, each) for each in choices]
+    tiny, full = (flags_of(name, f"--scale={scale}") for scale in ("tiny", "full"))
+    assert [tiny.values()[each] for each in choices] == [full.values()[each] for each in choices]
     made = model_config(base_recipe(tiny), vocabulary=512)
     assert count_parameters(abstract_params(made)) < 200_000
 
 
-@pytest.mark.parametrize("command", ["sweep", "pretrain"])
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_name_flags_that_exist_with_values_of_their_type(name, command):
-    config = {"sweep": SweepFlags, "pretrain": PretrainFlags}[command]()
-    for scale in ("full", "tiny"):
-        for flag, value in preset_values(name, scale, command).items():
-            assert type(value) is type(getattr(config, flag)), flag
-    known = {
-        field.name for kind in (SweepFlags, PretrainFlags) for field in dataclasses.fields(kind)
-    }
+def test_open_choices_are_flags_and_a_preset_names_itself_in_the_run(name):
+    known = SweepConfig().values().keys() | PretrainConfig().values().keys()
     assert set(PRESETS[name].open_choices) <= known
+    assert flags_of(name).preset.preset == name
+    assert preset_of(SweepConfig, name) == flags_of(name).with_values(preset="")
 
 
 @pytest.mark.parametrize(
@@ -224,4 +232,4 @@ def test_presets_name_flags_that_exist_with_values_of_their_type(name, command):
 )
 def test_unknown_presets_and_scales_are_refused(arguments, complaint):
     with pytest.raises(ValueError, match=complaint):
-        parse(SweepFlags, arguments)
+        parse(SweepConfig, arguments)

@@ -1,0 +1,215 @@
+"""Nested configurations: frozen dataclasses whose fields are the flags of the commands.
+
+A configuration is a tree of sections. Every field that is made by `setting` has a name of its own
+in the whole tree, which is its flag, its key in files, and the word that its errors begin with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    name: str = "",
+    heading: str = "",
+    first: bool = False,
+    least: float | None = None,
+    above: float | None = None,
+) -> Any:
+    """A field of a section that is a flag.
+
+    Args:
+      default: its value where the flag is not given.
+      help: what it does, its unit and its choices.
+      name: of the flag, where it differs from the field's.
+      heading: that it stands under in ``--help``, where a configuration has no sections.
+      first: whether it stands on the first page of ``--help``.
+      least: the smallest number allowed; NaN and infinity are refused too.
+      above: the number that it must exceed.
+    """
+    words = {"help": help, "name": name, "under": heading, "first": first}
+    return dataclasses.field(default=default, metadata={**words, "least": least, "above": above})
+
+
+def part(section: Any, heading: str = "", names: Mapping[str, str] | None = None) -> Any:
+    """A field of a configuration that is a section of it.
+
+    Args:
+      section: its default.
+      heading: that its flags stand under in ``--help``; that of the section around it if empty.
+      names: the flags of some of its fields, where they differ from the fields' names.
+    """
+    metadata = {"heading": heading, "names": dict(names or {})}
+    return dataclasses.field(default=section, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One setting of a configuration.
+
+    Attributes:
+      name: of the flag.
+      path: of the field, from the root of the configuration.
+      kind: ``bool``, ``int``, ``float`` or ``str``.
+      choices: that a text is one of; empty for any.
+      default: its value where the flag is not given.
+      help: what it does.
+      heading: that it stands under.
+      first: whether it stands on the first page of ``--help``.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    kind: type
+    choices: tuple[str, ...]
+    default: Any
+    help: str
+    heading: str
+    first: bool
+
+
+class Configuration:
+    """What every configuration and every section of one can do; a base of frozen dataclasses."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """The defaults with values by the names of flags, whatever section they stand in."""
+        return cls().with_values(**values)
+
+    def with_values(self, **values: Any) -> Self:
+        """This configuration with other values, by the names of flags.
+
+        Raises:
+          ValueError: for a name that no setting has, naming the nearest; or from a check.
+        """
+        flags = flags_of(self)
+        for name in values.keys() - flags.keys():
+            near = difflib.get_close_matches(name, flags, 1)
+            hint = f"; did you mean --{near[0]}?" if near else ""
+            raise ValueError(f"--{name} is no flag of {type(self).__name__}{hint}")
+        return _with_paths(self, {flags[name].path: value for name, value in values.items()})
+
+    def values(self) -> dict[str, Any]:
+        """Every setting by the name of its flag: the form that files hold."""
+        return {name: _at(self, flag.path) for name, flag in flags_of(self).items()}
+
+
+def flags_of(configuration: Any) -> dict[str, Flag]:
+    """The flags of a configuration by name, in the order of its fields.
+
+    Raises:
+      TypeError: if two settings have one name.
+    """
+    found: dict[str, Flag] = {}
+    for flag in _walk(configuration, (), "", {}):
+        if flag.name in found:
+            raise TypeError(f"two settings of {type(configuration).__name__} are --{flag.name}")
+        found[flag.name] = flag
+    return found
+
+
+def check_settings(section: Any) -> None:
+    """Refuses settings of a section outside of their choices and bounds.
+
+    Raises:
+      ValueError: naming the flag, the value and what was expected.
+    """
+    for field in dataclasses.fields(section):
+        if "help" not in field.metadata:
+            continue
+        name, value = field.metadata["name"] or field.name, getattr(section, field.name)
+        _, choices = _kind_of(type(section), field.name)
+        if choices and value not in choices:
+            raise ValueError(f"--{name}={value} is unknown; choose from {', '.join(choices)}")
+        least, above = field.metadata["least"], field.metadata["above"]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"--{name}={value}: expected {_bound(least, above)}")
+        if value is not None and least is not None and not value >= least:
+            raise ValueError(f"--{name}={value}: expected at least {least}")
+        if value is not None and above is not None and not value > above:
+            raise ValueError(f"--{name}={value}: expected a number above {above}")
+
+
+def _bound(least: float | None, above: float | None) -> str:
+    if least is not None:
+        return f"at least {least}"
+    return "a number" if above is None else f"a number above {above}"
+
+
+def _walk(
+    section: Any, path: tuple[str, ...], heading: str, names: Mapping[str, str]
+) -> Iterator[Flag]:
+    for field in dataclasses.fields(section):
+        value, place = getattr(section, field.name), (*path, field.name)
+        if "heading" in field.metadata:
+            of_part = field.metadata["heading"] or heading
+            yield from _walk(value, place, of_part, field.metadata["names"])
+        elif "help" in field.metadata:
+            told = field.metadata
+            kind, choices = _kind_of(type(section), field.name)
+            name = names.get(field.name) or told["name"] or field.name
+            under = told["under"] or heading
+            yield Flag(name, place, kind, choices, value, told["help"], under, told["first"])
+
+
+@cache
+def _kind_of(section: type, name: str) -> tuple[type, tuple[str, ...]]:
+    """The type of a field's values, and the choices of a `Literal`."""
+    hint = get_type_hints(section)[name]
+    if get_origin(hint) in (Union, types.UnionType):
+        (hint,) = (each for each in get_args(hint) if each is not type(None))
+    if get_origin(hint) is Literal:
+        return str, get_args(hint)
+    return hint, ()
+
+
+def _with_paths(section: Any, values: Mapping[tuple[str, ...], Any]) -> Any:
+    own: dict[str, Any] = {}
+    inner: dict[str, dict[tuple[str, ...], Any]] = {}
+    for path, value in values.items():
+        if len(path) == 1:
+            own[path[0]] = value
+        else:
+            inner.setdefault(path[0], {})[path[1:]] = value
+    for field in dataclasses.fields(section):
+        if field.name in inner:
+            part_of = getattr(section, field.name)
+            with _naming(field.metadata["names"]):
+                own[field.name] = _with_paths(part_of, inner[field.name])
+    return dataclasses.replace(section, **own)
+
+
+class _naming:
+    """Puts the flags' names into an error of a section that knows only its fields'."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if not isinstance(error, ValueError) or str(error).startswith("--"):
+            return
+        field, equals, rest = str(error).partition("=")
+        if equals:
+            raise ValueError(f"--{self._names.get(field, field)}={rest}") from error
+
+
+def _at(section: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        section = getattr(section, name)
+    return section

@@ -1,0 +1,67 @@
+"""LoRA (2106.09685): low-rank adapters beside linear maps, the model itself frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from smf_jax.configuration import Configuration, setting
+from smf_jax.continual.methods.method import Method, Setup, TrainableSummary, update_rule
+from smf_jax.continual.trial import Trial
+from smf_jax.errors import blame_flag
+from smf_jax.models.lora import merge_lora
+from smf_jax.params import Params, flatten, unflatten
+from smf_jax.training.trainers import Trainer, lora_trainer
+
+
+@dataclass(frozen=True)
+class LoraConfig(Configuration):
+    """Settings of LoRA."""
+
+    rank: int = setting(8, "rank of the adapters", name="lora_rank", least=1)
+    alpha: float = setting(16.0, "adapters act with lora_alpha / lora_rank", name="lora_alpha")
+    targets: str = setting(
+        "query,key,value,output,gate,up,down", "projections with adapters", name="lora_targets"
+    )
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names of the projections with adapters."""
+        return tuple(self.targets.split(","))
+
+
+class Lora(Method[LoraConfig]):
+    """Low-rank adapters."""
+
+    name = "lora"
+    about = "low-rank adapters"
+    colour = "#009E73"
+    config = LoraConfig
+    learning_rates: ClassVar = {
+        "sgd": (1e-1, 3e-1, 1.0),
+        "momentum": (1e-2, 3e-2, 1e-1),
+        "adam": (1e-4, 3e-4, 1e-3),
+        "adamw": (3e-4, 1e-3, 3e-3),
+    }
+    artefact = "adapters"
+
+    def trainer(self, setup: Setup, trial: Trial) -> Trainer:
+        """Trains the adapters alone."""
+        own: LoraConfig = setup.own
+        update = update_rule(setup, trial)
+        keep = setup.training.keep_optimizer_state
+        return lora_trainer(setup.base.model, update, own.rank, own.alpha, own.modules, keep)
+
+    def may_train(self, own: LoraConfig, path: str) -> bool:
+        """Adapters of the targets."""
+        *_, owner, leaf = ("", *path.split("/"))
+        return owner in own.modules and leaf in ("a", "b")
+
+    def apply(self, own: LoraConfig, base: Params, saved: Params) -> Params:
+        """The base with the adapters merged into it."""
+        return flatten(merge_lora(unflatten(base), saved, own.alpha))
+
+    def summary(self, setup: Setup, trainer: Trainer, trial: Trial) -> TrainableSummary:
+        """Counts the adapters; a rank or target that does not fit is named by its flag."""
+        with blame_flag("--lora_"):
+            return super().summary(setup, trainer, trial)

@@ -1,0 +1,186 @@
+"""What a method of a sweep is: its defaults, its trainer, and what may change and is kept of it.
+
+A method is one file beside this one and one line in the list of the package. Nothing else asks for
+a method by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from smf_jax.configuration import Configuration
+from smf_jax.continual.base import Base
+from smf_jax.continual.sections import TrainingConfig
+from smf_jax.continual.trial import Trial
+from smf_jax.data.batching import Batch
+from smf_jax.memory.norms import is_running
+from smf_jax.params import Params, count_bytes, count_parameters
+from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.training.step import Settings
+from smf_jax.training.trainers import Trainer
+
+# What a task leaves on disk: a patch of rows; parameters in place of the base's; or adapters.
+Artefact = Literal["patch", "leaves", "adapters"]
+Own = TypeVar("Own", bound=Configuration)
+
+# From gentle to strong: a method's frontier is its sweep of the rate, not one point of it.
+DENSE_RATES = {
+    "sgd": (1e-2, 3e-2, 1e-1),
+    "momentum": (1e-3, 3e-3, 1e-2),
+    "adam": (1e-5, 3e-5, 1e-4),
+    "adamw": (3e-5, 1e-4, 3e-4),
+}
+
+
+@dataclass(frozen=True)
+class NoConfig(Configuration):
+    """The settings of a method that has none."""
+
+
+class Setup(NamedTuple):
+    """What the trainers of a sweep are made for.
+
+    Attributes:
+      own: the settings of the method.
+      training: those that all methods share.
+      tasks: of the stream.
+      base: with its memory; an abstract one will do for all that is not computed.
+      examples: per task, its facts in their training paraphrases, ``(rows, t)``.
+    """
+
+    own: Any
+    training: TrainingConfig
+    tasks: int
+    base: Base
+    examples: tuple[Batch, ...]
+
+
+@dataclass(frozen=True)
+class TrainableSummary:
+    """What a trial trains, told before its first step.
+
+    Attributes:
+      rows: rows of the tables that a step may change, over all pools; ``None`` for dense methods.
+      parameters: numbers that a step may change.
+      share: the same as a share of the model.
+      optimizer_bytes: of the optimizer's state, its index of slots included.
+    """
+
+    rows: int | None
+    parameters: int
+    share: float
+    optimizer_bytes: int
+
+    def __str__(self) -> str:
+        rows = "" if self.rows is None else f"{self.rows:,} rows, "
+        return (
+            f"{rows}{self.parameters:,} parameters ({self.share:.2%}), "
+            f"optimizer {self.optimizer_bytes:,} bytes"
+        )
+
+
+class Method(Generic[Own]):
+    """A method of finetuning; subclasses set the attributes and make the trainer.
+
+    Attributes:
+      name: in flags, results and pictures.
+      about: what it is, in a line.
+      colour: in pictures.
+      config: the section of its settings, which become flags.
+      optimizer: the default.
+      learning_rates: by optimizer, the rates of its default sweep.
+      is_sparse: whether it selects rows, hence has the axes slots, rule and granularity.
+      artefact: what a task leaves on disk.
+    """
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+    colour: ClassVar[str]
+    config: type[Own]
+    optimizer: ClassVar[str] = "adamw"
+    learning_rates: ClassVar[Mapping[str, tuple[float, ...]]] = DENSE_RATES
+    is_sparse: ClassVar[bool] = False
+    artefact: ClassVar[Artefact] = "leaves"
+
+    def check(self, setup: Setup, has_text: bool) -> None:
+        """Refuses a setup that the method cannot run in, before anything is computed.
+
+        Args:
+          setup: of the sweep.
+          has_text: whether there is general text beside the stream.
+        """
+
+    def trainer(self, setup: Setup, trial: Trial) -> Trainer:
+        """The trainer that the trials of one group share."""
+        raise NotImplementedError
+
+    def may_train(self, own: Own, path: str) -> bool:
+        """Whether the method's allow-list has a leaf: what is not on it must never train."""
+        return not is_running(path)
+
+    def size(self, setup: Setup, trial: Trial) -> int:
+        """Static number of places ``s`` for the selected rows of a trial's step."""
+        return 1
+
+    def base_rows(self, own: Own, batch_size: int) -> int:
+        """Rows of a batch that hold general text; a batch is as large as any other method's."""
+        return 0
+
+    def limits(self, own: Own) -> str:
+        """Further reasons for which a step may write nothing, to be told where one did."""
+        return ""
+
+    def apply(self, own: Own, base: Params, saved: Params) -> Params:
+        """The parameters of the model that a base and what a trial has saved make."""
+        return {**base, **saved}
+
+    def trained_of(self, setup: Setup, trial: Trial, state: Any) -> TrainableSummary:
+        """Counts what a state of the trainer trains."""
+        parameters = count_parameters(state.params)
+        total = count_parameters(setup.base.params)
+        return TrainableSummary(None, parameters, parameters / total, count_bytes(state.opt_state))
+
+    def summary(self, setup: Setup, trainer: Trainer, trial: Trial) -> TrainableSummary:
+        """Counts what a trial trains, without computing anything.
+
+        Raises:
+          RuntimeError: if the trainer would train what the method's allow-list does not have.
+        """
+        state = jax.eval_shape(trainer.begin, setup.base.params, settings_of(trial, 1))
+        trained = jax.eval_shape(trainer.trained, state)
+        others = [path for path in trained if not self.may_train(setup.own, path)]
+        if others:
+            raise RuntimeError(f"method {self.name} must not train {', '.join(sorted(others))}")
+        return self.trained_of(setup, trial, state)
+
+
+def update_rule(setup: Setup, trial: Trial) -> UpdateRule:
+    """The optimizer of a trial, with the schedule of a task."""
+    training = setup.training
+    return UpdateRule(
+        trial.optimizer,  # pyright: ignore[reportArgumentType]
+        clip=training.clip or None,
+        schedule=training.schedule,
+        warmup_steps=training.warmup_steps,
+        schedule_steps=training.steps_per_task,
+        weight_decay=training.weight_decay,
+    )
+
+
+def settings_of(trial: Trial, size: int) -> Settings:
+    """What tells a trial from the others of its group."""
+    return Settings(
+        learning_rate=jnp.asarray(trial.learning_rate, jnp.float32),
+        budget=jnp.asarray(size if trial.slots is None else trial.slots, jnp.int32),
+        seed=jnp.asarray(trial.seed, jnp.uint32),
+    )
+
+
+def has_settings(method: Method[Any]) -> bool:
+    """Whether a method has settings of its own."""
+    return bool(fields(method.config))

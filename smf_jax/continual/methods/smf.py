@@ -1,0 +1,136 @@
+"""Sparse memory finetuning (2510.15103): the few best rows of the memories, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from smf_jax.configuration import Configuration, setting
+from smf_jax.continual.methods.method import Method, Setup, TrainableSummary, update_rule
+from smf_jax.continual.trial import Trial
+from smf_jax.params import count_bytes, count_parameters
+from smf_jax.sparse.selection import BudgetScope, budget_size
+from smf_jax.training.sparse_config import SparseConfig
+from smf_jax.training.sparse_trainer import sparse_trainer
+from smf_jax.training.trainers import Trainer
+
+
+@dataclass(frozen=True)
+class SmfConfig(Configuration):
+    """Settings of sparse memory finetuning beside the axes of the grid; all off by default."""
+
+    train_alpha: bool = setting(False, "also train the scale α of --retrofit=add")
+    alpha_rate: float = setting(1.0, "rate of α, as a multiple of the rows'")
+    alpha_schedule: bool = setting(True, "whether the rate of α follows --schedule")
+    micro_batches: int = setting(1, "parts of a batch that are run one after another")
+    budget_scope: BudgetScope = setting(
+        "per_layer", "per_layer: a budget for each pool; shared: one for all together"
+    )
+    score_share: float = setting(
+        0.0,
+        "adaptive budget: no more than the best slots that cover this share of the score; 0: off",
+    )
+    protect_written: float = setting(
+        0.0,
+        "rows that earlier tasks wrote count as used in so often as all background batches; 0: no",
+    )
+    count_normalised: bool = setting(False, "divide a row's gradient by its number of reads")
+    leaky: bool = setting(
+        False, "mask the gradient and not the update, as 2605.03229 published: rows leak"
+    )
+    store_rows: int = setting(
+        0, "rows with optimizer state per pool; 0: all that a task can select", least=0
+    )
+
+
+class Smf(Method[SmfConfig]):
+    """Sparse memory finetuning."""
+
+    name = "smf"
+    about = "sparse memory finetuning"
+    colour = "#0072B2"
+    config = SmfConfig
+    optimizer = "sgd"
+    learning_rates: ClassVar = {
+        "sgd": (60.0, 120.0),
+        "momentum": (3.0,),
+        "adam": (3e-2,),
+        "adamw": (3e-2,),
+    }
+    is_sparse = True
+    artefact = "patch"
+
+    def trainer(self, setup: Setup, trial: Trial) -> Trainer:
+        """Trains the selected rows, and α if told so."""
+        own: SmfConfig = setup.own
+        training, model = setup.training, setup.base.config
+        size = self.size(setup, trial)
+        sparse = SparseConfig(
+            rule=trial.rule,  # pyright: ignore[reportArgumentType]
+            granularity=trial.granularity,  # pyright: ignore[reportArgumentType]
+            micro_batches=own.micro_batches,
+            size=size,
+            budget_scope=own.budget_scope,
+            score_share=own.score_share or None,
+            protect_written=own.protect_written,
+            count_normalised=own.count_normalised,
+            update=update_rule(setup, trial),
+            train_alpha=own.train_alpha,
+            alpha_rate=own.alpha_rate,
+            alpha_schedule=own.alpha_schedule,
+            leaky=own.leaky,
+        )
+        steps = training.steps_per_task * (setup.tasks if training.keep_optimizer_state else 1)
+        table_slots = model.memory.memory.slots if model.memory else 0
+        capacity = own.store_rows or min(table_slots, steps * sparse.places)
+        return sparse_trainer(setup.base.model, sparse, capacity, training.keep_optimizer_state)
+
+    def may_train(self, own: SmfConfig, path: str) -> bool:
+        """Tables, and α where it is told to."""
+        *_, owner, leaf = ("", *path.split("/"))
+        is_table = owner.startswith("pool_") and leaf == "values"
+        return path.startswith("memory/") and (is_table or (own.train_alpha and leaf == "alpha"))
+
+    def limits(self, own: SmfConfig) -> str:
+        """A store that was made smaller than a task may need."""
+        wanted = f", or it wanted more rows than --store_rows={own.store_rows}"
+        return wanted if own.store_rows else ""
+
+    def size(self, setup: Setup, trial: Trial) -> int:
+        """The size step that holds the budget; without a budget every row that a batch reads."""
+        placement = setup.base.config.memory
+        if placement is None:
+            raise ValueError(
+                f"--base ({setup.base.origin}) has no memory, which method smf trains; give "
+                "--retrofit=add or --retrofit=replace, or other --methods"
+            )
+        table_slots = placement.memory.slots
+        if trial.slots is not None:
+            return min(budget_size(trial.slots), table_slots)
+        # The whole task where that is what selects.
+        length = setup.examples[0].tokens.shape[-1]
+        rows = setup.training.batch_size
+        if trial.granularity == "per_task":
+            rows = max(examples.tokens.shape[0] for examples in setup.examples)
+        accesses = rows * length * placement.memory.reads_per_token
+        return min(table_slots, accesses * len(placement.layers))
+
+    def trained_of(self, setup: Setup, trial: Trial, state: Any) -> TrainableSummary:
+        """Counts the rows of a step, their numbers and the scales."""
+        tables = state.tables.values()
+        rows = _rows_of_step(setup.own, trial, [table.shape[0] for table in tables])
+        width = next(iter(tables)).shape[1]
+        trained = rows * width + count_parameters(state.scalars)
+        held = count_bytes((state.stores, state.scalar_opt_state))
+        return TrainableSummary(rows, trained, trained / count_parameters(setup.base.params), held)
+
+
+def _rows_of_step(own: SmfConfig, trial: Trial, table_slots: Sequence[int]) -> int:
+    """Rows that a step may change, over all pools."""
+    if own.leaky or trial.slots is None:
+        return sum(table_slots)
+    parts = own.micro_batches if trial.granularity == "per_micro_batch" else 1
+    if own.budget_scope == "shared":
+        return min(sum(table_slots), trial.slots * parts)
+    return sum(min(slots, trial.slots * parts) for slots in table_slots)

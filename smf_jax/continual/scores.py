@@ -1,0 +1,127 @@
+"""What is measured after each task, and how a finished task is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from smf_jax.continual.results import OF_BASE, PROBE, ResultRow
+from smf_jax.continual.stream_data import StreamData, all_rows
+from smf_jax.continual.trial_group import TrialGroup
+from smf_jax.evaluation.probes.exact import exact_match
+from smf_jax.evaluation.scorer import Scorer
+from smf_jax.params import Params
+
+Scores = dict[str, Any]
+
+# Metrics of named probes that rise as a model gets worse.
+LOWER_IS_BETTER = ("_loss", "_perplexity")
+
+
+def measure(
+    group: TrialGroup,
+    state: Any,
+    stream_data: StreamData,
+    task: int | None,
+    scorer: Scorer,
+    whole_model: Callable[[Params, Params], Params],
+) -> list[Scores]:
+    """Every trial's probes: the tasks so far, and those that are no part of the stream.
+
+    Args:
+      group: of the trials.
+      state: stacked.
+      stream_data: with the probes.
+      task: the last that was taught, ``None`` before the stream.
+      scorer: of the base's architecture, for the probes that are named by their kind.
+      whole_model: the parameters of the model that those of the base and of a trial make.
+    """
+    scores: list[Scores] = [{} for _ in range(group.size)]
+    if task is not None:
+        probes = [*stream_data.seen[: task + 1], *stream_data.unseen[: task + 1]]
+        right = group.answers(state, all_rows(probes))
+        ends = np.cumsum([len(probe.question) for probe in probes])
+        for place, score in enumerate(scores):
+            parts = np.split(right[place], ends[:-1])
+            matched = [exact_match(p, part) for p, part in zip(probes, parts, strict=True)]
+            score["seen"], score["unseen"] = matched[: task + 1], matched[task + 1 :]
+    for name, probe in stream_data.questions.items():
+        right = group.answers(state, probe.batch)
+        for place, score in enumerate(scores):
+            score[f"question_{name}"] = exact_match(probe, right[place])
+    for name, windows in stream_data.texts.items():
+        for score, loss in zip(scores, group.text_losses(state, windows), strict=True):
+            score[f"text_{name}"] = loss
+    for place, score in enumerate(scores if stream_data.named else ()):
+        # One model after the other: a method's leaves and its merged adapters are dropped again.
+        trained = group.trained(state, place)
+        params = whole_model(group.base_beside(place), trained)
+        for name, probe in stream_data.named.items():
+            for metric, value in probe.measure(scorer, params).items():
+                score[probe_key(name, metric)] = value
+    return scores
+
+
+def probe_key(name: str, metric: str) -> str:
+    """The key in `results.jsonl` of a metric of a named probe; the base's ends in ``_base``."""
+    return f"{PROBE}{name}_{metric}"
+
+
+def probe_columns(
+    stream_data: StreamData, scores: Scores, base_scores: Scores
+) -> dict[str, float | None]:
+    """The columns of all probes beside the stream, each with that of the base.
+
+    The first question probe is ``known``, the first text probe ``text_loss``; both are there in
+    every run, ``None`` without such a probe.
+    """
+    found: dict[str, float | None] = dict.fromkeys(
+        ("known", "known_base", "text_loss", "text_loss_base")
+    )
+    for short, names, prefix in (
+        ("known", stream_data.questions, "question"),
+        ("text_loss", stream_data.texts, "text"),
+    ):
+        for number, name in enumerate(names):
+            key = short if number == 0 else f"{prefix}_{name}"
+            found[key] = scores[f"{prefix}_{name}"]
+            found[f"{key}_base"] = base_scores[f"{prefix}_{name}"]
+    for key in (key for key in scores if key.startswith(PROBE)):
+        found[key], found[key + OF_BASE] = scores[key], base_scores[key]
+    return found
+
+
+def result_line(row: ResultRow) -> str:
+    """One finished task, for the terminal."""
+    parts = [
+        f"{row.trial.id} task {row.task + 1}:",
+        f"learned {row.seen:.1%} seen, {row.unseen:.1%} unseen;",
+        f"stream so far {row.stream_unseen:.1%};",
+    ]
+    if row.known is not None:
+        parts.append(f"known {row.known:.1%};")
+    if row.text_loss is not None:
+        parts.append(f"text loss {row.text_loss:.3f};")
+    further = row.further
+    shown = headlines(key for key in further if key.startswith(PROBE) and key + OF_BASE in further)
+    parts += [f"{key.removeprefix(PROBE)} {further[key]:.3f};" for key in shown]
+    if row.rows_changed is not None:
+        parts.append(f"{row.rows_changed:,} rows;")
+    if row.failed_step is not None:
+        parts.append(f"FAILED at step {row.failed_step};")
+    return " ".join([*parts, f"{row.seconds:.1f} s"])
+
+
+def headlines(probes: Iterable[str]) -> tuple[str, ...]:
+    """Of the keys of named probes, the one to look at of each probe."""
+    keys = tuple(probes)
+    ends = ("_f1", "_acc_norm", "_perplexity")
+    return tuple(
+        key
+        for key in keys
+        if key.endswith(ends)
+        # A perplexity says what its loss says.
+        or (key.endswith("_loss") and f"{key.removesuffix('_loss')}_perplexity" not in keys)
+    )

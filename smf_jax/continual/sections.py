@@ -1,0 +1,265 @@
+"""What the commands of the engine can be told, a section for each subject."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from smf_jax.configuration import Configuration, part, setting
+from smf_jax.errors import blame_flag
+from smf_jax.memory.config import MemoryConfig
+from smf_jax.models.config import MemoryPlacement
+from smf_jax.sparse.selection import GRANULARITIES, RULES
+from smf_jax.sparse.update_rule import OPTIMIZERS
+from smf_jax.training.healing import HealingLoss
+
+# A memory of the commands: as wide as its model, with the norms that keep its table in use.
+MEMORY = MemoryConfig(value_width=0, qk_norm=True)
+# "heads" of a memory beside those of the attention.
+MEMORY_NAMES = {"heads": "memory_heads"}
+
+
+@dataclass(frozen=True)
+class PresetConfig(Configuration):
+    """A paper's settings."""
+
+    preset: str = setting("", "the settings of a paper, by the names of experiments/configs")
+    scale: Literal["full", "tiny"] = setting(
+        "full", "full: the paper's sizes; tiny: the same path in a minute"
+    )
+
+
+@dataclass(frozen=True)
+class GridConfig(Configuration):
+    """The axes of a grid, as text: values for all methods, or scoped to methods."""
+
+    methods: str = setting(
+        "smf,full,lora,replay", "methods to run; --helpfull lists them", first=True
+    )
+    slots: str = setting("64,512", "budgets: rows that a step may change in each pool", first=True)
+    lr: str = setting(
+        "",
+        "learning rates, for all methods (10,30) or by method (smf:10,30/full:3e-5,1e-4); empty: "
+        "every method's own",
+        first=True,
+    )
+    rule: str = setting("", f"selection rules: any of {', '.join(RULES)} [tfidf]", first=True)
+    granularity: str = setting(
+        "", f"when slots are selected: any of {', '.join(GRANULARITIES)} [per_step]"
+    )
+    optimizer: str = setting(
+        "", f"any of {', '.join(OPTIMIZERS)} [sgd for smf, else adamw]", first=True
+    )
+    batch_order: str = setting(
+        "",
+        "how a task's paraphrases are dealt into batches: facts (all of a few facts) or shuffled "
+        "[facts for smf, else shuffled]",
+    )
+    seeds: str = setting("0", "seeds of the order of batches and of fresh parameters", first=True)
+    shard: str = setting("0/1", "run the i-th of n shares of the grid, as i/n from 0")
+
+
+@dataclass(frozen=True)
+class BaseConfig(Configuration):
+    """The model before the stream."""
+
+    base: str = setting(
+        "world", "world (built in), or a directory: Hugging Face or a base", first=True
+    )
+    base_seed: int = setting(0, "seed of the built-in world and its base", least=0)
+    base_cache: str = setting(
+        "runs/bases", "where built-in bases are kept, by hash of their recipe"
+    )
+    dtype: Literal["float32", "bfloat16"] = setting(
+        "float32", "compute dtype of a Hugging Face base"
+    )
+
+
+@dataclass(frozen=True)
+class StreamConfig(Configuration):
+    """What is taught."""
+
+    stream: str = setting(
+        "",
+        "what is taught: world, a file of questions (.jsonl or .csv, also .gz, .xz), or "
+        "tfds:NAME:SPLIT; empty: the base's world",
+        first=True,
+    )
+    relation: str = setting("", "only questions of these relations of the file")
+    tasks: int = setting(10, "tasks of the stream", first=True, least=1)
+    facts_per_task: int = setting(20, "facts of a task", first=True, least=1)
+    changed_share: float = setting(0.2, "share of a world task's facts that change a known one")
+    stream_seed: int = setting(0, "deals the questions of a file into tasks")
+
+
+@dataclass(frozen=True)
+class DataConfig(Configuration):
+    """Where data sets lie."""
+
+    data_dir: str = setting("", "where prepared tensorflow-datasets lie")
+    download: bool = setting(False, "prepare sets that are not; uses the network")
+
+
+@dataclass(frozen=True)
+class BackgroundConfig(Configuration):
+    """General text that slots are ranked against."""
+
+    background: str = setting(
+        "",
+        "general text that slots are ranked against: a file, a directory, tfds:NAME:SPLIT, or a "
+        "measured background; empty: what the base was taught",
+        first=True,
+    )
+    background_batches: int = setting(250, "batches of background, B", least=1)
+    background_batch_size: int = setting(32, "windows in one of them", least=1)
+    recount_batches: int = setting(
+        100,
+        "batches of background that are counted again after the stream, for slot health and drift; "
+        "0 for none",
+        least=0,
+    )
+
+
+@dataclass(frozen=True)
+class ProbeConfig(Configuration):
+    """What is measured beside the stream."""
+
+    probes: str = setting(
+        "",
+        "what is measured beside the stream, as NAME=FILE or NAME=KIND:FILE,…: questions, text, "
+        "or by kind (docs/probes.md); empty: the world's known facts and neutral text",
+        first=True,
+    )
+    probe_limit: int = setting(500, "questions, items or windows of a probe; 0 for all", least=0)
+    probe_shots: int = setting(0, "examples before each question of kind f1", least=0)
+    probe_answer_tokens: int = setting(32, "tokens of an answer of kind f1, at most", least=1)
+    probe_chat: bool = setting(False, "kind f1 asks by the tokenizer's chat template")
+    ppl_window: int = setting(
+        0, "tokens of a window of kind ppl; 0: 1,024, or what the model takes", least=0
+    )
+    ppl_stride: int = setting(0, "tokens between windows; 0: half of a window", least=0)
+    eval_batch_size: int = setting(128, "rows of a probe that run at once", least=1)
+
+
+@dataclass(frozen=True)
+class RetrofitConfig(Configuration):
+    """The memory that is put into a base that has none, and its healing."""
+
+    retrofit: Literal["none", "add", "replace"] = setting(
+        "none",
+        "put a fresh memory into a base that has none: add (beside the feed-forward, scaled by α), "
+        "replace (in its place) or none",
+        first=True,
+    )
+    layers: str = setting(
+        "",
+        "blocks to retrofit, from 0, as in 6,12,18; empty: those at a quarter, a half and three "
+        "quarters of the depth",
+        first=True,
+    )
+    shared_pool: bool = setting(False, "one table for all of them")
+    alpha: float = setting(0.01, "initial α of --retrofit=add")
+    memory: MemoryConfig = part(MEMORY, names=MEMORY_NAMES)
+    heal_steps: int = setting(
+        200,
+        "steps that train only the new memory on text (a sweep's: its background); 0 for none",
+        first=True,
+        least=0,
+    )
+    heal_learning_rate: float = setting(5e-3, "peak of AdamW's rate while healing", above=0)
+    heal_batch_size: int = setting(16, "windows of text in a healing batch", least=1)
+    heal_loss: HealingLoss = setting(
+        "text",
+        "text, or distill: what the feed-forward that --retrofit=replace removed computed",
+    )
+    heal_routing: bool = setting(
+        False,
+        "healing also trains queries and keys, as published; few slots then take most reads",
+    )
+    whiten_queries: bool = setting(
+        True,
+        "make the queries white on the text, before healing and again after it: the table is used "
+        "evenly",
+    )
+
+    def placement(self, width: int, layers: int) -> MemoryPlacement:
+        """The placement in a model of this width and number of layers.
+
+        Raises:
+          ValueError: naming the flag, such as ``--layers`` outside of the model.
+        """
+        places = parse_layers(self.layers, "layers") or quarter_layers(layers)
+        outside = [layer for layer in places if not 0 <= layer < layers]
+        if outside:
+            raise ValueError(
+                f"--layers={self.layers}: layers {outside} are outside of this model, which has "
+                f"layers 0 to {layers - 1}"
+            )
+        if self.retrofit == "none":
+            raise ValueError("--retrofit=none puts no memory in; choose add or replace")
+        memory = self.memory.for_width(width)
+        with blame_flag("--"):
+            return MemoryPlacement(places, self.retrofit, memory, self.shared_pool, self.alpha)
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Configuration):
+    """How a task is trained, by every method."""
+
+    steps_per_task: int = setting(30, "steps of a task", first=True, least=1)
+    batch_size: int = setting(40, "paraphrases in a batch", first=True, least=1)
+    prompt_loss_weight: float = setting(0.1, "weight of the words that are not the answer", least=0)
+    clip: float = setting(0.0, "largest global norm of a gradient; 0 for none", least=0)
+    schedule: Literal["constant", "cosine"] = setting(
+        "constant", "constant, or cosine over the steps of a task"
+    )
+    warmup_steps: int = setting(0, "steps of linear warm-up of a task", least=0)
+    weight_decay: float = setting(0.01, "decoupled decay of adamw", least=0)
+    keep_optimizer_state: bool = setting(False, "moments outlive a task")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.schedule == "cosine" and self.warmup_steps >= self.steps_per_task:
+            raise ValueError(
+                f"--warmup_steps={self.warmup_steps} leaves no step of --schedule=cosine over "
+                f"--steps_per_task={self.steps_per_task}; lower it"
+            )
+
+
+@dataclass(frozen=True)
+class RunConfig(Configuration):
+    """Where a run goes, and what it leaves."""
+
+    out: str = setting("runs/sweep", "directory of the run; must not exist", first=True)
+    resume: bool = setting(False, "go on with the run at --out where it stopped", first=True)
+    overwrite: bool = setting(False, "replace the run at --out")
+    keep_checkpoints: Literal["all", "last"] = setting(
+        "all", "all, or last: of methods without patches only the latest task's parameters"
+    )
+    profile: str = setting("", "write a jax.profiler trace of the first task of each group here")
+
+
+def parse_layers(text: str, name: str) -> tuple[int, ...]:
+    """Reads ``6,12,18``.
+
+    Raises:
+      ValueError: naming the flag.
+    """
+    try:
+        return tuple(int(word) for word in text.split(",") if word.strip())
+    except ValueError:
+        raise ValueError(f"--{name}={text}: expected layer numbers, as in 6,12,18") from None
+
+
+def quarter_layers(layers: int) -> tuple[int, ...]:
+    """Blocks at a quarter, a half and three quarters of the depth: 6, 12, 18 of 24 (2604.05248)."""
+    return tuple(sorted({layers // 4, layers // 2, 3 * layers // 4}))
+
+
+def check_whitening(whiten: bool, memory: MemoryConfig) -> None:
+    """Refuses to whiten queries that have no bias to hold their mean."""
+    if whiten and not memory.query_bias:
+        raise ValueError(
+            "--whiten_queries with --noquery_bias: whitening moves the queries' mean into their "
+            "bias; give --nowhiten_queries or --query_bias"
+        )

@@ -1,0 +1,198 @@
+"""A whole sweep: base, data, background, all trials of a grid, slot health; no report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from smf_jax import checkpoints
+from smf_jax.continual.base import PARAMS, Base, cached_path, load_base, save_base
+from smf_jax.continual.config import PretrainConfig, SweepConfig
+from smf_jax.continual.engine import MakeGroup, Sweep, new_group, run_group
+from smf_jax.continual.grid import grid
+from smf_jax.continual.plan import check_trials, measured_background
+from smf_jax.continual.pretraining import abstract_base, pretrain, recipe_of
+from smf_jax.continual.retrofitting import retrofit_base
+from smf_jax.continual.run_directory import BACKGROUND, BASE, RunDirectory
+from smf_jax.continual.slot_health import measure_slot_health
+from smf_jax.continual.stream_data import StreamData, load_stream_data
+from smf_jax.continual.trial import Trial, by_group, shard
+from smf_jax.errors import blame_flag, require_writable
+from smf_jax.params import count_parameters
+from smf_jax.progress import progress_bar, say
+from smf_jax.sparse.selection import RULES_WITH_BACKGROUND
+from smf_jax.sparse.usage import Background
+from smf_jax.training.background import measure_background, routing_fingerprint
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a sweep does its work with; whoever has done some of it before brings their own.
+
+    Attributes:
+      load_base: reads a base.
+      pretrain: makes a built-in base.
+      retrofit_base: puts memories into a base.
+      save_base: writes one.
+      load_stream_data: reads the stream.
+      measure_background: counts how general text uses the slots.
+      make_group: makes the compiled functions of a trial group.
+      run_group: runs it.
+      on_task: told what each trial has trained after each task.
+    """
+
+    load_base: Callable[..., Base] = load_base
+    pretrain: Callable[[PretrainConfig], Base] = pretrain
+    retrofit_base: Callable[..., Base] = retrofit_base
+    save_base: Callable[..., str] = save_base
+    load_stream_data: Callable[[SweepConfig, Base], StreamData] = load_stream_data
+    measure_background: Callable[..., Background] = measure_background
+    make_group: MakeGroup = new_group
+    run_group: Callable[..., None] = run_group
+    on_task: Callable[[Trial, int, Any], None] | None = None
+
+
+def run_sweep(
+    config: SweepConfig, recipe: PretrainConfig, tools: Tools | None = None
+) -> tuple[RunDirectory, list[str]]:
+    """Runs a sweep, or goes on with it.
+
+    Args:
+      config: what it was told.
+      recipe: how the built-in base is made, where `config` asks for that.
+      tools: what it does its work with.
+
+    Returns:
+      The directory with everything that came out, and a line for each trial that failed.
+
+    Raises:
+      ValueError: naming the flag that does not fit, before anything is computed or written.
+    """
+    tools = tools or Tools()
+    trials = shard(grid(config.grid), config.grid.shard)
+    run = RunDirectory(config.run.out, config.grid.shard)
+    run.check(config)
+    base = _find_base(config, recipe, tools)
+    say(f"base: {base.origin}, {count_parameters(base.params):,} parameters")
+    stream_data = tools.load_stream_data(config, base)
+    check_trials(config, trials, base, stream_data)
+    measured = measured_background(config.background.background, base.tokenizer_fingerprint())
+    # All that can be told without computing has been told; --out is still as it was.
+    base = _make_base(config, base, stream_data, tools)
+    background = None
+    if any(trial.rule in RULES_WITH_BACKGROUND for trial in trials):
+        background = _kept_background(config, base, run)
+        background = background or _background(config, base, stream_data, measured, tools)
+    run.open(config)
+    sweep = Sweep(
+        config=config,
+        base=base,
+        base_fingerprint=_save_start(run, base, background, tools),
+        stream_data=stream_data,
+        usage=None if background is None else background.pools,
+        run=run,
+        devices=jax.local_devices(),
+        make_group=tools.make_group,
+        on_task=tools.on_task,
+    )
+    say(
+        f"{len(trials)} trials, {len(stream_data.tasks)} tasks of {config.stream.facts_per_task} "
+        f"facts, on {len(sweep.devices)} {sweep.devices[0].device_kind}"
+    )
+    _run_all(sweep, trials, tools)
+    measure_slot_health(sweep, background, trials)
+    return run, sweep.failed
+
+
+def _find_base(config: SweepConfig, recipe: PretrainConfig, tools: Tools) -> Base:
+    """The base that the configuration names; its shapes if it is built in and not cached."""
+    named = config.base
+    if named.base != "world":
+        return tools.load_base(named.base, "base", named.dtype)
+    path = cached_path(recipe.recipe(), named.base_cache)
+    if path.is_dir():
+        return tools.load_base(str(path), "base_cache")
+    require_writable(named.base_cache, "base_cache")
+    return abstract_base(recipe)
+
+
+def _make_base(config: SweepConfig, base: Base, stream_data: StreamData, tools: Tools) -> Base:
+    """The base as the trials start from it: pretrained and retrofitted where that is to be done."""
+    recipe = recipe_of(base)
+    if base.is_abstract and recipe is not None:
+        path = cached_path(recipe.recipe(), config.base.base_cache)
+        tools.save_base(path, tools.pretrain(recipe))
+        base = tools.load_base(str(path), "base_cache")
+    if config.retrofit.retrofit != "none":
+        windows = None if stream_data.general is None else stream_data.general.rows
+        base = tools.retrofit_base(config.retrofit, base, windows)
+    return base
+
+
+def _kept_background(config: SweepConfig, base: Base, run: RunDirectory) -> Background | None:
+    """The statistics of the run that is resumed, ``None`` if it has none of this very base."""
+    path = run.path / BASE / BACKGROUND
+    if not config.run.resume or not checkpoints.is_complete(path):
+        return None
+    kept = Background.from_arrays(*checkpoints.load(path))
+    return kept if kept.fingerprint == routing_fingerprint(base.config, base.params) else None
+
+
+def _background(
+    config: SweepConfig,
+    base: Base,
+    stream_data: StreamData,
+    measured: Background | None,
+    tools: Tools,
+) -> Background:
+    """Background statistics: those measured before, if they are this base's, or new ones."""
+    told, tokenizer = config.background, base.tokenizer_fingerprint()
+    if measured is not None:
+        with blame_flag(f"--background={told.background}: "):
+            measured.require(routing_fingerprint(base.config, base.params), tokenizer)
+        return measured
+    batches = stream_data.background_batches(told.background_batches, told.background_batch_size)
+    corpus = "" if stream_data.general is None else stream_data.general.corpus
+    with progress_bar(told.background_batches, "background", "batch") as progress:
+        return tools.measure_background(
+            base.model,
+            base.params,
+            batches,
+            corpus=corpus,
+            tokenizer=tokenizer,
+            progress=progress,
+        )
+
+
+def _run_all(sweep: Sweep, trials: Sequence[Trial], tools: Tools) -> None:
+    """Runs all trials, group by group, under one progress bar."""
+    with progress_bar(len(trials) * len(sweep.stream_data.tasks), "sweep", "task") as progress:
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            progress(done)
+
+        for group in by_group(trials):
+            tools.run_group(sweep, group, advance)
+
+
+def _save_start(run: RunDirectory, base: Base, background: Background | None, tools: Tools) -> str:
+    """Saves the base and its background once; a resume checks that they are the same."""
+    path = run.path / BASE
+    fingerprint = base.fingerprint()
+    if not path.exists():
+        tools.save_base(path, base)
+    if checkpoints.read_manifest(path / PARAMS).fingerprint != fingerprint:
+        raise ValueError(
+            f"--resume of {run.path}: {path} is not the base that these flags give now; what "
+            "--base names has changed, or another machine made or healed it; give another --out"
+        )
+    if background is not None and not (path / BACKGROUND).exists():
+        arrays, metadata = background.to_arrays()
+        checkpoints.save(path / BACKGROUND, arrays, metadata)
+    return fingerprint

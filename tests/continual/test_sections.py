@@ -1,0 +1,55 @@
+"""Sections of the configurations: layers, placements, and the words of their errors."""
+
+from __future__ import annotations
+
+import pytest
+
+from smf_jax.continual.sections import RetrofitConfig, parse_layers
+
+
+def retrofit(**changes) -> RetrofitConfig:
+    return RetrofitConfig().with_values(**{"retrofit": "add", **changes})
+
+
+def test_layers_are_read_and_named():
+    assert parse_layers("6, 12,18", "layers") == (6, 12, 18)
+    assert parse_layers("", "layers") == ()
+    with pytest.raises(ValueError, match="--layers=6;12: expected layer numbers"):
+        parse_layers("6;12", "layers")
+
+
+def test_the_placement_is_that_of_the_flags():
+    config = retrofit(layers="3,1", alpha=0.5, shared_pool=True, keys_per_half=8)
+    placement = config.placement(width=24, layers=4)
+    assert (placement.layers, placement.mode, placement.alpha) == ((1, 3), "add", 0.5)
+    assert placement.shared_pool
+    assert placement.memory.slots == 64
+    assert placement.memory.value_width == 24  # 0 stands for the model's width
+    assert [retrofit().placement(24, n).layers for n in (24, 2, 1)] == [
+        (6, 12, 18),
+        (0, 1),
+        (0,),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(layers="0,4"), "--layers=0,4: layers .4. are outside .* layers 0 to 3"),
+        (dict(layers="-1"), "--layers=-1: layers .-1. are outside"),
+        (dict(layers="1,1"), "--layers=.1, 1. names a layer twice"),
+        (dict(reads=9, keys_per_half=8), "--reads=9 per head exceed keys_per_half=8; .*k <= n"),
+        (dict(keys_per_half=0), "--keys_per_half=0 must be at least 1"),
+        (dict(memory_heads=0), "--memory_heads=0 must be at least 1"),
+        (dict(key_width=5), "--key_width=5 must be even"),
+        (dict(gate="tanh"), "--gate='tanh' is unknown; choose from"),
+        (dict(query_norm="group", qk_norm=False), "--query_norm='group' is unknown"),
+        (dict(query_norm="rms"), "--qk_norm=True and query_norm='rms'"),
+        (dict(query_norm="batch"), "--qk_norm=True and query_norm='batch'"),
+        (dict(score="max"), "--score='max' is unknown"),
+        (dict(output_norm="rms"), "--output_norm='rms' is unknown"),
+    ],
+)
+def test_a_memory_that_cannot_be_is_refused_by_flag(changes, message):
+    with pytest.raises(ValueError, match=message):
+        retrofit(**changes).placement(24, 4)
