@@ -35,7 +35,7 @@ from smf_jax.continual.stream_data import StreamData, load_stream_data
 from smf_jax.errors import blame_flag, require_writable
 from smf_jax.params import count_parameters
 from smf_jax.progress import progress_bar, say
-from smf_jax.sparse.selection import RULES_WITH_BACKGROUND
+from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.usage import Background
 from smf_jax.training.background import measure_background, routing_fingerprint
 
@@ -134,7 +134,7 @@ def main(flags: SweepFlags) -> int:
     # All that can be told without computing has been told; --out is still as it was.
     base = make_base(flags, base, stream_data)
     background = None
-    if any(trial.rule in RULES_WITH_BACKGROUND for trial in trials):
+    if any(trial.rule and RULES[trial.rule].needs_background for trial in trials):
         background = kept_background(flags, base, run_directory)
         background = background or get_background(flags, base, stream_data, measured)
     run_directory.open(_configuration(flags), flags.resume, flags.overwrite)

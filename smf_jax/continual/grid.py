@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TypeVar
 
+from smf_jax.sparse.optimizers import OPTIMIZERS as OPTIMIZERS
+from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.selection import budget_size
-from smf_jax.sparse.update_rule import OPTIMIZERS as OPTIMIZERS
 
 T = TypeVar("T")
 
@@ -46,6 +47,14 @@ DEFAULT_LEARNING_RATES: dict[str, dict[str, tuple[float, ...]]] = {
     },
 }
 DEFAULT_LEARNING_RATES["replay"] = DEFAULT_LEARNING_RATES["full"]
+# Not measured: these take the rates of the optimizer that their updates are as large as.
+_RATES_OF = {
+    "nesterov": "momentum",
+    "lion": "adam",
+    "rmsprop": "adam",
+    "adagrad": "adam",
+    "adabelief": "adam",
+}
 
 
 @dataclass(frozen=True)
@@ -248,10 +257,10 @@ def build_grid(
             _axis(optimizers, method, (DEFAULT_OPTIMIZER[method],)),
             _axis(batch_orders, method, (DEFAULT_BATCH_ORDER[method],)),
         ):
-            budgeted = sparse and rule != "all"
+            budgeted = rule is not None and RULES[rule].has_budget
             for budget_, rate_, seed_ in product(
                 _axis(slots, method, DEFAULT_SLOTS) if budgeted else (None,),
-                _axis(learning_rates, method, DEFAULT_LEARNING_RATES[method][optimizer]),
+                _axis(learning_rates, method, _default_rates(method, optimizer)),
                 seeds,
             ):
                 trials.append(
@@ -265,6 +274,11 @@ def _axis(
 ) -> Sequence[T]:
     """Return the values of one axis for one method."""
     return default if given is None else given.get(method, default)
+
+
+def _default_rates(method: str, optimizer: str) -> tuple[float, ...]:
+    """Return the learning rates to try where none are given."""
+    return DEFAULT_LEARNING_RATES[method][_RATES_OF.get(optimizer, optimizer)]
 
 
 def check_budgets(trials: Sequence[Trial], table_slots: int) -> None:

@@ -16,8 +16,8 @@ from smf_jax.errors import blame_flag
 from smf_jax.memory.norms import is_running
 from smf_jax.models.lora import merge_lora
 from smf_jax.params import Params, count_bytes, count_parameters, flatten, unflatten
+from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.sparse.selection import budget_size
-from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_step import SparseState
 from smf_jax.training.sparse_trainer import sparse_trainer
@@ -71,8 +71,8 @@ def static_size(flags: SweepFlags, base: Base, trial: Trial, stream_data: Stream
 
 def make_trainer(flags: SweepFlags, base: Base, trial: Trial, stream_data: StreamData) -> Trainer:
     """The trainer that the trials of one group share."""
-    update = UpdateRule(
-        trial.optimizer,  # pyright: ignore[reportArgumentType]
+    optimizer = OptimizerConfig(
+        trial.optimizer,
         clip=flags.clip or None,
         schedule=flags.schedule,  # pyright: ignore[reportArgumentType]
         warmup_steps=flags.warmup_steps,
@@ -91,7 +91,7 @@ def make_trainer(flags: SweepFlags, base: Base, trial: Trial, stream_data: Strea
             score_share=flags.score_share or None,
             protect_written=flags.protect_written,
             count_normalised=flags.count_normalised,
-            update=update,
+            optimizer=optimizer,
             train_alpha=flags.train_alpha,
             alpha_rate=flags.alpha_rate,
             alpha_schedule=flags.alpha_schedule,
@@ -104,8 +104,8 @@ def make_trainer(flags: SweepFlags, base: Base, trial: Trial, stream_data: Strea
         return sparse_trainer(base.model, config, capacity, keep)
     if trial.method == "lora":
         targets = tuple(flags.lora_targets.split(","))
-        return lora_trainer(base.model, update, flags.lora_rank, flags.lora_alpha, targets, keep)
-    return dense_trainer(base.model, update, keep_optimizer_state=keep)
+        return lora_trainer(base.model, optimizer, flags.lora_rank, flags.lora_alpha, targets, keep)
+    return dense_trainer(base.model, optimizer, keep_optimizer_state=keep)
 
 
 def settings_of(trial: Trial, size: int) -> Settings:

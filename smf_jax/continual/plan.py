@@ -25,7 +25,8 @@ from smf_jax.continual.methods import count_trainable, make_trainer
 from smf_jax.continual.retrofitting import check_retrofit
 from smf_jax.continual.stream_data import StreamData, is_measured
 from smf_jax.errors import blame_flag, require_least
-from smf_jax.sparse.selection import GRANULARITIES, RULES, RULES_WITH_BACKGROUND
+from smf_jax.sparse.rules import RULES
+from smf_jax.sparse.selection import GRANULARITIES
 from smf_jax.sparse.usage import Background
 
 _CHOICES: Mapping[str, Sequence[str]] = {
@@ -85,11 +86,11 @@ def plan(flags: SweepFlags) -> tuple[Trial, ...]:
         methods,
         parse_list(flags.seeds, "seeds", seed),
         slots=parse_scoped(flags.slots, "slots", methods, budget),
-        rules=parse_scoped(flags.rule, "rule", methods, one_of(RULES)),
+        rules=parse_scoped(flags.rule, "rule", methods, one_of(tuple(RULES))),
         granularities=parse_scoped(
             flags.granularity, "granularity", methods, one_of(GRANULARITIES)
         ),
-        optimizers=parse_scoped(flags.optimizer, "optimizer", methods, one_of(OPTIMIZERS)),
+        optimizers=parse_scoped(flags.optimizer, "optimizer", methods, one_of(tuple(OPTIMIZERS))),
         learning_rates=parse_scoped(flags.lr, "lr", methods, rate),
         batch_orders=parse_scoped(flags.batch_order, "batch_order", methods, one_of(BATCH_ORDERS)),
     )
@@ -114,7 +115,7 @@ def check_trials(
         raise ValueError("--batch_size=1 leaves replay no room for base data; give at least 2")
     if flags.retrofit != "none":
         base = check_retrofit(flags, base, has_text)
-    ranked = sorted({t.rule for t in trials if t.rule in RULES_WITH_BACKGROUND})
+    ranked = sorted({t.rule for t in trials if t.rule and RULES[t.rule].needs_background})
     if ranked and not has_text and not is_measured(flags.background):
         raise ValueError(
             f"--background is empty and --base={flags.base} brings no text of its own, but rule "

@@ -19,7 +19,7 @@ from smf_jax.continual.grid import (
     seed,
     shard,
 )
-from smf_jax.sparse.update_rule import OPTIMIZERS
+from smf_jax.sparse.optimizers import OPTIMIZERS
 
 
 def make_trial(**changes) -> Trial:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from smf_jax.sparse.optimizers import OPTIMIZERS, OptimizerConfig
 from smf_jax.sparse.row_optimizer import (
     create_store,
     empty_store,
@@ -16,7 +17,6 @@ from smf_jax.sparse.row_optimizer import (
     update_rows,
     write_step,
 )
-from smf_jax.sparse.update_rule import OPTIMIZERS, UpdateRule
 from tests import oracles
 from tests.sparse import recorded
 
@@ -46,7 +46,7 @@ def bits(array):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_rows_that_are_not_selected_keep_every_bit(optimizer, dtype):
-    rule = UpdateRule(optimizer, weight_decay=0.1)
+    rule = OptimizerConfig(optimizer, weight_decay=0.1)
     values = recorded.tables(np.float32)[POOL]
     values[5], values[6], values[7] = np.nan, -np.inf, 1e-42
     spoilt = np.array([5, 6, 7])
@@ -66,7 +66,7 @@ def test_rows_that_are_not_selected_keep_every_bit(optimizer, dtype):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_rows_follow_an_optimizer_of_their_own(optimizer):
     with jax.enable_x64(True):
-        rule = UpdateRule(optimizer, weight_decay=0.1)
+        rule = OptimizerConfig(optimizer, weight_decay=0.1)
         table, truth = jnp.asarray(recorded.tables()[POOL]), recorded.tables()[POOL]
         store, oracle = create_store(rule, table, SLOTS), oracles.RowLazyOptimizer(optimizer, 0.1)
         for slots, gradients in recorded_rows(np.float64):
@@ -77,7 +77,7 @@ def test_rows_follow_an_optimizer_of_their_own(optimizer):
 
 
 def test_a_row_that_waits_keeps_its_state():
-    rule, table = UpdateRule("adam"), jnp.asarray(recorded.tables(np.float32)[POOL])
+    rule, table = OptimizerConfig("adam"), jnp.asarray(recorded.tables(np.float32)[POOL])
     gradient = jnp.ones((1, WIDTH))
     steady, waiting = (create_store(rule, table, 4) for _ in range(2))
     first, second, other = (jnp.asarray([slot], jnp.int32) for slot in (3, 3, 9))
@@ -91,7 +91,7 @@ def test_a_row_that_waits_keeps_its_state():
 
 
 def test_bfloat16_tables_move_under_steps_below_their_precision():
-    rule = UpdateRule("sgd")
+    rule = OptimizerConfig("sgd")
     start = jnp.asarray(np.linspace(0.5, 2, SLOTS * WIDTH).reshape(SLOTS, WIDTH), jnp.bfloat16)
     narrow, wide = start, start.astype(jnp.float32)
     store = create_store(rule, narrow, SLOTS)
@@ -108,21 +108,21 @@ def test_bfloat16_tables_move_under_steps_below_their_precision():
 
 def test_a_store_only_where_something_is_kept():
     table = jnp.zeros((SLOTS, WIDTH))
-    assert create_store(UpdateRule("sgd"), table, 3) is None
-    assert create_store(UpdateRule("sgd"), table.astype(jnp.bfloat16), 3).masters.shape == (
+    assert create_store(OptimizerConfig("sgd"), table, 3) is None
+    assert create_store(OptimizerConfig("sgd"), table.astype(jnp.bfloat16), 3).masters.shape == (
         3,
         WIDTH,
     )
-    store = create_store(UpdateRule("adamw"), table, 3)
+    store = create_store(OptimizerConfig("adamw"), table, 3)
     assert store.masters is None and store.index.shape == (SLOTS,)
     assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(store.opt_state))
     assert empty_store(None) is None
     with pytest.raises(ValueError, match="capacity=0 must be at least 1 row"):
-        create_store(UpdateRule("adamw"), table, 0)
+        create_store(OptimizerConfig("adamw"), table, 0)
 
 
 def test_an_emptied_store_starts_again():
-    rule, table = UpdateRule("adam"), jnp.asarray(recorded.tables(np.float32)[POOL])
+    rule, table = OptimizerConfig("adam"), jnp.asarray(recorded.tables(np.float32)[POOL])
     slots, gradients = next(rows for rows in recorded_rows() if (rows[0] < SLOTS).sum() > 3)
     fresh = create_store(rule, table, SLOTS)
     used = fresh
@@ -138,7 +138,7 @@ def test_an_emptied_store_starts_again():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_store_that_overflows_latches_and_writes_nothing(dtype):
-    rule, table = UpdateRule("momentum"), jnp.ones((SLOTS, WIDTH), dtype)
+    rule, table = OptimizerConfig("momentum"), jnp.ones((SLOTS, WIDTH), dtype)
     gradients = jnp.ones((3, WIDTH))
     store = create_store(rule, table, 4)
     for ids in ([7, 1, SLOTS], [1, 2, 3]):
@@ -159,7 +159,7 @@ def test_a_store_that_overflows_latches_and_writes_nothing(dtype):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_step_that_is_not_accepted_leaves_no_trace(optimizer):
-    rule, table = UpdateRule(optimizer), jnp.asarray(recorded.tables(np.float32)[POOL])
+    rule, table = OptimizerConfig(optimizer), jnp.asarray(recorded.tables(np.float32)[POOL])
     (slots, gradients), (others, other_gradients) = list(recorded_rows())[2:4]
     store = create_store(rule, table, SLOTS)
     table, store = update(table, store, slots, gradients, rule)
@@ -176,7 +176,7 @@ def test_a_step_that_is_not_accepted_leaves_no_trace(optimizer):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_donated_table_is_written_in_place(optimizer):
-    rule, rows, width = UpdateRule(optimizer), 2**16, 32
+    rule, rows, width = OptimizerConfig(optimizer), 2**16, 32
     table = jax.ShapeDtypeStruct((rows, width), jnp.float32)
     store = jax.eval_shape(lambda: create_store(rule, jnp.zeros(table.shape), 1024))
     slots = jax.ShapeDtypeStruct((64,), jnp.int32)

@@ -10,10 +10,10 @@ import numpy as np
 import optax
 import pytest
 
+from smf_jax.sparse.optimizers import OPTIMIZERS, OptimizerConfig
 from smf_jax.sparse.row_optimizer import create_store, update_rows
 from smf_jax.sparse.rows import row_gradient
 from smf_jax.sparse.transform import freeze_all_but_rows
-from smf_jax.sparse.update_rule import OPTIMIZERS, UpdateRule
 from tests import golden, oracles
 from tests.sparse import recorded
 
@@ -53,7 +53,7 @@ def both_paths(rule, rate):
 )
 def test_the_fast_path_and_a_plain_oracle_agree_with_it(optimizer, choices):
     with jax.enable_x64(True):
-        rule, rate = UpdateRule(optimizer, **choices), jnp.asarray(0.2, jnp.float64)
+        rule, rate = OptimizerConfig(optimizer, **choices), jnp.asarray(0.2, jnp.float64)
         step, transform = both_paths(rule, rate)
         fast, params, truth = ({pool: f(t) for pool, t in recorded.tables().items()}
                                for f in (jnp.asarray, jnp.asarray, np.array))  # fmt: skip
@@ -102,7 +102,7 @@ def a_model():
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_everything_that_is_not_selected_keeps_every_bit(optimizer):
     params, path = a_model(), "memory/pool_0/values"
-    transform = freeze_all_but_rows(UpdateRule(optimizer, weight_decay=0.1), [path], 0.5)
+    transform = freeze_all_but_rows(OptimizerConfig(optimizer, weight_decay=0.1), [path], 0.5)
     state, gradients = transform.init(params), jax.tree.map(jnp.ones_like, params)
     update = jax.jit(transform.update)
     for ids in ([0, 2, 6], [3, 6, 6], [2, 5, 0]):
@@ -130,7 +130,7 @@ def test_with_every_row_selected_it_is_plain_optax(optimizer):
         "adam": optax.adam(rate),
         "adamw": optax.adamw(rate, weight_decay=0.1),
     }[optimizer]
-    ours = freeze_all_but_rows(UpdateRule(optimizer, weight_decay=0.1), ["values"], rate)
+    ours = freeze_all_but_rows(OptimizerConfig(optimizer, weight_decay=0.1), ["values"], rate)
     everything = {"values": jnp.arange(6)}
 
     @jax.jit
@@ -151,11 +151,11 @@ def test_the_masked_step_of_the_public_implementation(shared):
     arrays, _ = golden.load(shared / "golden" / "smf_tfidf_dtunai.npz")
     params = {"values": jnp.asarray(arrays["values_before"])}
     gradients = {"values": jnp.asarray(arrays["grad_dense"])}
-    transform = freeze_all_but_rows(UpdateRule("sgd"), ["values"], 1.0)
+    transform = freeze_all_but_rows(OptimizerConfig("sgd"), ["values"], 1.0)
     slots = {"values": jnp.asarray(arrays["selected"])}
     updates, _ = transform.update(gradients, transform.init(params), params, slots=slots)
     np.testing.assert_array_equal(-updates["values"], arrays["grad_masked"])
-    by_two = freeze_all_but_rows(UpdateRule("sgd"), ["values"], 2.0)
+    by_two = freeze_all_but_rows(OptimizerConfig("sgd"), ["values"], 2.0)
     updates, _ = by_two.update(gradients, by_two.init(params), params, slots=slots)
     after = optax.apply_updates(params, updates)["values"]
     expected = arrays["values_after_sgd_lr2"]
@@ -168,8 +168,8 @@ def test_unknown_tables_and_missing_arguments_are_refused():
     params = {"a": {"values": jnp.ones((3, 2))}, "b": jnp.ones(2)}
     gradients, slots = params, {"a/values": jnp.asarray([0])}
     with pytest.raises(ValueError, match=r"tables=\['c/values'\] are not in the parameters; .*'b'"):
-        freeze_all_but_rows(UpdateRule(), ["a/values", "c/values"], 1.0).init(params)
-    transform = freeze_all_but_rows(UpdateRule(), ["a/values"], 1.0)
+        freeze_all_but_rows(OptimizerConfig(), ["a/values", "c/values"], 1.0).init(params)
+    transform = freeze_all_but_rows(OptimizerConfig(), ["a/values"], 1.0)
     state = transform.init(params)
     with pytest.raises(ValueError, match="params=None; row rules read the rows"):
         transform.update(gradients, state, slots=slots)
