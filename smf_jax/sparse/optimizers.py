@@ -101,9 +101,9 @@ def _decayed(
 OPTIMIZERS: dict[str, Callable[[OptimizerConfig], optax.GradientTransformation]] = {
     "sgd": lambda config: optax.identity(),
     "momentum": lambda config: optax.trace(decay=config.momentum),
-    "nesterov": lambda config: optax.trace(decay=config.momentum, nesterov=True),
     "adam": _adam,
     "adamw": lambda config: _decayed(config, _adam(config)),
+    "nesterov": lambda config: optax.trace(decay=config.momentum, nesterov=True),
     "lion": lambda config: _decayed(config, optax.scale_by_lion()),
     "rmsprop": lambda config: optax.scale_by_rms(eps=config.eps, eps_in_sqrt=False),
     "adagrad": lambda config: optax.scale_by_rss(initial_accumulator_value=0.0, eps=1e-16),

@@ -1,4 +1,4 @@
-"""The three stages of an update rule, each against its formula."""
+"""The three stages of a recipe, each against its formula, and the optimizers by name."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from smf_jax.sparse.optimizers import OptimizerConfig
+from smf_jax.sparse.optimizers import OPTIMIZERS, OptimizerConfig
 
 
 def rates(rule, steps, learning_rate=2.0):
@@ -62,10 +63,29 @@ def test_a_zero_gradient_is_clipped_to_zero():
     assert OptimizerConfig(clip=1.0).clipped(jnp.zeros(3)).tolist() == [0.0] * 3
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_name_is_an_optax_optimizer_at_a_rate_of_one(name):
+    config = OptimizerConfig(name)
+    optimizer, direction = config.transformation(), OPTIMIZERS[name](config)
+    rows, gradients = jnp.linspace(-1, 2, 6), jnp.linspace(3, -1, 6)
+    updates, _ = optimizer.update(gradients, optimizer.init(rows), rows)
+    against, _ = direction.update(gradients, direction.init(rows), rows)
+    np.testing.assert_array_equal(rows + 0.3 * updates, rows - 0.3 * against)
+    assert config.transformation() is OptimizerConfig(name, clip=None).transformation()
+
+
+def test_an_optimizer_of_ones_own_is_taken_as_it_is():
+    own = optax.adam(1e-3)
+    assert OptimizerConfig(own, clip=1.0).transformation() is own
+
+
 @pytest.mark.parametrize(
     ("choices", "complaint"),
     [
-        ({"optimizer": "lion"}, "optimizer='lion' is unknown; choose from sgd, momentum, adam, "),
+        (
+            {"optimizer": "sophia"},
+            "optimizer='sophia' is unknown; choose from sgd, momentum, adam, ",
+        ),
         ({"schedule": "linear"}, "schedule='linear' is unknown; choose from"),
         (
             {"schedule": "cosine", "warmup_steps": 5, "schedule_steps": 5},

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from smf_jax.sparse.row_norms import count_with_norms
 
+from smf_jax.sparse.rows import count_with_norms
 from tests import oracles
 from tests.sparse.test_accesses import in_vector
 from tests.sparse.test_rows import SLOTS, traces

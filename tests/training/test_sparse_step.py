@@ -81,7 +81,7 @@ def test_one_step_is_the_dense_gradient_masked_by_the_transform():
     state, settings, batch = run.start(), tiny.settings(), tiny.batch()
     slots = expected_slots(run, state, batch, settings)
     loss, gradients = loss_and_gradient(model)(run.base, batch)
-    transform = freeze_all_but_rows(SGD, [POOL], 0.5)
+    transform = freeze_all_but_rows(optax.sgd(0.5), [POOL])
     gradients = {path: gradients.get(path, jnp.ones_like(leaf)) for path, leaf in run.base.items()}
 
     @jax.jit
