@@ -15,7 +15,7 @@ from smf_jax.sparse.selection import select_slots
 from smf_jax.sparse.usage import Protection, with_totals
 from smf_jax.training.sparse_config import SparseConfig
 from tests import golden, oracles
-from tests.sparse.test_selection import BATCHES, FORMULAS, SLOTS, case, golden_case
+from tests.sparse.tiny import BATCHES, FORMULAS, SLOTS, case, golden_case
 
 RULES_WITH_BACKGROUND = [name for name, rule in RULES.items() if rule.needs_background]
 
