@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float
 
 from benchmarks.costs import BlockShape
@@ -21,7 +22,6 @@ from smf_jax.sparse import accesses
 from smf_jax.sparse.row_optimizer import RowStore, create_store, update_rows
 from smf_jax.sparse.rows import ReadTrace, row_gradient
 from smf_jax.sparse.selection import budget_size, select_slots
-from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.sparse.usage import PoolUsage
 
 # So many different inputs are taken in turn.
@@ -56,7 +56,7 @@ class Block:
 
     def store(self, table: Table) -> RowStore | None:
         """Of plain SGD: masters where the table is narrow. The inputs select no more rows."""
-        return create_store(UpdateRule("sgd"), table, INPUT_SETS * static_size(self.shape))
+        return create_store(optax.sgd(LEARNING_RATE), table, INPUT_SETS * static_size(self.shape))
 
 
 def make_block(shape: BlockShape, seed: int = 0) -> Block:
@@ -157,8 +157,7 @@ def write(
     state: tuple[Table, RowStore | None], selected: SlotIds, rows: Rows
 ) -> tuple[Table, RowStore | None]:
     """Plain SGD on the selected rows, and their writing."""
-    rate = jnp.asarray(LEARNING_RATE, jnp.float32)
-    return update_rows(*state, selected, rows, UpdateRule("sgd"), rate)
+    return update_rows(*state, selected, rows, optax.sgd(LEARNING_RATE))
 
 
 def after(

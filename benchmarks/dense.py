@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import jax
@@ -15,18 +16,21 @@ from smf_jax.memory.layer import READS, MemoryLayer
 from smf_jax.shapes import Table
 from smf_jax.sparse.rows import ReadTrace
 from smf_jax.sparse.transform import freeze_all_but_rows
-from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.sparse.usage import PoolUsage
 
 _TABLE = "table"
-# Masked as the block's own step is ruled: plain SGD.
-MASK = freeze_all_but_rows(UpdateRule("sgd"), [_TABLE], LEARNING_RATE)
 ADAM = optax.adam(5e-4)
+
+
+@cache
+def _mask() -> optax.GradientTransformationExtraArgs:
+    """Masked as the block's own step is ruled: plain SGD."""
+    return freeze_all_but_rows(optax.sgd(LEARNING_RATE), [_TABLE])
 
 
 def start_masked(table: Table) -> tuple[Table, Any]:
     """The table and the transform's state."""
-    return table, MASK.init({_TABLE: table})
+    return table, _mask().init({_TABLE: table})
 
 
 def start_adam(table: Table) -> tuple[Table, Any]:
@@ -47,7 +51,7 @@ def step_masked(
     table, opt_state = state
     gradient, reads = _table_gradient(layer, params, table, x, upstream)
     selected = select(shape, reads, usage)
-    updates, opt_state = MASK.update(
+    updates, opt_state = _mask().update(
         {_TABLE: gradient}, opt_state, {_TABLE: table}, slots={_TABLE: selected}
     )
     new: Any = optax.apply_updates({_TABLE: table}, updates)

@@ -17,9 +17,9 @@ from smf_jax.memory.layer import READS
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params, unflatten
+from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.sparse.selection import budget_size, select_slots
 from smf_jax.sparse.transform import freeze_all_but_rows
-from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.sparse.usage import PoolUsage, count_accesses
 from smf_jax.training.reads import pool_path
 from smf_jax.training.sparse_config import SparseConfig
@@ -62,12 +62,12 @@ def make_method(name: str, config: ModelConfig, budget: int) -> Method:
         flags = SweepFlags()
         targets = tuple(flags.lora_targets.split(","))
         trainer = lora_trainer(
-            model, UpdateRule("adamw"), flags.lora_rank, flags.lora_alpha, targets
+            model, OptimizerConfig("adamw"), flags.lora_rank, flags.lora_alpha, targets
         )
     elif name == FULL:
-        trainer = dense_trainer(model, UpdateRule("adamw"))
+        trainer = dense_trainer(model, OptimizerConfig("adamw"))
     else:
-        trainer = dense_trainer(model, UpdateRule("adam"), trains=lambda path: path in pools)
+        trainer = dense_trainer(model, OptimizerConfig("adam"), trains=lambda path: path in pools)
     return _of_trainer(trainer, budget)
 
 
@@ -88,7 +88,7 @@ def _masked(config: ModelConfig, budget: int) -> Method:
     """The tables' whole gradients, masked to the selected rows by `freeze_all_but_rows`."""
     model, placement = Decoder(config), memory_of(config)
     pools = tuple(pool_path(pool) for pool in placement.pools)
-    transform = freeze_all_but_rows(UpdateRule("sgd"), pools, _LEARNING_RATE)
+    transform = freeze_all_but_rows(optax.sgd(_LEARNING_RATE), pools)
 
     def begin(params: Params) -> tuple[Params, Any]:
         frozen = {path: leaf for path, leaf in params.items() if path not in pools}

@@ -36,8 +36,9 @@ from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
 from smf_jax.models.retrofit import retrofit
 from smf_jax.params import Params, count_parameters, flatten
-from smf_jax.sparse.selection import RULES, RULES_WITH_BACKGROUND, budget_size
-from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.sparse.optimizers import OptimizerConfig
+from smf_jax.sparse.rules import RULES
+from smf_jax.sparse.selection import budget_size
 from smf_jax.sparse.usage import add_batch, no_usage
 from smf_jax.training.reads import pool_path, read_counts
 from smf_jax.training.sparse_config import SparseConfig
@@ -190,7 +191,7 @@ def measure(flags: RealSizeFlags) -> dict[str, Any]:
     numbers = {"parameters": count_parameters(params), "memory": count_parameters(memory)}
     rng = np.random.default_rng(flags.seed)
     usage = None
-    if flags.rule in RULES_WITH_BACKGROUND:
+    if RULES[flags.rule].needs_background:
         with report.timing("background"):
             usage = jax.block_until_ready(_background(flags, Decoder(config), params, rng))
     losses, rows = _steps(flags, report, config, params, usage, rng)
@@ -225,13 +226,12 @@ def _trainer(flags: RealSizeFlags, config: ModelConfig) -> Trainer:
     slots = abstract_params_of(config)
     table_slots = next(leaf.shape[0] for path, leaf in slots.items() if path.endswith("/values"))
     size = min(budget_size(flags.budget), table_slots)
-    update = UpdateRule(flags.optimizer, clip=1.0)  # pyright: ignore[reportArgumentType]
     sparse = SparseConfig(
-        rule=flags.rule,  # pyright: ignore[reportArgumentType]
+        rule=flags.rule,
         granularity=flags.granularity,  # pyright: ignore[reportArgumentType]
         micro_batches=flags.micro_batches,
         size=size,
-        update=update,
+        optimizer=OptimizerConfig(flags.optimizer, clip=1.0),
     )
     capacity = min(table_slots, flags.steps * sparse.places)
     return sparse_trainer(Decoder(config), sparse, capacity)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from benchmarks import block, torch_block
 from benchmarks.block import Block, make_block, random_table
@@ -24,7 +25,6 @@ from benchmarks.suite import Field, entry, fits, room_for, setting_of, that_fit
 from benchmarks.verify import verify_block
 from smf_jax.params import count_bytes
 from smf_jax.sparse.row_optimizer import create_store
-from smf_jax.sparse.update_rule import UpdateRule
 
 SUITE = "step"
 TORCH = "torch EmbeddingBag(sparse=True), SGD"
@@ -175,10 +175,10 @@ def _tell_store(report: Report, shapes: Sequence[BlockShape]) -> None:
         size = block.static_size(shape)
         capacity = min(shape.slots, _TASK_STEPS * size)
         held = {
-            rule: count_bytes(
-                jax.eval_shape(partial(create_store, UpdateRule(rule), capacity=capacity), table)
+            name: count_bytes(
+                jax.eval_shape(partial(create_store, optimizer, capacity=capacity), table)
             )
-            for rule in ("sgd", "adam")
+            for name, optimizer in (("sgd", optax.sgd(1.0)), ("adam", optax.adam(1.0)))
         }
         rows = shape.selected * width * table.dtype.itemsize
         more = {

@@ -90,6 +90,9 @@ def rule_scores(
     return np.where(counts > 0, scores, -np.inf)
 
 
+OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
+
+
 class RowLazyOptimizer:
     """One optimizer per row, kept in a dictionary: a row that is not selected has no say at all."""
 

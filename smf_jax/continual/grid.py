@@ -16,8 +16,9 @@ from smf_jax.continual.methods import METHODS
 from smf_jax.continual.sections import GridConfig
 from smf_jax.continual.trial import BATCH_ORDERS, DEFAULT_GRANULARITY, Trial, default_order
 from smf_jax.progress import say
-from smf_jax.sparse.selection import GRANULARITIES, RULES
-from smf_jax.sparse.update_rule import OPTIMIZERS
+from smf_jax.sparse.optimizers import OPTIMIZERS
+from smf_jax.sparse.rules import RULES
+from smf_jax.sparse.selection import GRANULARITIES
 
 T = TypeVar("T")
 Scoped = Mapping[str, Sequence[T]]
@@ -38,9 +39,9 @@ def grid(config: GridConfig) -> tuple[Trial, ...]:
     methods = parse_list(config.methods, "methods", one_of(tuple(METHODS)))
     seeds = parse_list(config.seeds, "seeds", seed)
     slots = parse_scoped(config.slots, "slots", methods, budget)
-    rules = parse_scoped(config.rule, "rule", methods, one_of(RULES))
+    rules = parse_scoped(config.rule, "rule", methods, one_of(tuple(RULES)))
     granularities = parse_scoped(config.granularity, "granularity", methods, one_of(GRANULARITIES))
-    optimizers = parse_scoped(config.optimizer, "optimizer", methods, one_of(OPTIMIZERS))
+    optimizers = parse_scoped(config.optimizer, "optimizer", methods, one_of(tuple(OPTIMIZERS)))
     orders = parse_scoped(config.batch_order, "batch_order", methods, one_of(BATCH_ORDERS))
     rates = parse_scoped(config.lr, "lr", methods, rate)
     trials = []
@@ -53,7 +54,7 @@ def grid(config: GridConfig) -> tuple[Trial, ...]:
             optimizers.get(name, (method.optimizer,)),
             orders.get(name, (default_order(sparse),)),
         ):
-            budgeted = sparse and rule != "all"
+            budgeted = rule is not None and RULES[rule].has_budget
             for rows, learning_rate, number in product(
                 slots.get(name, DEFAULT_SLOTS) if budgeted else (None,),
                 rates.get(name) or _default_rates(name, optimizer),

@@ -14,7 +14,7 @@ from smf_jax.continual.retrofitting import check_retrofit
 from smf_jax.continual.stream_data import StreamData, is_measured
 from smf_jax.continual.trial import Trial, by_group
 from smf_jax.errors import blame_flag
-from smf_jax.sparse.selection import RULES_WITH_BACKGROUND
+from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.usage import Background
 
 
@@ -41,7 +41,7 @@ def check_trials(
     has_text = stream_data.general is not None
     if config.retrofit.retrofit != "none":
         base = check_retrofit(config.retrofit, base, has_text)
-    ranked = sorted({t.rule for t in trials if t.rule in RULES_WITH_BACKGROUND})
+    ranked = sorted({t.rule for t in trials if t.rule and RULES[t.rule].needs_background})
     if ranked and not has_text and not is_measured(config.background.background):
         raise ValueError(
             f"--background is empty and --base={config.base.base} brings no text of its own, but "

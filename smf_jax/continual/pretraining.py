@@ -29,7 +29,7 @@ from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.models.decoder import init_params, plain_logits
 from smf_jax.params import Params, count_parameters, flatten
 from smf_jax.progress import progress_bar, say
-from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.batch_norm import training_loss
 from smf_jax.training.fit import fit
 from smf_jax.training.trainers import dense_trainer
@@ -125,7 +125,7 @@ def pretrain(config: PretrainConfig) -> Base:
     params = flatten(init_params(base.config, jax.random.key(config.training.seed)))
     trainer = dense_trainer(
         base.model,
-        UpdateRule(
+        OptimizerConfig(
             "adamw",
             clip=1.0,
             schedule="cosine",

@@ -16,7 +16,7 @@ from smf_jax.errors import blame_flag
 from smf_jax.models.retrofit import retrofit
 from smf_jax.params import Params, count_parameters, flatten, unflatten
 from smf_jax.progress import progress_bar, say
-from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.fit import fit
 from smf_jax.training.healing import healing_trainer, heals, removed_params
 from smf_jax.training.whitening import whiten_queries
@@ -106,7 +106,7 @@ def heal_windows(texts: Iterable[str], base: Base, config: HealingTextSection) -
 def _heal(config: RetrofitConfig, base: Base, removed: Params, windows: Batch, seed: int) -> Base:
     """The base with its memory healed; ``removed`` are the feed-forwards that it lost."""
     steps = config.heal_steps
-    update = UpdateRule(
+    optimizer = OptimizerConfig(
         "adamw",
         clip=1.0,
         schedule="cosine",
@@ -115,7 +115,7 @@ def _heal(config: RetrofitConfig, base: Base, removed: Params, windows: Batch, s
         schedule_steps=steps + 1,
     )
     loss = config.heal_loss
-    trainer = healing_trainer(base.model, update, loss, config.heal_routing)
+    trainer = healing_trainer(base.model, optimizer, loss, config.heal_routing)
     params = base.params | removed if loss == "distill" else base.params
     rng = np.random.default_rng([seed, 2])
     batches = sample_batches(windows, steps, config.heal_batch_size, rng)

@@ -9,8 +9,9 @@ from smf_jax.configuration import Configuration, part, setting
 from smf_jax.errors import blame_flag
 from smf_jax.memory.config import MemoryConfig
 from smf_jax.models.config import MemoryPlacement
-from smf_jax.sparse.selection import GRANULARITIES, RULES
-from smf_jax.sparse.update_rule import OPTIMIZERS
+from smf_jax.sparse.optimizers import OPTIMIZERS
+from smf_jax.sparse.rules import RULES
+from smf_jax.sparse.selection import GRANULARITIES
 from smf_jax.training.healing import HealingLoss
 
 # A memory of the commands: as wide as its model, with the norms that keep its table in use.

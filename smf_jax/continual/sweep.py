@@ -23,7 +23,7 @@ from smf_jax.continual.trial import Trial, by_group, shard
 from smf_jax.errors import blame_flag, require_writable
 from smf_jax.params import count_parameters
 from smf_jax.progress import progress_bar, say
-from smf_jax.sparse.selection import RULES_WITH_BACKGROUND
+from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.usage import Background
 from smf_jax.training.background import measure_background, routing_fingerprint
 
@@ -83,7 +83,7 @@ def run_sweep(
     # All that can be told without computing has been told; --out is still as it was.
     base = _make_base(config, base, stream_data, tools)
     background = None
-    if any(trial.rule in RULES_WITH_BACKGROUND for trial in trials):
+    if any(trial.rule and RULES[trial.rule].needs_background for trial in trials):
         background = _kept_background(config, base, run)
         background = background or _background(config, base, stream_data, measured, tools)
     run.open(config)

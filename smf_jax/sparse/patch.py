@@ -211,7 +211,18 @@ def diff_params(
 ) -> Patch:
     """Makes the patch that leads from one flat parameter dictionary to another.
 
-    Reads every leaf: the way to prove that nothing but rows and scalars changed.
+    Reads every leaf: the way to prove that nothing but rows and scalars changed, whatever
+    trained them.
+
+    Args:
+      before: parameters by path, NumPy or JAX.
+      after: the same paths, after the task.
+      task: what was taught.
+      base: fingerprint of the base.
+      parent: ``fingerprint`` of the patch before; the base if not given.
+
+    Returns:
+      A patch; without pools and scalars if nothing changed.
 
     Raises:
       ValueError: naming every leaf that differs and is neither a pool's table nor a scalar.

@@ -13,7 +13,13 @@ from smf_jax.sparse.patch import Patch, PoolChange, make_patch, pool_change, sha
 
 
 class SlotOverlap(NamedTuple):
-    """How many slots of a pool two patches change, each and both."""
+    """How many slots of a pool two patches change.
+
+    Attributes:
+      first: slots that the first patch changes.
+      second: slots that the second patch changes.
+      shared: slots that both change.
+    """
 
     first: int
     second: int
@@ -22,6 +28,12 @@ class SlotOverlap(NamedTuple):
 
 def stack_patches(patches: Sequence[Patch]) -> Patch:
     """Joins consecutive patches into one that has the effect of all in turn.
+
+    Args:
+      patches: in the order of their making, each the parent of the next.
+
+    Returns:
+      A patch from the state before the first to the state after the last.
 
     Raises:
       ValueError: if there is none, or one does not continue the one before it.
@@ -52,7 +64,16 @@ def stack_patches(patches: Sequence[Patch]) -> Patch:
 
 
 def merge_patches(patches: Sequence[Patch]) -> Patch:
-    """Joins patches made side by side on one state; they may not disagree on a row or scalar.
+    """Joins patches made side by side on one state, as when tasks are taught in parallel.
+
+    Applying the merged patch to that state writes every row and scalar that any of them wrote.
+    Where two of them changed the same row or scalar, they must have written the same bits.
+
+    Args:
+      patches: of one base and one parent, in any order.
+
+    Returns:
+      A patch on the same parent; it does not depend on the order but for its task's name.
 
     Raises:
       ValueError: if there is none, their parents differ, or naming every pool and slot where two
@@ -83,7 +104,15 @@ def merge_patches(patches: Sequence[Patch]) -> Patch:
 
 
 def compare_patches(first: Patch, second: Patch) -> dict[str, SlotOverlap]:
-    """Counts, for every pool of either patch, the slots that each and that both change."""
+    """Counts the slots that two patches change, each and both: how far their tasks share rows.
+
+    Args:
+      first: a patch.
+      second: another, of a memory of the same shape.
+
+    Returns:
+      A `SlotOverlap` for every pool that either patch changes, by pool path.
+    """
     none = np.zeros(0, np.int32)
     overlaps = {}
     for path in sorted(first.pools.keys() | second.pools.keys()):

@@ -1,16 +1,18 @@
-"""Row-lazy updates: optimizer state for the rows a task touches, and for no others."""
+"""Row-lazy updates by any optax optimizer: state for the rows a task touches, and for no others."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from smf_jax.shapes import Rows, SlotIds, Table
+from smf_jax.sparse.each_row import check_each_row, each_row
 from smf_jax.sparse.rows import gather_rows, where_rows, write_rows
-from smf_jax.sparse.update_rule import UpdateRule
 
 
 class RowStore(NamedTuple):
@@ -38,22 +40,32 @@ def _master_dtype(values: Table) -> Any:
     return jnp.promote_types(jnp.float32, values.dtype)
 
 
-def create_store(rule: UpdateRule, values: Table, capacity: int) -> RowStore | None:
+def create_store(
+    optimizer: optax.GradientTransformation,
+    values: Table,
+    capacity: int,
+    extra_args: Mapping[str, Any] | None = None,
+) -> RowStore | None:
     """An empty store of ``C = capacity`` places, or ``None`` where nothing has to be kept.
 
     Args:
-      rule: decides what state a row has.
+      optimizer: any of optax whose update of a row does not depend on other rows.
       values: ``(N, v)`` table.
       capacity: ``C``; ``min(N, steps per task · s)`` never overflows.
+      extra_args: examples of the extra arguments that the optimizer's ``update`` needs.
 
     Returns:
-      A `RowStore`; ``None`` for a stateless rule on a table of full precision.
+      A `RowStore`; ``None`` for a stateless optimizer on a table of full precision.
+
+    Raises:
+      ValueError: for a capacity below 1, or an optimizer that mixes rows (`check_each_row`).
     """
     if capacity < 1:
         raise ValueError(f"capacity={capacity} must be at least 1 row")
+    check_each_row(optimizer, extra_args)
     needs_masters = values.dtype != _master_dtype(values)
     rows = jax.ShapeDtypeStruct((capacity, values.shape[1]), _master_dtype(values))
-    shapes = jax.eval_shape(rule.init_each, rows)
+    shapes = jax.eval_shape(each_row(optimizer).init, rows)
     if not jax.tree.leaves(shapes) and not needs_masters:
         return None
     return RowStore(
@@ -100,23 +112,27 @@ def step_rows(
     store: RowStore | None,
     slots: SlotIds,
     gradients: Rows,
-    rule: UpdateRule,
-    rate: Float[Array, ""],
+    optimizer: optax.GradientTransformation,
+    scale: float | Float[Array, ""] = 1.0,
+    **extra_args: Any,
 ) -> RowStep:
     """Computes one step of the selected rows; `write_step` writes it, or none of it.
 
     Args:
       values: ``(N, v)``.
-      store: of this table, or ``None`` for a stateless rule.
+      store: of this table and optimizer, or ``None`` where `create_store` gave that.
       slots: ``(s,)`` distinct ids; unused places hold ``N``.
       gradients: ``(s, v)``, already clipped.
-      rule: the update rule; its statistics run per row.
-      rate: learning rate at this step.
+      optimizer: any of optax, run on each row by itself; it adds its updates, as all of optax do.
+      scale: factor of the updates at this step; it may be traced, as the optimizer's own learning
+        rate may not, so that steps that differ in it share a compilation.
+      **extra_args: extra arguments of the optimizer's ``update``.
     """
+    each = each_row(optimizer)
     if store is None:
         rows = gather_rows(values, slots)
-        updates, _ = rule.step_each(gradients, rule.init_each(rows), rows)
-        return RowStep(slots, rows - rate * updates, None, None, jnp.zeros((), bool))
+        updates, _ = each.update(gradients, each.init(rows), rows, **extra_args)
+        return RowStep(slots, rows + scale * updates, None, None, jnp.zeros((), bool))
 
     slots, places, is_new, overflowed = _find_places(store, slots, values.shape[0])
     rows = gather_rows(values, slots).astype(_master_dtype(values))
@@ -124,11 +140,11 @@ def step_rows(
         rows = where_rows(is_new, rows, gather_rows(store.masters, places))
     states = jax.tree.map(
         lambda fresh, kept: where_rows(is_new, fresh, gather_rows(kept, places)),
-        rule.init_each(rows),
+        each.init(rows),
         store.opt_state,
     )
-    updates, states = rule.step_each(gradients, states, rows)
-    return RowStep(slots, rows - rate * updates, states, places, overflowed)
+    updates, states = each.update(gradients, states, rows, **extra_args)
+    return RowStep(slots, rows + scale * updates, states, places, overflowed)
 
 
 def write_step(
@@ -172,11 +188,13 @@ def update_rows(
     store: RowStore | None,
     slots: SlotIds,
     gradients: Rows,
-    rule: UpdateRule,
-    rate: Float[Array, ""],
+    optimizer: optax.GradientTransformation,
+    scale: float | Float[Array, ""] = 1.0,
+    **extra_args: Any,
 ) -> tuple[Table, RowStore | None]:
     """One step of the selected rows: `step_rows`, then `write_step`."""
-    return write_step(values, store, step_rows(values, store, slots, gradients, rule, rate))
+    step = step_rows(values, store, slots, gradients, optimizer, scale, **extra_args)
+    return write_step(values, store, step)
 
 
 def _find_places(

@@ -1,16 +1,17 @@
-"""Rows of a table: their gradient without the table's, their gathering and their writing."""
+"""Rows of a table: their gradient or its norm without the table's, gathering and writing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from smf_jax.shapes import Rows, SlotIds, Table
-from smf_jax.sparse.accesses import Form, form_for
+from smf_jax.shapes import Rows, SlotIds, Table, TokenMask
+from smf_jax.sparse.accesses import Accesses, Form, counted_ids, form_for, run_lengths
 
 GradientForm = Literal["matrix", "scatter"]
 
@@ -20,6 +21,8 @@ GradientForm = Literal["matrix", "scatter"]
 MATRIX_SPEED = 5
 # On accelerators scattered additions are slow; there only its size speaks against the matrix.
 MATRIX_SCALARS = 2**24
+# Reads whose products w·g are held at a time.
+CHUNK = 1024
 
 
 class ReadTrace(NamedTuple):
@@ -136,6 +139,68 @@ def _by_scatter(trace: ReadTrace, places: Int[Array, "t r"], size: int) -> Rows:
     return lax.scan(add, start, (places.T, trace.weights.T))[0]
 
 
+def count_with_norms(
+    reads: Sequence[ReadTrace], valid: TokenMask, table_slots: int, chunk: int = CHUNK
+) -> Accesses:
+    """Accesses of a pool, each slot with the norm of its row's gradient to be scored.
+
+    Reads are sorted by slot and walked over in chunks, so that no more than a chunk of rows is
+    ever held: the rows of a slot are summed, and only their norm is kept.
+
+    Args:
+      reads: the reads of every layer of the pool.
+      valid: ``(t,)`` bool, false on pads.
+      table_slots: ``N``.
+      chunk: reads of one chunk.
+
+    Returns:
+      The sorted form of `Accesses`, its amounts ``‖dV[slot]‖``.
+    """
+    if not reads:
+        raise ValueError("reads is empty: give the reads of at least one layer of the pool")
+    ids = jnp.concatenate([counted_ids(read.slots, valid, table_slots) for read in reads])
+    cotangents = jnp.concatenate([read.cotangent for read in reads]).astype(jnp.float32)
+    tokens, offset = [], 0
+    for read in reads:
+        count, per_token = read.slots.shape
+        tokens.append(jnp.repeat(offset + jnp.arange(count, dtype=jnp.int32), per_token))
+        offset += count
+    weights = jnp.concatenate([read.weights.reshape(-1) for read in reads]).astype(jnp.float32)
+    order = jnp.argsort(ids)
+    in_order = ids[order]
+    counts = run_lengths(in_order, table_slots)
+    weights = jnp.where(in_order < table_slots, weights[order], 0)
+    norms = _norms(counts > 0, jnp.concatenate(tokens)[order], weights, cotangents, chunk)
+    return Accesses(in_order, counts, norms, jnp.sum(counts), table_slots)
+
+
+def _norms(
+    is_last: Bool[Array, " m"],
+    tokens: Int[Array, " m"],
+    weights: Float[Array, " m"],
+    cotangents: Float[Array, "t v"],
+    chunk: int,
+) -> Float[Array, " m"]:
+    """At the last read of each run the norm of the run's sum of ``w · g``, 0 elsewhere."""
+    length = is_last.shape[0]
+
+    def split(array: Array) -> Array:
+        return jnp.pad(array, (0, -length % chunk)).reshape(-1, chunk)
+
+    def one(unfinished: Array, reads: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        ends, token, weight = reads
+        run = jnp.cumsum(ends, dtype=jnp.int32) - ends
+        products = weight[:, None] * cotangents[token]
+        sums = jax.ops.segment_sum(products, run, chunk, indices_are_sorted=True)
+        sums = sums.at[0].add(unfinished)
+        norms = jnp.sqrt(jnp.sum(jnp.square(sums), axis=1))
+        return jnp.where(ends[-1], 0, sums[run[-1]]), jnp.where(ends, norms[run], 0)
+
+    start = jnp.zeros(cotangents.shape[1], cotangents.dtype)
+    _, norms = lax.scan(one, start, (split(is_last), split(tokens), split(weights)))
+    return norms.reshape(-1)[:length]
+
+
 def merge_rows(slots: SlotIds, rows: Rows, table_slots: int) -> tuple[SlotIds, Rows]:
     """Sums the rows of equal slots: several selections become one of distinct slots.
 
@@ -166,6 +231,6 @@ def write_rows(values: Table, slots: SlotIds, rows: Rows) -> Table:
     return values.at[slots].set(rows.astype(values.dtype), mode="drop")
 
 
-def where_rows(rows: Bool[Array, " s"], true: Array, false: Array) -> Array:
+def where_rows(rows: Bool[Array, " s"], true: Array, false: Array | float) -> Array:
     """``true`` at the marked rows, ``false`` at the others, for any number of trailing axes."""
     return jnp.where(jnp.expand_dims(rows, tuple(range(1, true.ndim))), true, false)

@@ -1,8 +1,11 @@
-"""Rules that score the slots of a batch against general text."""
+"""Rules that score the slots of a batch against general text, one entry of a registry each."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +15,34 @@ from smf_jax.shapes import SlotCounts, SlotScores
 from smf_jax.sparse.accesses import Accesses, accesses_in_vector
 from smf_jax.sparse.usage import PoolUsage, used_at, used_in_all
 
-Rule = Literal["tfidf", "tf", "kl_df", "kl_acc", "mass", "random", "gradient", "all"]
+Amounts = Literal["counts", "mass", "gradient"]
 
-RULES: tuple[str, ...] = get_args(Rule)
-RULES_WITH_BACKGROUND = ("tfidf", "kl_df", "kl_acc", "mass")
 EPSILON = 1e-8
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the slots that a batch accessed are ranked.
+
+    Attributes:
+      name: by which users choose it.
+      score: ``(accesses, background, key) -> scores`` in the places of the accesses, given a
+        `PoolUsage` and a random key if the rule needs them.
+      amounts: what is scored of a slot: the ``counts`` of its reads, the ``mass`` of their weights,
+        or the norm of its row's ``gradient``.
+      needs_background: whether slots are ranked against usage of general text.
+      needs_key: whether scores are drawn.
+      has_budget: whether it ranks within a budget, or takes every accessed slot.
+      is_informative: whether a score says anything of its slot, so that a share of the scores does.
+    """
+
+    name: str
+    score: Callable[..., SlotScores]
+    amounts: Amounts = "counts"
+    needs_background: bool = False
+    needs_key: bool = False
+    has_budget: bool = True
+    is_informative: bool = True
 
 
 def check_rule(rule: str, background: object | None) -> None:
@@ -27,7 +53,7 @@ def check_rule(rule: str, background: object | None) -> None:
     """
     if rule not in RULES:
         raise ValueError(f"rule={rule!r} is unknown; choose from {', '.join(RULES)}")
-    if rule in RULES_WITH_BACKGROUND and background is None:
+    if RULES[rule].needs_background and background is None:
         raise ValueError(
             f"rule={rule!r} ranks slots against a background and none was given; measure one, or "
             "choose rule='tf'"
@@ -37,7 +63,7 @@ def check_rule(rule: str, background: object | None) -> None:
 def score_slots(
     counts: SlotCounts | Accesses,
     background: PoolUsage | None,
-    rule: Rule = "tfidf",
+    rule: str = "tfidf",
     key: Array | None = None,
 ) -> SlotScores:
     """Scores the slots of a batch; slots that it did not access score ``-inf``.
@@ -49,14 +75,15 @@ def score_slots(
     * ``kl_df``: ``p log((p+ε)/(q+ε))`` with ``q = (df+1)/Σ(df+1)`` (2604.05248)
     * ``kl_acc``: the same with ``q = (acc+1)/Σ(acc+1)`` (2605.03229)
     * ``mass``: as ``tfidf``, with the sum of a slot's read weights for ``c``
+    * ``random``: uniform over accessed slots, the control
     * ``gradient``: the norm of the row's gradient, a control
-    * ``random``: uniform over accessed slots, the control; ``all``: one score for all of them
+    * ``all``: one score for all of them
 
     Args:
       counts: ``(N,)`` int32 accesses of the batch, or its `Accesses` in either form; ``mass`` and
         ``gradient`` need those with the amounts to score.
       background: usage of general text; needed by ``tfidf``, ``kl_df``, ``kl_acc``, ``mass``.
-      rule: see above.
+      rule: a name out of `RULES`, see above.
       key: random key, for ``random`` only.
 
     Returns:
@@ -66,38 +93,57 @@ def score_slots(
       ValueError: for an unknown rule, a missing background, missing amounts or a missing key.
     """
     check_rule(rule, background)
+    chosen = RULES[rule]
     accesses = counts if isinstance(counts, Accesses) else accesses_in_vector(counts)
-    if rule in ("mass", "gradient") and accesses.amounts is None:
+    if chosen.amounts != "counts" and accesses.amounts is None:
         raise ValueError(
             f"rule={rule!r} scores other numbers than counts; give Accesses with their amounts"
         )
-    scores = _scores(accesses, background, rule, key)
+    if chosen.needs_key and key is None:
+        raise ValueError(f"rule={rule!r} needs a random key; pass key=jax.random.key(seed)")
+    scores = chosen.score(accesses, background, key)
     return jnp.where(accesses.counts > 0, scores, -jnp.inf)
 
 
-def _scores(
-    accesses: Accesses, background: PoolUsage | None, rule: Rule, key: Array | None
-) -> SlotScores:
-    slots = accesses.slots
-    if rule == "random":
-        if key is None:
-            raise ValueError("rule='random' needs a random key; pass key=jax.random.key(seed)")
-        return _draws(key, jnp.arange(accesses.table_slots) if slots is None else slots)
-    if rule == "all":
-        return jnp.zeros(accesses.places, jnp.float32)
+def _amounts(accesses: Accesses) -> SlotScores:
     amounts = accesses.counts if accesses.amounts is None else accesses.amounts
-    amounts = amounts.astype(jnp.float32)
-    if rule == "gradient":
-        return amounts
-    p = amounts / jnp.maximum(accesses.total.astype(jnp.float32), jnp.finfo(jnp.float32).tiny)
-    if rule == "tf" or background is None:
-        return p
-    if rule in ("tfidf", "mass"):
-        batches = background.batches.astype(jnp.float32)
-        return p * jnp.log((batches + 1) / (used_at(background, "df", slots) + 1))
-    statistic = "df" if rule == "kl_df" else "acc"
-    q = (used_at(background, statistic, slots) + 1) / used_in_all(background, statistic)
+    return amounts.astype(jnp.float32)
+
+
+def _shares(accesses: Accesses) -> SlotScores:
+    total = accesses.total.astype(jnp.float32)
+    return _amounts(accesses) / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)
+
+
+def _tf(accesses: Accesses, background: PoolUsage | None, key: Array | None) -> SlotScores:
+    return _shares(accesses)
+
+
+def _tfidf(accesses: Accesses, background: PoolUsage, key: Array | None) -> SlotScores:
+    batches = background.batches.astype(jnp.float32)
+    used = used_at(background, "df", accesses.slots)
+    return _shares(accesses) * jnp.log((batches + 1) / (used + 1))
+
+
+def _divergence(
+    statistic: Literal["df", "acc"], accesses: Accesses, background: PoolUsage, key: Array | None
+) -> SlotScores:
+    p, used = _shares(accesses), used_at(background, statistic, accesses.slots)
+    q = (used + 1) / used_in_all(background, statistic)
     return p * jnp.log((p + EPSILON) / (q + EPSILON))
+
+
+def _norms(accesses: Accesses, background: PoolUsage | None, key: Array | None) -> SlotScores:
+    return _amounts(accesses)
+
+
+def _random(accesses: Accesses, background: PoolUsage | None, key: Array) -> SlotScores:
+    slots = accesses.slots
+    return _draws(key, jnp.arange(accesses.table_slots) if slots is None else slots)
+
+
+def _equal(accesses: Accesses, background: PoolUsage | None, key: Array | None) -> SlotScores:
+    return jnp.zeros(accesses.places, jnp.float32)
 
 
 def _draws(key: Array, slots: Int[Array, " m"]) -> Float[Array, " m"]:
@@ -116,3 +162,18 @@ def _finalized(bits: UInt[Array, " m"]) -> UInt[Array, " m"]:
     bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)
     bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
     return bits ^ (bits >> 16)
+
+
+RULES: dict[str, Rule] = {
+    rule.name: rule
+    for rule in (
+        Rule("tfidf", _tfidf, needs_background=True),
+        Rule("tf", _tf),
+        Rule("kl_df", partial(_divergence, "df"), needs_background=True),
+        Rule("kl_acc", partial(_divergence, "acc"), needs_background=True),
+        Rule("mass", _tfidf, amounts="mass", needs_background=True),
+        Rule("random", _random, needs_key=True, is_informative=False),
+        Rule("gradient", _norms, amounts="gradient"),
+        Rule("all", _equal, has_budget=False, is_informative=False),
+    )
+}

@@ -12,10 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from smf_jax.shapes import SlotCounts, SlotIds, SlotScores
 from smf_jax.sparse.accesses import Accesses, accesses_in_vector, exact_sum
-from smf_jax.sparse.rules import RULES as RULES
-from smf_jax.sparse.rules import RULES_WITH_BACKGROUND as RULES_WITH_BACKGROUND
-from smf_jax.sparse.rules import Rule, score_slots
-from smf_jax.sparse.rules import check_rule as check_rule
+from smf_jax.sparse.rules import RULES, check_rule, score_slots
 from smf_jax.sparse.usage import PoolUsage
 
 Granularity = Literal["per_step", "per_micro_batch", "per_task"]
@@ -60,7 +57,7 @@ def select_slots(
     counts: SlotCounts | Accesses,
     background: PoolUsage | None,
     *,
-    rule: Rule = "tfidf",
+    rule: str = "tfidf",
     top_t: int | Int[Array, ""] = 64,
     size: int | None = None,
     key: Array | None = None,
@@ -86,13 +83,15 @@ def select_slots(
     Raises:
       ValueError: for an unknown rule, a missing background, or a budget outside ``[1, N]``.
     """
+    check_rule(rule, background)
+    budgeted = RULES[rule].has_budget
     accesses = counts if isinstance(counts, Accesses) else accesses_in_vector(counts)
     table_slots = accesses.table_slots
     if isinstance(top_t, int) and not 1 <= top_t <= table_slots:
         raise ValueError(
             f"top_t={top_t} is outside [1, N={table_slots}]; choose a budget within the table"
         )
-    if size is None and rule == "all":
+    if size is None and not budgeted:
         size = table_slots
     elif size is None:
         if not isinstance(top_t, int):
@@ -100,14 +99,14 @@ def select_slots(
         size = budget_size(top_t)
     scores = score_slots(accesses, background, rule, key)
     ranking = rank_slots(accesses, scores, min(size, table_slots))
-    return _first(ranking, size if rule == "all" else top_t, table_slots)
+    return _first(ranking, top_t if budgeted else size, table_slots)
 
 
 def select_in_pools(
     accesses: Mapping[str, Accesses],
     background: Mapping[str, PoolUsage] | None,
     *,
-    rule: Rule,
+    rule: str,
     top_t: int | Int[Array, ""],
     size: int,
     key: Array,
@@ -137,7 +136,7 @@ def select_in_pools(
         scores[pool] = score_slots(of_pool, usage, rule, jax.random.fold_in(key, index))
         places = min(size, of_pool.table_slots)
         rankings[pool] = rank_slots(of_pool, scores[pool], places)
-    limit = jnp.asarray(size if rule == "all" else top_t, jnp.int32)
+    limit = jnp.asarray(top_t if RULES[rule].has_budget else size, jnp.int32)
     if scope == "shared":
         numbers = _shared_numbers(rankings, scores, size, limit, score_share)
     else:

@@ -8,16 +8,18 @@ moments for the tables; `smf_jax.training.sparse_step` does the same work withou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from smf_jax.shapes import SlotIds
+from smf_jax.sparse.each_row import check_each_row, each_row
+from smf_jax.sparse.optimizers import clip_to_norm
 from smf_jax.sparse.rows import where_rows
-from smf_jax.sparse.update_rule import UpdateRule
 
 
 class SelectedRowsState(NamedTuple):
@@ -33,49 +35,57 @@ class SelectedRowsState(NamedTuple):
 
 
 def freeze_all_but_rows(
-    rule: UpdateRule, tables: Sequence[str], learning_rate: float | Float[Array, ""]
+    inner: optax.GradientTransformation,
+    tables: Sequence[str],
+    *,
+    max_norm: float | None = None,
+    schedule: optax.Schedule | None = None,
+    extra_args: Mapping[str, Any] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Trains the selected rows of some tables and nothing else, bit for bit.
 
     The *update* is masked, not only the gradient: with a masked gradient momentum and Adam keep
-    moving rows that were selected earlier, and decay moves every row. Here moments, step counts
-    and decay advance only for a row that is selected at this step.
+    moving rows that were selected earlier, and decay moves every row. Here every row has an
+    optimizer of its own, whose moments, step count and schedule advance only at the steps that
+    select the row.
 
     Example::
 
-      transform = freeze_all_but_rows(
-          UpdateRule("adamw"), tables=["memory/pool_2/values"], learning_rate=5e-4
-      )
+      path = "memory/pool_2/values"
+      transform = freeze_all_but_rows(optax.adamw(5e-4), tables=[path], max_norm=1.0)
       state = transform.init(params)
-      updates, state = transform.update(
-          gradients, state, params, slots={"memory/pool_2/values": slots}
-      )
+      updates, state = transform.update(gradients, state, params, slots={path: slots})
       params = optax.apply_updates(params, updates)
 
     Args:
-      rule: clip (over all selected rows of all tables), per-row statistics, schedule.
+      inner: any optax optimizer whose update of a row does not depend on other rows.
       tables: paths of the ``(N, v)`` leaves whose rows may train, joined with ``/``.
-      learning_rate: rate before the schedule.
+      max_norm: largest norm of the gradients of all selected rows of all tables, before ``inner``
+        sees them.
+      schedule: factor of the updates by global step, counted from zero; it may be traced. A
+        schedule inside of ``inner`` counts the steps of each row.
+      extra_args: examples of the extra arguments that the ``update`` of ``inner`` needs.
 
     Returns:
       A transformation whose ``update`` takes ``slots``: per table path, ``(s,)`` int32 distinct
-      ids; unused places hold ``N``.
+      ids; unused places hold ``N``. Other extra arguments go to ``inner``.
 
     Raises:
-      ValueError: from ``init``, if a path is not in the parameters; from ``update``, if ``slots``
-        names other tables, or ``params`` is missing.
+      ValueError: if ``inner`` mixes rows (`check_each_row`); from ``init``, if a path is not in
+        the parameters; from ``update``, if ``slots`` names other tables, or ``params`` is missing.
     """
-    names = frozenset(tables)
+    check_each_row(inner, extra_args)
+    names, each = sorted(set(tables)), each_row(inner)
 
     def init(params: Any) -> SelectedRowsState:
         leaves = _by_path(params)
-        if missing := sorted(names - leaves.keys()):
+        if missing := [path for path in names if path not in leaves]:
             raise ValueError(
                 f"tables={missing} are not in the parameters; the paths are {sorted(leaves)}"
             )
         return SelectedRowsState(
             step=jnp.zeros((), jnp.int32),
-            opt_state={path: rule.init_each(leaves[path]) for path in sorted(names)},
+            opt_state={path: each.init(leaves[path]) for path in names},
         )
 
     def update(
@@ -84,30 +94,27 @@ def freeze_all_but_rows(
         params: Any = None,
         *,
         slots: Mapping[str, SlotIds],
-        **_: Any,
+        **extra: Any,
     ) -> tuple[Any, SelectedRowsState]:
         if params is None:
             raise ValueError("params=None; row rules read the rows: pass the parameters")
-        if slots.keys() != names:
-            raise ValueError(f"slots names tables {sorted(slots)}, trained are {sorted(names)}")
+        if sorted(slots) != names:
+            raise ValueError(f"slots names tables {sorted(slots)}, trained are {names}")
         values, gradients = _by_path(params), _by_path(updates)
         selected = {path: _mask(slots[path], values[path].shape[0]) for path in names}
-        masked = rule.clipped(
-            {path: jnp.where(selected[path][:, None], gradients[path], 0) for path in names}
-        )
-        rate = rule.rate(learning_rate, state.step)
-        new_updates, new_statistics = {}, {}
-        for path in sorted(names):
+        masked = {path: where_rows(selected[path], gradients[path], 0) for path in names}
+        masked = clip_to_norm(masked, max_norm)
+        scale = 1.0 if schedule is None else jnp.asarray(schedule(state.step))
+        new_updates, opt_state = {}, {}
+        for path, rows in selected.items():
             old = state.opt_state[path]
-            moved, advanced = rule.step_each(masked[path], old, values[path])
-            new_updates[path] = where_rows(selected[path], -rate * moved, _nothing(moved))
-            new_statistics[path] = jax.tree.map(
-                lambda new, kept, rows=selected[path]: where_rows(rows, new, kept), advanced, old
-            )
+            moved, advanced = each.update(masked[path], old, values[path], **extra)
+            new_updates[path] = where_rows(rows, scale * moved, _nothing(moved))
+            opt_state[path] = jax.tree.map(partial(where_rows, rows), advanced, old)
         out = jax.tree_util.tree_map_with_path(
             lambda path, leaf: new_updates.get(_join(path), _nothing(leaf)), updates
         )
-        return out, SelectedRowsState(state.step + 1, new_statistics)
+        return out, SelectedRowsState(state.step + 1, opt_state)
 
     # ``update`` demands ``slots``, which optax's own signature cannot say.
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore

@@ -14,7 +14,7 @@ from smf_jax.data.batching import Batch
 from smf_jax.losses import all_finite, weighted_loss
 from smf_jax.models.decoder import LogitsFn
 from smf_jax.params import Params
-from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.step import Settings, StepMetrics, latch, step_params
 
 # From all leaves by path and a batch: what is minimised, and the running statistics after the
@@ -52,7 +52,7 @@ def text_loss(logits: LogitsFn) -> LossFn:
 
 def dense_step(
     loss: LossFn,
-    update: UpdateRule,
+    optimizer: OptimizerConfig,
     frozen: Params,
     state: DenseState,
     batch: Batch,
@@ -63,7 +63,7 @@ def dense_step(
     Args:
       loss: is given the frozen and the trained leaves and running statistics together, and
         returns as many running statistics as are in the state.
-      update: the update rule.
+      optimizer: how gradients become updates.
       frozen: every leaf that is not in the state, by path.
       state: before the step.
       batch: ``(b, t)`` fields.
@@ -77,9 +77,12 @@ def dense_step(
         return loss({**frozen, **state.batch_stats, **params}, batch)
 
     (value, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    rate = update.rate(settings.learning_rate, state.step)
     params, opt_state = step_params(
-        update, update.clipped(gradients), state.params, state.opt_state, rate
+        optimizer.transformation(),
+        optimizer.clipped(gradients),
+        state.params,
+        state.opt_state,
+        optimizer.rate(settings.learning_rate, state.step),
     )
     accepted = all_finite((value, gradients, params, batch_stats)) & (state.failed_step < 0)
     after = DenseState(

@@ -21,7 +21,7 @@ from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder, Memory
 from smf_jax.models.retrofit import MEMORY
 from smf_jax.params import Params, split, unflatten
-from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.batch_norm import follow, training_loss
 from smf_jax.training.dense_step import LossFn
 from smf_jax.training.trainers import Trainer, dense_trainer
@@ -43,7 +43,7 @@ def heals(path: str, train_routing: bool = False) -> bool:
 
 def healing_trainer(
     model: Decoder,
-    update: UpdateRule,
+    optimizer: OptimizerConfig,
     loss: HealingLoss = "text",
     train_routing: bool = False,
 ) -> Trainer:
@@ -51,7 +51,7 @@ def healing_trainer(
 
     Args:
       model: a decoder with memories.
-      update: the update rule.
+      optimizer: how gradients become updates.
       loss: ``text``: the loss on the next tokens; ``distill``: see `distillation_loss`, whose
         removed leaves then have to be among those that are fitted.
       train_routing: see `heals`.
@@ -62,7 +62,9 @@ def healing_trainer(
     if loss not in get_args(HealingLoss):
         raise ValueError(f"loss={loss!r} is unknown; choose from {get_args(HealingLoss)}")
     minimised = training_loss(model) if loss == "text" else distillation_loss(model)
-    return dense_trainer(model, update, partial(heals, train_routing=train_routing), loss=minimised)
+    return dense_trainer(
+        model, optimizer, partial(heals, train_routing=train_routing), loss=minimised
+    )
 
 
 def distillation_loss(model: Decoder) -> LossFn:

@@ -53,7 +53,7 @@ def leaky_step(
       The state after the step, and the metrics before it; ``selected`` counts the rows whose
       gradient passed the mask, ``written`` those that moved.
     """
-    update = config.update
+    optimizer = config.optimizer
     context = Context(usage, state.history, state.task_slots, settings, state.step)
     found = memory_grads(model, config, frozen, state.tables, state.scalars, context, batch)
     masked = {
@@ -61,9 +61,11 @@ def leaky_step(
         for pool, table in state.tables.items()
     }
     params = leaky_params(state)
-    gradients = update.clipped({**masked, **found.scalars})
-    rate = update.rate(settings.learning_rate, state.step)
-    moved, opt_state = step_params(update, gradients, params, state.scalar_opt_state, rate)
+    gradients = optimizer.clipped({**masked, **found.scalars})
+    rate = optimizer.rate(settings.learning_rate, state.step)
+    moved, opt_state = step_params(
+        optimizer.transformation(), gradients, params, state.scalar_opt_state, rate
+    )
     accepted = all_finite((found.loss, gradients, moved)) & (state.failed_step < 0)
     after = optax.tree.where(accepted, moved, params)
     tables = {pool: after[pool] for pool in state.tables}

@@ -14,8 +14,8 @@ from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params
 from smf_jax.shapes import Rows, SlotCounts, SlotIds, Table
 from smf_jax.sparse.accesses import Accesses, accesses_in_vector, count_reads, counts_at
-from smf_jax.sparse.row_norms import count_with_norms
-from smf_jax.sparse.rows import merge_rows, row_gradient
+from smf_jax.sparse.rows import count_with_norms, merge_rows, row_gradient
+from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.selection import select_in_pools
 from smf_jax.sparse.usage import PoolUsage, Protection
 from smf_jax.training.reads import ReadGradients, accumulate_reads, micro_batches
@@ -176,10 +176,10 @@ def _accesses(
     config: SparseConfig, found: ReadGradients, pool: str, valid: Array, table_slots: int
 ) -> Accesses:
     """Accesses of a pool, with what the rule scores."""
-    traces = found.traces[pool]
-    if config.rule == "gradient":
+    traces, amounts = found.traces[pool], RULES[config.rule].amounts
+    if amounts == "gradient":
         return count_with_norms(traces, valid, table_slots)
-    weights = [trace.weights for trace in traces] if config.rule == "mass" else None
+    weights = [trace.weights for trace in traces] if amounts == "mass" else None
     return count_reads([trace.slots for trace in traces], valid, table_slots, weights)
 
 

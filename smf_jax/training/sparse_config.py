@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from smf_jax.sparse.selection import (
-    BUDGET_SCOPES,
-    GRANULARITIES,
-    RULES_WITH_BACKGROUND,
-    BudgetScope,
-    Granularity,
-    Rule,
-    check_rule,
-)
-from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.sparse.optimizers import OptimizerConfig
+from smf_jax.sparse.rules import RULES, check_rule
+from smf_jax.sparse.selection import BUDGET_SCOPES, GRANULARITIES, BudgetScope, Granularity
 
 
 @dataclass(frozen=True)
@@ -22,7 +15,7 @@ class SparseConfig:
     """Static choices of a sparse step.
 
     Attributes:
-      rule: how slots are ranked.
+      rule: how slots are ranked, a name out of `RULES`.
       granularity: ``per_step``: every batch ranks its own (2510.15103); ``per_micro_batch``: each
         micro-batch selects its own and masks its own gradient, the mean of these is written in
         one update (2605.03229); ``per_task``: slots are given.
@@ -36,14 +29,14 @@ class SparseConfig:
         batches more (``df + protect_written · B``), so that they rank after the others.
       count_normalised: whether a row's gradient is divided by the number of its reads (FwPKM,
         2601.00671).
-      update: how a row's gradient becomes its update.
+      optimizer: how a row's gradient becomes its update.
       train_alpha: whether the scales of additive blocks train too (``+S``, 2605.03229).
       alpha_rate: learning rate of these scales, as a multiple of that of the rows.
       alpha_schedule: whether that rate follows the schedule.
       leaky: mask the gradient and not the update, as 2605.03229 published (`leaky_step`).
     """
 
-    rule: Rule = "tfidf"
+    rule: str = "tfidf"
     granularity: Granularity = "per_step"
     micro_batches: int = 1
     size: int = 64
@@ -51,7 +44,7 @@ class SparseConfig:
     score_share: float | None = None
     protect_written: float = 0.0
     count_normalised: bool = False
-    update: UpdateRule = UpdateRule()
+    optimizer: OptimizerConfig = OptimizerConfig()
     train_alpha: bool = False
     alpha_rate: float = 1.0
     alpha_schedule: bool = True
@@ -81,20 +74,21 @@ class SparseConfig:
             told = [f"{name}={getattr(self, name)!r}" for name in (first, second)]
             raise ValueError(f"{told[0]} and {told[1]} exclude each other: {because}")
 
+        rule = RULES[self.rule]
         if self.granularity == "per_micro_batch" and self.micro_batches == 1:
             refuse("granularity", "micro_batches", "one micro-batch is per_step; give 2 or more")
-        if self.granularity == "per_task" and self.rule in ("mass", "gradient"):
+        if self.granularity == "per_task" and rule.amounts != "counts":
             refuse("rule", "granularity", "a task is probed by counting its reads; choose per_step")
-        if self.rule == "all" and self.budget_scope == "shared":
+        if not rule.has_budget and self.budget_scope == "shared":
             refuse("rule", "budget_scope", "it has no budget that pools could share")
-        if self.rule in ("all", "random") and self.score_share is not None:
+        if not rule.is_informative and self.score_share is not None:
             refuse("rule", "score_share", "its scores say nothing of a slot; choose another rule")
-        if self.rule not in RULES_WITH_BACKGROUND and self.protect_written:
+        if not rule.needs_background and self.protect_written:
             refuse(
                 "rule",
                 "protect_written",
                 "protection is counted as background, which this rule does not use; choose from "
-                + ", ".join(RULES_WITH_BACKGROUND),
+                + ", ".join(name for name, other in RULES.items() if other.needs_background),
             )
         if self.leaky and (self.alpha_rate != 1 or not self.alpha_schedule):
             name = "alpha_rate" if self.alpha_rate != 1 else "alpha_schedule"

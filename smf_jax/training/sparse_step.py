@@ -78,18 +78,18 @@ def sparse_step(
     Returns:
       The state after the step, and the metrics before it.
     """
-    update = config.update
+    optimizer, inner = config.optimizer, config.optimizer.transformation()
     context = Context(usage, state.history, state.task_slots, settings, state.step)
     found = memory_grads(model, config, frozen, state.tables, state.scalars, context, batch)
-    clipped, clipped_scalars = update.clipped((found.gradients, found.scalars))
-    rate = update.rate(settings.learning_rate, state.step)
+    clipped, clipped_scalars = optimizer.clipped((found.gradients, found.scalars))
+    rate = optimizer.rate(settings.learning_rate, state.step)
     steps = {
-        pool: step_rows(table, state.stores[pool], found.slots[pool], clipped[pool], update, rate)
+        pool: step_rows(table, state.stores[pool], found.slots[pool], clipped[pool], inner, rate)
         for pool, table in state.tables.items()
     }
     scalar_rate = rate if config.alpha_schedule else jnp.asarray(settings.learning_rate)
     scalars, opt_state = step_params(
-        update,
+        inner,
         clipped_scalars,
         state.scalars,
         state.scalar_opt_state,

@@ -13,7 +13,7 @@ from smf_jax.models.decoder import Decoder, plain_logits
 from smf_jax.params import Params, split
 from smf_jax.shapes import SlotIds
 from smf_jax.sparse.row_optimizer import create_store, empty_store
-from smf_jax.sparse.selection import check_rule
+from smf_jax.sparse.rules import check_rule
 from smf_jax.training.leaky_step import leaky_params, leaky_step
 from smf_jax.training.memory_grads import Context, History, select_for_task
 from smf_jax.training.reads import pool_path, read_counts
@@ -74,7 +74,7 @@ class _Plan:
     def begin(self, base: Params, settings: Settings) -> SparseState:
         """Before the first task: the base's tables, nothing selected, nothing written."""
         del settings
-        config, update = self.config, self.config.update
+        config, optimizer = self.config, self.config.optimizer.transformation()
         tables = {pool: base[pool] for pool in self.pools}
         scalars = {path: leaf for path, leaf in base.items() if self._is_scalar(path)}
         no_slots = {
@@ -86,13 +86,11 @@ class _Plan:
             tables=tables,
             stores={
                 # The moments of a leaky step are dense and stand with those of the scalars.
-                pool: None if config.leaky else create_store(update, table, self.capacity)
+                pool: None if config.leaky else create_store(optimizer, table, self.capacity)
                 for pool, table in tables.items()
             },
             scalars=scalars,
-            scalar_opt_state=update.transformation().init(
-                {**scalars, **tables} if config.leaky else scalars
-            ),
+            scalar_opt_state=optimizer.init({**scalars, **tables} if config.leaky else scalars),
             task_slots=no_slots if config.granularity == "per_task" else None,
             written=untouched,
             step=jnp.zeros((), jnp.int32),
@@ -117,7 +115,7 @@ class _Plan:
         params = leaky_params(state) if self.config.leaky else state.scalars
         return state._replace(
             stores={pool: empty_store(store) for pool, store in state.stores.items()},
-            scalar_opt_state=self.config.update.transformation().init(params),
+            scalar_opt_state=self.config.optimizer.transformation().init(params),
             step=jnp.zeros_like(state.step),
         )
 

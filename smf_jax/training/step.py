@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int
 
 from smf_jax.params import Params
-from smf_jax.sparse.update_rule import UpdateRule
 
 
 class Settings(NamedTuple):
@@ -39,14 +39,18 @@ class StepMetrics(NamedTuple):
 
 
 def step_params(
-    update: UpdateRule, gradients: Params, params: Params, opt_state: Any, rate: Array
+    optimizer: optax.GradientTransformation,
+    gradients: Params,
+    params: Params,
+    opt_state: Any,
+    scale: Array,
 ) -> tuple[Params, Any]:
-    """All leaves one step on, and their statistics."""
-    moved, advanced = update.transformation().update(gradients, opt_state, params)
-    leaves_after = jax.tree.map(
-        lambda leaf, step: leaf - (rate * step).astype(leaf.dtype), params, moved
+    """One optax update of a parameter tree, multiplied by ``scale``: new params, new opt_state."""
+    updates, opt_state = optimizer.update(gradients, opt_state, params)
+    params = jax.tree.map(
+        lambda leaf, update: leaf + (scale * update).astype(leaf.dtype), params, updates
     )
-    return leaves_after, advanced
+    return params, opt_state
 
 
 def latch(failed_step: Array, step: Array, accepted: Array) -> Array:

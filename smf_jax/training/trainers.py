@@ -19,7 +19,7 @@ from smf_jax.memory.norms import is_running
 from smf_jax.models.decoder import Decoder, LogitsFn, plain_logits
 from smf_jax.models.lora import apply_lora, init_lora
 from smf_jax.params import Params, split, unflatten
-from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.dense_step import DenseState, LossFn, dense_step, text_loss
 from smf_jax.training.step import Settings, StepMetrics
 
@@ -52,7 +52,7 @@ class Trainer(NamedTuple):
 
 def dense_trainer(
     model: Decoder,
-    update: UpdateRule,
+    optimizer: OptimizerConfig,
     trains: Callable[[str], bool] = lambda _: True,
     keep_optimizer_state: bool = False,
     *,
@@ -64,7 +64,7 @@ def dense_trainer(
 
     Args:
       model: a decoder.
-      update: the update rule.
+      optimizer: how gradients become updates.
       trains: which leaves train, by path.
       keep_optimizer_state: whether moments outlive a task.
       loss: what is minimised and moves the running statistics (`running.training_loss`,
@@ -81,7 +81,7 @@ def dense_trainer(
     return _whole_params(
         logits,
         text_loss(logits) if loss is None else loss,
-        update,
+        optimizer,
         lambda base, _: split(base, is_trained)[0],
         lambda base: split(base, is_followed)[0],
         lambda base: split(base, lambda path: is_trained(path) or is_followed(path))[1],
@@ -91,7 +91,7 @@ def dense_trainer(
 
 def lora_trainer(
     model: Decoder,
-    update: UpdateRule,
+    optimizer: OptimizerConfig,
     rank: int,
     alpha: float,
     targets: tuple[str, ...],
@@ -101,7 +101,7 @@ def lora_trainer(
 
     Args:
       model: a decoder.
-      update: the update rule.
+      optimizer: how gradients become updates.
       rank: of the factors.
       alpha: the adapters' output is scaled by ``alpha / rank``.
       targets: names of the projections that get adapters, as `init_lora` takes them.
@@ -118,7 +118,7 @@ def lora_trainer(
     return _whole_params(
         logits,
         text_loss(logits),
-        update,
+        optimizer,
         lambda base, settings: init_lora(
             unflatten(base), rank, targets, jax.random.key(settings.seed)
         ),
@@ -131,19 +131,19 @@ def lora_trainer(
 def _whole_params(
     logits: LogitsFn,
     loss: LossFn,
-    update: UpdateRule,
+    optimizer: OptimizerConfig,
     trainable: Callable[[Params, Settings], Params],
     followed: Callable[[Params], Params],
     frozen: Callable[[Params], Params],
     keep_optimizer_state: bool,
 ) -> Trainer:
-    opt_state = update.transformation()
+    inner = optimizer.transformation()
 
     def begin(base: Params, settings: Settings) -> DenseState:
         params = trainable(base, settings)
         return DenseState(
             params,
-            opt_state.init(params),
+            inner.init(params),
             jnp.zeros((), jnp.int32),
             jnp.full((), -1, jnp.int32),
             followed(base),
@@ -155,14 +155,12 @@ def _whole_params(
         del shared, examples, settings
         if keep_optimizer_state:
             return state
-        return state._replace(
-            opt_state=opt_state.init(state.params), step=jnp.zeros_like(state.step)
-        )
+        return state._replace(opt_state=inner.init(state.params), step=jnp.zeros_like(state.step))
 
     def step(
         shared: Shared, state: DenseState, batch: Batch, settings: Settings
     ) -> tuple[DenseState, StepMetrics]:
-        return dense_step(loss, update, shared["frozen"], state, batch, settings)
+        return dense_step(loss, optimizer, shared["frozen"], state, batch, settings)
 
     def trained(state: DenseState) -> Params:
         return {**state.params, **state.batch_stats}

@@ -15,7 +15,7 @@ from smf_jax.losses import weighted_loss
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import unflatten
 from smf_jax.sharding import TRIAL, device_mesh
-from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.reads import pool_path
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
@@ -31,7 +31,7 @@ TRIALS = [*TRIALS, tiny.settings(np.inf)]
 
 @cache
 def sparse_group(devices: int) -> TrialGroup:
-    choices = SparseConfig(update=UpdateRule("adamw"))
+    choices = SparseConfig(optimizer=OptimizerConfig("adamw"))
     trainer = sparse_trainer(Decoder(MODEL), choices, capacity=tiny.SLOTS)
     mesh = device_mesh(TRIAL, jax.devices()[:devices])
     return TrialGroup(trainer, tiny.params(MODEL), tiny.usage(MODEL), mesh, PROBE_ROWS)
@@ -39,7 +39,7 @@ def sparse_group(devices: int) -> TrialGroup:
 
 @cache
 def lora_group(devices: int) -> TrialGroup:
-    trainer = lora_trainer(Decoder(MODEL), UpdateRule("sgd"), 2, 4.0, ("query", "value"))
+    trainer = lora_trainer(Decoder(MODEL), OptimizerConfig("sgd"), 2, 4.0, ("query", "value"))
     mesh = device_mesh(TRIAL, jax.devices()[:devices])
     return TrialGroup(trainer, tiny.params(MODEL), None, mesh, PROBE_ROWS)
 

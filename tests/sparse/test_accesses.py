@@ -19,6 +19,7 @@ from smf_jax.sparse.accesses import (
     form_for,
 )
 from tests import oracles
+from tests.sparse.tiny import in_vector
 
 FORMS = ("vector", "sorted")
 SLOTS = 90
@@ -35,18 +36,6 @@ def recorded(layers=1, seed=0, tokens=24, table_slots=SLOTS):
         of_layer[:, 1] = of_layer[:, 0]
     weights = [rng.random(of_layer.shape).astype(np.float32) for of_layer in slots]
     return slots, weights, rng.random(tokens) < 0.7
-
-
-def in_vector(found, values):
-    """Numbers of either form by slot; those of the sorted form stand once for each slot."""
-    values = np.asarray(values)
-    if found.slots is None:
-        return values
-    slots, counts = np.asarray(found.slots), np.asarray(found.counts)
-    assert len(set(slots[counts > 0])) == (counts > 0).sum()
-    vector = np.zeros(found.table_slots, values.dtype)
-    vector[slots[counts > 0]] = values[counts > 0]
-    return vector
 
 
 @pytest.mark.parametrize("form", FORMS)

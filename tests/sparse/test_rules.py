@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from smf_jax.sparse.accesses import Accesses, accesses_in_vector, count_reads
-from smf_jax.sparse.rules import RULES, RULES_WITH_BACKGROUND, check_rule, score_slots
+from smf_jax.sparse.rules import RULES, Rule, check_rule, score_slots
+from smf_jax.sparse.selection import select_slots
 from smf_jax.sparse.usage import Protection, with_totals
+from smf_jax.training.sparse_config import SparseConfig
 from tests import golden, oracles
-from tests.sparse.test_selection import BATCHES, FORMULAS, SLOTS, case, golden_case
+from tests.sparse.tiny import BATCHES, FORMULAS, SLOTS, case, golden_case
+
+RULES_WITH_BACKGROUND = [name for name, rule in RULES.items() if rule.needs_background]
 
 score = jax.jit(score_slots, static_argnames="rule")
 
@@ -155,3 +159,20 @@ def test_impossible_requests_are_refused():
             score_slots(counts, None, rule=rule)
         with pytest.raises(ValueError, match="none was given"):
             check_rule(rule, None)
+
+
+def test_what_a_rule_is_stands_in_its_entry():
+    assert all(name == rule.name for name, rule in RULES.items())
+    assert RULES_WITH_BACKGROUND == ["tfidf", "kl_df", "kl_acc", "mass"]
+    others = {name: rule.amounts for name, rule in RULES.items() if rule.amounts != "counts"}
+    assert others == {"mass": "mass", "gradient": "gradient"}
+    assert [name for name, rule in RULES.items() if not rule.has_budget] == ["all"]
+    assert [name for name, rule in RULES.items() if rule.needs_key] == ["random"]
+
+
+def test_a_rule_is_one_entry(monkeypatch):
+    rarest = Rule("rarest", lambda accesses, background, key: -accesses.counts.astype(jnp.float32))
+    monkeypatch.setitem(RULES, "rarest", rarest)
+    counts = jnp.asarray([3, 0, 1, 2], jnp.int32)
+    assert select_slots(counts, None, rule="rarest", top_t=2).tolist() == [2, 3, 4, 4]
+    assert SparseConfig(rule="rarest", granularity="per_task").rule == "rarest"

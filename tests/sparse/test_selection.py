@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from smf_jax.sharding import device_mesh
-from smf_jax.sparse.accesses import accesses_in_vector, count_reads
+from smf_jax.sparse.accesses import accesses_in_vector
 from smf_jax.sparse.rules import RULES, score_slots
 from smf_jax.sparse.selection import (
     GROUP,
@@ -22,31 +22,18 @@ from smf_jax.sparse.selection import (
 )
 from smf_jax.sparse.usage import PoolUsage, count_accesses
 from tests import golden, oracles
-from tests.sparse.test_usage import SLOTS as READ_SLOTS
-from tests.sparse.test_usage import recorded_reads
-
-SLOTS, BATCHES = 331, 9  # a prime number: no vector width divides it
-FORMULAS = ("tfidf", "tf", "kl_df", "kl_acc")
+from tests.sparse.tiny import (
+    FORMULAS,
+    READ_SLOTS,
+    SLOTS,
+    both_forms,
+    case,
+    chosen,
+    golden_case,
+    recorded_reads,
+)
 
 select = jax.jit(select_slots, static_argnames=("rule", "size"))
-
-
-def case(seed=0, accessed=0.4):
-    """Counts with many ties, and a background where some slots are in every batch."""
-    rng = np.random.default_rng(seed)
-    counts = np.where(rng.random(SLOTS) < accessed, rng.integers(1, 6, SLOTS), 0)
-    df = np.minimum(rng.integers(0, BATCHES + 3, SLOTS), BATCHES)
-    acc = df * rng.integers(1, 4, SLOTS)
-    usage = PoolUsage(*(jnp.asarray(a, jnp.int32) for a in (df, acc, BATCHES)))
-    return jnp.asarray(counts, jnp.int32), usage, (counts, df, acc, BATCHES)
-
-
-def chosen(slots):
-    """The selected ids; unused places hold N and stand last."""
-    slots = np.asarray(slots)
-    used = slots < SLOTS
-    assert used[: used.sum()].all() and (slots[~used] == SLOTS).all()
-    return slots[used]
 
 
 @pytest.mark.parametrize("rule", FORMULAS)
@@ -165,32 +152,11 @@ def test_selection_does_not_depend_on_the_micro_batches(cuts):
     np.testing.assert_array_equal(*chosen_of)
 
 
-def golden_case(arrays):
-    """Counts and background of the public implementation's vectors."""
-    slots, background = arrays["batch_indices"], arrays["background_indices"]
-    table_slots, batches = len(arrays["df"]), int(arrays["num_background_batches"])
-    df = sum(np.isin(np.arange(table_slots), batch).astype(int) for batch in background)
-    np.testing.assert_array_equal(df, arrays["df"])
-    tokens = jnp.asarray(slots.reshape(len(slots), -1))
-    counts = count_accesses(tokens, jnp.ones(len(slots), bool), table_slots)
-    return counts, PoolUsage(*(jnp.asarray(a, jnp.int32) for a in (df, df, batches)))
-
-
 def test_the_public_implementation_selects_the_same(shared):
     arrays, _ = golden.load(shared / "golden" / "smf_tfidf_dtunai.npz")
     top_t = int(arrays["top_t"])
     selected = select_slots(*golden_case(arrays), top_t=top_t)
     assert set(selected[:top_t].tolist()) == set(arrays["selected"].tolist())
-
-
-def both_forms(table_slots, read_slots, tokens, reads, rule, seed):
-    """One batch's accesses in both forms, with heavy ties and pads."""
-    rng = np.random.default_rng(seed)
-    slots = [jnp.asarray(rng.integers(0, read_slots, (tokens, reads)), jnp.int32)]
-    weights = [jnp.asarray(rng.random((tokens, reads)), jnp.float32)] if rule == "mass" else None
-    valid = jnp.asarray(rng.random(tokens) < 0.7)
-    count = jax.jit(count_reads, static_argnames=("table_slots", "form"))
-    return [count(slots, valid, table_slots, weights, form) for form in ("vector", "sorted")]
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "gradient"])

@@ -12,7 +12,7 @@ from smf_jax.sparse.rules import score_slots
 from smf_jax.sparse.selection import select_in_pools, select_slots
 from smf_jax.sparse.usage import PoolUsage
 from tests import oracles
-from tests.sparse.test_selection import BATCHES, SLOTS, both_forms, case, chosen
+from tests.sparse.tiny import BATCHES, SLOTS, both_forms, case, chosen
 
 select_pools = jax.jit(select_in_pools, static_argnames=("rule", "size", "scope", "score_share"))
 POOLS = ("memory/pool_1/values", "memory/pool_2/values")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,12 @@ import numpy as np
 import optax
 import pytest
 
+from smf_jax.sparse.optimizers import OPTIMIZERS, OptimizerConfig
 from smf_jax.sparse.row_optimizer import create_store, update_rows
 from smf_jax.sparse.rows import row_gradient
 from smf_jax.sparse.transform import freeze_all_but_rows
-from smf_jax.sparse.update_rule import OPTIMIZERS, UpdateRule
 from tests import golden, oracles
-from tests.sparse import recorded
+from tests.sparse import contract, recorded
 
 POOLS = recorded.POOLS
 PLAIN = {"weight_decay": 0.1}
@@ -29,7 +30,10 @@ FULL = PLAIN | {
 
 def both_paths(rule, rate):
     """One jitted step of the fast path and of the reference."""
-    transform = freeze_all_but_rows(rule, tuple(POOLS), rate)
+    optimizer = rule.transformation()
+    transform = freeze_all_but_rows(
+        optimizer, tuple(POOLS), max_norm=rule.clip, schedule=partial(rule.rate, rate)
+    )
 
     @jax.jit
     def step(number, fast, stores, params, state, reads, slots, gradients):
@@ -37,7 +41,7 @@ def both_paths(rule, rate):
         rows = rule.clipped(rows)
         now = rule.rate(rate, number)
         pairs = {
-            pool: update_rows(fast[pool], stores[pool], slots[pool], rows[pool], rule, now)
+            pool: update_rows(fast[pool], stores[pool], slots[pool], rows[pool], optimizer, now)
             for pool in POOLS
         }
         updates, state = transform.update(gradients, state, params, slots=slots)
@@ -49,15 +53,16 @@ def both_paths(rule, rate):
 
 @pytest.mark.parametrize(
     ("optimizer", "choices"),
-    [*((name, PLAIN) for name in OPTIMIZERS), ("momentum", FULL), ("adamw", FULL)],
+    [*((name, PLAIN) for name in oracles.OPTIMIZERS), ("momentum", FULL), ("adamw", FULL)],
 )
 def test_the_fast_path_and_a_plain_oracle_agree_with_it(optimizer, choices):
     with jax.enable_x64(True):
-        rule, rate = UpdateRule(optimizer, **choices), jnp.asarray(0.2, jnp.float64)
+        rule, rate = OptimizerConfig(optimizer, **choices), jnp.asarray(0.2, jnp.float64)
         step, transform = both_paths(rule, rate)
         fast, params, truth = ({pool: f(t) for pool, t in recorded.tables().items()}
                                for f in (jnp.asarray, jnp.asarray, np.array))  # fmt: skip
-        stores = {pool: create_store(rule, fast[pool], POOLS[pool][0]) for pool in POOLS}
+        inner = rule.transformation()
+        stores = {pool: create_store(inner, fast[pool], POOLS[pool][0]) for pool in POOLS}
         state = transform.init(params)
         plain = {pool: oracles.RowLazyOptimizer(optimizer, 0.1) for pool in POOLS}
         for number, given in enumerate(recorded.steps()):
@@ -99,15 +104,40 @@ def a_model():
     }
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_everything_that_is_not_selected_keeps_every_bit(optimizer):
+@pytest.mark.parametrize("name", contract.OPTAX)
+def test_rows_follow_an_optimizer_of_their_own(name):
+    with jax.enable_x64(True):
+        optimizer = contract.OPTAX[name]
+        transform = freeze_all_but_rows(optimizer, tuple(POOLS))
+        update, alone = (
+            jax.jit(transform.update),
+            {pool: contract.Alone(optimizer) for pool in POOLS},
+        )
+        params, truth = jax.tree.map(jnp.asarray, recorded.tables()), recorded.tables()
+        state = transform.init(params)
+        for given in recorded.steps():
+            gradients = given.dense_gradients()
+            updates, state = update(gradients, state, params, slots=given.slots)
+            params = optax.apply_updates(params, updates)
+            for pool, of_pool in alone.items():
+                used = given.slots[pool][given.slots[pool] < POOLS[pool][0]]
+                of_pool.step(truth[pool], used, gradients[pool][used])
+                np.testing.assert_allclose(params[pool], truth[pool], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", contract.OPTAX)
+def test_everything_that_is_not_selected_keeps_every_bit(name):
     params, path = a_model(), "memory/pool_0/values"
-    transform = freeze_all_but_rows(UpdateRule(optimizer, weight_decay=0.1), [path], 0.5)
+    transform = freeze_all_but_rows(contract.OPTAX[name], [path])
     state, gradients = transform.init(params), jax.tree.map(jnp.ones_like, params)
     update = jax.jit(transform.update)
     for ids in ([0, 2, 6], [3, 6, 6], [2, 5, 0]):
         slots = {path: jnp.asarray(ids, jnp.int32)}
+        held = state.opt_state[path]
         updates, state = update(gradients, state, params, slots=slots)
+        waits = np.isin(np.arange(6), ids, invert=True)
+        for old, new in zip(*map(jax.tree.leaves, (held, state.opt_state[path])), strict=True):
+            np.testing.assert_array_equal(np.asarray(old)[waits], np.asarray(new)[waits])
         before, params = params, optax.apply_updates(params, updates)
         for (name, old), new in zip(
             jax.tree.leaves_with_path(before), jax.tree.leaves(params), strict=True
@@ -127,10 +157,16 @@ def test_with_every_row_selected_it_is_plain_optax(optimizer):
     plain = {
         "sgd": optax.sgd(rate),
         "momentum": optax.sgd(rate, momentum=0.9),
+        "nesterov": optax.sgd(rate, momentum=0.9, nesterov=True),
+        "lion": optax.lion(rate, weight_decay=0.1),
+        "rmsprop": optax.rmsprop(rate, eps_in_sqrt=False),
+        "adagrad": optax.adagrad(rate, initial_accumulator_value=0.0, eps=1e-16),
+        "adabelief": optax.adabelief(rate),
         "adam": optax.adam(rate),
         "adamw": optax.adamw(rate, weight_decay=0.1),
     }[optimizer]
-    ours = freeze_all_but_rows(UpdateRule(optimizer, weight_decay=0.1), ["values"], rate)
+    named = OptimizerConfig(optimizer, weight_decay=0.1).transformation()
+    ours = freeze_all_but_rows(named, ["values"], schedule=optax.constant_schedule(rate))
     everything = {"values": jnp.arange(6)}
 
     @jax.jit
@@ -151,11 +187,11 @@ def test_the_masked_step_of_the_public_implementation(shared):
     arrays, _ = golden.load(shared / "golden" / "smf_tfidf_dtunai.npz")
     params = {"values": jnp.asarray(arrays["values_before"])}
     gradients = {"values": jnp.asarray(arrays["grad_dense"])}
-    transform = freeze_all_but_rows(UpdateRule("sgd"), ["values"], 1.0)
+    transform = freeze_all_but_rows(optax.sgd(1.0), ["values"])
     slots = {"values": jnp.asarray(arrays["selected"])}
     updates, _ = transform.update(gradients, transform.init(params), params, slots=slots)
     np.testing.assert_array_equal(-updates["values"], arrays["grad_masked"])
-    by_two = freeze_all_but_rows(UpdateRule("sgd"), ["values"], 2.0)
+    by_two = freeze_all_but_rows(optax.sgd(2.0), ["values"])
     updates, _ = by_two.update(gradients, by_two.init(params), params, slots=slots)
     after = optax.apply_updates(params, updates)["values"]
     expected = arrays["values_after_sgd_lr2"]
@@ -168,10 +204,22 @@ def test_unknown_tables_and_missing_arguments_are_refused():
     params = {"a": {"values": jnp.ones((3, 2))}, "b": jnp.ones(2)}
     gradients, slots = params, {"a/values": jnp.asarray([0])}
     with pytest.raises(ValueError, match=r"tables=\['c/values'\] are not in the parameters; .*'b'"):
-        freeze_all_but_rows(UpdateRule(), ["a/values", "c/values"], 1.0).init(params)
-    transform = freeze_all_but_rows(UpdateRule(), ["a/values"], 1.0)
+        freeze_all_but_rows(optax.sgd(1.0), ["a/values", "c/values"]).init(params)
+    transform = freeze_all_but_rows(optax.sgd(1.0), ["a/values"])
     state = transform.init(params)
     with pytest.raises(ValueError, match="params=None; row rules read the rows"):
         transform.update(gradients, state, slots=slots)
     with pytest.raises(ValueError, match=r"slots names tables \['b'\], trained are \['a/values'\]"):
         transform.update(gradients, state, params, slots={"b": slots["a/values"]})
+    with pytest.raises(ValueError, match="optimizer mixes rows: .* Give max_norm= "):
+        freeze_all_but_rows(optax.lamb(1.0), ["a/values"])
+
+
+def test_max_norm_bounds_the_selected_rows_of_all_tables_and_nothing_else():
+    params = {"a": jnp.zeros((3, 1)), "b": jnp.zeros((2, 1))}
+    gradients = {"a": jnp.asarray([[3.0], [9.0], [0.0]]), "b": jnp.asarray([[9.0], [4.0]])}
+    transform = freeze_all_but_rows(optax.sgd(1.0), ["a", "b"], max_norm=1.0)
+    slots = {"a": jnp.asarray([0, 3]), "b": jnp.asarray([1, 2])}
+    updates, _ = transform.update(gradients, transform.init(params), params, slots=slots)
+    np.testing.assert_allclose(updates["a"], [[-0.6], [0.0], [0.0]], rtol=1e-6)
+    np.testing.assert_allclose(updates["b"], [[0.0], [-0.8]], rtol=1e-6)

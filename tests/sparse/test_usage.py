@@ -19,16 +19,8 @@ from smf_jax.sparse.usage import (
     with_totals,
 )
 from tests import oracles
-
-SLOTS = 40
-
-
-def recorded_reads(seed=0, tokens=24, reads=6):
-    """Slots, some chosen twice by one token, and a mask with pads."""
-    rng = np.random.default_rng(seed)
-    slots = rng.integers(0, SLOTS, (tokens, reads)).astype(np.int32) // 2
-    slots[:, 1] = slots[:, 0]
-    return slots, rng.random(tokens) < 0.7
+from tests.sparse.tiny import READ_SLOTS as SLOTS
+from tests.sparse.tiny import recorded_reads
 
 
 def test_accesses_are_counted_over_heads_and_without_pads():

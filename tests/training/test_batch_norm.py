@@ -14,7 +14,7 @@ from smf_jax.models.config import MemoryPlacement
 from smf_jax.models.decoder import Decoder, plain_logits
 from smf_jax.models.retrofit import retrofit
 from smf_jax.params import flatten, unflatten
-from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.background import upstream_of_reads
 from smf_jax.training.batch_norm import training_loss
 from smf_jax.training.dense_step import text_loss
@@ -28,7 +28,7 @@ MEMORY = replace(tiny.MEMORY, query_norm="batch")
 CONFIG = tiny.PLAIN.with_memory(MemoryPlacement((0, 1), "add", MEMORY))
 MODEL = Decoder(CONFIG)
 RUNNING = {f"memory/layer_{i}/query_norm/{name}" for i in (0, 1) for name in ("mean", "variance")}
-ADAM = UpdateRule("adam")
+ADAM = OptimizerConfig("adam")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_without_batch_norm_training_is_as_ever():
 
 
 TRAINERS = {
-    "smf": lambda: sparse_trainer(MODEL, SparseConfig(update=ADAM), 64),
+    "smf": lambda: sparse_trainer(MODEL, SparseConfig(optimizer=ADAM), 64),
     "full": lambda: dense_trainer(MODEL, ADAM),
     "lora": lambda: lora_trainer(MODEL, ADAM, 2, 4.0, ("query", "value")),
 }

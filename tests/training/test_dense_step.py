@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.dense_step import DenseState, dense_step, text_loss
 from tests.training import tiny
 from tests.training.tiny import same_but_for, spoilt
@@ -16,7 +16,7 @@ from tests.training.tiny import same_but_for, spoilt
 @pytest.fixture(scope="module")
 def dense():
     """A dense step of a two-parameter model: logits are a bias and a scale of the tokens."""
-    update = UpdateRule("adamw", clip=1.0)
+    update = OptimizerConfig("adamw", clip=1.0)
 
     def logits(params, tokens, valid):
         one_hot = jax.nn.one_hot(tokens, 40) * params["scale"]

@@ -10,13 +10,13 @@ import pytest
 from smf_jax.data.batching import Batch
 from smf_jax.params import split
 from smf_jax.sharding import DATA, device_mesh
-from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.dense_step import DenseState, dense_step, text_loss
 from smf_jax.training.fit import fit
 from smf_jax.training.trainers import Trainer
 from tests.training import tiny
 
-UPDATE = UpdateRule("adamw")
+UPDATE = OptimizerConfig("adamw")
 LEAVES = {"scale": jnp.ones(()), "bias": jnp.zeros(40), "frozen": jnp.asarray([-0.0])}
 
 

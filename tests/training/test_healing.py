@@ -13,7 +13,7 @@ from smf_jax.models.config import MemoryPlacement
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import flatten, unflatten
 from smf_jax.sharding import DATA, device_mesh
-from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.fit import fit
 from smf_jax.training.healing import (
     distillation_loss,
@@ -26,7 +26,7 @@ from tests.training import tiny
 
 PLAIN = replace(tiny.PLAIN, layers=2)
 BEFORE = flatten(random_params(PLAIN))
-ADAM = UpdateRule("adam")
+ADAM = OptimizerConfig("adam")
 ROUTING = {"query/kernel", "query/bias", "query_norm/scale", "keys"}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.reads import pool_path
 from smf_jax.training.sparse_config import SparseConfig
 from tests.training import tiny
@@ -16,12 +16,12 @@ from tests.training.test_sparse_step import expected_slots, loss_and_gradient
 
 MODEL = tiny.model_config()
 POOL = pool_path(0)
-RULE = UpdateRule("adamw", weight_decay=0.1)
+RULE = OptimizerConfig("adamw", weight_decay=0.1)
 RATE = 0.05
 
 
 def test_a_leaky_step_is_adamw_on_the_masked_gradient_of_the_whole_table():
-    run = tiny.sparse_run(SparseConfig(update=RULE, leaky=True))
+    run = tiny.sparse_run(SparseConfig(optimizer=RULE, leaky=True))
     state, settings = run.start(), tiny.settings(RATE)
     adamw = optax.adamw(RATE, weight_decay=RULE.weight_decay)
     table = state.tables[POOL]
@@ -41,8 +41,8 @@ def test_a_leaky_step_is_adamw_on_the_masked_gradient_of_the_whole_table():
 
 @pytest.mark.parametrize(("leaky", "decay"), [(True, 0.1), (True, 0.0), (False, 0.1)])
 def test_only_a_leaky_step_moves_rows_that_were_never_selected_or_long_ago(leaky, decay):
-    rule = UpdateRule("adamw", weight_decay=decay)
-    run = tiny.sparse_run(SparseConfig(update=rule, leaky=leaky))
+    rule = OptimizerConfig("adamw", weight_decay=decay)
+    run = tiny.sparse_run(SparseConfig(optimizer=rule, leaky=leaky))
     state, settings = run.start(), tiny.settings(RATE)
     selected, leaked = set(), set()
     for seed in range(3):
@@ -63,7 +63,7 @@ def test_only_a_leaky_step_moves_rows_that_were_never_selected_or_long_ago(leaky
 
 
 def test_a_leaky_step_that_is_not_finite_changes_nothing_and_is_latched():
-    run = tiny.sparse_run(SparseConfig(update=RULE, leaky=True))
+    run = tiny.sparse_run(SparseConfig(optimizer=RULE, leaky=True))
     state = run.start()
     after, metrics = run.step(state, tiny.spoilt(tiny.batch()), tiny.settings())
     tiny.same_but_for(after, state, "step", "failed_step")
@@ -76,7 +76,7 @@ def test_a_leaky_step_has_one_optimizer_with_one_rate():
 
 
 def test_its_state_is_as_large_as_that_of_dense_adam():
-    run = tiny.sparse_run(SparseConfig(update=RULE, leaky=True))
+    run = tiny.sparse_run(SparseConfig(optimizer=RULE, leaky=True))
     state = run.start()
     dense = RULE.transformation().init({POOL: state.tables[POOL]})
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (state.scalar_opt_state, dense)]

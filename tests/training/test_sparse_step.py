@@ -15,9 +15,9 @@ from smf_jax.losses import weighted_loss
 from smf_jax.memory.layer import MemoryLayer
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import unflatten
+from smf_jax.sparse.optimizers import OPTIMIZERS, OptimizerConfig
 from smf_jax.sparse.selection import select_slots
 from smf_jax.sparse.transform import freeze_all_but_rows
-from smf_jax.sparse.update_rule import OPTIMIZERS, UpdateRule
 from smf_jax.training.reads import pool_path, read_counts
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_step import forget_written, sparse_step
@@ -27,7 +27,7 @@ from tests.training.tiny import same_but_for, spoilt
 POOL = pool_path(0)
 ADDED = tiny.model_config(mode="add")
 SHARED = tiny.model_config(layers=(0, 1, 2), shared_pool=True)
-SGD = UpdateRule("sgd")
+SGD = OptimizerConfig("sgd")
 
 
 @cache
@@ -77,11 +77,11 @@ def expected_slots(run, state, batch, settings, model=None, rule="tfidf"):
 
 
 def test_one_step_is_the_dense_gradient_masked_by_the_transform():
-    run, model = tiny.sparse_run(SparseConfig(update=SGD)), tiny.model_config()
+    run, model = tiny.sparse_run(SparseConfig(optimizer=SGD)), tiny.model_config()
     state, settings, batch = run.start(), tiny.settings(), tiny.batch()
     slots = expected_slots(run, state, batch, settings)
     loss, gradients = loss_and_gradient(model)(run.base, batch)
-    transform = freeze_all_but_rows(SGD, [POOL], 0.5)
+    transform = freeze_all_but_rows(optax.sgd(0.5), [POOL])
     gradients = {path: gradients.get(path, jnp.ones_like(leaf)) for path, leaf in run.base.items()}
 
     @jax.jit
@@ -103,8 +103,8 @@ def test_one_step_is_the_dense_gradient_masked_by_the_transform():
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_other_row_and_leaf_keeps_every_bit(optimizer):
-    rule = UpdateRule(optimizer, weight_decay=0.1)
-    run = tiny.sparse_run(SparseConfig(update=rule))
+    rule = OptimizerConfig(optimizer, weight_decay=0.1)
+    run = tiny.sparse_run(SparseConfig(optimizer=rule))
     state, settings, moved = run.start(), tiny.settings(0.05), set()
     for seed in range(4):
         batch = tiny.batch(seed)
@@ -120,7 +120,7 @@ def test_every_other_row_and_leaf_keeps_every_bit(optimizer):
 
 
 def test_a_shared_pool_gets_the_gradient_of_all_its_layers():
-    config = SparseConfig(rule="all", size=tiny.SLOTS, update=SGD)
+    config = SparseConfig(rule="all", size=tiny.SLOTS, optimizer=SGD)
     run = tiny.sparse_run(config, SHARED)
     state, batch = run.start(), tiny.batch()
     _, gradients = loss_and_gradient(SHARED)(run.base, batch)
@@ -133,7 +133,7 @@ def test_a_shared_pool_gets_the_gradient_of_all_its_layers():
 
 
 def test_a_budget_above_the_accessed_slots_trains_all_accessed_rows():
-    run, batch = tiny.sparse_run(SparseConfig(update=SGD)), tiny.batch()
+    run, batch = tiny.sparse_run(SparseConfig(optimizer=SGD)), tiny.batch()
     accessed = np.flatnonzero(counts_of(tiny.model_config())(run.base, batch)[POOL])
     _, gradients = loss_and_gradient(tiny.model_config())(run.base, batch)
     for budget in (len(accessed), 64):
@@ -145,7 +145,7 @@ def test_a_budget_above_the_accessed_slots_trains_all_accessed_rows():
 
 
 def test_what_stands_at_pads_changes_nothing():
-    run, model = tiny.sparse_run(SparseConfig(update=SGD)), tiny.model_config()
+    run, model = tiny.sparse_run(SparseConfig(optimizer=SGD)), tiny.model_config()
     batch = tiny.batch()
     assert not batch.valid.all()
     other = batch._replace(
@@ -171,7 +171,7 @@ def test_words_before_the_answer_count_as_accesses_whatever_they_weigh():
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("how", ["loss", "rate"])
 def test_a_step_that_is_not_finite_writes_nothing_and_is_latched(optimizer, how):
-    run = tiny.sparse_run(SparseConfig(update=UpdateRule(optimizer, weight_decay=0.1)))
+    run = tiny.sparse_run(SparseConfig(optimizer=OptimizerConfig(optimizer, weight_decay=0.1)))
     good = tiny.settings(0.05)
     state, _ = run.step(run.start(), tiny.batch(0), good)
     batch, settings = (spoilt(tiny.batch(1)), good)
@@ -187,7 +187,7 @@ def test_a_step_that_is_not_finite_writes_nothing_and_is_latched(optimizer, how)
 
 
 def test_more_row_state_than_the_store_holds_fails_the_trial_and_writes_nothing():
-    run = tiny.sparse_run(SparseConfig(update=UpdateRule("adamw", weight_decay=0.1)))
+    run = tiny.sparse_run(SparseConfig(optimizer=OptimizerConfig("adamw", weight_decay=0.1)))
     state, settings = run.start(), tiny.settings(0.05)
     nearly_full = state.stores[POOL]._replace(used=jnp.int32(tiny.SLOTS - 6))
     state = state._replace(stores={POOL: nearly_full})
@@ -200,7 +200,7 @@ def test_more_row_state_than_the_store_holds_fails_the_trial_and_writes_nothing(
 
 
 def test_alpha_trains_by_its_own_gradient():
-    run = tiny.sparse_run(SparseConfig(update=SGD, train_alpha=True), ADDED)
+    run = tiny.sparse_run(SparseConfig(optimizer=SGD, train_alpha=True), ADDED)
     state, path = run.start(), "memory/layer_0/alpha"
     after, _ = run.step(state, tiny.batch(), tiny.settings(500.0))
     assert run.trainer.trained(after).keys() == {POOL, path}
@@ -212,8 +212,10 @@ def test_alpha_trains_by_its_own_gradient():
 
 @pytest.mark.parametrize("follows", [True, False])
 def test_alpha_has_a_rate_of_its_own_with_and_without_the_schedule(follows):
-    update = UpdateRule("sgd", schedule="cosine", warmup_steps=2, schedule_steps=10)
-    config = SparseConfig(update=update, train_alpha=True, alpha_rate=100.0, alpha_schedule=follows)
+    update = OptimizerConfig("sgd", schedule="cosine", warmup_steps=2, schedule_steps=10)
+    config = SparseConfig(
+        optimizer=update, train_alpha=True, alpha_rate=100.0, alpha_schedule=follows
+    )
     run, path = tiny.sparse_run(config, ADDED), "memory/layer_0/alpha"
     state, _ = run.step(run.start(), tiny.batch(), tiny.settings(5.0))
     _, gradients = loss_and_gradient(ADDED)(run.base, tiny.batch())
@@ -226,7 +228,7 @@ def test_alpha_has_a_rate_of_its_own_with_and_without_the_schedule(follows):
 
 
 def test_what_a_task_wrote_joins_the_history_of_the_next():
-    config = SparseConfig(update=SGD, protect_written=1.0)
+    config = SparseConfig(optimizer=SGD, protect_written=1.0)
     run = tiny.sparse_run(config)
     state, settings = run.start(), tiny.settings()
     written = []
@@ -245,7 +247,7 @@ def test_what_a_task_wrote_joins_the_history_of_the_next():
 
 def test_micro_batches_write_the_union_of_their_rows_in_one_step():
     config = SparseConfig(
-        update=UpdateRule("adamw"), granularity="per_micro_batch", micro_batches=tiny.ROWS
+        optimizer=OptimizerConfig("adamw"), granularity="per_micro_batch", micro_batches=tiny.ROWS
     )
     run = tiny.sparse_run(config)
     state, metrics = run.step(run.start(), tiny.batch(), tiny.settings())
@@ -259,15 +261,17 @@ def test_micro_batches_write_the_union_of_their_rows_in_one_step():
 
 
 def test_a_step_that_is_not_finite_leaves_alpha_alone():
-    run = tiny.sparse_run(SparseConfig(update=SGD, train_alpha=True), ADDED)
+    run = tiny.sparse_run(SparseConfig(optimizer=SGD, train_alpha=True), ADDED)
     state = run.start()
     after, _ = run.step(state, spoilt(tiny.batch()), tiny.settings())
     same_but_for(after, state, "step", "failed_step")
 
 
 def test_rematerialised_blocks_take_the_same_step():
-    plain = tiny.sparse_run(SparseConfig(update=SGD, train_alpha=True), ADDED)
-    remat = tiny.sparse_run(SparseConfig(update=SGD, train_alpha=True), replace(ADDED, remat=True))
+    plain = tiny.sparse_run(SparseConfig(optimizer=SGD, train_alpha=True), ADDED)
+    remat = tiny.sparse_run(
+        SparseConfig(optimizer=SGD, train_alpha=True), replace(ADDED, remat=True)
+    )
     (a, b), (c, d) = (run.step(run.start(), tiny.batch(), tiny.settings())
                       for run in (plain, remat))  # fmt: skip
     assert b.loss == pytest.approx(float(d.loss), rel=1e-6)
@@ -295,7 +299,7 @@ def one_step(model, config, state=None, usage=None):
     )
 
 
-PLAIN_CHOICES = SparseConfig(rule="tf", update=SGD)
+PLAIN_CHOICES = SparseConfig(rule="tf", optimizer=SGD)
 
 
 def test_a_model_without_perturbations_is_refused(monkeypatch):
@@ -341,7 +345,7 @@ def test_per_task_without_its_slots_is_refused():
 
 def test_a_rule_without_its_background_is_refused():
     with pytest.raises(ValueError, match="rule='tfidf' .* none was given"):
-        one_step(tiny.model_config(), SparseConfig(update=SGD))
+        one_step(tiny.model_config(), SparseConfig(optimizer=SGD))
 
 
 def test_a_model_without_memory_is_refused():

@@ -13,7 +13,7 @@ from smf_jax.losses import weighted_loss
 from smf_jax.models.config import MemoryPlacement
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import unflatten
-from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.reads import pool_path
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
@@ -37,7 +37,7 @@ def test_selected_rows_take_the_step_of_the_dense_gradient(name):
         path: jnp.abs(leaf) if path.endswith("variance") else leaf
         for path, leaf in tiny.params(config).items()
     }
-    trainer = sparse_trainer(Decoder(config), SparseConfig(update=UpdateRule("sgd")), 64)
+    trainer = sparse_trainer(Decoder(config), SparseConfig(optimizer=OptimizerConfig("sgd")), 64)
     shared = {"frozen": trainer.frozen(base), "usage": tiny.usage(config)}
     state, batch = trainer.begin(base, tiny.settings()), tiny.batch()
     after, metrics = jax.jit(trainer.step)(shared, state, batch, tiny.settings(0.5, budget=7))

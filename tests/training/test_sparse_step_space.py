@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from smf_jax.models.config import MemoryPlacement
 from smf_jax.models.decoder import Decoder
 from smf_jax.sharding import TRIAL, device_mesh, over_trials
-from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.sparse.usage import no_usage
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
@@ -37,16 +37,16 @@ class Case(NamedTuple):
     split: int = 1
 
 
-SGD, ADAMW = UpdateRule("sgd"), UpdateRule("adamw")
+SGD, ADAMW = OptimizerConfig("sgd"), OptimizerConfig("adamw")
 CASES = {
-    "one layer": Case((0,), False, SparseConfig(update=ADAMW)),
-    "several layers": Case((0, 1), False, SparseConfig(update=SGD, budget_scope="shared")),
-    "a shared pool": Case((0, 1), True, SparseConfig(update=ADAMW, protect_written=1.0)),
+    "one layer": Case((0,), False, SparseConfig(optimizer=ADAMW)),
+    "several layers": Case((0, 1), False, SparseConfig(optimizer=SGD, budget_scope="shared")),
+    "a shared pool": Case((0, 1), True, SparseConfig(optimizer=ADAMW, protect_written=1.0)),
     "micro-batches": Case(
-        (0,), False, SparseConfig(update=SGD, granularity="per_micro_batch", micro_batches=3)
+        (0,), False, SparseConfig(optimizer=SGD, granularity="per_micro_batch", micro_batches=3)
     ),
-    "the rule gradient": Case((0,), False, SparseConfig(update=SGD, rule="gradient")),
-    "a split table": Case((0,), False, SparseConfig(update=ADAMW), split=8),
+    "the rule gradient": Case((0,), False, SparseConfig(optimizer=SGD, rule="gradient")),
+    "a split table": Case((0,), False, SparseConfig(optimizer=ADAMW), split=8),
 }
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from smf_jax.models.decoder import Decoder
+from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.sparse.selection import select_slots
-from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.training.reads import pool_path, read_counts
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
@@ -18,12 +18,12 @@ from tests.training import tiny
 
 MODEL = tiny.model_config(mode="add")
 POOL, ALPHA = pool_path(0), "memory/layer_0/alpha"
-ADAMW = UpdateRule("adamw", weight_decay=0.1)
+ADAMW = OptimizerConfig("adamw", weight_decay=0.1)
 
 
 def sparse(**choices):
     keep = choices.pop("keep", False)
-    return sparse_trainer(Decoder(MODEL), SparseConfig(update=ADAMW, **choices), 64, keep)
+    return sparse_trainer(Decoder(MODEL), SparseConfig(optimizer=ADAMW, **choices), 64, keep)
 
 
 TRAINERS = {
@@ -116,7 +116,7 @@ def counted():
 @pytest.fixture(scope="module")
 def per_task():
     """A trial whose slots are chosen once a task, and its state at the first step."""
-    run = tiny.sparse_run(SparseConfig(granularity="per_task", update=ADAMW))
+    run = tiny.sparse_run(SparseConfig(granularity="per_task", optimizer=ADAMW))
     examples = tiny.batches(4)
     state = run.begin_task(run.start(), examples, tiny.settings(budget=20))
     return run, examples, state
@@ -153,6 +153,6 @@ def test_a_sparse_trainer_needs_a_memory():
 
 
 def test_a_missing_background_is_refused_before_the_model_is_traced():
-    run = tiny.sparse_run(SparseConfig(update=ADAMW))
+    run = tiny.sparse_run(SparseConfig(optimizer=ADAMW))
     with pytest.raises(ValueError, match="rule='tfidf' .* none was given; measure one"):
         run.trainer.step({**run.shared, "usage": None}, None, None, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smf_jax.continual.methods.method import Method, NoConfig, Setup, update_rule
+from smf_jax.continual.methods.method import Method, NoConfig, Setup, optimizer_of
 from smf_jax.continual.trial import Trial
 from smf_jax.training.trainers import Trainer, dense_trainer
 
@@ -17,6 +17,6 @@ class Full(Method[NoConfig]):
 
     def trainer(self, setup: Setup, trial: Trial) -> Trainer:
         """Trains all parameters but running statistics."""
-        update = update_rule(setup, trial)
+        optimizer = optimizer_of(setup, trial)
         keep = setup.training.keep_optimizer_state
-        return dense_trainer(setup.base.model, update, keep_optimizer_state=keep)
+        return dense_trainer(setup.base.model, optimizer, keep_optimizer_state=keep)

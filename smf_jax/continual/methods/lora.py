@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from smf_jax.configuration import Configuration, setting
-from smf_jax.continual.methods.method import Method, Setup, TrainableSummary, update_rule
+from smf_jax.continual.methods.method import Method, Setup, TrainableSummary, optimizer_of
 from smf_jax.continual.trial import Trial
 from smf_jax.errors import blame_flag
 from smf_jax.models.lora import merge_lora
@@ -48,9 +48,9 @@ class Lora(Method[LoraConfig]):
     def trainer(self, setup: Setup, trial: Trial) -> Trainer:
         """Trains the adapters alone."""
         own: LoraConfig = setup.own
-        update = update_rule(setup, trial)
+        optimizer = optimizer_of(setup, trial)
         keep = setup.training.keep_optimizer_state
-        return lora_trainer(setup.base.model, update, own.rank, own.alpha, own.modules, keep)
+        return lora_trainer(setup.base.model, optimizer, own.rank, own.alpha, own.modules, keep)
 
     def may_train(self, own: LoraConfig, path: str) -> bool:
         """Adapters of the targets."""

@@ -20,7 +20,7 @@ from smf_jax.continual.trial import Trial
 from smf_jax.data.batching import Batch
 from smf_jax.memory.norms import is_running
 from smf_jax.params import Params, count_bytes, count_parameters
-from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.step import Settings
 from smf_jax.training.trainers import Trainer
 
@@ -159,11 +159,11 @@ class Method(Generic[Own]):
         return self.trained_of(setup, trial, state)
 
 
-def update_rule(setup: Setup, trial: Trial) -> UpdateRule:
+def optimizer_of(setup: Setup, trial: Trial) -> OptimizerConfig:
     """The optimizer of a trial, with the schedule of a task."""
     training = setup.training
-    return UpdateRule(
-        trial.optimizer,  # pyright: ignore[reportArgumentType]
+    return OptimizerConfig(
+        trial.optimizer,
         clip=training.clip or None,
         schedule=training.schedule,
         warmup_steps=training.warmup_steps,

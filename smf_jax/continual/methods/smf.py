@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from smf_jax.configuration import Configuration, setting
-from smf_jax.continual.methods.method import Method, Setup, TrainableSummary, update_rule
+from smf_jax.continual.methods.method import Method, Setup, TrainableSummary, optimizer_of
 from smf_jax.continual.trial import Trial
 from smf_jax.params import count_bytes, count_parameters
 from smf_jax.sparse.selection import BudgetScope, budget_size
@@ -67,7 +67,7 @@ class Smf(Method[SmfConfig]):
         training, model = setup.training, setup.base.config
         size = self.size(setup, trial)
         sparse = SparseConfig(
-            rule=trial.rule,  # pyright: ignore[reportArgumentType]
+            rule=trial.rule or "",
             granularity=trial.granularity,  # pyright: ignore[reportArgumentType]
             micro_batches=own.micro_batches,
             size=size,
@@ -75,7 +75,7 @@ class Smf(Method[SmfConfig]):
             score_share=own.score_share or None,
             protect_written=own.protect_written,
             count_normalised=own.count_normalised,
-            update=update_rule(setup, trial),
+            optimizer=optimizer_of(setup, trial),
             train_alpha=own.train_alpha,
             alpha_rate=own.alpha_rate,
             alpha_schedule=own.alpha_schedule,
