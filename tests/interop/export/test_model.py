@@ -8,13 +8,15 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from smf_jax.checkpoints.manifest import fingerprint
+from smf_jax.interop.export.card import CardFacts, model_card
 from smf_jax.interop.export.model import export_model, is_exported, load_exported
-from smf_jax.interop.huggingface.checkpoint import export_huggingface, load_huggingface
+from smf_jax.interop.huggingface.checkpoint import load_huggingface, save_huggingface
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params, flatten
 from smf_jax.sparse.patch import Patch, apply_patch, make_patch, pool_change
 from tests.models.tiny import PLAIN, random_params, random_tokens, with_memory
 
+FACTS = CardFacts(name="A model", origin="nowhere")
 BASE = replace(PLAIN, family="llama", feed_forward_bias=True)
 
 
@@ -74,7 +76,7 @@ def assert_same_leaves(found: Params, expected: Params) -> None:
 def test_reads_back_the_very_same_leaves_with_patches(mode, choices, tmp_path):
     config, params = model_of(mode, **choices)
     patches = patches_of(params)
-    export_model(tmp_path / "out", config, params, patches, card="# A model\n", shard_bytes=4000)
+    export_model(tmp_path / "out", config, params, patches, facts=FACTS, shard_bytes=4000)
     found = load_exported(tmp_path / "out")
     assert found.config == config
     assert is_exported(tmp_path / "out")
@@ -84,14 +86,15 @@ def test_reads_back_the_very_same_leaves_with_patches(mode, choices, tmp_path):
         expected = expected if patch is None else apply_patch(expected, patch)
         assert_same_leaves(load_exported(tmp_path / "out", patches=count).params, expected)
     assert_same_leaves(found.params, expected)
-    assert (tmp_path / "out" / "README.md").read_text() == "# A model\n"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card == model_card(config, params, patches, FACTS)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_without_memory_it_is_a_plain_checkpoint(tmp_path):
     params = flatten(random_params(BASE))
     export_model(tmp_path / "ours", BASE, params)
-    export_huggingface(tmp_path / "plain", BASE, params)
+    save_huggingface(tmp_path / "plain", BASE, params)
     names = {path.name for path in (tmp_path / "plain").iterdir()}
     assert {path.name for path in (tmp_path / "ours").iterdir()} == names | {"smf_jax.json"}
     for name in names:
@@ -258,9 +261,10 @@ def test_export_refuses_what_does_not_fit(tmp_path):
 def test_nothing_is_left_of_an_export_that_fails(tmp_path):
     config, params = model_of("add")
 
-    def fail(directory):
-        raise OSError("disk full")
+    class Tokenizer:
+        def save(self, directory):
+            raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        export_model(tmp_path / "out", config, params, finish=fail)
+        export_model(tmp_path / "out", config, params, tokenizer=Tokenizer())
     assert not list(tmp_path.iterdir())
