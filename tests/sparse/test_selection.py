@@ -176,8 +176,9 @@ def golden_case(arrays):
     return counts, PoolUsage(*(jnp.asarray(a, jnp.int32) for a in (df, df, batches)))
 
 
-def test_the_public_implementation_selects_the_same(shared):
-    arrays, _ = golden.load(shared / "golden" / "smf_tfidf_dtunai.npz")
+@pytest.mark.parametrize("path", golden.SELECTIONS)
+def test_the_public_implementation_selects_the_same(path):
+    arrays, _ = golden.load(path)
     top_t = int(arrays["top_t"])
     selected = select_slots(*golden_case(arrays), top_t=top_t)
     assert set(selected[:top_t].tolist()) == set(arrays["selected"].tolist())
