@@ -112,7 +112,5 @@ def test_biases_and_scales_that_are_not_there_change_nothing():
 def test_arrays_that_are_not_understood_are_listed():
     with pytest.raises(ValueError, match=r"arrays \['mask'\] are no part of .* of facebookresear"):
         guess(tensors(mask=(2,)))
-    with pytest.raises(
-        ValueError, match=r"two of the arrays .*'values_v'\] are one part"
-    ):
+    with pytest.raises(ValueError, match=r"two of the arrays .*'values_v'\] are one part"):
         guess(tensors(values_v=(N * N, V)))
