@@ -15,18 +15,28 @@ _REPLACED = ".replaced.partial"  # and of a directory whose successor is taking 
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Writes a text file, in UTF-8; an older one of this name stays until the new one is whole.
+    """Writes a text file, in UTF-8, as `whole_file` does."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def whole_file(path: Path | str) -> Iterator[Path]:
+    """A file to write, which takes its name when the block ends and is gone if it fails.
 
     Args:
-      path: of the file; its directory is made where there is none.
-      text: the whole content.
+      path: of the file to be; its directory is made where there is none. An older file of this
+        name stays until the end.
+
+    Yields:
+      The path under which to write.
 
     Raises:
       OSError: the disk is full or may not be written; the older file is as it was.
     """
     path = Path(path)
     with _beside(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        yield partial
         partial.replace(path)
 
 

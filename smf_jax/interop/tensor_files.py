@@ -11,6 +11,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from smf_jax.checkpoints.files import whole_file
+
 
 def is_kernel(path: str) -> bool:
     """Whether the leaf at ``path`` is a matrix (in, out), which files hold as (out, in)."""
@@ -23,9 +25,10 @@ def transposed(path: str, array: Any) -> np.ndarray:
 
 
 def write_tensors(file: Path, tensors: Mapping[str, np.ndarray], **header: str) -> None:
-    """Writes one file, readable by all; ``header`` is its text by key."""
-    save_file(dict(tensors), file, metadata={"format": "pt", **header})
-    file.chmod(0o644)  # safetensors makes it for its owner alone
+    """Writes one file, whole or not at all; ``header`` is its text by key."""
+    with whole_file(file) as partial:
+        save_file(dict(tensors), partial, metadata={"format": "pt", **header})
+        partial.chmod(0o644)  # safetensors makes it for its owner alone
 
 
 def read_tensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from smf_jax.checkpoints.files import whole_directory, write_text
+from smf_jax.checkpoints.files import whole_directory, whole_file, write_text
 
 # A process that is killed in the middle of a directory.
 KILLED = """
@@ -56,6 +56,10 @@ def test_a_text_that_cannot_be_written_leaves_the_older_one(tmp_path):
     write_text(file, "1")
     with pytest.raises(UnicodeEncodeError):
         write_text(file, "1\ud800")
+    with pytest.raises(RuntimeError), whole_file(file) as partial:
+        partial.write_bytes(b"2")
+        assert file.read_text() == "1"
+        raise RuntimeError
     assert names(tmp_path) == ["a.json"] and file.read_text() == "1"
 
 
