@@ -1,7 +1,7 @@
 """Golden vectors: files with a memory's weights, inputs, outputs and gradients, checked here.
 
 A file is an ``.npz`` whose ``meta_json`` names the layout of its weights, as ``layout`` or as
-``peer``, the source that computed it; where it names none that is known, the layout is guessed.
+``peer``, the source that computed it; where none that is known fits, the layout is guessed.
 There are two kinds, told by the arrays. *Memory*: weights of one block, or of several that read one
 table in turn (``h = x + A(x); out = h + B(h)``, arrays ``a_keys``, ``b_keys`` and so on), ``x``,
 ``out``, a cotangent ``cot``, and the gradients of ``Σ out · cot`` under the weights' names with
@@ -24,6 +24,7 @@ from jaxtyping import Array
 from smf_jax.interop.golden_names import guess_layout
 from smf_jax.interop.public_memories import (
     LAYOUTS,
+    PLAIN_MEMORY,
     TABLES,
     Arrays,
     ImportedMemory,
@@ -131,9 +132,11 @@ def read_memory(arrays: Leaves, meta: Mapping[str, Any]) -> GoldenMemory:
 
 
 def _layout(tensors: Leaves, seen: Arrays, meta: Mapping[str, Any]) -> tuple[MemoryLayout, Leaves]:
-    """The layout that the file names, or a guess, and all tensors of a block."""
+    """The layout that the file names, and all tensors of a block; a guess where that fails."""
     layout = LAYOUTS.get(str(meta.get("layout", meta.get("peer"))).partition("@")[0])
-    return guess_layout(tensors, seen, meta) if layout is None else (layout, tensors)
+    if layout is PLAIN_MEMORY or (layout is not None and tensors.keys() <= layout.tensors.keys()):
+        return layout, tensors
+    return guess_layout(tensors, seen, meta)
 
 
 def _gradients(

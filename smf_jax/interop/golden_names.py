@@ -55,8 +55,8 @@ def guess_layout(
     unknown = sorted(name for name, path in paths.items() if path is None)
     if unknown:
         raise ValueError(
-            f"arrays {unknown} are no part of a memory by any name known here, and the file's "
-            f"meta_json names none of the layouts of {', '.join(LAYOUTS)}"
+            f"arrays {unknown} are no part of a memory, neither in the layouts of "
+            f"{', '.join(LAYOUTS)} nor by another name that is known: {sorted(_PART)}"
         )
     by_path = {path: np.asarray(tensors[name]) for name, path in paths.items() if path}
     if len(by_path) < len(tensors):

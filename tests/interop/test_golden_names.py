@@ -100,6 +100,12 @@ def test_keys_tell_whether_the_halves_lie_outside():
         assert not guess(tensors(keys=shape))[0].half_major
 
 
+def test_a_known_source_with_tensors_that_its_layout_lacks_is_guessed():
+    arrays, _ = load(OWN / "scalar_gate.npz")
+    golden = read_memory(theirs(arrays), {"peer": "facebookresearch/memory@7f85280"})
+    assert golden.blocks[""].config.gate == "scalar"
+
+
 def test_biases_and_scales_that_are_not_there_change_nothing():
     arrays = tensors(swilu_w=(V, D))
     del arrays["query_b"], arrays["value_proj_b"]
