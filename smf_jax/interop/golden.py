@@ -134,7 +134,7 @@ def read_memory(arrays: Leaves, meta: Mapping[str, Any]) -> GoldenMemory:
 def _layout(tensors: Leaves, seen: Arrays, meta: Mapping[str, Any]) -> tuple[MemoryLayout, Leaves]:
     """The layout that the file names, and all tensors of a block; a guess where that fails."""
     layout = LAYOUTS.get(str(meta.get("layout", meta.get("peer"))).partition("@")[0])
-    if layout is PLAIN_MEMORY or (layout is not None and tensors.keys() <= layout.tensors.keys()):
+    if layout and (layout is PLAIN_MEMORY or tensors.keys() <= layout.tensors.keys()):
         return layout, tensors
     return guess_layout(tensors, seen, meta)
 
