@@ -14,15 +14,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from smf_jax.continual.flags import flag
 
 from experiments.cli import run
+from smf_jax.checkpoints.files import whole_directory
+from smf_jax.continual.flags import flag
 from smf_jax.data.bpe_files import read_qwen
 from smf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from smf_jax.data.world.neutral import neutral_sentences
 from smf_jax.errors import blame_flag, require_least, require_writable
 from smf_jax.interop.huggingface.checkpoint import write_huggingface
-from smf_jax.interop.huggingface.files import new_directory
 from smf_jax.models.config import ModelConfig, RopeScaling
 from smf_jax.models.decoder import abstract_params
 from smf_jax.params import count_parameters, flatten
@@ -158,7 +158,7 @@ def main(flags: RandomFlags) -> int:
         path: jax.ShapeDtypeStruct(leaf.shape, dtype)
         for path, leaf in flatten(abstract_params(config)).items()
     }
-    with blame_flag("--out: "), new_directory(Path(flags.out)) as partial:
+    with blame_flag("--out: "), whole_directory(flags.out) as partial:
         write_huggingface(
             partial,
             config,

@@ -8,7 +8,6 @@ the directory back bit for bit; docs/serving.md tells how to use it, here and in
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,17 +20,14 @@ from smf_jax.continual.base import DTYPES, Base, load_base
 from smf_jax.continual.methods import apply_trained
 from smf_jax.continual.run_directory import BASE, CONFIG, TRIALS, RunDirectory
 from smf_jax.errors import blame_flag, require_least, require_writable
-from smf_jax.interop import export
-from smf_jax.interop.export.card import CardFacts, licence_of, model_card
+from smf_jax.interop.export.card import CardFacts, licence_of
 from smf_jax.interop.export.model import export_model
 from smf_jax.interop.huggingface.checkpoint import CONFIG as MODEL_CONFIG
-from smf_jax.interop.huggingface.checkpoint import copy_companions
 from smf_jax.params import count_parameters
 from smf_jax.progress import say
 from smf_jax.sparse.patch import Patch
 from smf_jax.sparse.patch_sets import stack_patches
 
-READER = Path(export.__file__).with_name("pytorch_memory.py")
 # Columns of a run's results that a card tells.
 _SCORES = ("seen", "unseen", "stream_seen", "stream_unseen", "known", "known_base")
 _SCORES += ("text_loss", "text_loss_base")
@@ -171,21 +167,15 @@ def write(flags: ExportFlags, found: Outcome) -> None:
         trained_on=found.about,
         scores=found.scores,
     )
-
-    def finish(directory: Path) -> None:
-        base.tokenizer.save(directory)
-        if (found.home / MODEL_CONFIG).is_file():  # a Hugging Face directory has its own
-            copy_companions(found.home, directory)
-        if base.config.memory is not None:
-            shutil.copyfile(READER, directory / READER.name)
-
     export_model(
         flags.out,
         base.config,
         base.params,
         patches,
-        card=model_card(base.config, base.params, patches, facts),
-        finish=finish,
+        facts=facts,
+        tokenizer=base.tokenizer,
+        # A Hugging Face directory has files of its own.
+        companions=found.home if (found.home / MODEL_CONFIG).is_file() else None,
         shard_bytes=flags.shard_mb * 10**6,
     )
     rows = sum(patch.rows for patch in patches)

@@ -17,7 +17,7 @@ from smf_jax.continual.run_directory import CONFIG
 from smf_jax.continual.sweep import Tools
 from smf_jax.continual.trial import Trial
 from smf_jax.data.tokenizer import train_tokenizer
-from smf_jax.interop.huggingface.checkpoint import export_huggingface
+from smf_jax.interop.huggingface.checkpoint import save_huggingface
 from tests.models.tiny import PLAIN, random_params
 from tests.tiny_sweep import TINY_BASE, Sweeper, content, on_devices, quick_compilation
 
@@ -103,7 +103,7 @@ def plain_checkpoint(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("bases") / "plain"
     tokenizer = train_tokenizer(["Who made thing number 5? Maker stands beside."] * 20, 300)
     config = dataclasses.replace(PLAIN, vocabulary=tokenizer.size + 3)
-    export_huggingface(path, config, random_params(config))
+    save_huggingface(path, config, random_params(config))
     tokenizer.save(path)
     return path
 

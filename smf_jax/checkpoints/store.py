@@ -26,26 +26,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from smf_jax.checkpoints.manifest import (
-    DAMAGED,
-    FORMAT,
-    Leaf,
-    Manifest,
-    describe,
-    fingerprint,
-    to_host,
-)
-
-__all__ = [
-    "FORMAT",
-    "Manifest",
-    "fingerprint",
-    "is_complete",
-    "load",
-    "read_manifest",
-    "read_metadata",
-    "save",
-]
+from smf_jax.checkpoints.manifest import DAMAGED, Leaf, Manifest, describe, to_host
 
 # 16 MiB chunks without compression save five times faster than Orbax's defaults.
 _CHUNK_BYTES = 16 << 20
@@ -164,9 +145,6 @@ def is_complete(path: epath.PathLike) -> bool:
     return not _is_unfinished(source) and all(part.exists() for part in parts)
 
 
-# --- writing -----------------------------------------------------------------------------------
-
-
 def _nest(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Turns ``{"a/b": x}`` into ``{"a": {"b": x}}``; refuses paths that clash on disk."""
     tree: dict[str, Any] = {}
@@ -244,9 +222,6 @@ def _absolute(path: epath.PathLike) -> epath.Path:
 def _remove(path: epath.Path) -> None:
     if path.exists():
         path.rmtree()
-
-
-# --- reading -----------------------------------------------------------------------------------
 
 
 def _is_unfinished(path: epath.Path) -> bool:

@@ -1,10 +1,12 @@
 """Golden vectors: files with a memory's weights, inputs, outputs and gradients, checked here.
 
-A file is an ``.npz`` of one of two kinds, told by its arrays. *Memory*: weights of one block, or of
-several that read one table in turn (``h = x + A(x); out = h + B(h)``, arrays ``a_keys``, ``b_keys``
-and so on), ``x``, ``out``, a cotangent ``cot``, and the gradients of ``Σ out · cot`` under the
-weights' names with ``grad_``. *Selection*: the reads of background batches and of one batch, and
-the slots that a rule selects.
+A file is an ``.npz`` whose ``meta_json`` names the layout of its weights, as ``layout`` or as
+``peer``, the source that computed it; where none that is known fits, the layout is guessed.
+There are two kinds, told by the arrays. *Memory*: weights of one block, or of several that read one
+table in turn (``h = x + A(x); out = h + B(h)``, arrays ``a_keys``, ``b_keys`` and so on), ``x``,
+``out``, a cotangent ``cot``, and the gradients of ``Σ out · cot`` under the weights' names with
+``grad_``. *Selection*: the reads of background batches and of one batch, and the slots that a rule
+selects.
 """
 
 from __future__ import annotations
@@ -19,13 +21,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from smf_jax.interop.golden_names import guess_layout
 from smf_jax.interop.public_memories import (
-    NAMES,
-    Imported,
+    LAYOUTS,
+    PLAIN_MEMORY,
+    TABLES,
+    Arrays,
+    ImportedMemory,
     Leaves,
+    MemoryLayout,
     import_memory,
-    parts_of,
-    to_leaves,
 )
 from smf_jax.memory.layer import LOOKUPS, MemoryLayer
 from smf_jax.memory.product_keys import Lookup, read_weights
@@ -36,7 +41,7 @@ from smf_jax.sparse.usage import PoolUsage
 # Largest difference from a golden array, as a share of its largest number.
 TOLERANCE = 2e-6
 
-_SEEN = ("indices", "scores", "weights")
+_SEEN = ("indices", "scores", "weights")  # of every block
 _OBSERVED = ("x", "h", "out", "cot", "min_gap", "grad_x", *_SEEN)
 _SELECTION = ("background_indices", "batch_indices", "selected")
 
@@ -65,7 +70,7 @@ class GoldenMemory(NamedTuple):
       table_gradients: of ``values`` and ``expert_inputs``.
     """
 
-    blocks: dict[str, Imported]
+    blocks: dict[str, ImportedMemory]
     gradients: dict[str, Leaves]
     table_gradients: Leaves
 
@@ -105,73 +110,58 @@ def read_memory(arrays: Leaves, meta: Mapping[str, Any]) -> GoldenMemory:
     """
     names = sorted(name.removesuffix("keys") for name in arrays if name.endswith("keys"))
     prefixes = [prefix for prefix in names if "grad_" not in prefix and len(prefix) <= len("a_")]
-    weights: dict[str, Leaves] = {prefix: {} for prefix in ("", *prefixes)}
+    if not prefixes:
+        raise ValueError(f"no keys among the arrays {sorted(arrays)}")
+    tensors: dict[str, Leaves] = {prefix: {} for prefix in ("", *prefixes)}
     gradients: dict[str, Leaves] = {prefix: {} for prefix in ("", *prefixes)}
     for name, array in arrays.items():
         plain = name.replace("grad_", "", 1)
         prefix = next((p for p in prefixes if p and plain.startswith(p)), "")
         plain = plain.removeprefix(prefix)
         if plain not in _OBSERVED:
-            (weights if plain == name.removeprefix(prefix) else gradients)[prefix][plain] = array
-    if not prefixes:
-        raise ValueError(f"no keys among the arrays {sorted(arrays)}")
-    blocks = {
-        prefix: import_memory(weights[""] | weights[prefix], **_choices(arrays, meta, prefix))
-        for prefix in prefixes
-    }
-    of_leaves = {prefix: _leaf_gradients(gradients[prefix], blocks[prefix]) for prefix in prefixes}
-    of_tables = _table_gradients(gradients[""], next(iter(blocks.values())))
-    return GoldenMemory(blocks, of_leaves, of_tables)
+            (tensors if plain == name.removeprefix(prefix) else gradients)[prefix][plain] = array
+    golden = GoldenMemory({}, {}, {})
+    for prefix in prefixes:
+        seen = {name: arrays[prefix + name] for name in _SEEN if prefix + name in arrays}
+        layout, weights = _layout(tensors[""] | tensors[prefix], seen, meta)
+        block = golden.blocks[prefix] = import_memory(layout, weights, meta)
+        of_leaves, of_tables = _gradients(gradients[""] | gradients[prefix], layout, block)
+        golden.gradients[prefix] = of_leaves
+        golden.table_gradients.update(of_tables)
+    return golden
 
 
-def _choices(arrays: Leaves, meta: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """What the weights do not tell of a block; its reads do, or the file's ``meta_json``."""
-    heads, reads = arrays[f"{prefix}indices"].shape[-2:]
-    scores, weights = (arrays.get(prefix + name) for name in ("scores", "weights"))
-    if scores is None or weights is None:
-        is_relu = "relu" in json.dumps(meta).lower()
-    else:
-        sums = weights.sum(axis=-1)
-        is_relu = not np.allclose(sums, 1, rtol=0, atol=1e-4) and not (scores < 0).any(
-            where=weights != 0
-        )
-    epsilon = next((value for key, value in meta.items() if "eps" in key.lower()), None)
-    return {
-        "heads": heads,
-        "reads": reads,
-        "score": "relu" if is_relu else "softmax",
-        "qk_norm": any("qk_norm" in key.lower() and bool(value) for key, value in meta.items()),
-        "norm_epsilon": epsilon,
-    }
+def _layout(tensors: Leaves, seen: Arrays, meta: Mapping[str, Any]) -> tuple[MemoryLayout, Leaves]:
+    """The layout that the file names, and all tensors of a block; a guess where that fails."""
+    layout = LAYOUTS.get(str(meta.get("layout", meta.get("peer"))).partition("@")[0])
+    if layout and (layout is PLAIN_MEMORY or tensors.keys() <= layout.tensors.keys()):
+        return layout, tensors
+    return guess_layout(tensors, seen, meta)
 
 
-def _leaf_gradients(gradients: Leaves, block: Imported) -> Leaves:
-    # The gradient of a table holds touched rows, whose slots stand in an array of their own.
-    found, unknown = parts_of({n: a for n, a in gradients.items() if not n.endswith("_rows")})
+def _gradients(
+    gradients: Leaves, layout: MemoryLayout, block: ImportedMemory
+) -> tuple[Leaves, Leaves]:
+    """Gradients of leaves and of tables, of which a file may hold the touched rows only."""
+    rows = {name: array for name, array in gradients.items() if name.endswith("_rows")}
+    given = {name: array for name, array in gradients.items() if name not in rows}
+    unknown = sorted(given.keys() - layout.tensors.keys())
     if unknown:
-        raise ValueError(f"gradients of {sorted(unknown)} are not understood; known are {NAMES}")
-    return to_leaves(found, block.config, block.layout)
-
-
-def _table_gradients(gradients: Leaves, block: Imported) -> Leaves:
-    """Gradients of whole tables; a file may hold the touched rows only."""
-    dense: Leaves = {}
-    for name, array in gradients.items():
-        (part, _), *_ = (*parts_of({name: array}).found, ("", ""))
-        if part not in ("values", "expert_inputs"):
-            continue
-        rows = gradients.get(f"{name}_rows")
-        dense[part] = array
-        if rows is not None:
-            dense[part] = np.zeros((block.config.slots, array.shape[1]), np.float32)
-            dense[part][rows] = array
-    return dense
+        raise ValueError(f"gradients of {unknown} are not understood; known are {layout.tensors}")
+    tables: Leaves = {}
+    for name in [name for name in given if layout.tensors[name] in TABLES]:
+        array = given.pop(name)
+        if f"{name}_rows" in rows:
+            dense = np.zeros((block.config.slots, array.shape[1]), np.float32)
+            dense[rows[f"{name}_rows"]] = array
+            array = dense
+        tables[layout.tensors[name]] = array
+    return layout.leaves(given, block.config.heads), tables
 
 
 def check_memory(arrays: Leaves, golden: GoldenMemory) -> list[Comparison]:
     """Runs the blocks of a file, forwards and backwards, and compares with what it holds."""
-    first = next(iter(golden.blocks.values()))
-    tables = {"values": first.values, "expert_inputs": first.expert_inputs}
+    tables = next(iter(golden.blocks.values())).tables
     params = {prefix: block.params for prefix, block in golden.blocks.items()}
 
     def total(params: Any, tables: Any, x: Array) -> tuple[Array, Any]:
@@ -190,11 +180,13 @@ def check_memory(arrays: Leaves, golden: GoldenMemory) -> list[Comparison]:
     return found
 
 
-def _run(blocks: Mapping[str, Imported], params: Any, tables: Any, x: Array) -> tuple[Array, Any]:
+def _run(
+    blocks: Mapping[str, ImportedMemory], params: Any, tables: Any, x: Array
+) -> tuple[Array, Any]:
     """One block, or several with a residual stream around them; also what each looked up."""
     lookups = {}
     for prefix, block in blocks.items():
-        layer, inputs = MemoryLayer(block.config, block.width), tables["expert_inputs"]
+        layer, inputs = MemoryLayer(block.config, block.width), tables.get("expert_inputs")
         variables = {"params": unflatten(params[prefix])}
         y, sown = layer.apply(variables, x, tables["values"], None, inputs, mutable=[LOOKUPS])
         lookups[prefix] = sown[LOOKUPS]["lookup"]
@@ -203,7 +195,7 @@ def _run(blocks: Mapping[str, Imported], params: Any, tables: Any, x: Array) -> 
 
 
 def _compare_lookup(
-    prefix: str, block: Imported, lookup: Lookup, arrays: Leaves
+    prefix: str, block: ImportedMemory, lookup: Lookup, arrays: Arrays
 ) -> list[Comparison]:
     """Slots, exactly and in order (any of those that tie), their scores and weights."""
     expected = arrays[f"{prefix}indices"]

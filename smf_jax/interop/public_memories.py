@@ -1,274 +1,217 @@
 """Weights of public product-key memories, read into this library's layout.
 
-Names and shapes decide. Two layouts of queries and keys exist. *Flat*: the query weight is
-``(h·kd, d)``, head-major with the halves inside a head, and keys are ``(h·2·n, kd/2)`` with the
-halves inside a head. *Half-major*: the query weight is ``(2·h·kd/2, d)`` with the halves outside,
-and keys are ``(h, n, 2, kd/2)``. Linear weights are ``(out, in)``, as PyTorch has them.
+Every source has a `MemoryLayout`: a table from its tensors' names to our paths, how its queries and
+keys lie, and what its hyper-parameters are called. Nothing is guessed: a tensor that a layout does
+not list is refused.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
 
-from smf_jax.memory.config import Gate, MemoryConfig, QueryNorm
+from smf_jax.interop.tensor_files import is_kernel
+from smf_jax.memory.config import MemoryConfig
 from smf_jax.memory.layer import MemoryLayer
+from smf_jax.params import flatten
 
 Arrays = Mapping[str, np.ndarray]
 Leaves = dict[str, np.ndarray]
-
-# What the parts of a memory are called, besides our own names. Weights and biases end in `_w`,
-# `_b`, `_weight` or `_bias`; tables and keys may go without.
-NAMES: dict[str, tuple[str, ...]] = {
-    "query": ("query", "query_proj", "to_queries", "to_query", "queries", "q_proj", "wq"),
-    "keys": ("keys", "key"),
-    "gate": ("swilu", "swilu_proj", "swilu_projection", "gating", "gate", "gate_proj"),
-    "output": ("value_proj", "value_projection", "output_proj", "out_proj", "output", "to_out"),
-    "query_norm": ("norm", "query_norm", "queries_norm", "q_norm", "qnorm", "query_bn"),
-    "key_norm": ("key_norm", "keys_norm", "k_norm", "knorm"),
-    "output_norm": ("output_norm", "out_norm", "norm_output", "norm_out", "post_norm"),
-    "values": ("values", "values_v", "value_v", "weight_up_embed", "up_embed", "up", "v"),
-    "expert_inputs": ("values_u", "value_u", "weight_down_embed", "down_embed", "down", "u"),
-}
-_PART = {name: part for part, names in NAMES.items() for name in names}
-_ENDINGS = {
-    "_weight": "weight",
-    "_bias": "bias",
-    "_w": "weight",
-    "_b": "bias",
-    "_running_mean": "mean",
-    "_running_var": "variance",
-}
-_NORM_LEAF = {"weight": "scale", "bias": "bias", "mean": "mean", "variance": "variance"}
+TABLES = ("values", "expert_inputs")
 
 
-class Imported(NamedTuple):
+@dataclass(frozen=True)
+class MemoryLayout:
+    """How a source lays out one memory block.
+
+    Attributes:
+      source: the repository.
+      tensors: name there to path here: a leaf of `MemoryLayer`, or one of `TABLES`.
+      choices: from the source's hyper-parameters to fields of `MemoryConfig`; at least ``heads``
+        and ``reads``. Sizes are told by the shapes.
+      turned: whether matrices are ``(out, in)``, as PyTorch has them.
+      half_major: whether the halves of a query lie outside of its heads, ``(2·h·c, d)``, and those
+        of the keys inside of their slots, ``(h, n, 2, c)``; otherwise ``(h·2·c, d)`` and
+        ``(h·2·n, c)``.
+    """
+
+    source: str
+    tensors: Mapping[str, str]
+    choices: Callable[[Mapping[str, Any]], dict[str, Any]]
+    turned: bool = True
+    half_major: bool = False
+
+    def leaves(self, tensors: Arrays, heads: int) -> Leaves:
+        """Tensors, or gradients with respect to them, by our paths and in our layout.
+
+        Args:
+          tensors: by the source's names, each of which the layout lists.
+          heads: ``h``.
+        """
+        return {
+            self.tensors[name]: self._leaf(self.tensors[name], np.asarray(tensor), heads)
+            for name, tensor in tensors.items()
+        }
+
+    def _leaf(self, path: str, tensor: np.ndarray, heads: int) -> np.ndarray:
+        if path == "keys":
+            half = tensor.shape[-1]
+            if self.half_major:
+                return tensor.reshape(heads, -1, 2, half).swapaxes(1, 2)
+            return tensor.reshape(heads, 2, -1, half)
+        if path.startswith("query/") and self.half_major:
+            split = tensor.reshape(2, heads, -1, *tensor.shape[1:])
+            tensor = split.swapaxes(0, 1).reshape(tensor.shape)
+        return tensor.T if self.turned and is_kernel(path) else tensor
+
+
+FACEBOOK_MEMORY = MemoryLayout(
+    source="facebookresearch/memory",
+    tensors={
+        "query_w": "query/kernel",
+        "query_b": "query/bias",
+        "keys": "keys",
+        "values": "values",
+        "swilu_w": "gate/kernel",
+        "swilu_b": "gate/bias",
+        "value_proj_w": "output/kernel",
+        "value_proj_b": "output/bias",
+    },
+    choices=lambda given: {
+        "heads": given["mem_heads"],
+        "reads": given["mem_knn"],
+        "gate": "silu" if given["swilu_projection"] else "none",
+    },
+)
+LUCIDRAINS_PKM = MemoryLayout(
+    source="lucidrains/product-key-memory",
+    tensors={
+        "to_queries_weight": "query/kernel",
+        "norm_weight": "query_norm/scale",
+        "norm_bias": "query_norm/bias",
+        "keys": "keys",
+        "values": "values",
+    },
+    choices=lambda given: {
+        "heads": given["heads"],
+        "reads": given["topk"],
+        "gate": "none",
+        "query_norm": "layer",
+        "query_bias": False,
+    },
+    half_major=True,
+)
+# Our own paths and our own configuration: of files that are made from the formulas.
+PLAIN_MEMORY = MemoryLayout(
+    source="smf_jax",
+    tensors={
+        path: path
+        for path in (
+            *("query/kernel", "query/bias", "keys", "query_scale", "key_scale"),
+            *(f"query_norm/{leaf}" for leaf in ("scale", "bias", "mean", "variance")),
+            *("gate/kernel", "gate/bias", "output/kernel", "output/bias"),
+            *("output_norm/scale", "output_norm/bias", *TABLES),
+        )
+    },
+    choices=lambda given: {field.name: given[field.name] for field in fields(MemoryConfig)},
+    turned=False,
+)
+LAYOUTS = {each.source: each for each in (FACEBOOK_MEMORY, LUCIDRAINS_PKM, PLAIN_MEMORY)}
+
+
+class ImportedMemory(NamedTuple):
     """A memory block in this library's layout.
 
     Attributes:
-      config: what the arrays say it is.
-      layout: how its queries and keys lay.
+      config: of the block.
       width: ``d``, of the model.
       params: of the layer, by path.
-      values: ``(N, v)``.
-      expert_inputs: ``(N, d)``, or ``None``.
-      absent: paths of leaves that the arrays do not hold, for which neutral ones (zero biases, unit
-        scales) stand in.
+      tables: ``values`` ``(N, v)`` and, of experts, ``expert_inputs`` ``(N, d)``.
     """
 
     config: MemoryConfig
-    layout: Layout
     width: int
     params: Leaves
-    values: np.ndarray
-    expert_inputs: np.ndarray | None
-    absent: frozenset[str]
+    tables: Leaves
 
 
-class Parts(NamedTuple):
-    """Arrays by part and kind, as in ``("gate", "bias")``, and the names that are none of these."""
-
-    found: dict[tuple[str, str], np.ndarray]
-    unknown: tuple[str, ...]
-
-
-def parts_of(arrays: Arrays) -> Parts:
-    """Sorts arrays by what they are.
+def layout_of(source: str) -> MemoryLayout:
+    """The layout of a source, as in ``facebookresearch/memory`` or with ``@`` and a commit.
 
     Raises:
-      ValueError: if two names say the same.
+      ValueError: the source is not known.
     """
-    found: dict[tuple[str, str], np.ndarray] = {}
-    names: dict[tuple[str, str], str] = {}
-    unknown = []
-    for name, array in arrays.items():
-        kind = _part_and_kind(name)
-        if kind is None:
-            unknown.append(name)
-        elif kind in found:
-            raise ValueError(f"arrays {names[kind]} and {name} are both the {' '.join(kind)}")
-        else:
-            found[kind], names[kind] = array, name
-    return Parts(found, tuple(unknown))
-
-
-def _part_and_kind(name: str) -> tuple[str, str] | None:
-    plain = name.replace(".", "_")
-    for ending, kind in _ENDINGS.items():
-        part = _PART.get(plain.removesuffix(ending))
-        if plain.endswith(ending) and part is not None:
-            return part, kind
-    part = _PART.get(plain)
-    return None if part is None else (part, "weight")
+    layout = LAYOUTS.get(source.partition("@")[0])
+    if layout is None:
+        raise ValueError(
+            f"source={source!r} has no layout here; known are {', '.join(LAYOUTS)}: give one of "
+            "these, or a MemoryLayout of your own"
+        )
+    return layout
 
 
 def import_memory(
-    arrays: Arrays,
-    *,
-    heads: int,
-    reads: int,
-    score: str = "softmax",
-    qk_norm: bool = False,
-    norm_epsilon: float | None = None,
-) -> Imported:
+    layout: MemoryLayout, tensors: Arrays, hyper_parameters: Mapping[str, Any]
+) -> ImportedMemory:
     """Reads one memory block of a public implementation.
 
     Args:
-      arrays: its weights by name, as `NAMES` lists them; nothing else.
-      heads: ``h``.
-      reads: ``k``.
-      score: ``softmax`` or ``relu``.
-      qk_norm: whether queries and keys are RMS-normalised; told by their scales where they have
-        any.
-      norm_epsilon: of all norms, where it is not that of this library.
-
-    Returns:
-      The block, all float32.
+      layout: of its source, such as `FACEBOOK_MEMORY`.
+      tensors: all weights of the block by the source's names, and nothing else.
+      hyper_parameters: of the source, by its names; those that no choice needs are not heeded.
 
     Raises:
-      ValueError: if arrays are unknown, or those that there are make no memory; naming them.
+      ValueError: a tensor is not of the layout, a weight or a hyper-parameter is missing, or a
+        shape does not fit the others; naming which.
     """
-    found, unknown = parts_of(arrays)
+    unknown = sorted(tensors.keys() - layout.tensors.keys())
     if unknown:
         raise ValueError(
-            f"arrays {sorted(unknown)} are no part of a memory that is known; leave them out, or "
-            f"give them names that are: {sorted(_PART)}"
+            f"tensors {unknown} are not of {layout.source}, whose tensors are "
+            f"{sorted(layout.tensors)}; layouts are known of {', '.join(LAYOUTS)}"
         )
-    missing = [part for part in ("query", "keys", "values") if (part, "weight") not in found]
+    try:
+        choices = layout.choices(hyper_parameters)
+    except KeyError as error:
+        raise ValueError(
+            f"{layout.source}: the hyper-parameter {error} is missing; given are "
+            f"{sorted(hyper_parameters)}"
+        ) from None
+    try:
+        leaves = layout.leaves(tensors, choices["heads"])
+    except ValueError as error:
+        shapes = {name: np.shape(tensor) for name, tensor in tensors.items()}
+        raise ValueError(f"heads={choices['heads']} do not fit {shapes}: {error}") from None
+    missing = [path for path in ("query/kernel", "keys", "values") if path not in leaves]
     if missing:
-        raise ValueError(f"no {', no '.join(missing)} among the arrays {sorted(arrays)}")
-    found = {kind: np.asarray(array, np.float32) for kind, array in found.items()}
-    values, inputs = found[("values", "weight")], found.get(("expert_inputs", "weight"))
-    layout = layout_of(found[("keys", "weight")], heads, values.shape[0])
-    width = found[("query", "weight")].shape[1]
-    scaled = ("key_norm", "weight") in found
-    config = MemoryConfig(
-        keys_per_half=layout.keys_per_half,
-        heads=heads,
-        reads=reads,
-        key_width=2 * layout.half,
-        value_width=values.shape[1],
-        gate=_gate(found),
-        query_norm="none" if scaled or qk_norm else _query_norm(found),
-        qk_norm=scaled or qk_norm,
-        score=score,  # pyright: ignore[reportArgumentType]
-        output_norm="layer" if ("output_norm", "weight") in found else "none",
-        experts=inputs is not None,
-        query_bias=("query", "bias") in found,
-        norm_epsilon=norm_epsilon,
+        raise ValueError(f"no {', no '.join(missing)} among the tensors {sorted(tensors)}")
+    leaves = {path: leaf.astype(np.float32) for path, leaf in leaves.items()}
+    tables = {name: leaves.pop(name) for name in TABLES if name in leaves}
+    sizes = {
+        "keys_per_half": math.isqrt(len(tables["values"])),
+        "key_width": 2 * leaves["keys"].shape[-1],
+        "value_width": tables["values"].shape[1],
+    }
+    imported = ImportedMemory(
+        MemoryConfig(**{**sizes, **choices}), len(leaves["query/kernel"]), leaves, tables
     )
-    params = to_leaves(found, config, layout)
-    neutral = _neutral(config, width)
-    absent = frozenset(neutral.keys() - params.keys())
-    imported = Imported(config, layout, width, {**neutral, **params}, values, inputs, absent)
     _check_leaves(imported)
     return imported
 
 
-class Layout(NamedTuple):
-    """How queries and keys lie.
-
-    Attributes:
-      half_major: whether the halves of a query lie outside of its heads.
-      keys_axes: order of the axes ``(h, 2, n, c)`` in the keys, split.
-      heads: ``h``.
-      keys_per_half: ``n``.
-      half: ``c = kd/2``.
-    """
-
-    half_major: bool
-    keys_axes: tuple[int, ...]
-    heads: int
-    keys_per_half: int
-    half: int
-
-    def keys(self, keys: np.ndarray) -> np.ndarray:
-        """Keys as ``(h, 2, n, c)``."""
-        sizes = (self.heads, 2, self.keys_per_half, self.half)
-        split = keys.reshape([sizes[axis] for axis in self.keys_axes])
-        return split.transpose(np.argsort(self.keys_axes))
-
-    def query(self, query: np.ndarray) -> np.ndarray:
-        """The first axis of a query's weight or bias as ``h·2·c``."""
-        if not self.half_major:
-            return query
-        split = query.reshape(2, self.heads, self.half, *query.shape[1:])
-        return split.swapaxes(0, 1).reshape(query.shape)
-
-
-def layout_of(keys: np.ndarray, heads: int, table_slots: int) -> Layout:
-    """Tells the layout from the keys.
-
-    Raises:
-      ValueError: if the keys do not fit the heads and the table.
-    """
-    n, half = math.isqrt(table_slots), keys.shape[-1]
-    orders = {
-        (heads * 2 * n, half): (False, (0, 1, 2, 3)),
-        (heads * 2, n, half): (False, (0, 1, 2, 3)),
-        (heads, 2, n, half): (False, (0, 1, 2, 3)),
-        (heads, n, 2, half): (True, (0, 2, 1, 3)),
-    }
-    if n * n != table_slots or keys.shape not in orders:
-        raise ValueError(
-            f"keys {keys.shape} do not fit heads={heads} and a table of {table_slots} rows; "
-            f"expected one of {sorted(orders)} and n² rows"
-        )
-    half_major, axes = orders[keys.shape]
-    return Layout(half_major, axes, heads, n, half)
-
-
-def to_leaves(
-    found: Mapping[tuple[str, str], np.ndarray], config: MemoryConfig, layout: Layout
-) -> Leaves:
-    """The leaves of a layer by path, from its parts or from the gradients of these."""
-    params: Leaves = {}
-    for (part, kind), array in found.items():
-        if part == "keys":
-            params["keys"] = layout.keys(array)
-        elif part == "key_norm":
-            params["key_scale"] = array
-        elif part == "query_norm" and config.qk_norm:
-            params["query_scale"] = array
-        elif part == "query_norm" and config.query_norm == "batch":
-            params[f"query_norm/{_NORM_LEAF[kind]}"] = layout.query(array)
-        elif part.endswith("_norm"):
-            params[f"{part}/{_NORM_LEAF[kind]}"] = array
-        elif part in ("query", "gate", "output"):
-            array = layout.query(array) if part == "query" else array
-            params[f"{part}/{'kernel' if kind == 'weight' else 'bias'}"] = array.T
-    return params
-
-
-def _gate(found: Mapping[tuple[str, str], np.ndarray]) -> Gate:
-    weight = found.get(("gate", "weight"))
-    if weight is None:
-        return "none"
-    return "scalar" if weight.shape[0] == 1 else "silu"
-
-
-def _query_norm(found: Mapping[tuple[str, str], np.ndarray]) -> QueryNorm:
-    if ("query_norm", "weight") not in found:
-        return "none"
-    if ("query_norm", "mean") in found:
-        return "batch"
-    return "layer" if ("query_norm", "bias") in found else "rms"
-
-
-def _check_leaves(imported: Imported) -> None:
-    """Refuses leaves that are not those of the layer they were taken for."""
+def _check_leaves(imported: ImportedMemory) -> None:
+    """Refuses leaves that are not exactly those of the layer that they were taken for."""
     layer = MemoryLayer(imported.config, imported.width)
-    x = jnp.zeros((1, 1, imported.width))
-    tables = imported.values, None, imported.expert_inputs
-    expected: Any = jax.eval_shape(layer.init, jax.random.key(0), x, *tables)["params"]
-    flat: dict[str, Any] = dict(flatten_dict(expected, sep="/"))
-    wanted = {path: leaf.shape for path, leaf in flat.items()}
+    x, tables = jnp.zeros((1, 1, imported.width)), imported.tables
+    arguments = x, tables["values"], None, tables.get("expert_inputs")
+    outline = jax.eval_shape(layer.init, jax.random.key(0), *arguments)["params"]
+    wanted = {path: leaf.shape for path, leaf in flatten(outline).items()}
     given = {path: leaf.shape for path, leaf in imported.params.items()}
     differences = sorted(
         f"{path} is {given.get(path, 'missing')}, expected {wanted.get(path, 'no such leaf')}"
@@ -276,18 +219,4 @@ def _check_leaves(imported: Imported) -> None:
         if wanted.get(path) != given.get(path)
     )
     if differences:
-        raise ValueError(f"the arrays make no memory of {imported.config}: {differences}")
-
-
-def _neutral(config: MemoryConfig, width: int) -> Leaves:
-    """Leaves that change nothing: where a bias or a scale is not among the arrays."""
-    half, params = config.key_width // 2, {}
-    if config.gate != "none":
-        params["gate/bias"] = np.zeros(1 if config.gate == "scalar" else config.value_width)
-    if config.gate == "silu" or config.value_width != width:
-        params["output/bias"] = np.zeros(width)
-    if config.output_norm == "layer":
-        params["output_norm/bias"] = np.zeros(config.value_width)
-    if config.qk_norm:
-        params |= {"query_scale": np.ones(half), "key_scale": np.ones(half)}
-    return {path: leaf.astype(np.float32) for path, leaf in params.items()}
+        raise ValueError(f"the tensors make no memory of {imported.config}: {differences}")

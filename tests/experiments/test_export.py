@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import shutil
@@ -10,7 +11,9 @@ from experiments import export
 from experiments.export import ExportFlags
 from smf_jax import checkpoints
 from smf_jax.continual.base import load_base
+from smf_jax.continual.config import SweepFlags
 from smf_jax.continual.methods import apply_trained
+from smf_jax.continual.plan import plan
 from smf_jax.data.tokenizer import load_tokenizer
 from smf_jax.interop.export.model import load_exported
 from smf_jax.interop.huggingface.checkpoint import load_huggingface
@@ -134,6 +137,15 @@ def test_a_task_that_was_not_reached_is_refused(finished, tmp_path):
         export.main(flags)
 
 
+def test_the_commands_of_the_serving_page_are_right():
+    commands = re.findall(r"^python -m experiments.export ([^#\n]+)", SERVING.read_text(), re.M)
+    given = [dict(re.findall(r"--(\w+)=(\S+)", command)) for command in commands]
+    known = {field.name for field in dataclasses.fields(ExportFlags)}
+    assert len(given) == 2 and all(flags.keys() <= known for flags in given)
+    (trial,) = (flags["trial"] for flags in given if "trial" in flags)
+    assert trial in {trial.id for trial in plan(SweepFlags())}, "a trial of a sweep at its defaults"
+
+
 def test_the_code_of_the_serving_page_runs(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trial = trials_of(finished, "smf")[0]
@@ -146,6 +158,7 @@ def test_the_code_of_the_serving_page_runs(finished, tmp_path, monkeypatch):
     assert all(isinstance(answer, str) for answer in names["answers"])
     assert_same(names["again"], names["before"])
     assert any(not np.array_equal(x, names["after"][p]) for p, x in names["before"].items())
+    assert_same(flatten(load_huggingface("exported/plain")[1]), flatten(names["params"]))
     for module in ("torch", "transformers"):
         pytest.importorskip(module, reason="needs torch: make test-parity")
     (torch_code,) = (code for where, code in blocks if where)

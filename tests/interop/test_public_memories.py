@@ -1,93 +1,103 @@
-"""Weights of other implementations: names, layouts, and what is refused."""
+"""Weights of other implementations: their layouts, and what is refused."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from smf_jax.interop.public_memories import import_memory, layout_of, parts_of
-
-H, N, C, D, V = 2, 4, 3, 5, 6
-RNG = np.random.default_rng(0)
-
-
-def flat(**more):
-    shapes = {"query_w": (H * 2 * C, D), "query_b": (H * 2 * C,), "keys": (H * 2 * N, C)}
-    shapes |= {"values": (N * N, V), "value_proj_w": (D, V), "value_proj_b": (D,), **more}
-    return {name: RNG.standard_normal(shape).astype("f") for name, shape in shapes.items()}
-
-
-def read(arrays, **choices):
-    return import_memory(arrays, heads=H, reads=2, **choices)
-
-
-def test_both_layouts_of_one_memory_are_the_same_memory():
-    arrays = flat()
-    ours = read(arrays)
-    query = arrays["query_w"].reshape(H, 2, C, D)
-    bias = arrays["query_b"].reshape(H, 2, C)
-    other = {
-        "to_queries.weight": query.swapaxes(0, 1).reshape(-1, D),
-        "to_queries.bias": bias.swapaxes(0, 1).reshape(-1),
-        "keys": arrays["keys"].reshape(H, 2, N, C).swapaxes(1, 2),
-        **{name: array for name, array in arrays.items() if name.startswith("value")},
-    }
-    theirs = read(other)
-    assert theirs.config == ours.config and theirs.width == ours.width == D
-    assert not ours.layout.half_major and theirs.layout.half_major
-    assert theirs.params.keys() == ours.params.keys()
-    for path, leaf in ours.params.items():
-        np.testing.assert_array_equal(theirs.params[path], leaf)
-    np.testing.assert_array_equal(ours.params["keys"][1, 0, 2], arrays["keys"][2 * N + 2])
-    assert ours.values.dtype == np.float32
-
-
-@pytest.mark.parametrize(
-    ("more", "choices"),
-    [
-        ({"swilu_w": (V, D), "swilu_b": (V,)}, {"gate": "silu"}),
-        ({"gating_w": (1, D), "gating_b": (1,)}, {"gate": "scalar"}),
-        ({"norm_weight": (C,), "norm_bias": (C,)}, {"query_norm": "layer"}),
-        ({"query_norm.weight": (C,)}, {"query_norm": "rms"}),
-        ({"q_norm_w": (C,), "k_norm_w": (C,)}, {"qk_norm": True, "query_norm": "none"}),
-        ({"output_norm_w": (V,), "output_norm_b": (V,)}, {"output_norm": "layer"}),
-        ({"values_u": (N * N, D)}, {"experts": True}),
-        (
-            {
-                f"query_bn_{kind}": (H * 2 * C,)
-                for kind in ("w", "b", "running_mean", "running_var")
-            },
-            {"query_norm": "batch"},
-        ),
-    ],
+from smf_jax.interop.public_memories import (
+    FACEBOOK_MEMORY,
+    LAYOUTS,
+    LUCIDRAINS_PKM,
+    PLAIN_MEMORY,
+    import_memory,
+    layout_of,
 )
-def test_arrays_tell_the_choices(more, choices):
-    imported = read(flat(**more), score="relu", norm_epsilon=1e-4)
-    config = imported.config
-    assert {name: getattr(config, name) for name in choices} == choices
-    assert (config.score, config.norm_epsilon, imported.absent) == ("relu", 1e-4, frozenset())
+from smf_jax.memory.config import MemoryConfig
+from tests.golden import OWN, load
+from tests.make_golden_memories import CASES
+
+H, N, C, D = 2, 4, 3, 5
+META = {"mem_heads": H, "mem_knn": 2, "swilu_projection": True, "dropout": 0.1}
 
 
-def test_biases_and_scales_that_are_not_there_change_nothing():
-    arrays = flat(**{"swilu_w": (V, D)})
-    del arrays["query_b"], arrays["value_proj_b"]
-    imported = read(arrays, qk_norm=True)
-    assert imported.absent == {"gate/bias", "output/bias", "query_scale", "key_scale"}
-    assert not imported.params["gate/bias"].any() and not imported.params["output/bias"].any()
-    assert (imported.params["query_scale"] == 1).all() and (imported.params["key_scale"] == 1).all()
-    assert not imported.config.query_bias
+def facebook(**more):
+    """Weights of a Memory+ block under their public names."""
+    shapes = {"query_w": (H * 2 * C, D), "query_b": (H * 2 * C,), "keys": (H * 2 * N, C)}
+    shapes |= {"values": (N * N, D), "swilu_w": (D, D), "swilu_b": (D,)}
+    shapes |= {"value_proj_w": (D, D), "value_proj_b": (D,), **more}
+    rng = np.random.default_rng(0)
+    return {name: rng.standard_normal(shape).astype(np.float16) for name, shape in shapes.items()}
 
 
-def test_what_is_no_memory_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"arrays \['mask', 'rope_w'\] are no part of a memory"):
-        read(flat(mask=(2,), rope_w=(2,)))
-    with pytest.raises(ValueError, match=r"arrays values and values_v are both the values weight"):
-        read(flat(values_v=(N * N, V)))
-    with pytest.raises(ValueError, match=r"no keys, no values among the arrays \['query_w'\]"):
-        read({"query_w": np.zeros((4, D))})
-    with pytest.raises(ValueError, match=r"keys \(16, 3\) do not fit heads=3 and a table of 16"):
-        layout_of(np.zeros((16, 3)), 3, 16)
-    without = {name: array for name, array in flat().items() if not name.startswith("value_proj")}
-    with pytest.raises(ValueError, match=r"output/kernel is missing, expected \(6, 5\)"):
+def test_a_memory_plus_block():
+    arrays = facebook()
+    found = import_memory(FACEBOOK_MEMORY, arrays, META)
+    sizes = {"keys_per_half": N, "key_width": 2 * C, "value_width": D}
+    assert found.config == MemoryConfig(heads=H, reads=2, gate="silu", **sizes)
+    assert found.width == D and found.tables.keys() == {"values"}
+    assert {leaf.dtype for leaf in found.params.values()} == {np.dtype(np.float32)}
+    np.testing.assert_array_equal(found.params["gate/kernel"], arrays["swilu_w"].T)
+    np.testing.assert_array_equal(found.params["keys"][1, 0, 2], arrays["keys"][2 * N + 2])
+    without = {name: a for name, a in arrays.items() if not name.startswith(("swilu", "value_"))}
+    plain = import_memory(FACEBOOK_MEMORY, without, META | {"swilu_projection": False})
+    assert plain.config == replace(found.config, gate="none")
+
+
+def test_halves_that_lie_outside_of_the_heads():
+    arrays = facebook()
+    query = arrays["query_w"].reshape(H, 2, C, D)
+    theirs = {
+        "to_queries_weight": query.swapaxes(0, 1).reshape(-1, D),
+        "keys": arrays["keys"].reshape(H, 2, N, C).swapaxes(1, 2),
+        "values": arrays["values"],
+        "norm_weight": np.ones(C),
+        "norm_bias": np.zeros(C),
+    }
+    found = import_memory(LUCIDRAINS_PKM, theirs, {"heads": H, "topk": 2})
+    expected = import_memory(FACEBOOK_MEMORY, arrays, META).params
+    for path in ("query/kernel", "keys"):
+        np.testing.assert_array_equal(found.params[path], expected[path])
+    assert (found.config.query_norm, found.config.gate) == ("layer", "none")
+    assert not found.config.query_bias
+
+
+@pytest.mark.parametrize("name", [n for n, case in CASES.items() if case.layout == "smf_jax"])
+def test_our_own_layout_is_taken_as_it_is(name):
+    arrays, meta = load(OWN / f"{name}.npz")
+    tensors = {path: arrays[path] for path in PLAIN_MEMORY.tensors if path in arrays}
+    found = import_memory(PLAIN_MEMORY, tensors, meta)
+    assert found.config == CASES[name].config
+    assert found.params.keys() | found.tables.keys() == tensors.keys()
+    for path, leaf in (found.params | found.tables).items():
+        np.testing.assert_array_equal(leaf, tensors[path])
+
+
+def test_sources_are_known_by_name_at_any_commit():
+    assert layout_of("facebookresearch/memory@7f85280") is FACEBOOK_MEMORY
+    assert all(layout_of(source) is layout for source, layout in LAYOUTS.items())
+    with pytest.raises(ValueError, match=r"source='you/pkm@1' has no layout here; known are face"):
+        layout_of("you/pkm@1")
+
+
+def test_what_is_no_memory_of_the_source_is_refused_by_name():
+    def read(arrays, **given):
+        return import_memory(FACEBOOK_MEMORY, arrays, META | given)
+
+    arrays = facebook()
+    unknown = r"tensors \['mask', 'rope_w'\] are not of facebookresearch/memory, whose .* lucidrain"
+    with pytest.raises(ValueError, match=unknown):
+        read(facebook(mask=(2,), rope_w=(2,)))
+    with pytest.raises(ValueError, match=r"'mem_knn' is missing; given are \['mem_heads'\]"):
+        import_memory(FACEBOOK_MEMORY, arrays, {"mem_heads": H})
+    with pytest.raises(ValueError, match=r"no keys, no values among the tensors \['query_w'\]"):
+        read({"query_w": arrays["query_w"]})
+    with pytest.raises(ValueError, match=r"heads=3 do not fit .*'keys': \(16, 3\)"):
+        read(arrays, mem_heads=3)
+    with pytest.raises(ValueError, match=r"keys is \(4, 2, 2, 3\), expected \(4, 2, 4, 3\)"):
+        read(arrays, mem_heads=2 * H)
+    without = {name: array for name, array in arrays.items() if name != "value_proj_w"}
+    with pytest.raises(ValueError, match=r"output/kernel is missing, expected \(5, 5\)"):
         read(without)
-    assert parts_of({"keys": np.zeros(1), "odd": np.zeros(1)}).unknown == ("odd",)

@@ -136,8 +136,9 @@ def test_random_draws_are_even_and_of_key_and_slot_alone():
     assert (np.abs(correlations) < 5 / np.sqrt(20_000)).all()
 
 
-def test_tfidf_agrees_with_the_public_implementation(shared):
-    arrays, _ = golden.load(shared / "golden" / "smf_tfidf_dtunai.npz")
+@pytest.mark.parametrize("path", golden.SELECTIONS)
+def test_tfidf_agrees_with_the_public_implementation(path):
+    arrays, _ = golden.load(path)
     counts, usage = golden_case(arrays)
     scores = np.asarray(score_slots(counts, usage))
     np.testing.assert_array_equal(np.isneginf(scores), np.asarray(counts) == 0)

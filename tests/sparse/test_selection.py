@@ -152,8 +152,9 @@ def test_selection_does_not_depend_on_the_micro_batches(cuts):
     np.testing.assert_array_equal(*chosen_of)
 
 
-def test_the_public_implementation_selects_the_same(shared):
-    arrays, _ = golden.load(shared / "golden" / "smf_tfidf_dtunai.npz")
+@pytest.mark.parametrize("path", golden.SELECTIONS)
+def test_the_public_implementation_selects_the_same(path):
+    arrays, _ = golden.load(path)
     top_t = int(arrays["top_t"])
     selected = select_slots(*golden_case(arrays), top_t=top_t)
     assert set(selected[:top_t].tolist()) == set(arrays["selected"].tolist())

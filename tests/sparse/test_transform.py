@@ -183,8 +183,9 @@ def test_with_every_row_selected_it_is_plain_optax(optimizer):
         np.testing.assert_allclose(a["values"], b["values"], rtol=1e-5, atol=1e-7)
 
 
-def test_the_masked_step_of_the_public_implementation(shared):
-    arrays, _ = golden.load(shared / "golden" / "smf_tfidf_dtunai.npz")
+@pytest.mark.parametrize("path", golden.SELECTIONS)
+def test_the_masked_step_of_the_public_implementation(path):
+    arrays, _ = golden.load(path)
     params = {"values": jnp.asarray(arrays["values_before"])}
     gradients = {"values": jnp.asarray(arrays["grad_dense"])}
     transform = freeze_all_but_rows(optax.sgd(1.0), ["values"])

@@ -7,6 +7,7 @@
     smf_jax.json                      the model's configuration, a digest of every leaf, the patches
     memory.safetensors                queries, keys, gates, α and tables, before any patch
     patches/00_NAME.safetensors       what each task taught, to be applied in order
+    pytorch_memory.py                 reads the memory in PyTorch
     README.md                         the model card
 
 Where a memory stands in for a feed-forward (``replace``, ``pretrain``), the base holds zeros in its
@@ -17,24 +18,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from smf_jax.checkpoints.files import whole_directory
 from smf_jax.checkpoints.manifest import Manifest, describe, fingerprint, fingerprint_of_leaves
+from smf_jax.interop.export.card import CardFacts, model_card
 from smf_jax.interop.export.patches import load_memory, load_patch, save_memory, save_patch
 from smf_jax.interop.huggingface.checkpoint import (
     SHARD_BYTES,
     check_params,
+    copy_companions,
     load_huggingface,
     write_huggingface,
 )
 from smf_jax.interop.huggingface.config import config_values
-from smf_jax.interop.huggingface.files import check_absent, new_directory
 from smf_jax.models.config import ComputeType, ModelConfig
 from smf_jax.models.decoder import abstract_params
 from smf_jax.models.retrofit import MEMORY
@@ -48,6 +52,7 @@ MANIFEST, MEMORY_FILE, PATCHES, CARD = (
     "patches",
     "README.md",
 )
+READER = Path(__file__).with_name("pytorch_memory.py")
 
 
 class Exported(NamedTuple):
@@ -64,14 +69,22 @@ class Exported(NamedTuple):
     patches: tuple[Patch, ...]
 
 
+class SavedInto(Protocol):
+    """What writes files of its own into a directory: a tokenizer."""
+
+    def save(self, directory: Path) -> None:
+        """Writes them."""
+
+
 def export_model(
     directory: Path | str,
     config: ModelConfig,
     params: Mapping[str, Any],
     patches: Sequence[Patch] = (),
     *,
-    card: str = "",
-    finish: Callable[[Path], None] = lambda _: None,
+    facts: CardFacts | None = None,
+    tokenizer: SavedInto | None = None,
+    companions: Path | str | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes a directory that `load_exported` reads bit for bit, and ``transformers`` its base.
@@ -81,8 +94,9 @@ def export_model(
       config: of the model, with or without memories.
       params: of the model by path, before any of the patches.
       patches: what tasks taught, in order.
-      card: text of ``README.md``; see `smf_jax.interop.export.card`.
-      finish: is given the directory before it takes its name, for a tokenizer and the like.
+      facts: for the model card; without them there is none.
+      tokenizer: is saved beside the weights, if given.
+      companions: a directory whose own tokenizer and generation files are copied, if any.
       shard_bytes: the base's weights beyond this many bytes are spread over several files.
 
     Raises:
@@ -90,36 +104,27 @@ def export_model(
       ValueError: the leaves do not fit the model, the patches do not fit the leaves or each other,
         or the family has no such base.
     """
-    directory = Path(directory)
-    check_absent(directory)
-    plain = config.with_memory(None)
-    config_values(plain)  # refuses what the family cannot express before anything is made
     params = flatten(params)
-    check_params(config, params)
-    host = {path: np.asarray(leaf) for path, leaf in params.items()}
-    stored = describe(host)
-    _check_patches(config, host, patches, fingerprint_of_leaves(stored))
-    base = _base_outline(config, host)
-    with new_directory(directory) as partial:
-        zeros = {path: leaf for path, leaf in base.items() if path not in host}
-        write_huggingface(
-            partial,
-            plain,
-            base,
-            lambda path: (
-                np.zeros(zeros[path].shape, zeros[path].dtype) if path in zeros else host[path]
-            ),
-            shard_bytes,
-        )
+    config_values(config.with_memory(None))  # refuses what the family cannot express
+    with whole_directory(directory) as partial:
+        check_params(config, params)
+        host = {path: np.asarray(leaf) for path, leaf in params.items()}
+        leaves = describe(host)
+        _check_patches(config, host, patches, fingerprint_of_leaves(leaves))
+        _write_base(partial, config, host, shard_bytes)
         if config.memory is not None:
             save_memory(partial / MEMORY_FILE, _memory_of(host))
+            shutil.copyfile(READER, partial / READER.name)
         names = _save_patches(partial, patches)
         about = {"kind": "exported", "version": FORMAT, "model": config.to_dict(), "patches": names}
-        manifest = Manifest(stored, about).to_json()
+        manifest = Manifest(leaves, about).to_json()
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        if card:
-            (partial / CARD).write_text(card, encoding="utf-8")
-        finish(partial)
+        if facts is not None:
+            text = model_card(config, params, patches, facts)
+            (partial / CARD).write_text(text, encoding="utf-8")
+        if tokenizer is not None:
+            tokenizer.save(partial)
+        copy_companions(companions, partial)
 
 
 def is_exported(directory: Path | str) -> bool:
@@ -166,14 +171,21 @@ def _memory_of(params: Mapping[str, Any]) -> dict[str, Any]:
     return {path: leaf for path, leaf in params.items() if path.startswith(f"{MEMORY}/")}
 
 
-def _base_outline(config: ModelConfig, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Shapes and dtypes of the base's leaves, those of replaced feed-forwards among them."""
-    abstract_base = flatten(abstract_params(config.with_memory(None)))
+def _write_base(
+    directory: Path, config: ModelConfig, params: Mapping[str, np.ndarray], shard_bytes: int
+) -> None:
+    """Writes the model without its memories; feed-forwards that they stand in for are zeros."""
+    plain = config.with_memory(None)
     dtype = params["embedder/embedding"].dtype
-    return {
+    base = {
         path: params.get(path, jax.ShapeDtypeStruct(leaf.shape, dtype))
-        for path, leaf in abstract_base.items()
+        for path, leaf in flatten(abstract_params(plain)).items()
     }
+
+    def read(path: str) -> np.ndarray:
+        return params[path] if path in params else np.zeros(base[path].shape, dtype)
+
+    write_huggingface(directory, plain, base, read, shard_bytes)
 
 
 def _check_patches(

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from smf_jax.interop.tensor_files import is_kernel, read_tensors, transposed, write_tensors
 from smf_jax.sparse.patch import Patch
 
 _NUMBERED = re.compile(r"(layer|pool)_(\d+)")
@@ -37,11 +36,6 @@ def memory_name(path: str) -> str:
     return ".".join(parts)
 
 
-def is_kernel(path: str) -> bool:
-    """Whether the leaf is a matrix (in, out), which files hold as (out, in)."""
-    return path.endswith("/kernel")
-
-
 def save_patch(file: Path | str, patch: Patch) -> None:
     """Writes a patch as one safetensors file, which `load_patch` reads bit for bit.
 
@@ -51,9 +45,8 @@ def save_patch(file: Path | str, patch: Patch) -> None:
     """
     arrays, about = patch.to_arrays()
     tensors = {_patch_name(path): np.asarray(array, order="C") for path, array in arrays.items()}
-    header = {"format": "pt", _ABOUT: json.dumps({**about, "paths": sorted(arrays)})}
-    save_file(tensors, file, metadata=header)
-    Path(file).chmod(0o644)  # made for its owner alone
+    header = {_ABOUT: json.dumps({**about, "paths": sorted(arrays)})}
+    write_tensors(Path(file), tensors, **header)
 
 
 def load_patch(file: Path | str) -> Patch:
@@ -63,7 +56,7 @@ def load_patch(file: Path | str) -> Patch:
       FileNotFoundError: no such file.
       ValueError: the file is damaged, or holds no patch of this format.
     """
-    arrays, header = read_safetensors(Path(file))
+    arrays, header = read_tensors(Path(file))
     try:
         about = json.loads(header[_ABOUT])
         found = {path: arrays[_patch_name(path)] for path in about["paths"]}
@@ -77,14 +70,10 @@ def load_patch(file: Path | str) -> Patch:
 
 def save_memory(file: Path, params: Mapping[str, Any]) -> None:
     """Writes the memory's leaves, by path, as one safetensors file."""
-    tensors: dict[str, np.ndarray] = {}
-    for path, leaf in params.items():
-        host = np.asarray(leaf)
-        tensors[memory_name(path)] = np.asarray(host.T if is_kernel(path) else host, order="C")
+    tensors = {memory_name(path): transposed(path, leaf) for path, leaf in params.items()}
     if len(tensors) < len(params):
         raise ValueError(f"leaves {sorted(params)} do not all have names of their own in a file")
-    save_file(tensors, file, metadata={"format": "pt"})
-    file.chmod(0o644)
+    write_tensors(file, tensors)
 
 
 def load_memory(file: Path, paths: list[str]) -> dict[str, np.ndarray]:
@@ -94,7 +83,7 @@ def load_memory(file: Path, paths: list[str]) -> dict[str, np.ndarray]:
       FileNotFoundError: no such file.
       ValueError: the file is damaged, or a leaf is not in it.
     """
-    tensors, _ = read_safetensors(file)
+    tensors, _ = read_tensors(file)
     names = {path: memory_name(path) for path in paths}
     absent = sorted(set(names.values()) - set(tensors))
     unknown = sorted(set(tensors) - set(names.values()))
@@ -102,30 +91,7 @@ def load_memory(file: Path, paths: list[str]) -> dict[str, np.ndarray]:
         raise ValueError(
             f"{file}: tensors missing {absent}, not expected {unknown}; copy the directory again"
         )
-    return {
-        path: np.asarray(tensors[name].T, order="C") if is_kernel(path) else tensors[name]
-        for path, name in names.items()
-    }
-
-
-def read_safetensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """All tensors of a file and its header's text.
-
-    Raises:
-      FileNotFoundError: no such file.
-      ValueError: a damaged one.
-    """
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist; copy the whole directory again")
-    try:
-        with safe_open(file, "numpy") as opened:
-            names = list(opened.keys())
-            return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        size = file.stat().st_size
-        raise ValueError(
-            f"{file} ({size} bytes) is truncated or damaged: {error}; copy the file again"
-        ) from error
+    return {path: transposed(path, tensors[name]) for path, name in names.items()}
 
 
 def _patch_name(path: str) -> str:

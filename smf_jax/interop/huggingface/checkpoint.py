@@ -13,15 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from smf_jax.checkpoints.files import whole_directory
 from smf_jax.interop.huggingface.config import config_values, read_config
 from smf_jax.interop.huggingface.files import (
     Stored,
-    check_absent,
-    new_directory,
-    read_tensors,
+    read_stored,
     stored_tensors,
-    write_tensors,
+    write_sharded,
 )
+from smf_jax.interop.tensor_files import is_kernel, transposed
 from smf_jax.models.config import ComputeType, ModelConfig
 from smf_jax.models.decoder import abstract_params
 from smf_jax.params import flatten, unflatten
@@ -105,14 +105,13 @@ def load_huggingface(
         _check_tied_head(directory, stored)
     param_dtype = dtype if param_dtype is None else param_dtype
     params = {}
-    for name, tensor in read_tensors({name: stored[name] for name in paths}):
+    for name, tensor in read_stored({name: stored[name] for name in paths}):
         kind = tensor.dtype if param_dtype == "stored" else param_dtype
-        tensor = tensor.T if _is_kernel(paths[name]) else tensor
-        params[paths[name]] = jnp.asarray(np.ascontiguousarray(tensor), kind)
+        params[paths[name]] = jnp.asarray(transposed(paths[name], tensor), kind)
     return config, unflatten(params)
 
 
-def export_huggingface(
+def save_huggingface(
     directory: Path | str,
     config: ModelConfig,
     params: Mapping[str, Any],
@@ -122,8 +121,11 @@ def export_huggingface(
 ) -> None:
     """Writes a directory that ``transformers`` loads as the same model.
 
+    The inverse of `load_huggingface`; a model with memories is for
+    `smf_jax.interop.export.model.export_model`.
+
     Args:
-      directory: to write; must not exist.
+      directory: to write; must not exist. It appears whole or not at all.
       config: of a model without memory.
       params: nested parameters, or leaves by path; they keep their dtype.
       companions: a directory whose tokenizer and generation files are copied, if any.
@@ -134,11 +136,9 @@ def export_huggingface(
       ValueError: a memory stands in the model, the leaves do not fit it, or its family cannot
         express it.
     """
-    check_absent(Path(directory))
-    config_values(config)  # refuses what cannot be expressed before anything is made
     flat = flatten(params)
-    check_params(config, flat)
-    with new_directory(Path(directory)) as partial:
+    with whole_directory(directory) as partial:
+        check_params(config, flat)
         write_huggingface(partial, config, flat, lambda path: np.asarray(flat[path]), shard_bytes)
         copy_companions(companions, partial)
 
@@ -159,6 +159,7 @@ def write_huggingface(
       read: gives the leaf at a path; what one file holds is in memory at a time.
       shard_bytes: weights beyond this many bytes are spread over several files with an index.
     """
+    values = config_values(config)  # refuses what the family cannot express
     paths = {huggingface_name(path): path for path in params}
     shapes = huggingface_shapes(config)
     tensors = {
@@ -166,11 +167,9 @@ def write_huggingface(
     }
 
     def tensor(name: str) -> np.ndarray:
-        leaf = read(paths[name])
-        return np.ascontiguousarray(leaf.T if _is_kernel(paths[name]) else leaf)
+        return transposed(paths[name], read(paths[name]))
 
-    write_tensors(directory, tensors, tensor, shard_bytes)
-    values = config_values(config)
+    write_sharded(directory, tensors, tensor, shard_bytes)
     values["dtype"] = values["torch_dtype"] = str(tensors[_EMBEDDING].dtype)
     (directory / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
 
@@ -178,7 +177,7 @@ def write_huggingface(
 def huggingface_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Shapes of all tensors by their names in a file."""
     return {
-        huggingface_name(path): leaf.shape[::-1] if _is_kernel(path) else leaf.shape
+        huggingface_name(path): leaf.shape[::-1] if is_kernel(path) else leaf.shape
         for path, leaf in flatten(abstract_params(config)).items()
     }
 
@@ -208,10 +207,6 @@ def copy_companions(source: Path | str | None, directory: Path) -> None:
             shutil.copyfile(file, directory / name)
 
 
-def _is_kernel(path: str) -> bool:
-    return path.endswith("/kernel")
-
-
 def _check_tensors(
     directory: Path, shapes: dict[str, tuple[int, ...]], stored: dict[str, Stored], tied: bool
 ) -> None:
@@ -238,7 +233,7 @@ def _check_tied_head(directory: Path, stored: dict[str, Stored]) -> None:
     """Some tied checkpoints keep a copy of the embedding as their head; no more than a copy."""
     if stored[_EMBEDDING] == stored[_HEAD]:
         return
-    both = dict(read_tensors({name: stored[name] for name in (_HEAD, _EMBEDDING)}))
+    both = dict(read_stored({name: stored[name] for name in (_HEAD, _EMBEDDING)}))
     if not np.array_equal(both[_HEAD], both[_EMBEDDING]):
         raise ValueError(
             f"{directory}/{CONFIG} says tie_word_embeddings, but {_HEAD} in "

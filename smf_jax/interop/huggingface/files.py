@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+
+from smf_jax.interop.tensor_files import open_tensors, write_tensors
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -31,23 +28,18 @@ def stored_tensors(directory: Path) -> dict[str, Stored]:
 
     Raises:
       FileNotFoundError: a file of weights is not there.
-      ValueError: a file or the index is damaged.
+      ValueError: a file, which may have been cut short, or the index is damaged.
     """
-    return read_headers(_weight_files(directory))
-
-
-def read_headers(files: Iterable[Path]) -> dict[str, Stored]:
-    """All tensors of some files by name; a file that is cut short is found here."""
     stored = {}
-    for file in files:
-        with _telling_damage(file), safe_open(file, "numpy") as opened:
+    for file in _weight_files(directory):
+        with open_tensors(file) as opened:
             for name in opened.keys():  # noqa: SIM118, not a dictionary
                 part = opened.get_slice(name)
                 stored[name] = Stored(file, name, tuple(part.get_shape()), part.get_dtype())
     return stored
 
 
-def read_tensors(wanted: Mapping[str, Stored]) -> Iterator[tuple[str, np.ndarray]]:
+def read_stored(wanted: Mapping[str, Stored]) -> Iterator[tuple[str, np.ndarray]]:
     """Reads tensors one at a time, file by file.
 
     Args:
@@ -57,12 +49,12 @@ def read_tensors(wanted: Mapping[str, Stored]) -> Iterator[tuple[str, np.ndarray
     for name, stored in wanted.items():
         by_file.setdefault(stored.file, []).append(name)
     for file, names in by_file.items():
-        with safe_open(file, "numpy") as opened:
+        with open_tensors(file) as opened:
             for name in names:
                 yield name, opened.get_tensor(wanted[name].name)
 
 
-def write_tensors(
+def write_sharded(
     directory: Path,
     tensors: Mapping[str, Any],
     read: Callable[[str], np.ndarray],
@@ -88,40 +80,11 @@ def write_tensors(
     for number, names in enumerate(shards, start=1):
         whole = len(shards) == 1
         file = WEIGHTS if whole else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        save_file({n: read(n) for n in names}, directory / file, metadata={"format": "pt"})
-        (directory / file).chmod(0o644)  # made for its owner alone
+        write_tensors(directory / file, {name: read(name) for name in names})
         weight_map |= dict.fromkeys(names, file)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}
         (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-
-def check_absent(directory: Path) -> None:
-    """Refuses a directory to write that is there already.
-
-    Raises:
-      FileExistsError: naming it.
-    """
-    if directory.exists():
-        raise FileExistsError(f"{directory} exists; export to another directory or remove it")
-
-
-@contextmanager
-def new_directory(directory: Path) -> Iterator[Path]:
-    """A directory to fill, which takes its name when all is written, and is gone otherwise.
-
-    Raises:
-      FileExistsError: ``directory`` exists.
-    """
-    check_absent(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=directory.name + ".", dir=directory.parent))
-    try:
-        partial.chmod(0o755)
-        yield partial
-        partial.rename(directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _weight_files(directory: Path) -> list[Path]:
@@ -143,14 +106,3 @@ def _weight_files(directory: Path) -> list[Path]:
             + "; copy the missing files, or save the model as safetensors"
         )
     return files
-
-
-@contextmanager
-def _telling_damage(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except (SafetensorError, OSError) as error:
-        size = file.stat().st_size
-        raise ValueError(
-            f"{file} ({size} bytes) is truncated or damaged: {error}; copy the file again"
-        ) from error

@@ -1,20 +1,24 @@
 import json
+import shutil
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from smf_jax.checkpoints.manifest import fingerprint
+from smf_jax.interop.export.card import CardFacts, model_card
 from smf_jax.interop.export.model import export_model, is_exported, load_exported
-from smf_jax.interop.huggingface.checkpoint import export_huggingface, load_huggingface
+from smf_jax.interop.huggingface.checkpoint import load_huggingface, save_huggingface
 from smf_jax.models.decoder import Decoder
-from smf_jax.params import Params, flatten
-from smf_jax.sparse.patch import Patch, apply_patch, make_patch, pool_change
+from smf_jax.params import Params, flatten, unflatten
+from smf_jax.sparse.patch import apply_patch
+from tests.interop.export.tiny import patches_of
 from tests.models.tiny import PLAIN, random_params, random_tokens, with_memory
 
+FACTS = CardFacts(name="A model", origin="nowhere")
 BASE = replace(PLAIN, family="llama", feed_forward_bias=True)
 
 
@@ -26,31 +30,6 @@ def model_of(mode: str, layers=(0, 1), dtype=jnp.float32, **choices):
         for path, leaf in flatten(random_params(config)).items()
     }
     return config, params
-
-
-def patches_of(params: Params, tasks: int = 2) -> list[Patch]:
-    """Consecutive patches of all tables and, in the first, of one scale."""
-    base_fingerprint, parent, made = fingerprint(params), None, []
-    pools = sorted(path for path in params if path.endswith("/values"))
-    current = {path: np.asarray(leaf) for path, leaf in params.items()}
-    for task in range(tasks):
-        rng = np.random.default_rng(task)
-        changes = {}
-        for path in pools:
-            slots = rng.permutation(len(current[path]))[:5]
-            new = rng.standard_normal((5, current[path].shape[1])).astype(np.float32)
-            changes[path] = pool_change(slots, current[path][slots], new, len(current[path]))
-        scalars = {
-            path: (current[path], current[path] + np.float32(1))
-            for path in list(params)
-            if path.endswith("layer_1/alpha") and task == 0
-        }
-        patch = make_patch(
-            changes, scalars, task=f"task {task}?", base=base_fingerprint, parent=parent
-        )
-        parent, current = patch.fingerprint, apply_patch(current, patch)
-        made.append(patch)
-    return made
 
 
 def assert_same_leaves(found: Params, expected: Params) -> None:
@@ -74,7 +53,7 @@ def assert_same_leaves(found: Params, expected: Params) -> None:
 def test_reads_back_the_very_same_leaves_with_patches(mode, choices, tmp_path):
     config, params = model_of(mode, **choices)
     patches = patches_of(params)
-    export_model(tmp_path / "out", config, params, patches, card="# A model\n", shard_bytes=4000)
+    export_model(tmp_path / "out", config, params, patches, facts=FACTS, shard_bytes=4000)
     found = load_exported(tmp_path / "out")
     assert found.config == config
     assert is_exported(tmp_path / "out")
@@ -84,14 +63,15 @@ def test_reads_back_the_very_same_leaves_with_patches(mode, choices, tmp_path):
         expected = expected if patch is None else apply_patch(expected, patch)
         assert_same_leaves(load_exported(tmp_path / "out", patches=count).params, expected)
     assert_same_leaves(found.params, expected)
-    assert (tmp_path / "out" / "README.md").read_text() == "# A model\n"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card == model_card(config, params, patches, FACTS)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_without_memory_it_is_a_plain_checkpoint(tmp_path):
     params = flatten(random_params(BASE))
     export_model(tmp_path / "ours", BASE, params)
-    export_huggingface(tmp_path / "plain", BASE, params)
+    save_huggingface(tmp_path / "plain", BASE, params)
     names = {path.name for path in (tmp_path / "plain").iterdir()}
     assert {path.name for path in (tmp_path / "ours").iterdir()} == names | {"smf_jax.json"}
     for name in names:
@@ -116,17 +96,11 @@ def test_base_is_the_model_with_nothing_in_the_place_of_its_memories(tmp_path):
     with_memory_, without = (
         jax.jit(Decoder(each).apply)({"params": given}, tokens)
         for each, given in (
-            (config, load_nested(silent)),
+            (config, unflatten(silent)),
             (plain, load_huggingface(tmp_path / "add")[1]),
         )
     )
     np.testing.assert_array_equal(with_memory_, without)
-
-
-def load_nested(params: Params):
-    from smf_jax.params import unflatten
-
-    return unflatten(params)
 
 
 def test_files_have_names_that_read_well(tmp_path):
@@ -169,8 +143,6 @@ def exported(tmp_path_factory):
 
 @pytest.fixture
 def copy(exported, tmp_path):
-    import shutil
-
     return shutil.copytree(exported, tmp_path / "copy")
 
 
@@ -183,8 +155,6 @@ def copy(exported, tmp_path):
     ],
 )
 def test_one_flipped_bit_is_named(copy, file, name, message):
-    from safetensors import safe_open
-
     with safe_open(copy / file, "numpy") as opened:
         header = opened.metadata()
     tensors = load_file(copy / file)
@@ -258,9 +228,10 @@ def test_export_refuses_what_does_not_fit(tmp_path):
 def test_nothing_is_left_of_an_export_that_fails(tmp_path):
     config, params = model_of("add")
 
-    def fail(directory):
-        raise OSError("disk full")
+    class Tokenizer:
+        def save(self, directory):
+            raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        export_model(tmp_path / "out", config, params, finish=fail)
+        export_model(tmp_path / "out", config, params, tokenizer=Tokenizer())
     assert not list(tmp_path.iterdir())

@@ -2,22 +2,19 @@
 
 import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from smf_jax.interop import export
-from smf_jax.interop.export.model import export_model, load_exported
+from smf_jax.interop.export.model import READER, export_model, load_exported
 from smf_jax.memory.layer import MemoryConfig
 from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params, flatten, unflatten
-from tests.interop.export.test_model import patches_of
+from tests.interop.export.tiny import patches_of
 from tests.models.tiny import PLAIN, random_params, random_tokens
 
-READER = Path(export.__file__).with_name("pytorch_memory.py")
 # Wide enough that no norm comes out near zero, by which rounding would grow.
 MEMORY = MemoryConfig(keys_per_half=8, heads=2, reads=3, key_width=32, value_width=48)
 WIDE = replace(PLAIN, width=64, head_width=20, hidden_width=96, max_positions=256)

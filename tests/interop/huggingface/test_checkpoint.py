@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from smf_jax.interop.huggingface.checkpoint import (
-    export_huggingface,
     huggingface_name,
     load_huggingface,
+    save_huggingface,
 )
 from smf_jax.models.config import RopeScaling
 from smf_jax.models.decoder import Decoder
@@ -102,7 +102,7 @@ def test_live_parity_with_transformers_both_ways(name, tmp_path):
     np.testing.assert_array_equal(
         continuation(config, params, expected.prompt, steps), expected.continuation
     )
-    export_huggingface(tmp_path / "ours", config, params, shard_bytes=10**5)
+    save_huggingface(tmp_path / "ours", config, params, shard_bytes=10**5)
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
     with torch.no_grad():
         found = again(torch.tensor(expected.prompt)).logits.numpy()
@@ -113,7 +113,7 @@ def test_live_dtypes_are_those_of_the_files(tmp_path):
     torch = pytest.importorskip("torch", reason="needs torch: make test-parity")
     transformers = pytest.importorskip("transformers", reason="needs it: make test-parity")
     config, params = load_huggingface(GOLDEN / "qwen3", "float32", "stored")
-    export_huggingface(tmp_path / "ours", config, params)
+    save_huggingface(tmp_path / "ours", config, params)
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", dtype="auto")
     assert {leaf.dtype for leaf in model.parameters()} == {torch.bfloat16}
 
@@ -134,7 +134,7 @@ def test_pretrained_story_model_tells_a_story(shared):
 def test_export_reads_back_bit_for_bit(name, shard_bytes, tmp_path):
     config = VARIANTS[name]
     params = random_params(config)
-    export_huggingface(tmp_path / "out", config, params, shard_bytes=shard_bytes)
+    save_huggingface(tmp_path / "out", config, params, shard_bytes=shard_bytes)
     files = sorted(file.name for file in (tmp_path / "out").glob("*.safetensors"))
     assert (files == ["model.safetensors"]) == (shard_bytes == 10**9)
     again, found = load_huggingface(tmp_path / "out")
@@ -248,7 +248,7 @@ def test_missing_weights_name_the_file(saved):
 
 
 def test_missing_shard_names_the_file(tmp_path):
-    export_huggingface(tmp_path / "out", PLAIN, random_params(PLAIN), shard_bytes=4000)
+    save_huggingface(tmp_path / "out", PLAIN, random_params(PLAIN), shard_bytes=4000)
     second = sorted((tmp_path / "out").glob("*.safetensors"))[1]
     second.unlink()
     with pytest.raises(FileNotFoundError, match=f"lacks {second.name}"):
@@ -256,7 +256,7 @@ def test_missing_shard_names_the_file(tmp_path):
 
 
 def test_damaged_index_is_named(tmp_path):
-    export_huggingface(tmp_path / "out", PLAIN, random_params(PLAIN), shard_bytes=4000)
+    save_huggingface(tmp_path / "out", PLAIN, random_params(PLAIN), shard_bytes=4000)
     (tmp_path / "out" / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(ValueError, match="index.json is no index of weights"):
         load_huggingface(tmp_path / "out")
@@ -294,20 +294,20 @@ def test_export_refuses_what_it_cannot_write(tmp_path):
     params = random_params(PLAIN)
     config = with_memory("add")
     with pytest.raises(ValueError, match=r"memories in layers \(1,\) have no place"):
-        export_huggingface(tmp_path / "out", config, random_params(config))
+        save_huggingface(tmp_path / "out", config, random_params(config))
     with pytest.raises(ValueError, match="qwen2 has no variant with attention_bias=False"):
-        export_huggingface(tmp_path / "out", replace(PLAIN, family="qwen2"), params)
+        save_huggingface(tmp_path / "out", replace(PLAIN, family="qwen2"), params)
     del params["final_norm"]
     with pytest.raises(ValueError, match="missing: final_norm/scale"):
-        export_huggingface(tmp_path / "out", PLAIN, params)
+        save_huggingface(tmp_path / "out", PLAIN, params)
     assert not list(tmp_path.iterdir())
     (tmp_path / "out").mkdir()
-    with pytest.raises(FileExistsError, match="out exists; export to another directory"):
-        export_huggingface(tmp_path / "out", PLAIN, params)
+    with pytest.raises(FileExistsError, match="out exists; choose another directory"):
+        save_huggingface(tmp_path / "out", PLAIN, params)
 
 
 def test_export_copies_companions(saved, tmp_path):
     (saved / "tokenizer.json").write_text("{}")
     config, params = load_huggingface(saved)
-    export_huggingface(tmp_path / "out", config, params, companions=saved)
+    save_huggingface(tmp_path / "out", config, params, companions=saved)
     assert (tmp_path / "out" / "tokenizer.json").read_text() == "{}"

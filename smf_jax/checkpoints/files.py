@@ -1,0 +1,128 @@
+"""Files and directories that appear whole or not at all, whenever their writer is stopped."""
+
+from __future__ import annotations
+
+import glob
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_PARTIAL = ".partial"  # ends the name of what is not whole yet,
+_REPLACED = ".replaced.partial"  # and of a directory whose successor is taking its place
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Writes a text file, in UTF-8, as `whole_file` does."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def whole_file(path: Path | str) -> Iterator[Path]:
+    """A file to write, which takes its name when the block ends and is gone if it fails.
+
+    Args:
+      path: of the file to be; its directory is made where there is none. An older file of this
+        name stays until the end.
+
+    Yields:
+      The path under which to write.
+
+    Raises:
+      OSError: the disk is full or may not be written; the older file is as it was.
+    """
+    path = Path(path)
+    with _beside(path) as partial:
+        yield partial
+        partial.replace(path)
+
+
+@contextmanager
+def whole_directory(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
+    """A directory to fill, which takes its name when the block ends and is gone if it fails.
+
+    Of two processes that write one directory at a time, the first to end wins. What a killed
+    process left beside ``path`` goes when the same machine writes it again.
+
+    Args:
+      path: of the directory to be; those above it are made.
+      overwrite: whether an older directory of this name may be replaced, at the end.
+
+    Yields:
+      The path under which to write.
+
+    Raises:
+      FileExistsError: ``path`` exists and ``overwrite`` is false, or another process has made it
+        in the meantime.
+    """
+    path = Path(path)
+    with _beside(path) as partial:
+        if path.exists() and not overwrite:
+            raise _exists(path)
+        partial.mkdir()
+        yield partial
+        _take_place(partial, path, overwrite)
+
+
+def _take_place(partial: Path, path: Path, overwrite: bool) -> None:
+    """Renames a directory; one that it replaces moves aside first and is not touched until then."""
+    aside = partial.with_name(partial.name.removesuffix(_PARTIAL) + _REPLACED)
+    if overwrite:
+        with suppress(FileNotFoundError):
+            path.rename(aside)
+    try:
+        partial.rename(path)
+    except OSError:
+        if path.exists():
+            raise _exists(path) from None
+        if aside.exists():
+            aside.rename(path)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A name of this process beside ``path``, under which nothing is left behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ours = f".{path.name}.{platform.node()}."
+    partial = path.with_name(f"{ours}{os.getpid()}{_PARTIAL}")
+    for left in path.parent.glob(f"{glob.escape(ours)}*{_PARTIAL}"):
+        process = left.name.removeprefix(ours).partition(".")[0]
+        if left != partial and _runs(process):
+            continue
+        if left.name.endswith(_REPLACED) and not path.exists():
+            left.rename(path)  # its process was killed before the successor had the name
+        _remove(left)
+    try:
+        yield partial
+    finally:
+        _remove(partial)
+
+
+def _runs(process: str) -> bool:
+    """Whether a process of this machine still runs; what is no number of one counts as running."""
+    if not process.isdecimal():
+        return True
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it belongs to somebody else
+        pass
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _exists(path: Path) -> FileExistsError:
+    return FileExistsError(f"{path} exists; choose another directory or remove it")
