@@ -14,7 +14,6 @@ from typing import Any
 
 import flax
 import jax
-import numpy as np
 import optax
 
 import smf_jax
@@ -30,7 +29,7 @@ from smf_jax.continual.plan import by_group, check_trials, measured_background, 
 from smf_jax.continual.pretraining import abstract_base, pretrain
 from smf_jax.continual.retrofitting import retrofit_base
 from smf_jax.continual.run_directory import BACKGROUND, BASE, RunDirectory
-from smf_jax.continual.slot_health import measure_slot_health, read_slot_health
+from smf_jax.continual.slot_health import measure_slot_health
 from smf_jax.continual.stream_data import StreamData, load_stream_data
 from smf_jax.errors import blame_flag, require_writable
 from smf_jax.params import count_parameters
@@ -98,32 +97,9 @@ def get_background(
         )
 
 
-def changed_slots(run: RunDirectory, trials: Sequence[Trial]) -> dict[str, list[np.ndarray]]:
-    """Slots that each task of each trial changed; pools lie one after another in the numbering."""
-    found: dict[str, list[np.ndarray]] = {}
-    for trial in trials:
-        if trial.method != "smf":
-            continue
-        patches = run.load_patches(trial, run.completed(trial)[0])
-        paths = sorted({path for patch in patches for path in patch.pools})
-        found[trial.id] = [
-            np.concatenate(
-                [
-                    patch.pools[path].slots + place * patch.pools[path].table_slots
-                    for place, path in enumerate(paths)
-                    if path in patch.pools
-                ]
-                or [np.zeros(0, np.int32)]
-            )
-            for patch in patches
-        ]
-    return found
-
-
 def main(flags: SweepFlags) -> int:
     """Runs the sweep; returns 1 if a trial failed."""
-    grid = plan(flags)
-    trials = shard(grid, flags.shard)
+    trials = shard(plan(flags), flags.shard)
     run_directory = RunDirectory(flags.out, flags.shard)
     run_directory.check(_configuration(flags), flags.resume, flags.overwrite)
     base = find_base(flags)
@@ -156,12 +132,7 @@ def main(flags: SweepFlags) -> int:
     measure_slot_health(
         flags, base, base_fingerprint, stream_data, background, run_directory, trials
     )
-    table = write_report(
-        run_directory.path,
-        run_directory.rows(),
-        changed_slots(run_directory, grid),
-        read_slot_health(run_directory.path),
-    )
+    table = write_report(run_directory.path)
     say(f"\n{table}\n\n{run_directory.path / 'report.md'}")
     for line in sweep.failed:
         say(f"failed: {line}")

@@ -34,7 +34,9 @@ from smf_jax.continual.grid import shortest
 
 WIDTH = 8  # inches: 100 of the 800 pixels each
 COLOURS = {"smf": "#0072B2", "full": "#D55E00", "lora": "#009E73", "replay": "#CC79A7"}
+OTHER_COLOUR = "#666666"
 MARKERS = {"smf": "osXpDP^v", "full": "^<>", "lora": "vd", "replay": "D"}
+OTHER_MARKERS = "Ph8*"
 STYLE: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": "0.6",
@@ -53,6 +55,11 @@ STYLE: Any = {
     "ytick.color": "0.6",
     "ytick.labelcolor": "0.15",
 }
+
+
+def colour_of(method: str) -> str:
+    """The hue of a method's curves; grey for methods that have none of their own."""
+    return COLOURS.get(method, OTHER_COLOUR)
 
 
 def draw_pictures(
@@ -161,14 +168,15 @@ def _looks(curves: Mapping[str, Sequence[Setting]]) -> dict[str, dict]:
     labels = curve_labels(curves)
     looks = {}
     for method, names in methods.items():
-        # The last curve of a method, its largest budget as a rule, has the full hue.
+        markers = MARKERS.get(method, OTHER_MARKERS)
+        # The last curve of a method, the largest budget of its last rule, has the full hue.
         for place, name in enumerate(reversed(names)):
             pale = 0.6 * place / max(len(names) - 1, 2)
-            colour = np.array(to_rgb(COLOURS[method]))
+            colour = np.array(to_rgb(colour_of(method)))
             looks[name] = {
                 "label": labels[name],
                 "color": tuple(colour + pale * (1 - colour)),
-                "marker": MARKERS[method][place % len(MARKERS[method])],
+                "marker": markers[place % len(markers)],
             }
     return looks
 

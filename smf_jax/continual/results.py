@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -13,14 +13,14 @@ from smf_jax.continual.grid import Trial
 from smf_jax.continual.methods import TrainableSummary, apply_trained
 from smf_jax.continual.stream_data import StreamData, all_rows
 from smf_jax.continual.trial_group import TaskMetrics, TrialGroup
+from smf_jax.evaluation.probe import Metric
 from smf_jax.evaluation.probes.exact import exact_match
+from smf_jax.evaluation.probes.registry import find_metrics
 from smf_jax.evaluation.scorer import Scorer
 
 Scores = dict[str, Any]
 
 PROBE, OF_BASE = "probe_", "_base"
-# Metrics of named probes that rise as a model gets worse.
-LOWER_IS_BETTER = ("_loss", "_perplexity")
 
 
 def measure(
@@ -70,6 +70,18 @@ def measure(
 def probe_key(name: str, metric: str) -> str:
     """The key in `results.jsonl` of a metric of a named probe; the base's ends in ``_base``."""
     return f"{PROBE}{name}_{metric}"
+
+
+def probe_metrics(row: Mapping[str, Any], probes: str = "") -> dict[str, Metric]:
+    """The metric behind each key of a row that is one of a named probe.
+
+    Args:
+      row: of `results.jsonl`.
+      probes: the value of ``--probes`` that the run was given, where it is known.
+    """
+    keys = [key for key in row if key.startswith(PROBE) and key + OF_BASE in row]
+    found = find_metrics((key.removeprefix(PROBE) for key in keys), probes)
+    return {PROBE + key: metric for key, metric in found.items()}
 
 
 def result_row(
@@ -135,23 +147,10 @@ def result_line(row: Mapping[str, Any]) -> str:
         parts.append(f"known {row['known']:.1%};")
     if row["text_loss"] is not None:
         parts.append(f"text loss {row['text_loss']:.3f};")
-    shown = headlines(key for key in row if key.startswith(PROBE) and key + OF_BASE in row)
+    shown = [key for key, metric in probe_metrics(row).items() if metric.headline]
     parts += [f"{key.removeprefix(PROBE)} {row[key]:.3f};" for key in shown]
     if row["rows_changed"] is not None:
         parts.append(f"{row['rows_changed']:,} rows;")
     if row["failed_step"] is not None:
         parts.append(f"FAILED at step {row['failed_step']};")
     return " ".join([*parts, f"{row['seconds']:.1f} s"])
-
-
-def headlines(probes: Iterable[str]) -> tuple[str, ...]:
-    """Of the keys of named probes, the one to look at of each probe."""
-    keys = tuple(probes)
-    ends = ("_f1", "_acc_norm", "_perplexity")
-    return tuple(
-        key
-        for key in keys
-        if key.endswith(ends)
-        # A perplexity says what its loss says.
-        or (key.endswith("_loss") and f"{key.removesuffix('_loss')}_perplexity" not in keys)
-    )

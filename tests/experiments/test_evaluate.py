@@ -11,8 +11,9 @@ from experiments import evaluate
 from experiments.evaluate import EvaluateFlags
 from smf_jax.continual.base import load_base
 from smf_jax.data.readers import Reader
+from smf_jax.evaluation.probe import ProbeContext, ProbeOptions
 from smf_jax.evaluation.probes.open import OpenProbe
-from smf_jax.evaluation.probes.registry import ProbeContext, ProbeOptions, read_probes
+from smf_jax.evaluation.probes.registry import read_probes
 from smf_jax.evaluation.scorer import Scorer
 from tests.tiny_sweep import quick_compilation, rows_of, write_lines
 
