@@ -10,8 +10,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,14 +25,8 @@ from smf_jax.continual.run_directory import BASE, RunDirectory
 from smf_jax.continual.trained import find_trial, read_config, trained_params
 from smf_jax.data.readers import Reader
 from smf_jax.errors import blame_flag, require_least, require_writable
-from smf_jax.evaluation.probes.registry import (
-    Item,
-    NamedProbe,
-    ProbeContext,
-    ProbeOptions,
-    parse_probes,
-    read_probes,
-)
+from smf_jax.evaluation.probe import ProbeContext, ProbeOptions, run_probes
+from smf_jax.evaluation.probes.registry import KINDS, Item, parse_probes, read_probes
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import Params, count_parameters
 from smf_jax.progress import say
@@ -54,8 +46,7 @@ class EvaluateFlags:
     probes: str = flag(
         _PROBES,
         "",
-        "NAME=FILE or NAME=KIND:FILE,… with the kinds exact, text, f1, gsm8k, hellaswag, medmcqa, "
-        "ppl (docs/probes.md)",
+        f"NAME=FILE or NAME=KIND:FILE,… with the kinds {', '.join(KINDS)} (docs/probes.md)",
     )
     probe_limit: int = flag(_PROBES, 500, "questions, items or windows of a probe; 0 for all")
     probe_shots: int = flag(_PROBES, 0, "examples before each question of kind f1")
@@ -83,108 +74,68 @@ def check(flags: EvaluateFlags) -> tuple[Item, ...]:
     require_least(flags, 0, "probe_limit", "probe_shots", "ppl_window", "ppl_stride")
     require_least(flags, 1, "probe_answer_tokens", "eval_batch_size")
     if not flags.probes and not flags.harness:
-        raise ValueError(
-            "--probes and --harness are empty; name what to measure, as in "
-            "--probes=nq=f1:nq_open.jsonl"
-        )
+        raise ValueError("--probes and --harness are empty; give --probes=nq=f1:nq_open.jsonl, say")
     if flags.harness and importlib.util.find_spec("lm_eval") is None:
-        raise ValueError(
-            f"--harness={flags.harness} needs lm-evaluation-harness; install it: "
-            'pip install "smf_jax[lm-eval]"'
-        )
-    if flags.harness_path and not Path(flags.harness_path).is_dir():
-        raise FileNotFoundError(f"--harness_path={flags.harness_path}: no such directory")
+        install = 'pip install "smf_jax[lm-eval]"'
+        raise ValueError(f"--harness={flags.harness} needs lm-evaluation-harness: {install}")
     if not flags.out:
         raise ValueError("--out is empty; name the JSON file to write")
-    require_writable(flags.out, "out")
-    if Path(flags.out).is_dir() or (Path(flags.out).exists() and not flags.overwrite):
-        raise FileExistsError(f"--out={flags.out} exists; give another file or --overwrite")
     if flags.trial and not flags.run:
         raise ValueError(f"--trial={flags.trial} belongs to a run; give --run too")
     if flags.task >= 0 and not flags.trial:
         raise ValueError(f"--task={flags.task} is one of a trial; give --trial too")
+    if flags.harness_path and not Path(flags.harness_path).is_dir():
+        raise FileNotFoundError(f"--harness_path={flags.harness_path}: no such directory")
+    require_writable(flags.out, "out")
+    if Path(flags.out).is_dir() or (Path(flags.out).exists() and not flags.overwrite):
+        raise FileExistsError(f"--out={flags.out} exists; give another file or --overwrite")
     return parse_probes(flags.probes)
 
 
 def find_model(flags: EvaluateFlags) -> tuple[Base, Params, dict[str, Any]]:
     """The base, the leaves to measure, and what tells them from others."""
-    config = read_config(Path(flags.run)) if flags.run else {}
-    path = flags.base or (str(Path(flags.run) / BASE) if flags.run else "")
+    run = Path(flags.run)
+    config = read_config(run) if flags.run else {}
+    path = flags.base or (str(run / BASE) if flags.run else "")
     base = load_base(path, "base", flags.dtype)
     base_fingerprint = base.fingerprint()
-    about: dict[str, Any] = {"base": path, "fingerprint": base_fingerprint}
+    about = {"base": path, "fingerprint": base_fingerprint}
     if not flags.trial:
         return base, base.params, about
-    trial, task = find_trial(Path(flags.run), flags.trial, flags.task)
-    alpha = config["lora_alpha"]
-    params = trained_params(
-        RunDirectory(flags.run), trial, task, base.params, base_fingerprint, alpha
-    )
+    trial, task = find_trial(run, flags.trial, flags.task)
+    found = (RunDirectory(flags.run), trial, task, base.params, base_fingerprint)
+    params = trained_params(*found, config["lora_alpha"])
     return base, params, {**about, "run": flags.run, "trial": trial.id, "task": task}
 
 
-def evaluate(
-    scorer: Scorer, params: Params, probes: Mapping[str, NamedProbe]
-) -> dict[str, dict[str, Any]]:
-    """Measures probe after probe; tells each as it is done."""
-    found = {}
-    for name, probe in probes.items():
-        began = time.monotonic()
-        scores = probe.measure(scorer, params)
-        seconds = time.monotonic() - began
-        found[name] = {**probe.about, "scores": scores, "seconds": seconds}
-        told = ", ".join(f"{metric} {value:.4f}" for metric, value in scores.items())
-        say(f"{name}: {told} ({seconds:.1f} s)")
-    return found
-
-
 def run_harness(flags: EvaluateFlags, base: Base, params: Params) -> dict[str, dict[str, Any]]:
-    """Runs the tasks of ``--harness``; the harness is imported only here.
+    """Runs the tasks of ``--harness``; what needs the harness is imported only here."""
+    if not flags.harness:
+        return {}
+    from smf_jax.evaluation.lm_eval import SmfLM, run_tasks
 
-    Returns:
-      The scores by task and metric, as the harness names them.
-    """
-    from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
-    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
-
-    from smf_jax.evaluation.lm_eval import SmfLM
-
-    where = f"--harness={flags.harness}: "
-    with blame_flag(where):
-        try:
-            found = simple_evaluate(
-                model=SmfLM(base.model, params, base.tokenizer, flags.eval_batch_size),
-                tasks=flags.harness.split(","),
-                task_manager=TaskManager(include_path=flags.harness_path or None),
-                limit=flags.probe_limit or None,
-            )
-        except KeyError as error:  # a task that the harness does not know
-            raise ValueError(f"{where}{error.args[0]}") from error
-    # A metric is named with its filter behind a comma; the rest is no score.
-    return {
-        task: {name: value for name, value in scores.items() if "," in name}
-        for task, scores in found["results"].items()
-    }
+    model = SmfLM(base.model, params, base.tokenizer, flags.eval_batch_size)
+    tasks, limit = flags.harness.split(","), flags.probe_limit or None
+    with blame_flag(f"--harness={flags.harness}: "):
+        return run_tasks(model, tasks, limit, flags.harness_path or None)
 
 
 def main(flags: EvaluateFlags) -> int:
     """Measures the probes and writes ``--out``."""
-    items = {item.name: item for item in check(flags)}
+    items = check(flags)
     base, params, about = find_model(flags)
     say(f"base: {base.origin}, {count_parameters(base.params):,} parameters")
-    options = ProbeOptions.of(flags)
-    reader = Reader(flags.data_dir, flags.download)
+    options, reader = ProbeOptions.of(flags), Reader(flags.data_dir, flags.download)
     using = ProbeContext(reader, base.tokenizer, base.config.max_positions, options)
-    probes = read_probes(flags.probes, using)
-    scorer = Scorer(base.model, flags.eval_batch_size)
-    found = evaluate(scorer, params, probes.whole())
-    for name, item in items.items():
-        found[name] = {"kind": item.kind, "source": item.source, **found[name]}
+    probes = read_probes(flags.probes, using).whole()
+    found = run_probes(Scorer(base.model, flags.eval_batch_size), params, probes)
     result = {
         "model": about,
         "options": asdict(options),
-        "probes": {name: found[name] for name in items},
-        "harness": run_harness(flags, base, params) if flags.harness else {},
+        "probes": {
+            name: {"kind": kind, "source": source, **found[name]} for name, kind, source in items
+        },
+        "harness": run_harness(flags, base, params),
         "versions": {"smf_jax": smf_jax.__version__, "jax": jax.__version__},
     }
     partial = Path(flags.out).with_name(f".{Path(flags.out).name}.{os.getpid()}.partial")

@@ -137,8 +137,9 @@ def draw_frontier(averages: Sequence[Setting], note: str = "") -> Figure:
             (left, "learned_unseen", "new facts learned, right after each task"),
             (right, "end_unseen", "new facts known at the end of the stream"),
         ):
-            for name, curve in curves.items():
-                _draw_curve(axes, curve, learned, metric, looks[name])
+            for place, (name, curve) in enumerate(curves.items()):
+                look = {**looks[name], "zorder": 3 - place / len(curves)}  # the first lies on top
+                _draw_curve(axes, curve, learned, metric, look)
             axes.set_xlabel(f"{label}\n(unseen paraphrases; more is better)")
             axes.grid(True)
         left.set_ylabel(f"{forgotten}\n(root scale; less is better)")

@@ -7,8 +7,10 @@ from typing import Any
 
 from smf_jax.continual.flags import flag
 from smf_jax.continual.grid import METHODS, OPTIMIZERS
+from smf_jax.data.files import RECORD_FILES
 from smf_jax.data.world.world import WorldConfig
 from smf_jax.errors import blame_flag
+from smf_jax.evaluation.probes.registry import KINDS
 from smf_jax.memory.layer import MemoryConfig
 from smf_jax.models.config import MemoryPlacement
 from smf_jax.sparse.selection import GRANULARITIES, RULES
@@ -222,8 +224,8 @@ class SweepFlags(MemoryFlags):
     stream: str = flag(
         "Base and data",
         "",
-        "what is taught: world, a file of questions (.jsonl or .csv, also .gz, .xz), or "
-        "tfds:NAME:SPLIT; empty: the base's world",
+        f"what is taught: world, a file of questions ({RECORD_FILES}), or tfds:NAME:SPLIT; empty: "
+        "the base's world",
     )
     relation: str = flag("Base and data", "", "only questions of these relations of the file")
     tasks: int = flag("Base and data", 10, "tasks of the stream")
@@ -249,9 +251,9 @@ class SweepFlags(MemoryFlags):
     probes: str = flag(
         "Base and data",
         "",
-        "what is measured beside the stream, as NAME=FILE or NAME=KIND:FILE,…: questions (.jsonl, "
-        ".csv) or text, or by kind (docs/probes.md): exact, text, f1, gsm8k, hellaswag, medmcqa, "
-        "ppl; empty: the world's known facts and neutral text",
+        "what is measured beside the stream, as NAME=FILE or NAME=KIND:FILE,…: questions "
+        f"({RECORD_FILES}) or text, or by kind (docs/probes.md): {', '.join(KINDS)}; empty: the "
+        "world's known facts and neutral text",
     )
     probe_limit: int = flag("Base and data", 500, "questions, items or windows of a probe")
     probe_shots: int = flag("Base and data", 0, "examples before each question of kind f1")

@@ -141,4 +141,4 @@ def test_a_harness_that_is_absent_is_told_how_to_install(monkeypatch):
         "find_spec",
         lambda name, *given: None if name == "lm_eval" else find_spec(name, *given),
     )
-    refused('--harness=h needs lm-evaluation-harness; .*"smf_jax.lm-eval."', harness="h")
+    refused('--harness=h needs lm-evaluation-harness: .*"smf_jax.lm-eval."', harness="h")
