@@ -6,17 +6,15 @@ table, a new format of files one of `smf_jax.data.files`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from smf_jax.data.facts import Fact, Question
 from smf_jax.data.files import TEXT, file_format, read_texts, read_whole
 from smf_jax.data.questions import read_open_questions, read_questions
 from smf_jax.data.tfds_source import (
-    TfdsSplit,
     parse_tfds,
     read_tfds_open_questions,
     read_tfds_questions,
@@ -91,65 +89,49 @@ class Reader:
         """What is read by the scheme of a source; errors inside name the flag."""
         scheme, colon, _ = source.partition(":")
         with blame_flag(f"--{flag}{picked}: "):
-            yield (SCHEMES.get(scheme, _Path) if colon else _Path)(self, source, flag)
+            yield (SCHEMES.get(scheme, Source) if colon else Source)(self, source, flag)
 
 
-class Source(Protocol):
-    """What a scheme reads.
+class Source:
+    """A file, or a directory of texts: what has no scheme.
 
     Attributes:
       has_relations: whether questions may be picked by their relation.
     """
 
-    has_relations: bool
-
-    def questions(self, relations: Sequence[str] | None) -> tuple[Fact, ...]:
-        """The questions in paraphrases, of all relations or of some."""
-        ...
-
-    def open_questions(self) -> tuple[Question, ...]:
-        """The questions as they stand."""
-        ...
-
-    def texts(self) -> Iterator[str]:
-        """The texts, one at a time."""
-        ...
-
-    def whole_text(self, characters: int) -> str:
-        """All text as one, or about as many of its first characters."""
-        ...
-
-
-class _Path:
-    """A file, or a directory of texts."""
-
     has_relations = True
 
     def __init__(self, reader: Reader, source: str, flag: str) -> None:
+        """Finds the source; nothing is read yet."""
+        del reader
         self._path = existing(source, flag)
 
     def questions(self, relations: Sequence[str] | None) -> tuple[Fact, ...]:
+        """The questions in paraphrases, of all relations or of some."""
         return read_questions(self._path, relations=relations)
 
     def open_questions(self) -> tuple[Question, ...]:
+        """The questions as they stand."""
         return read_open_questions(self._path)
 
     def texts(self) -> Iterator[str]:
+        """The texts, one at a time."""
         return read_texts(self._path)
 
     def whole_text(self, characters: int) -> str:
+        """All text as one, or about as many of its first characters."""
         if self._path.is_file() and file_format(self._path) == TEXT:
             return read_whole(self._path, characters)
         return _joined(self.texts(), characters)
 
 
-class _Tfds:
+class TfdsSource(Source):
     """A split of a set of tensorflow-datasets, ``tfds:NAME:SPLIT``."""
 
     has_relations = False
 
     def __init__(self, reader: Reader, source: str, flag: str) -> None:
-        self._split: TfdsSplit = parse_tfds(source, f"--{flag}", reader.data_dir or None)
+        self._split = parse_tfds(source, f"--{flag}", reader.data_dir or None)
         self._download = reader.download
 
     def questions(self, relations: Sequence[str] | None) -> tuple[Fact, ...]:
@@ -165,7 +147,7 @@ class _Tfds:
         return _joined(self.texts(), characters)
 
 
-SCHEMES: Mapping[str, Callable[[Reader, str, str], Source]] = {"tfds": _Tfds}
+SCHEMES: Mapping[str, type[Source]] = {"tfds": TfdsSource}
 
 
 def existing(source: str, flag: str) -> Path:
