@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from scipy.special import stdtrit
 
 from smf_jax.continual.grid import METHODS, Trial
-from smf_jax.continual.results import OF_BASE, PROBE, probe_metrics
+from smf_jax.continual.results import OF_BASE, probe_keys, probe_metrics
 from smf_jax.evaluation.probe import Metric
 
 Row = Mapping[str, Any]
@@ -164,15 +164,10 @@ def _outcome(rows: Sequence[Row], probes: str) -> Outcome:
         optimizer_bytes=_number(last["optimizer_bytes"]),
         seconds=sum(_number(row["seconds"]) for row in rows),
         retention=tuple(tuple(map(_number, row["retention"] or ())) for row in rows),
-        probes={key: _number(last[key]) for key in _probe_keys(last)},
-        probe_bases={key: _number(last[key + OF_BASE]) for key in _probe_keys(last)},
+        probes={key: _number(last[key]) for key in probe_keys(last)},
+        probe_bases={key: _number(last[key + OF_BASE]) for key in probe_keys(last)},
         metrics=probe_metrics(last, probes),
     )
-
-
-def _probe_keys(row: Row) -> list[str]:
-    """The keys of the named probes of a row, but for those of the base."""
-    return [key for key in row if key.startswith(PROBE) and key + OF_BASE in row]
 
 
 def _failed(row: Row) -> bool:

@@ -72,6 +72,11 @@ def probe_key(name: str, metric: str) -> str:
     return f"{PROBE}{name}_{metric}"
 
 
+def probe_keys(row: Mapping[str, Any]) -> list[str]:
+    """The keys of the named probes of a row, but for those of the base."""
+    return [key for key in row if key.startswith(PROBE) and key + OF_BASE in row]
+
+
 def probe_metrics(row: Mapping[str, Any], probes: str = "") -> dict[str, Metric]:
     """The metric behind each key of a row that is one of a named probe.
 
@@ -79,8 +84,7 @@ def probe_metrics(row: Mapping[str, Any], probes: str = "") -> dict[str, Metric]
       row: of `results.jsonl`.
       probes: the value of ``--probes`` that the run was given, where it is known.
     """
-    keys = [key for key in row if key.startswith(PROBE) and key + OF_BASE in row]
-    found = find_metrics((key.removeprefix(PROBE) for key in keys), probes)
+    found = find_metrics((key.removeprefix(PROBE) for key in probe_keys(row)), probes)
     return {PROBE + key: metric for key, metric in found.items()}
 
 

@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from experiments.report.__main__ import ReportConfig, main
 from experiments.report.summary import summarise
 from experiments.report.write import draw_report, summary_csv
-from tests.experiments.report.test_tables import HEALTH, parse
+from tests.experiments.report.tiny import HEALTH, parse
 
 FAILURE = dict(
     seen=None,

@@ -13,7 +13,6 @@ from smf_jax.continual.base import load_base
 from smf_jax.data.batching import pack_texts
 from smf_jax.evaluation.likelihood import loss_sum, mean_loss
 from smf_jax.models.decoder import plain_logits
-from tests.continual.test_retrofitting import SMALL
 from tests.tiny_sweep import on_devices, quick_compilation, write_lines
 
 
@@ -23,7 +22,10 @@ def given(plain_checkpoint, tmp_path_factory):
     texts = [{"text": f"Thing {n} stands beside thing {n + 1}."} for n in range(99)]
     written = write_lines(place / "texts.jsonl", *texts)
     return dict(
-        SMALL,
+        keys_per_half=8,
+        memory_heads=2,
+        reads=3,
+        key_width=8,
         base=str(plain_checkpoint),
         layers="1",
         heal_steps=8,
