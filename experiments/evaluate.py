@@ -9,188 +9,152 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
-from smf_jax.continual.flags import flag
-from smf_jax.continual.trained import find_trial, read_config, trained_params
 
-import smf_jax
 from experiments.cli import run
 from experiments.report.tables import markdown_table
+from smf_jax.checkpoints.files import write_text
+from smf_jax.configuration import Configuration, part, setting
 from smf_jax.continual.base import Base, load_base
 from smf_jax.continual.run_directory import BASE, RunDirectory
+from smf_jax.continual.sections import DataConfig, ProbeConfig
 from smf_jax.data.readers import Reader
-from smf_jax.errors import blame_flag, require_least, require_writable
-from smf_jax.evaluation.probes.registry import (
-    Item,
-    NamedProbe,
-    ProbeContext,
-    ProbeOptions,
-    parse_probes,
-    read_probes,
-)
+from smf_jax.errors import blame_flag, require_writable
+from smf_jax.evaluation.probe import ProbeContext, ProbeOptions, run_probes
+from smf_jax.evaluation.probes.registry import Item, parse_probes, read_probes
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import Params, count_parameters
 from smf_jax.progress import say
-
-_MODEL, _PROBES, _OUT = "The model", "The probes", "Output"
+from smf_jax.version import __version__
 
 
 @dataclass(frozen=True)
-class EvaluateFlags:
-    """Flags of ``experiments.evaluate``."""
+class ModelSection(Configuration):
+    """The model that is measured."""
 
-    base: str = flag(_MODEL, "", "directory: Hugging Face or a base; empty: that of --run")
-    run: str = flag(_MODEL, "", "directory of a run, for its base and its trials")
-    trial: str = flag(_MODEL, "", "id of a trial of the run; empty: the base alone")
-    task: int = flag(_MODEL, -1, "the last task that the trial's model was taught, from 0; -1: all")
-    dtype: str = flag(_MODEL, "float32", "compute dtype of a Hugging Face base")
-    probes: str = flag(
-        _PROBES,
-        "",
-        "NAME=FILE or NAME=KIND:FILE,… with the kinds exact, text, f1, gsm8k, hellaswag, medmcqa, "
-        "ppl (docs/probes.md)",
+    base: str = setting("", "directory: Hugging Face or a base; empty: that of --run", first=True)
+    run: str = setting("", "directory of a run, for its base and its trials", first=True)
+    trial: str = setting("", "id of a trial of the run; empty: the base alone", first=True)
+    task: int = setting(-1, "the last task that the trial's model was taught, from 0; -1: all")
+    dtype: Literal["float32", "bfloat16"] = setting(
+        "float32", "compute dtype of a Hugging Face base"
     )
-    probe_limit: int = flag(_PROBES, 500, "questions, items or windows of a probe; 0 for all")
-    probe_shots: int = flag(_PROBES, 0, "examples before each question of kind f1")
-    probe_answer_tokens: int = flag(_PROBES, 32, "tokens of an answer of kind f1, at most")
-    probe_chat: bool = flag(_PROBES, False, "kind f1 asks by the tokenizer's chat template")
-    ppl_window: int = flag(
-        _PROBES, 0, "tokens of a window of kind ppl; 0: 1,024, or what the model takes"
-    )
-    ppl_stride: int = flag(_PROBES, 0, "tokens between windows; 0: half of a window")
-    eval_batch_size: int = flag(_PROBES, 128, "rows that run at once")
-    harness: str = flag(
-        _PROBES,
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trial and not self.run:
+            raise ValueError(f"--trial={self.trial} belongs to a run; give --run too")
+        if self.task >= 0 and not self.trial:
+            raise ValueError(f"--task={self.task} is one of a trial; give --trial too")
+
+
+@dataclass(frozen=True)
+class HarnessSection(Configuration):
+    """Tasks of lm-evaluation-harness."""
+
+    harness: str = setting(
         "",
         "tasks of lm-evaluation-harness, as in hellaswag,nq_open; --probe_limit holds for them too",
+        first=True,
     )
-    harness_path: str = flag(_PROBES, "", "directory with YAML files of further tasks")
-    data_dir: str = flag(_PROBES, "", "where prepared tensorflow-datasets lie")
-    download: bool = flag(_PROBES, False, "prepare sets that are not; uses the network")
-    out: str = flag(_OUT, "", "JSON file to write; must not exist")
-    overwrite: bool = flag(_OUT, False, "replace the file at --out")
+    harness_path: str = setting("", "directory with YAML files of further tasks")
 
 
-def check(flags: EvaluateFlags) -> tuple[Item, ...]:
-    """Refuses flags that make no evaluation; returns the items of ``--probes``."""
-    require_least(flags, 0, "probe_limit", "probe_shots", "ppl_window", "ppl_stride")
-    require_least(flags, 1, "probe_answer_tokens", "eval_batch_size")
-    if not flags.probes and not flags.harness:
-        raise ValueError(
-            "--probes and --harness are empty; name what to measure, as in "
-            "--probes=nq=f1:nq_open.jsonl"
-        )
-    if flags.harness and importlib.util.find_spec("lm_eval") is None:
-        raise ValueError(
-            f"--harness={flags.harness} needs lm-evaluation-harness; install it: "
-            'pip install "smf_jax[lm-eval]"'
-        )
-    if flags.harness_path and not Path(flags.harness_path).is_dir():
-        raise FileNotFoundError(f"--harness_path={flags.harness_path}: no such directory")
-    if not flags.out:
+@dataclass(frozen=True)
+class OutputSection(Configuration):
+    """Where the scores go."""
+
+    out: str = setting("", "JSON file to write; must not exist", first=True)
+    overwrite: bool = setting(False, "replace the file at --out")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Configuration):
+    """What ``experiments.evaluate`` is told."""
+
+    model: ModelSection = part(ModelSection(), "The model")
+    probes: ProbeConfig = part(ProbeConfig(), "The probes")
+    harness: HarnessSection = part(HarnessSection(), "The probes")
+    data: DataConfig = part(DataConfig(), "The probes")
+    output: OutputSection = part(OutputSection(), "Output")
+
+
+def check(config: EvaluateConfig) -> tuple[Item, ...]:
+    """Refuses what makes no evaluation; returns the items of ``--probes``."""
+    probes, harness, out = config.probes.probes, config.harness, config.output.out
+    if not probes and not harness.harness:
+        raise ValueError("--probes and --harness are empty; give --probes=nq=f1:nq_open.jsonl, say")
+    if harness.harness and importlib.util.find_spec("lm_eval") is None:
+        install = 'pip install "smf_jax[lm-eval]"'
+        raise ValueError(f"--harness={harness.harness} needs lm-evaluation-harness: {install}")
+    if not out:
         raise ValueError("--out is empty; name the JSON file to write")
-    require_writable(flags.out, "out")
-    if Path(flags.out).is_dir() or (Path(flags.out).exists() and not flags.overwrite):
-        raise FileExistsError(f"--out={flags.out} exists; give another file or --overwrite")
-    if flags.trial and not flags.run:
-        raise ValueError(f"--trial={flags.trial} belongs to a run; give --run too")
-    if flags.task >= 0 and not flags.trial:
-        raise ValueError(f"--task={flags.task} is one of a trial; give --trial too")
-    return parse_probes(flags.probes)
+    if harness.harness_path and not Path(harness.harness_path).is_dir():
+        raise FileNotFoundError(f"--harness_path={harness.harness_path}: no such directory")
+    require_writable(out, "out")
+    if Path(out).is_dir() or (Path(out).exists() and not config.output.overwrite):
+        raise FileExistsError(f"--out={out} exists; give another file or --overwrite")
+    return parse_probes(probes)
 
 
-def find_model(flags: EvaluateFlags) -> tuple[Base, Params, dict[str, Any]]:
-    """The base, the leaves to measure, and what tells them from others."""
-    config = read_config(Path(flags.run)) if flags.run else {}
-    path = flags.base or (str(Path(flags.run) / BASE) if flags.run else "")
-    base = load_base(path, "base", flags.dtype)
-    base_fingerprint = base.fingerprint()
-    about: dict[str, Any] = {"base": path, "fingerprint": base_fingerprint}
-    if not flags.trial:
+def find_model(config: ModelSection) -> tuple[Base, Params, dict[str, Any]]:
+    """The base, the parameters to measure, and what tells them from others."""
+    run = RunDirectory(config.run)
+    if config.run:
+        run.config()  # or a directory of another kind would be searched for a base
+    path = config.base or (str(run.path / BASE) if config.run else "")
+    base = load_base(path, "base", config.dtype)
+    about = {"base": path, "fingerprint": base.fingerprint()}
+    if not config.trial:
         return base, base.params, about
-    trial, task = find_trial(Path(flags.run), flags.trial, flags.task)
-    alpha = config["lora_alpha"]
-    params = trained_params(
-        RunDirectory(flags.run), trial, task, base.params, base_fingerprint, alpha
-    )
-    return base, params, {**about, "run": flags.run, "trial": trial.id, "task": task}
+    trial, task = run.find_trial(config.trial, config.task if config.task >= 0 else None)
+    params = run.load_model(trial, task, base.params, about["fingerprint"])
+    return base, params, {**about, "run": config.run, "trial": trial.id, "task": task}
 
 
-def evaluate(
-    scorer: Scorer, params: Params, probes: Mapping[str, NamedProbe]
-) -> dict[str, dict[str, Any]]:
-    """Measures probe after probe; tells each as it is done."""
-    found = {}
-    for name, probe in probes.items():
-        began = time.monotonic()
-        scores = probe.measure(scorer, params)
-        seconds = time.monotonic() - began
-        found[name] = {**probe.about, "scores": scores, "seconds": seconds}
-        told = ", ".join(f"{metric} {value:.4f}" for metric, value in scores.items())
-        say(f"{name}: {told} ({seconds:.1f} s)")
-    return found
+def run_harness(config: EvaluateConfig, base: Base, params: Params) -> dict[str, dict[str, Any]]:
+    """Runs the tasks of ``--harness``; what needs the harness is imported only here."""
+    told = config.harness
+    if not told.harness:
+        return {}
+    from smf_jax.evaluation.lm_eval import SmfLM, run_tasks
+
+    model = SmfLM(base.model, params, base.tokenizer, config.probes.eval_batch_size)
+    tasks, limit = told.harness.split(","), config.probes.probe_limit or None
+    with blame_flag(f"--harness={told.harness}: "):
+        return run_tasks(model, tasks, limit, told.harness_path or None)
 
 
-def run_harness(flags: EvaluateFlags, base: Base, params: Params) -> dict[str, dict[str, Any]]:
-    """Runs the tasks of ``--harness``; the harness is imported only here.
-
-    Returns:
-      The scores by task and metric, as the harness names them.
-    """
-    from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
-    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
-
-    from smf_jax.evaluation.lm_eval import SmfLM
-
-    where = f"--harness={flags.harness}: "
-    with blame_flag(where):
-        try:
-            found = simple_evaluate(
-                model=SmfLM(base.model, params, base.tokenizer, flags.eval_batch_size),
-                tasks=flags.harness.split(","),
-                task_manager=TaskManager(include_path=flags.harness_path or None),
-                limit=flags.probe_limit or None,
-            )
-        except KeyError as error:  # a task that the harness does not know
-            raise ValueError(f"{where}{error.args[0]}") from error
-    # A metric is named with its filter behind a comma; the rest is no score.
-    return {
-        task: {name: value for name, value in scores.items() if "," in name}
-        for task, scores in found["results"].items()
-    }
-
-
-def main(flags: EvaluateFlags) -> int:
+def main(config: EvaluateConfig) -> int:
     """Measures the probes and writes ``--out``."""
-    items = {item.name: item for item in check(flags)}
-    base, params, about = find_model(flags)
+    items = check(config)
+    base, params, about = find_model(config.model)
     say(f"base: {base.origin}, {count_parameters(base.params):,} parameters")
-    options = ProbeOptions.of(flags)
-    reader = Reader(flags.data_dir, flags.download)
+    options = ProbeOptions.of(config.probes)
+    reader = Reader(config.data.data_dir, config.data.download)
     using = ProbeContext(reader, base.tokenizer, base.config.max_positions, options)
-    probes = read_probes(flags.probes, using)
-    scorer = Scorer(base.model, flags.eval_batch_size)
-    found = evaluate(scorer, params, probes.whole())
-    for name, item in items.items():
-        found[name] = {"kind": item.kind, "source": item.source, **found[name]}
+    probes = read_probes(config.probes.probes, using).whole()
+    found = run_probes(Scorer(base.model, config.probes.eval_batch_size), params, probes)
     result = {
         "model": about,
         "options": asdict(options),
-        "probes": {name: found[name] for name in items},
-        "harness": run_harness(flags, base, params) if flags.harness else {},
-        "versions": {"smf_jax": smf_jax.__version__, "jax": jax.__version__},
+        "probes": {
+            name: {"kind": kind, "source": source, **found[name]} for name, kind, source in items
+        },
+        "harness": run_harness(config, base, params),
+        "versions": {"smf_jax": __version__, "jax": jax.__version__},
     }
-    partial = Path(flags.out).with_name(f".{Path(flags.out).name}.{os.getpid()}.partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    partial.replace(flags.out)
+    write_text(config.output.out, json.dumps(result, indent=2) + "\n")
+    say(f"\n{_table(result)}\n\n{config.output.out}")
+    return 0
+
+
+def _table(result: dict[str, Any]) -> str:
+    """The scores, a line each."""
     scores = {name: each["scores"] for name, each in result["probes"].items()}
     lines = [
         (name, metric, f"{value:.4f}")
@@ -198,14 +162,13 @@ def main(flags: EvaluateFlags) -> int:
         for metric, value in of_name.items()
         if isinstance(value, (int, float))  # not the "N/A" of the harness
     ]
-    say(f"\n{markdown_table(('probe', 'metric', 'score'), lines)}\n\n{flags.out}")
-    return 0
+    return markdown_table(("probe", "metric", "score"), lines)
 
 
 if __name__ == "__main__":
     run(
         main,
-        EvaluateFlags,
+        EvaluateConfig,
         "experiments.evaluate",
         "run probes on a base, or on what a trial has made of it",
         "python -m experiments.evaluate --run=runs/world --trial=ID --probes=nq=f1:nq.jsonl "

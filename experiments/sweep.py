@@ -13,7 +13,6 @@ from experiments.cli import run
 from experiments.configs import base_recipe
 from experiments.report.write import write_report
 from smf_jax.continual.config import SweepConfig
-from smf_jax.continual.slot_health import read_slot_health
 from smf_jax.continual.sweep import Tools, run_sweep
 from smf_jax.progress import say
 
@@ -29,9 +28,7 @@ def main(
       report: writes the report, and returns its table.
     """
     directory, failed = run_sweep(config, base_recipe(config), tools)
-    slots = directory.changed_slots()
-    health = read_slot_health(directory.path)
-    table = report(directory.path, directory.rows(), slots, health)
+    table = report(directory.path)
     say(f"\n{table}\n\n{directory.path / 'report.md'}")
     for line in failed:
         say(f"failed: {line}")

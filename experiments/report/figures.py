@@ -30,11 +30,13 @@ from experiments.report.summary import (
     retention_matrix,
     sweeps,
 )
+from smf_jax.continual.methods import METHODS
 from smf_jax.continual.trial import shortest
 
 WIDTH = 8  # inches: 100 of the 800 pixels each
-COLOURS = {"smf": "#0072B2", "full": "#D55E00", "lora": "#009E73", "replay": "#CC79A7"}
+OTHER_COLOUR = "#666666"
 MARKERS = {"smf": "osXpDP^v", "full": "^<>", "lora": "vd", "replay": "D"}
+OTHER_MARKERS = "Ph8*"
 STYLE: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": "0.6",
@@ -53,6 +55,11 @@ STYLE: Any = {
     "ytick.color": "0.6",
     "ytick.labelcolor": "0.15",
 }
+
+
+def colour_of(method: str) -> str:
+    """The hue of a method's curves; grey for methods that have none of their own."""
+    return METHODS[method].colour if method in METHODS else OTHER_COLOUR
 
 
 def draw_pictures(
@@ -130,8 +137,9 @@ def draw_frontier(averages: Sequence[Setting], note: str = "") -> Figure:
             (left, "learned_unseen", "new facts learned, right after each task"),
             (right, "end_unseen", "new facts known at the end of the stream"),
         ):
-            for name, curve in curves.items():
-                _draw_curve(axes, curve, learned, metric, looks[name])
+            for place, (name, curve) in enumerate(curves.items()):
+                look = {**looks[name], "zorder": 3 - place / len(curves)}  # the first lies on top
+                _draw_curve(axes, curve, learned, metric, look)
             axes.set_xlabel(f"{label}\n(unseen paraphrases; more is better)")
             axes.grid(True)
         left.set_ylabel(f"{forgotten}\n(root scale; less is better)")
@@ -161,14 +169,15 @@ def _looks(curves: Mapping[str, Sequence[Setting]]) -> dict[str, dict]:
     labels = curve_labels(curves)
     looks = {}
     for method, names in methods.items():
-        # The last curve of a method, its largest budget as a rule, has the full hue.
+        markers = MARKERS.get(method, OTHER_MARKERS)
+        # The last curve of a method, the largest budget of its last rule, has the full hue.
         for place, name in enumerate(reversed(names)):
             pale = 0.6 * place / max(len(names) - 1, 2)
-            colour = np.array(to_rgb(COLOURS[method]))
+            colour = np.array(to_rgb(colour_of(method)))
             looks[name] = {
                 "label": labels[name],
                 "color": tuple(colour + pale * (1 - colour)),
-                "marker": MARKERS[method][place % len(MARKERS[method])],
+                "marker": markers[place % len(markers)],
             }
     return looks
 

@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import stdtrit
 
-from smf_jax.continual.results import OF_BASE, PROBE
-from smf_jax.continual.scores import LOWER_IS_BETTER
+from smf_jax.continual.methods import METHODS
 from smf_jax.continual.trial import Trial
+from smf_jax.continual.results import OF_BASE, probe_keys, probe_metrics
+from smf_jax.evaluation.probe import Metric
 
 Row = Mapping[str, Any]
 
@@ -58,6 +59,7 @@ class Outcome:
       retention: accuracy on every task so far (unseen paraphrases) after each task.
       probes: named probes after the last task, by their keys in the rows.
       probe_bases: the same of the base.
+      metrics: what each of these keys measures, where that is known.
     """
 
     trial: Trial
@@ -77,6 +79,7 @@ class Outcome:
     retention: tuple[tuple[float, ...], ...]
     probes: Mapping[str, float]
     probe_bases: Mapping[str, float]
+    metrics: Mapping[str, Metric]
 
     @property
     def known_forgotten(self) -> float:
@@ -85,9 +88,7 @@ class Outcome:
 
     def worsened(self, probe: str) -> float:
         """How much a named probe got worse, relative to the base; NaN where that had nothing."""
-        before, now = self.probe_bases[probe], self.probes[probe]
-        drop = now - before if probe.endswith(LOWER_IS_BETTER) else before - now
-        return drop / before if before else float("nan")
+        return self.metrics[probe].worsened(self.probe_bases[probe], self.probes[probe])
 
 
 @dataclass(frozen=True)
@@ -118,22 +119,32 @@ class Setting:
         return 2 * learned * kept / (learned + kept) if learned + kept else 0.0
 
 
-def summarise(rows: Iterable[Row]) -> tuple[Outcome, ...]:
-    """Sum up each trial, in the order in which they appear.
+def summarise(rows: Iterable[Row], probes: str = "") -> tuple[Outcome, ...]:
+    """Sum up each trial.
 
     Args:
       rows: the rows of a run, one for each trial and task; of a repeated row the last counts.
+      probes: the value of `--probes` that the run was given, where it is known.
 
     Returns:
-      An outcome for each trial.
+      An outcome for each trial, in an order that does not hang on which was run first: by method,
+      rule and the like, then by budget, learning rate and seed as numbers.
     """
     trials: dict[str, dict[int, Row]] = {}
     for row in rows:
         trials.setdefault(row["trial"], {})[row["task"]] = row
-    return tuple(_outcome([tasks[i] for i in sorted(tasks)]) for tasks in trials.values())
+    outcomes = [_outcome([tasks[i] for i in sorted(tasks)], probes) for tasks in trials.values()]
+    return tuple(sorted(outcomes, key=lambda outcome: _place(outcome.trial)))
 
 
-def _outcome(rows: Sequence[Row]) -> Outcome:
+def _place(trial: Trial) -> tuple[str | float, ...]:
+    """What trials are sorted by; methods that are not known come last."""
+    known = list(METHODS).index(trial.method) if trial.method in METHODS else len(METHODS)
+    kind = (trial.rule or "", trial.granularity or "", trial.optimizer, trial.batch_order)
+    return (known, trial.method, *kind, trial.slots or 0, trial.learning_rate, trial.seed)
+
+
+def _outcome(rows: Sequence[Row], probes: str) -> Outcome:
     """Sum up the rows of one trial, in the order of its tasks."""
     last = rows[-1]
     failures = [f"task {r['task']}, step {r['failed_step']}" for r in rows if _failed(r)]
@@ -154,14 +165,10 @@ def _outcome(rows: Sequence[Row]) -> Outcome:
         optimizer_bytes=_number(last["optimizer_bytes"]),
         seconds=sum(_number(row["seconds"]) for row in rows),
         retention=tuple(tuple(map(_number, row["retention"] or ())) for row in rows),
-        probes={key: _number(last[key]) for key in _probe_keys(last)},
-        probe_bases={key: _number(last[key + OF_BASE]) for key in _probe_keys(last)},
+        probes={key: _number(last[key]) for key in probe_keys(last)},
+        probe_bases={key: _number(last[key + OF_BASE]) for key in probe_keys(last)},
+        metrics=probe_metrics(last, probes),
     )
-
-
-def _probe_keys(row: Row) -> list[str]:
-    """The keys of the named probes of a row, but for those of the base."""
-    return [key for key in row if key.startswith(PROBE) and key + OF_BASE in row]
 
 
 def _failed(row: Row) -> bool:

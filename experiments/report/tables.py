@@ -12,7 +12,7 @@ import numpy as np
 from experiments.report.matched import matched
 from experiments.report.summary import Outcome, Setting, best, curve_labels, forgetting, sweeps
 from smf_jax.continual.results import PROBE
-from smf_jax.continual.scores import LOWER_IS_BETTER, headlines
+from smf_jax.evaluation.probe import Metric
 
 MISSING = "–"
 SCORES = (0.25, 0.5, 0.75, 0.9, 0.95)
@@ -78,7 +78,7 @@ def matched_tables(averages: Sequence[Setting]) -> str:
         _matched_table(averages, title, learned, attrgetter(metric), style, factor)
         for learned, title in (("learned_unseen", "learned"), ("end_unseen", "known at the end"))
     ]
-    for key in headlines(probe_keys(averages)):
+    for key in headlines(averages):
         if not averages[0].outcomes[0].probe_bases[key]:
             continue  # a base that fails a probe altogether has nothing to lose
         title = f"learned; {_probe_name(key)} worse by, percent"
@@ -106,34 +106,33 @@ def _matched_table(
 
 def probe_table(averages: Sequence[Setting]) -> str:
     """Return the headlines of named probes after the stream: a line a setting, one for the base."""
-    keys = headlines(probe_keys(averages))
-    styles = {key: _style(key) for key in keys}
+    metrics = headlines(averages)
+    styles = {key: (metric.format, metric.factor) for key, metric in metrics.items()}
     bases = averages[0].outcomes[0].probe_bases
-    lines = [("base", *(measured(bases[key], math.nan, *styles[key]) for key in keys))]
+    lines = [("base", *(measured(bases[key], math.nan, *style) for key, style in styles.items()))]
     for setting in averages:
         cells = []
-        for key in keys:
-            text = measured(setting.mean[key], setting.interval[key], *styles[key])
+        for key, style in styles.items():
+            text = measured(setting.mean[key], setting.interval[key], *style)
             worse = float(np.mean([outcome.worsened(key) for outcome in setting.outcomes]))
             cells.append(text if math.isnan(worse) else f"{text} ({0.0 - 100 * worse:+.1f} %)")
         lines.append((setting.trial.setting, *cells))
-    return markdown_table(("setting", *map(_probe_name, keys)), lines)
+    return markdown_table(("setting", *map(_probe_name, metrics)), lines)
 
 
-def probe_keys(averages: Sequence[Setting]) -> tuple[str, ...]:
-    """The keys of the named probes that every trial has."""
+def headlines(averages: Sequence[Setting]) -> dict[str, Metric]:
+    """The metric to look at of each named probe that every trial has, by its key in the rows."""
     outcomes = [outcome for setting in averages for outcome in setting.outcomes]
-    keys = outcomes[0].probes if outcomes else {}
-    return tuple(key for key in keys if all(key in outcome.probes for outcome in outcomes))
+    metrics = outcomes[0].metrics if outcomes else {}
+    return {
+        key: metric
+        for key, metric in metrics.items()
+        if metric.headline and all(key in outcome.metrics for outcome in outcomes)
+    }
 
 
 def _probe_name(key: str) -> str:
     return key.removeprefix(PROBE).replace("_", " ")
-
-
-def _style(key: str) -> tuple[str, float]:
-    """How a probe is written: losses and perplexities as they are, shares in percent."""
-    return (".3f", 1.0) if key.endswith(LOWER_IS_BETTER) else (".1f", 100.0)
 
 
 def health_table(averages: Sequence[Setting], health: Mapping[str, Any]) -> str:

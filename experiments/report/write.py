@@ -1,10 +1,11 @@
-"""The report of a sweep: `summary.csv`, `report.md` and its pictures, from the rows of the run."""
+"""The report of a sweep: `summary.csv`, `report.md` and its pictures, from the files of the run."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,13 +17,15 @@ from jaxtyping import Int
 from experiments.report.figures import draw_pictures
 from experiments.report.summary import Outcome, Row, Setting, average, finished, summarise
 from experiments.report.tables import (
+    headlines,
     health_table,
     matched_tables,
-    probe_keys,
     probe_table,
     summary_table,
 )
 from smf_jax.continual.results import OF_BASE
+from smf_jax.continual.run_directory import RunDirectory
+from smf_jax.continual.slot_health import read_slot_health
 from smf_jax.continual.trial import Trial
 
 PICTURES = ("frontier", "retention", "slots")
@@ -49,11 +52,60 @@ RETENTION = "Accuracy on each task so far, in unseen paraphrases; each method at
 SLOTS = "Share of the slots changed by the task of the row that the task of the column changed too."
 
 
-def write_report(
+def write_report(directory: Path) -> str:
+    """Write the report of a run from its files: results, slot health and patches of all shards.
+
+    Args:
+      directory: the run; gets what `draw_report` writes.
+
+    Returns:
+      The summary table, for the terminal.
+
+    Raises:
+      FileNotFoundError: if the directory is no run.
+      ValueError: if a patch is damaged.
+    """
+    directory = Path(os.path.abspath(directory))  # its last part is the title, as of `.`
+    run = RunDirectory(str(directory))
+    probes, rows = run.config().probes.probes, run.rows()
+    trials = [outcome.trial for outcome in summarise(rows)]
+    health = read_slot_health(directory)
+    return draw_report(directory, rows, read_changed_slots(run, trials), health, probes)
+
+
+def read_changed_slots(
+    run: RunDirectory, trials: Iterable[Trial]
+) -> dict[str, list[Int[np.ndarray, "_"]]]:
+    """Read the slots that each task of each trial changed, for the trials that have patches.
+
+    Several pools lie one after another in the numbering.
+    """
+    found = {}
+    for trial in trials:
+        if trial.rule is None:  # it selects no rows, and saves no patches
+            continue
+        patches = run.load_patches(trial, run.completed(trial)[0])
+        paths = sorted({path for patch in patches for path in patch.pools})
+        found[trial.id] = [
+            np.concatenate(
+                [
+                    patch.pools[path].slots + place * patch.pools[path].table_slots
+                    for place, path in enumerate(paths)
+                    if path in patch.pools
+                ]
+                or [np.zeros(0, np.int32)]
+            )
+            for patch in patches
+        ]
+    return found
+
+
+def draw_report(
     directory: Path,
     rows: Iterable[Row],
     changed_slots: Mapping[str, Sequence[Int[np.ndarray, "_"]]],
     health: Mapping[str, Any] | None = None,
+    probes: str = "",
 ) -> str:
     """Write the tables and the pictures of a run, over those of an earlier report.
 
@@ -63,11 +115,12 @@ def write_report(
       rows: the rows of its `results.jsonl`; trials may have failed or be unfinished.
       changed_slots: id of a trial -> the distinct slots that each of its tasks changed.
       health: the slots' use before and after the stream, as `read_slot_health` reads it.
+      probes: the value of `--probes` that the run was given, for the kinds of its probes.
 
     Returns:
       The summary table, for the terminal.
     """
-    outcomes = summarise(rows)
+    outcomes = summarise(rows, probes)
     averages = average(finished(outcomes))
     absent = left_out(outcomes)
     pictures = draw_pictures(averages, changed_slots, note="\n".join(absent[:3]))
@@ -110,7 +163,7 @@ def render(
       averages: the settings, means over seeds.
       absent: what the means leave out, a line each.
       pictures: the names of the pictures beside the text.
-      health: as for `write_report`.
+      health: as for `draw_report`.
     """
     parts = [f"# {name}", summary_table(averages), WORDS]
     if absent:
@@ -120,7 +173,7 @@ def render(
         "![learned against forgotten](frontier.png)",
         FRONTIER,
     ]
-    if probe_keys(averages):
+    if headlines(averages):
         parts += ["## Probes", probe_table(averages), PROBES]
     if averages:
         parts += ["## Forgetting at matched learning", matched_tables(averages)]
@@ -139,7 +192,7 @@ def summary_csv(outcomes: Iterable[Outcome]) -> str:
     """Return a line a trial: its settings and what it came to, empty where nothing was measured."""
     settings = [field.name for field in fields(Trial)]
     outcomes = tuple(outcomes)
-    apart = ("trial", "retention", "probes", "probe_bases")
+    apart = ("trial", "retention", "probes", "probe_bases", "metrics")
     results = [f.name for f in fields(Outcome) if f.name not in apart]
     probes = dict.fromkeys(key for outcome in outcomes for key in outcome.probes)
     text = io.StringIO()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from smf_jax import checkpoints
+from smf_jax.checkpoints.files import whole_directory
 from smf_jax.checkpoints.manifest import fingerprint, sha256_of_json
 from smf_jax.data.tokenizer import Tokenizer, load_tokenizer
 from smf_jax.errors import blame_flag, require_writable
@@ -113,9 +112,6 @@ def save_base(path: Path, base: Base, overwrite: bool = False) -> str:
     Returns:
       The fingerprint of its leaves.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(partial, ignore_errors=True)
     metadata = {
         "kind": "base",
         "base_format": FORMAT,
@@ -123,16 +119,14 @@ def save_base(path: Path, base: Base, overwrite: bool = False) -> str:
         "origin": base.origin,
         "recipe": base.recipe,
     }
-    base_fingerprint = checkpoints.save(partial / PARAMS, base.params, metadata)
-    base.tokenizer.save(partial)
-    if overwrite and path.exists():
-        shutil.rmtree(path)
+    base_fingerprint = base.fingerprint()
     try:
-        partial.rename(path)
-    except OSError:
+        with whole_directory(path, overwrite) as partial:
+            checkpoints.save(partial / PARAMS, base.params, metadata)
+            base.tokenizer.save(partial)
+    except FileExistsError:
         if not (path / PARAMS).is_dir():
             raise
-        shutil.rmtree(partial)
     return base_fingerprint
 
 

@@ -15,6 +15,7 @@ from smf_jax.data.batching import (
     Batch,
     concatenate,
     encode_paraphrases,
+    in_chunks,
     needed_length,
     pack_texts,
     sample_batches,
@@ -24,7 +25,7 @@ from smf_jax.data.readers import Reader
 from smf_jax.data.tokenizer import train_tokenizer
 from smf_jax.data.world.world import World, make_world
 from smf_jax.errors import blame_flag
-from smf_jax.evaluation.probes.exact import answer_probe, exact_match, in_chunks, is_exact_match
+from smf_jax.evaluation.probes.exact import answer_probe, exact_match, is_exact_match
 from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.models.decoder import init_params, plain_logits
 from smf_jax.params import Params, count_parameters, flatten

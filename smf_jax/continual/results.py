@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from smf_jax.continual.trial import Trial
+from smf_jax.evaluation.probe import Metric
+from smf_jax.evaluation.probes.registry import find_metrics
 
 Row = Mapping[str, Any]
 # Keys of what is measured by a named probe, and of the same of the base.
@@ -86,3 +88,24 @@ class ResultRow:
         trial = Trial(**{name: row[name] for name in of_trial})
         known: dict[str, Any] = {name: row.get(name) for name in own}
         return cls(trial=trial, further=further, **known)
+
+
+def probe_key(name: str, metric: str) -> str:
+    """The key in `results.jsonl` of a metric of a named probe; the base's ends in ``_base``."""
+    return f"{PROBE}{name}_{metric}"
+
+
+def probe_keys(row: Row) -> list[str]:
+    """The keys of the named probes of a row, but for those of the base."""
+    return [key for key in row if key.startswith(PROBE) and key + OF_BASE in row]
+
+
+def probe_metrics(row: Row, probes: str = "") -> dict[str, Metric]:
+    """The metric behind each key of a row that is one of a named probe.
+
+    Args:
+      row: of `results.jsonl`.
+      probes: the value of ``--probes`` that the run was given, where it is known.
+    """
+    found = find_metrics((key.removeprefix(PROBE) for key in probe_keys(row)), probes)
+    return {PROBE + key: metric for key, metric in found.items()}

@@ -16,10 +16,10 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from smf_jax import checkpoints
+from smf_jax.checkpoints.files import write_text
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.results import ResultRow
@@ -108,10 +108,10 @@ class RunDirectory:
             "versions": {"smf_jax": __version__, **versions},
             "python": platform.python_version(),
         }
-        _write_whole(self.path / CONFIG, json.dumps(told, indent=2, sort_keys=True) + "\n")
+        write_text(self.path / CONFIG, json.dumps(told, indent=2, sort_keys=True) + "\n")
         if self._results.is_file():
             # A line that a kill cut short is dropped; its task is run again.
-            _write_whole(self._results, "".join(_whole_lines(self._results)))
+            write_text(self._results, "".join(_whole_lines(self._results)))
 
     def _stored(self) -> dict[str, Any] | None:
         """The configuration of the run that is there, ``None`` if what is there is no run."""
@@ -173,7 +173,7 @@ class RunDirectory:
 
     def write_sidecar(self, name: str, content: Any) -> None:
         """Writes a JSON file beside the results, whole or not at all."""
-        _write_whole(self.sidecar(name), json.dumps(content, indent=2) + "\n")
+        write_text(self.sidecar(name), json.dumps(content, indent=2) + "\n")
 
     def completed(self, trial: Trial) -> tuple[int, int | None]:
         """How far a trial has come.
@@ -203,7 +203,7 @@ class RunDirectory:
             if row["trial"] != trial.id or row["task"] < done
         ]
         if kept != lines:
-            _write_whole(self._results, "".join(kept))
+            write_text(self._results, "".join(kept))
 
     def _is_saved(self, trial: Trial, task: int) -> bool:
         return checkpoints.is_complete(self.task_path(trial, task))
@@ -311,31 +311,6 @@ class RunDirectory:
         saved = {name: jnp.asarray(each) for name, each in self.load_params(trial, task).items()}
         return method.apply(self.config().own(trial.method), base, saved)
 
-    def trials(self) -> list[Trial]:
-        """The trials that have rows, in the order in which these were written."""
-        return list(dict.fromkeys(ResultRow.from_json(row).trial for row in self.rows()))
-
-    def changed_slots(self) -> dict[str, list[np.ndarray]]:
-        """Slots that each task of each trial changed; pools are numbered one after another."""
-        found: dict[str, list[np.ndarray]] = {}
-        for trial in self.trials():
-            if METHODS[trial.method].artefact != "patch":
-                continue
-            patches = self.load_patches(trial, self.completed(trial)[0])
-            paths = sorted({path for patch in patches for path in patch.pools})
-            found[trial.id] = [
-                np.concatenate(
-                    [
-                        patch.pools[path].slots + place * patch.pools[path].table_slots
-                        for place, path in enumerate(paths)
-                        if path in patch.pools
-                    ]
-                    or [np.zeros(0, np.int32)]
-                )
-                for patch in patches
-            ]
-        return found
-
     def _about(self, trial: Trial, task: int, base: str, kind: str) -> dict[str, Any]:
         return {
             "kind": kind,
@@ -345,12 +320,6 @@ class RunDirectory:
             "base": base,
             **asdict(trial),
         }
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _whole_lines(path: Path) -> Iterator[str]:

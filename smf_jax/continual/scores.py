@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from smf_jax.continual.results import OF_BASE, PROBE, ResultRow
+from smf_jax.continual.results import OF_BASE, PROBE, ResultRow, probe_key, probe_metrics
 from smf_jax.continual.stream_data import StreamData, all_rows
 from smf_jax.continual.trial_group import TrialGroup
 from smf_jax.evaluation.probes.exact import exact_match
@@ -16,8 +16,6 @@ from smf_jax.params import Params
 
 Scores = dict[str, Any]
 
-# Metrics of named probes that rise as a model gets worse.
-LOWER_IS_BETTER = ("_loss", "_perplexity")
 
 
 def measure(
@@ -64,11 +62,6 @@ def measure(
     return scores
 
 
-def probe_key(name: str, metric: str) -> str:
-    """The key in `results.jsonl` of a metric of a named probe; the base's ends in ``_base``."""
-    return f"{PROBE}{name}_{metric}"
-
-
 def probe_columns(
     stream_data: StreamData, scores: Scores, base_scores: Scores
 ) -> dict[str, float | None]:
@@ -105,23 +98,10 @@ def result_line(row: ResultRow) -> str:
     if row.text_loss is not None:
         parts.append(f"text loss {row.text_loss:.3f};")
     further = row.further
-    shown = headlines(key for key in further if key.startswith(PROBE) and key + OF_BASE in further)
+    shown = [key for key, metric in probe_metrics(further).items() if metric.headline]
     parts += [f"{key.removeprefix(PROBE)} {further[key]:.3f};" for key in shown]
     if row.rows_changed is not None:
         parts.append(f"{row.rows_changed:,} rows;")
     if row.failed_step is not None:
         parts.append(f"FAILED at step {row.failed_step};")
     return " ".join([*parts, f"{row.seconds:.1f} s"])
-
-
-def headlines(probes: Iterable[str]) -> tuple[str, ...]:
-    """Of the keys of named probes, the one to look at of each probe."""
-    keys = tuple(probes)
-    ends = ("_f1", "_acc_norm", "_perplexity")
-    return tuple(
-        key
-        for key in keys
-        if key.endswith(ends)
-        # A perplexity says what its loss says.
-        or (key.endswith("_loss") and f"{key.removesuffix('_loss')}_perplexity" not in keys)
-    )

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from smf_jax.configuration import Configuration, part, setting
+from smf_jax.data.files import RECORD_FILES
 from smf_jax.errors import blame_flag
+from smf_jax.evaluation.probes.registry import KINDS
 from smf_jax.memory.config import MemoryConfig
 from smf_jax.models.config import MemoryPlacement
 from smf_jax.sparse.optimizers import OPTIMIZERS
@@ -82,8 +84,8 @@ class StreamConfig(Configuration):
 
     stream: str = setting(
         "",
-        "what is taught: world, a file of questions (.jsonl or .csv, also .gz, .xz), or "
-        "tfds:NAME:SPLIT; empty: the base's world",
+        f"what is taught: world, a file of questions ({RECORD_FILES}), or tfds:NAME:SPLIT; empty: "
+        "the base's world",
         first=True,
     )
     relation: str = setting("", "only questions of these relations of the file")
@@ -127,8 +129,9 @@ class ProbeConfig(Configuration):
 
     probes: str = setting(
         "",
-        "what is measured beside the stream, as NAME=FILE or NAME=KIND:FILE,…: questions, text, "
-        "or by kind (docs/probes.md); empty: the world's known facts and neutral text",
+        "what is measured beside the stream, as NAME=FILE or NAME=KIND:FILE,…: questions "
+        f"({RECORD_FILES}) or text, or by kind (docs/probes.md): {', '.join(KINDS)}; empty: the "
+        "world's known facts and neutral text",
         first=True,
     )
     probe_limit: int = setting(500, "questions, items or windows of a probe; 0 for all", least=0)

@@ -16,8 +16,7 @@ from smf_jax.continual.base import Base
 from smf_jax.continual.engine import Sweep
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.trial import Trial
-from smf_jax.data.batching import Batch
-from smf_jax.evaluation.probes.exact import in_chunks
+from smf_jax.data.batching import Batch, in_chunks
 from smf_jax.evaluation.slot_health import slot_health, usage_drift
 from smf_jax.params import Params
 from smf_jax.progress import progress_bar

@@ -21,20 +21,19 @@ from smf_jax.data.batching import (
     pack_texts,
     sample_batches,
 )
-from smf_jax.data.facts import Paraphrase, Task, first_paraphrases, train_paraphrases
+from smf_jax.data.facts import (
+    Paraphrase,
+    Task,
+    first_paraphrases,
+    stream_of,
+    train_paraphrases,
+)
 from smf_jax.data.readers import Reader
-from smf_jax.data.sources import stream_of
 from smf_jax.data.world.world import World, make_world
 from smf_jax.errors import blame_flag
-from smf_jax.evaluation.probes.exact import Probe, answer_probe
-from smf_jax.evaluation.probes.registry import (
-    NamedProbe,
-    ProbeContext,
-    ProbeOptions,
-    Probes,
-    asked_once,
-    read_probes,
-)
+from smf_jax.evaluation.probe import Probe, ProbeContext, ProbeOptions
+from smf_jax.evaluation.probes.exact import ExactProbe, answer_probe, asked_once
+from smf_jax.evaluation.probes.registry import Probes, read_probes
 
 # As many paraphrases of a fact are asked seen as unseen.
 ASKED = 2
@@ -72,12 +71,12 @@ class StreamData:
 
     tasks: tuple[Task, ...]
     examples: tuple[Batch, ...]
-    seen: tuple[Probe, ...]
-    unseen: tuple[Probe, ...]
-    questions: Mapping[str, Probe]
+    seen: tuple[ExactProbe, ...]
+    unseen: tuple[ExactProbe, ...]
+    questions: Mapping[str, ExactProbe]
     texts: Mapping[str, Batch]
     general: General | None
-    named: Mapping[str, NamedProbe] = field(default_factory=dict)
+    named: Mapping[str, Probe] = field(default_factory=dict)
 
     def batches(
         self, task: int, seed: int, steps: int, rows: int, replayed: int, by_fact: bool = False
@@ -135,7 +134,7 @@ def load_stream_data(config: SweepConfig, base: Base) -> StreamData:
     def encoded(task: Task) -> Batch:
         return encode_paraphrases(base.tokenizer, train_paraphrases(task.facts), length, weight)
 
-    def probe(task: Task, paraphrases: str) -> Probe:
+    def probe(task: Task, paraphrases: str) -> ExactProbe:
         facts = first_paraphrases(task.facts, paraphrases, ASKED)
         return answer_probe(base.tokenizer, facts, paraphrases, length)
 
@@ -243,7 +242,7 @@ def _probes(
     return probes
 
 
-def all_rows(probes: Sequence[Probe]) -> Batch:
+def all_rows(probes: Sequence[ExactProbe]) -> Batch:
     """The rows of several probes, one after another."""
     return concatenate([probe.batch for probe in probes])
 

@@ -11,9 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from smf_jax.data.batching import Batch
+from smf_jax.data.batching import Batch, in_chunks
 from smf_jax.evaluation.likelihood import LossSum, loss_sum, mean_loss
-from smf_jax.evaluation.probes.exact import in_chunks, is_exact_match
+from smf_jax.evaluation.probes.exact import is_exact_match
 from smf_jax.params import Params
 from smf_jax.sharding import over_trials, replicate, split_over, stack, unstack
 from smf_jax.training.step import Settings, StepMetrics

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Int
 
 from smf_jax.data.facts import Paraphrase
 from smf_jax.data.tokenizer import Tokenizer
+
+T = TypeVar("T")
 
 
 class Batch(NamedTuple):
@@ -96,7 +97,7 @@ def encode_paraphrases(
         raise ValueError("encode_paraphrases: no paraphrases; expected at least one")
     if prompt_loss_weight < 0:
         raise ValueError(f"prompt_loss_weight={prompt_loss_weight}: expected 0 or more")
-    batch = _empty(len(paraphrases), length, tokenizer.pad)
+    batch = empty_batch(len(paraphrases), length, tokenizer.pad)
     for row, (prompt, answer) in enumerate(split_paraphrases(tokenizer, paraphrases)):
         sequence = prompt + answer
         end = len(sequence) - 1
@@ -112,42 +113,6 @@ def encode_paraphrases(
         batch.weights[row, max(0, len(prompt) - 1) : end] = 1.0
         batch.valid[row, :end] = True
     return batch
-
-
-def encode_prompts(
-    tokenizer: Tokenizer, prompts: Sequence[str], length: int | None = None
-) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
-    """Prompts for generation: ``[bos] prompt``, padded on the left.
-
-    Args:
-        tokenizer: What encodes.
-        prompts: b prompts.
-        length: t; the longest prompt when None.
-
-    Returns:
-        The token ids (b, t), int32, and where they are no pads (b, t).
-
-    Raises:
-        ValueError: If there is no prompt or one does not fit.
-    """
-    begin = [] if tokenizer.bos is None else [tokenizer.bos]
-    rows = [begin + ids for ids in tokenizer.encode_batch(prompts)]
-    if not rows:
-        raise ValueError("encode_prompts: no prompts; expected at least one")
-    longest = max(len(row) for row in rows)
-    length = longest if length is None else length
-    if longest > length:
-        place = max(range(len(rows)), key=lambda i: len(rows[i]))
-        raise ValueError(
-            f"length={length} is too short for prompt {place}, {prompts[place]!r}, of {longest} "
-            "tokens: raise the length or drop it"
-        )
-    tokens = np.full((len(rows), length), tokenizer.pad, np.int32)
-    valid = np.zeros((len(rows), length), bool)
-    for place, row in enumerate(rows):
-        tokens[place, length - len(row) :] = row
-        valid[place, length - len(row) :] = True
-    return tokens, valid
 
 
 def pack_texts(
@@ -259,13 +224,22 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
     return Batch(*(np.concatenate(fields) for fields in zip(*padded, strict=True)))
 
 
-def _pad_to(batch: Batch, length: int) -> Batch:
-    """The batch with masked positions added on the right up to a length."""
-    missing = length - batch.tokens.shape[-1]
-    return Batch(*(np.pad(field, ((0, 0), (0, missing))) for field in batch))
+def in_chunks(function: Callable[[Batch], T], batch: Batch, rows: int) -> list[T]:
+    """Apply ``function`` to runs of ``rows`` rows, the last one filled up with pads.
+
+    One shape, hence one compilation, serves batches of any size; results stay on the device so
+    that the host does not wait between chunks.
+    """
+    total = batch.tokens.shape[0]
+    missing = -total % rows
+    filled = Batch(*(np.pad(field, ((0, missing), (0, 0))) for field in batch))
+    return [
+        function(Batch(*(field[start : start + rows] for field in filled)))
+        for start in range(0, total, rows)
+    ]
 
 
-def _empty(rows: int, length: int, pad: int) -> Batch:
+def empty_batch(rows: int, length: int, pad: int) -> Batch:
     """A batch of pads: nothing valid, nothing in the loss."""
     shape = (rows, length)
     return Batch(
@@ -274,3 +248,9 @@ def _empty(rows: int, length: int, pad: int) -> Batch:
         np.zeros(shape, np.float32),
         np.zeros(shape, bool),
     )
+
+
+def _pad_to(batch: Batch, length: int) -> Batch:
+    """The batch with masked positions added on the right up to a length."""
+    missing = length - batch.tokens.shape[-1]
+    return Batch(*(np.pad(field, ((0, 0), (0, missing))) for field in batch))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import lzma
 from collections.abc import Sequence
 from pathlib import Path
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
+from smf_jax.data.files import open_text
 from smf_jax.data.tokenizer import Tokenizer
 
-_OPENERS = {".gz": gzip.open, ".xz": lzma.open}
 # How Qwen2 cuts a text before merging: digits stand alone, a line's end stays with its mark.
 _QWEN_CUT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -92,9 +90,9 @@ def read_qwen(directory: Path | str) -> Tokenizer:
 
 
 def _read(directory: Path, name: str) -> str:
-    for suffix in ("", *_OPENERS):
+    for suffix in ("", ".gz", ".xz"):
         path = directory / f"{name}{suffix}"
         if path.is_file():
-            with _OPENERS.get(suffix, open)(path, "rt", encoding="utf-8") as file:
+            with open_text(path) as file:
                 return file.read()
     raise FileNotFoundError(f"{directory}/{name}: no such file, nor one with .xz or .gz behind it")

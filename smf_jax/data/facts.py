@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -59,6 +60,44 @@ def first_paraphrases(facts: Iterable[Fact], paraphrases: str, count: int) -> tu
     """The facts with only the first few of their paraphrases of a kind, trained or asked."""
     return tuple(
         replace(fact, **{paraphrases: getattr(fact, paraphrases)[:count]}) for fact in facts
+    )
+
+
+def stream_of(
+    facts: Sequence[Fact], tasks: int, facts_per_task: int, seed: int
+) -> tuple[Task, ...]:
+    """Deal facts into the tasks of a stream, in an order given by the seed.
+
+    Facts that ask the same are dealt once: two answers to one question would undo each other.
+    A longer stream begins with the tasks of a shorter one.
+
+    Args:
+        facts: What to deal from.
+        tasks: The number of tasks.
+        facts_per_task: Facts of each task.
+        seed: Decides the order.
+
+    Returns:
+        The tasks.
+
+    Raises:
+        ValueError: If a count is below 1 or the facts do not suffice.
+    """
+    for name, value in (("tasks", tasks), ("facts_per_task", facts_per_task)):
+        if value < 1:
+            raise ValueError(f"{name}={value}: expected at least 1")
+    by_prompts = {frozenset(w.prompt for w in (*f.train, *f.held_out)): f for f in reversed(facts)}
+    distinct = list(by_prompts.values())
+    needed = tasks * facts_per_task
+    if len(distinct) < needed:
+        raise ValueError(
+            f"tasks={tasks} of facts_per_task={facts_per_task} need {needed} facts, but the "
+            f"stream has {len(distinct)} different ones: lower one of the two or give more facts"
+        )
+    random.Random(f"{seed}/stream").shuffle(distinct)
+    return tuple(
+        Task(f"task_{number:02d}", tuple(distinct[start : start + facts_per_task]))
+        for number, start in enumerate(range(0, needed, facts_per_task))
     )
 
 

@@ -1,4 +1,7 @@
-"""Records and paragraphs of text files: JSONL, CSV and plain text, also .gz, .xz or .bz2."""
+"""Records, paragraphs and texts of files: JSONL, CSV and plain text, also .gz, .xz or .bz2.
+
+A format of records is one entry of ``_RECORDS``, a compression one of ``_OPENERS``.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ import gzip
 import json
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 _OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
-_FORMATS = (".jsonl", ".csv", ".txt")
+TEXT = ".txt"
 
 
 def file_format(path: Path) -> str:
@@ -26,17 +29,22 @@ def file_format(path: Path) -> str:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    if not has_format(path):
-        raise ValueError(f"{path}: unknown format; expected {EXPECTED_FORMATS}")
+    if not _has_format(path):
+        raise ValueError(f"{path}: unknown format; expected {_expected()}")
     return _plain_name(path).suffix
 
 
-def has_format(path: Path) -> bool:
-    """Whether the name of a file ends in a format that can be read."""
-    return _plain_name(path).suffix in _FORMATS
+def holds_records(path: Path) -> bool:
+    """Whether the name of a file says that it holds records."""
+    return _plain_name(path).suffix in _RECORDS
 
 
-EXPECTED_FORMATS = f"{', '.join(_FORMATS)}, alone or followed by {', '.join(_OPENERS)}"
+def _has_format(path: Path) -> bool:
+    return _plain_name(path).suffix in (*_RECORDS, TEXT)
+
+
+def _expected() -> str:
+    return f"{', '.join((*_RECORDS, TEXT))}, alone or followed by {', '.join(_OPENERS)}"
 
 
 def fail_at(path: Path, line: int, message: str) -> NoReturn:
@@ -52,9 +60,48 @@ def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         ValueError: If the file is of another format or damaged, or a line empty or malformed.
     """
     kind = file_format(path)
-    if kind == ".txt":
-        raise ValueError(f"{path}: plain text has no fields; expected .jsonl or .csv")
-    return _json_records(path) if kind == ".jsonl" else _csv_records(path)
+    if kind == TEXT:
+        raise ValueError(f"{path}: plain text has no fields; expected {' or '.join(_RECORDS)}")
+    return _RECORDS[kind](path)
+
+
+def read_texts(path: str | Path) -> Iterator[str]:
+    """Stream texts: the field ``text`` of each record, or the paragraphs of a .txt file.
+
+    Texts that are blank are passed over.
+
+    Args:
+        path: A .jsonl, .csv or .txt file, also with .gz, .xz or .bz2 behind it, or a directory,
+            whose files of these kinds are read in the order of their names.
+
+    Yields:
+        One text at a time; the file is never held in memory.
+
+    Raises:
+        FileNotFoundError: If there is no such file or directory.
+        ValueError: If a file is damaged or of an unknown format, a line is empty or malformed, or
+            a record has no text; with the line's number.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return _texts(path, file_format(path))
+    files = sorted(file for file in path.iterdir() if _has_format(file))
+    if not files:
+        raise ValueError(f"{path}: no text in this directory; expected {_expected()}")
+    return (text for file in files for text in _texts(file, file_format(file)))
+
+
+def _texts(path: Path, kind: str) -> Iterator[str]:
+    """The texts of one file."""
+    if kind == TEXT:
+        yield from read_paragraphs(path)
+        return
+    for line, record in read_records(path):
+        text = record.get("text")
+        if not isinstance(text, str):
+            fail_at(path, line, f"no text in the field 'text'; the record has {list(record)}")
+        if text.strip():
+            yield text
 
 
 def read_paragraphs(path: Path) -> Iterator[str]:
@@ -64,7 +111,7 @@ def read_paragraphs(path: Path) -> Iterator[str]:
         ValueError: If the file is damaged.
     """
     lines: list[str] = []
-    with _opened(path) as file:
+    with open_text(path) as file:
         for text in file:
             if text.strip():
                 lines.append(text.strip())
@@ -83,7 +130,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         ValueError: If the file is of an unknown format or damaged.
     """
     file_format(path)
-    with _opened(path) as file:
+    with open_text(path) as file:
         for line, text in enumerate(file, start=1):
             yield line, text.rstrip("\r\n")
 
@@ -100,7 +147,7 @@ def read_whole(path: Path, limit: int) -> str:
         ValueError: If the file is of an unknown format or damaged.
     """
     file_format(path)
-    with _opened(path) as file:
+    with open_text(path) as file:
         return file.read(limit)
 
 
@@ -110,7 +157,7 @@ def _plain_name(path: Path) -> Path:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[str]]:
+def open_text(path: Path) -> Iterator[IO[str]]:
     """The file as text, decompressed; damage becomes an error that names the file."""
     opener = _OPENERS.get(path.suffix, open)
     try:
@@ -125,7 +172,7 @@ def _opened(path: Path) -> Iterator[IO[str]]:
 
 
 def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with _opened(path) as file:
+    with open_text(path) as file:
         for line, text in enumerate(file, start=1):
             if not text.strip():
                 fail_at(path, line, "empty; expected one JSON object per line: take the line out")
@@ -140,7 +187,7 @@ def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _csv_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows by the names in the header; a cell with a JSON list counts as a list."""
-    with _opened(path) as file:
+    with open_text(path) as file:
         reader = csv.DictReader(file, strict=True)
         line = 2
         while True:
@@ -165,3 +212,11 @@ def _cell(text: str) -> Any:
         except ValueError:
             return text
     return text
+
+
+_RECORDS: Mapping[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]] = {
+    ".jsonl": _json_records,
+    ".csv": _csv_records,
+}
+# What a help text says of a file of records.
+RECORD_FILES = f"{' or '.join(_RECORDS)}, also with {', '.join(_OPENERS)} behind it"

@@ -1,14 +1,19 @@
-"""What a flag names: questions or text, in a file or in a set of tensorflow-datasets."""
+"""What a flag names: questions or text, in a file, a directory or a set of tensorflow-datasets.
+
+A source is a path, or ``SCHEME:REST`` with one of `SCHEMES`. A new scheme is one entry of that
+table, a new format of files one of `smf_jax.data.files`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from smf_jax.data.facts import Fact, Question
-from smf_jax.data.files import file_format, read_whole
-from smf_jax.data.sources import read_open_questions, read_questions, read_texts
+from smf_jax.data.files import TEXT, file_format, read_texts, read_whole
+from smf_jax.data.questions import read_open_questions, read_questions
 from smf_jax.data.tfds_source import (
     parse_tfds,
     read_tfds_open_questions,
@@ -38,30 +43,32 @@ class Reader:
         Raises:
           ValueError: naming the flag, the file and the line.
         """
-        if source.startswith("tfds:"):
-            if relations is not None:
-                raise ValueError(
-                    f"--relation={','.join(relations)} picks from a file's relations, but "
-                    f"--{flag}={source} is a set without; leave it out"
-                )
-            split = parse_tfds(source, f"--{flag}", self.data_dir or None)
-            with blame_flag(f"--{flag}: "):
-                return read_tfds_questions(split, download=self.download)
         picked = "" if relations is None else f" --relation={','.join(relations)}"
-        with blame_flag(f"--{flag}{picked}: "):
-            return read_questions(existing(source, flag), relations=relations)
+        with self._opened(source, flag, picked) as opened:
+            if relations is not None and not opened.has_relations:
+                raise ValueError(
+                    f"{picked.strip()} picks from a file's relations, but --{flag}={source} is a "
+                    "set without; leave it out"
+                )
+            return opened.questions(relations)
 
     def open_questions(self, source: str, flag: str) -> tuple[Question, ...]:
-        """The questions that ``source`` names as they stand, in no paraphrase.
+        """The questions that ``--flag=source`` names as they stand, in no paraphrase.
 
         Raises:
           ValueError: naming the flag, the file and the line.
         """
-        with blame_flag(f"--{flag}: "):
-            if source.startswith("tfds:"):
-                split = parse_tfds(source, f"--{flag}", self.data_dir or None)
-                return read_tfds_open_questions(split, download=self.download)
-            return read_open_questions(existing(source, flag))
+        with self._opened(source, flag) as opened:
+            return opened.open_questions()
+
+    def texts(self, source: str, flag: str) -> Iterator[str]:
+        """The texts that ``--flag=source`` names, one at a time.
+
+        Raises:
+          ValueError: naming the flag, the file and the line.
+        """
+        with self._opened(source, flag) as opened:
+            yield from opened.texts()
 
     def whole_text(self, source: str, flag: str, characters: int = -1) -> str:
         """One text: a .txt file as it stands, else all texts with blank lines between them.
@@ -74,32 +81,73 @@ class Reader:
         Raises:
           ValueError: naming the flag, the file and the line.
         """
-        if not source.startswith("tfds:"):
-            path = existing(source, flag)
-            with blame_flag(f"--{flag}: "):
-                if path.is_file() and file_format(path) == ".txt":
-                    return read_whole(path, characters)
-        parts: list[str] = []
-        length = 0
-        for text in self.texts(source, flag):
-            parts.append(text)
-            length += len(text) + 2
-            if 0 <= characters <= length:
-                break
-        return "\n\n".join(parts)
+        with self._opened(source, flag) as opened:
+            return opened.whole_text(characters)
 
-    def texts(self, source: str, flag: str) -> Iterator[str]:
-        """The texts that ``--flag=source`` names, one at a time.
+    @contextmanager
+    def _opened(self, source: str, flag: str, picked: str = "") -> Iterator[Source]:
+        """What is read by the scheme of a source; errors inside name the flag."""
+        scheme, colon, _ = source.partition(":")
+        with blame_flag(f"--{flag}{picked}: "):
+            yield (SCHEMES.get(scheme, Source) if colon else Source)(self, source, flag)
 
-        Raises:
-          ValueError: naming the flag, the file and the line.
-        """
-        with blame_flag(f"--{flag}: "):
-            if source.startswith("tfds:"):
-                split = parse_tfds(source, f"--{flag}", self.data_dir or None)
-                yield from read_tfds_texts(split, download=self.download)
-            else:
-                yield from read_texts(existing(source, flag))
+
+class Source:
+    """A file, or a directory of texts: what has no scheme.
+
+    Attributes:
+      has_relations: whether questions may be picked by their relation.
+    """
+
+    has_relations = True
+
+    def __init__(self, reader: Reader, source: str, flag: str) -> None:
+        """Finds the source; nothing is read yet."""
+        del reader
+        self._path = existing(source, flag)
+
+    def questions(self, relations: Sequence[str] | None) -> tuple[Fact, ...]:
+        """The questions in paraphrases, of all relations or of some."""
+        return read_questions(self._path, relations=relations)
+
+    def open_questions(self) -> tuple[Question, ...]:
+        """The questions as they stand."""
+        return read_open_questions(self._path)
+
+    def texts(self) -> Iterator[str]:
+        """The texts, one at a time."""
+        return read_texts(self._path)
+
+    def whole_text(self, characters: int) -> str:
+        """All text as one, or about as many of its first characters."""
+        if self._path.is_file() and file_format(self._path) == TEXT:
+            return read_whole(self._path, characters)
+        return _joined(self.texts(), characters)
+
+
+class TfdsSource(Source):
+    """A split of a set of tensorflow-datasets, ``tfds:NAME:SPLIT``."""
+
+    has_relations = False
+
+    def __init__(self, reader: Reader, source: str, flag: str) -> None:
+        self._split = parse_tfds(source, f"--{flag}", reader.data_dir or None)
+        self._download = reader.download
+
+    def questions(self, relations: Sequence[str] | None) -> tuple[Fact, ...]:
+        return read_tfds_questions(self._split, download=self._download)
+
+    def open_questions(self) -> tuple[Question, ...]:
+        return read_tfds_open_questions(self._split, download=self._download)
+
+    def texts(self) -> Iterator[str]:
+        return read_tfds_texts(self._split, download=self._download)
+
+    def whole_text(self, characters: int) -> str:
+        return _joined(self.texts(), characters)
+
+
+SCHEMES: Mapping[str, type[Source]] = {"tfds": TfdsSource}
 
 
 def existing(source: str, flag: str) -> Path:
@@ -115,3 +163,15 @@ def existing(source: str, flag: str) -> Path:
             "tfds:NAME:SPLIT"
         )
     return path
+
+
+def _joined(texts: Iterator[str], characters: int) -> str:
+    """Texts with blank lines between them, up to the one that reaches so many characters."""
+    parts: list[str] = []
+    length = 0
+    for text in texts:
+        parts.append(text)
+        length += len(text) + 2
+        if 0 <= characters <= length:
+            break
+    return "\n\n".join(parts)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smf_jax.data.facts import Fact, Question, check_paraphrase_counts
-from smf_jax.data.sources import QUESTION_FORMATS, question_fact
+from smf_jax.data.facts import Fact, Question
+from smf_jax.data.questions import question_fact
 
 # Where questions, answers and texts are looked for when no feature is named.
 _QUESTION_NAMES = ("question", "problem", "query")
@@ -43,10 +43,7 @@ def read_tfds_questions(
     *,
     question: str | None = None,
     answers: str | None = None,
-    limit: int | None = None,
     download: bool = False,
-    train_paraphrases: int = 8,
-    held_out_paraphrases: int = 2,
 ) -> tuple[Fact, ...]:
     """Read questions with their answers from a set and put them into paraphrases.
 
@@ -55,10 +52,7 @@ def read_tfds_questions(
         question: The feature with the question, nested ones with slashes; None looks for it.
         answers: The feature with the answers: a text, a sequence of texts, or a group with
             ``value`` and ``aliases`` or with ``text``; None looks for it.
-        limit: Read at most so many records.
         download: Prepare the set if it is not prepared, which uses the network.
-        train_paraphrases: Formats in which a question is trained.
-        held_out_paraphrases: Other formats in which it is asked.
 
     Returns:
         One fact per record, named by its place in the split.
@@ -67,19 +61,9 @@ def read_tfds_questions(
         ValueError: If the set, split or feature does not exist, the set is not prepared as
             array_record, or a question has no answer.
     """
-    check_paraphrase_counts(train_paraphrases, held_out_paraphrases, len(QUESTION_FORMATS))
-    found = read_tfds_open_questions(
-        source, question=question, answers=answers, limit=limit, download=download
-    )
+    found = read_tfds_open_questions(source, question=question, answers=answers, download=download)
     return tuple(
-        question_fact(
-            f"{source.name}/{source.split}:{place}",
-            each.text,
-            each.answers,
-            turn=place,
-            train_paraphrases=train_paraphrases,
-            held_out_paraphrases=held_out_paraphrases,
-        )
+        question_fact(f"{source.name}/{source.split}:{place}", each, turn=place)
         for place, each in enumerate(found)
     )
 
@@ -89,7 +73,6 @@ def read_tfds_open_questions(
     *,
     question: str | None = None,
     answers: str | None = None,
-    limit: int | None = None,
     download: bool = False,
 ) -> tuple[Question, ...]:
     """Read questions with their answers from a set as they stand, in no paraphrase.
@@ -100,7 +83,7 @@ def read_tfds_open_questions(
     question = question or _find(source, builder, _QUESTION_NAMES, "question")
     answers = answers or _find(source, builder, _ANSWER_NAMES, "answers")
     found = []
-    for place, record in enumerate(_records(source, builder, limit)):
+    for place, record in enumerate(_records(source, builder)):
         text = _texts_of(_at(source, record, question))
         accepted = _accepted(_at(source, record, answers))
         if len(text) != 1:
@@ -135,7 +118,7 @@ def read_tfds_texts(
     """
     builder = _prepared(source, download)
     feature = text or _find(source, builder, _TEXT_NAMES, "text")
-    records = _records(source, builder, None)
+    records = _records(source, builder)
     return (found for record in records for found in _texts_of(_at(source, record, feature)))
 
 
@@ -194,7 +177,7 @@ def _prepare_command(source: TfdsSplit) -> str:
     )
 
 
-def _records(source: TfdsSplit, builder: Any, limit: int | None) -> Iterator[Mapping[str, Any]]:
+def _records(source: TfdsSplit, builder: Any) -> Iterator[Mapping[str, Any]]:
     """The records of a split; the split is opened at once."""
     try:
         records = builder.as_data_source(split=source.split)
@@ -208,8 +191,7 @@ def _records(source: TfdsSplit, builder: Any, limit: int | None) -> Iterator[Map
             f"{source}: no such split; the set has {', '.join(sorted(builder.info.splits))}, "
             "and slices are written train[:1000] or train[10%:]"
         ) from error
-    count = len(records) if limit is None else min(limit, len(records))
-    return (records[place] for place in range(count))
+    return (records[place] for place in range(len(records)))
 
 
 def _find(source: TfdsSplit, builder: Any, names: tuple[str, ...], what: str) -> str:

@@ -231,33 +231,25 @@ def _chat_template(directory: Path, files: dict[str, dict[str, Any]]) -> ChatTem
     """The template in a file of its own, or else in the tokenizer's configuration."""
     own = directory / "chat_template.jinja"
     stored = files["tokenizer_config"].get("chat_template")
-    texts = {name: _text_of(files, name) for name in _NAMED}
     return parse_template(
         own.read_text(encoding="utf-8") if own.is_file() else stored,
-        {name: text for name, text in texts.items() if text is not None},
+        {name: text for name in _NAMED for text in _texts_of(files, name)[:1]},
     )
 
 
-def _text_of(files: dict[str, dict[str, Any]], name: str) -> str | None:
-    """The text of a special token, if a configuration names it."""
-    for content in files.values():
-        entry = content.get(name)
-        text = entry.get("content") if isinstance(entry, dict) else entry
-        if isinstance(text, str):
-            return text
-    return None
+def _texts_of(files: dict[str, dict[str, Any]], name: str) -> list[str]:
+    """The texts of a special token in the configurations that name it."""
+    entries = (content.get(name) for content in files.values())
+    texts = (each.get("content") if isinstance(each, dict) else each for each in entries)
+    return [text for text in texts if isinstance(text, str)]
 
 
 def _token(
     backend: tokenizers.Tokenizer, files: dict[str, dict[str, Any]], name: str
 ) -> int | None:
     """The id of a special token that a configuration names by its text, if one does."""
-    for content in files.values():
-        entry = content.get(name)
-        text = entry.get("content") if isinstance(entry, dict) else entry
-        if isinstance(text, str) and (found := backend.token_to_id(text)) is not None:
-            return found
-    return None
+    ids = map(backend.token_to_id, _texts_of(files, name))
+    return next((found for found in ids if found is not None), None)
 
 
 def _begin_token(backend: tokenizers.Tokenizer, files: dict[str, dict[str, Any]]) -> int | None:

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from smf_jax.data.batching import Batch
+from smf_jax.data.batching import Batch, empty_batch
 from smf_jax.data.tokenizer import Tokenizer
 from smf_jax.losses import token_losses
 
@@ -104,13 +103,7 @@ def pair_rows(
     rows = [(prompt + follows)[-positions - 1 :] for prompt, follows in pairs]
     longest = max(map(len, rows)) - 1
     length = min(positions, -(-longest // multiple) * multiple)
-    shape = (len(rows), length)
-    batch = Batch(
-        np.full(shape, pad, np.int32),
-        np.full(shape, pad, np.int32),
-        np.zeros(shape, np.float32),
-        np.zeros(shape, bool),
-    )
+    batch = empty_batch(len(rows), length, pad)
     for place, (row, (_, follows)) in enumerate(zip(rows, pairs, strict=True)):
         end = len(row) - 1
         batch.tokens[place, :end] = row[:-1]

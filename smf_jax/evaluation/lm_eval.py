@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
+from lm_eval.evaluator import simple_evaluate  # pyright: ignore[reportMissingImports]
+from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
     get_rolling_token_windows,
     make_disjoint_window,
@@ -176,3 +178,32 @@ class SmfLM(TemplateLM):
                 text = text.partition(end)[0]
             answers.append(text)
         return answers
+
+
+def run_tasks(
+    model: SmfLM, tasks: Sequence[str], limit: int | None = None, include_path: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """Runs tasks of the harness on a model.
+
+    Args:
+      model: with its params.
+      tasks: names, as the harness lists them.
+      limit: items of a task; ``None`` for all.
+      include_path: a directory with YAML files of further tasks.
+
+    Returns:
+      The scores by task and metric, as the harness names them.
+
+    Raises:
+      ValueError: if there is no such task.
+    """
+    manager = TaskManager(include_path=include_path)
+    try:
+        found = simple_evaluate(model=model, tasks=list(tasks), task_manager=manager, limit=limit)
+    except KeyError as error:
+        raise ValueError(error.args[0]) from error
+    # A metric is named with its filter behind a comma; the rest is no score.
+    return {
+        task: {name: value for name, value in scores.items() if "," in name}
+        for task, scores in found["results"].items()
+    }

@@ -8,9 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from smf_jax.data.batching import Batch
+from smf_jax.data.batching import Batch, in_chunks
 from smf_jax.evaluation.continuations import Ids, RowScores, row_scores
-from smf_jax.evaluation.probes.exact import in_chunks
 from smf_jax.models.decoder import Decoder, plain_logits
 from smf_jax.models.generate import generate, left_pad
 from smf_jax.params import Params, unflatten

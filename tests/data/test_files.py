@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from smf_jax.data.files import read_lines, read_paragraphs, read_records, read_whole
+from smf_jax.data.files import (
+    holds_records,
+    read_lines,
+    read_paragraphs,
+    read_records,
+    read_texts,
+    read_whole,
+)
+from tests.tiny_sweep import write_lines
 
 LINES = '{"a": 1}\n{"a": "é"}\n'
 OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
@@ -107,3 +115,47 @@ def test_a_text_is_read_as_it_stands_up_to_a_limit(tmp_path, suffix):
 def test_lines_keep_their_spaces_and_their_numbers(tmp_path):
     path = write(tmp_path / "text.txt", " one \r\n\ntwo")
     assert list(read_lines(path)) == [(1, " one "), (2, ""), (3, "two")]
+
+
+def test_texts_come_from_records_paragraphs_and_directories(tmp_path):
+    write_lines(tmp_path / "b.jsonl", {"text": "one"}, {"text": " "}, {"text": "two"})
+    write_lines(tmp_path / "a.txt", "three", "", "four")
+    write_lines(tmp_path / "notes.md", "not read")
+    assert list(read_texts(tmp_path / "b.jsonl")) == ["one", "two"]
+    assert list(read_texts(tmp_path / "a.txt")) == ["three", "four"]
+    assert list(read_texts(tmp_path)) == ["three", "four", "one", "two"]
+
+
+def test_texts_are_streamed(tmp_path):
+    path = write_lines(tmp_path / "long.jsonl", *[{"text": "fine"}] * 3, "broken")
+    texts = read_texts(path)
+    assert [next(texts) for _ in range(3)] == ["fine"] * 3
+    with pytest.raises(ValueError, match="line 4: malformed JSON"):
+        next(texts)
+
+
+def test_missing_texts_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_texts(tmp_path / "none.jsonl")
+    with pytest.raises(ValueError, match="no text in this directory"):
+        read_texts(tmp_path)
+    path = write_lines(tmp_path / "a.jsonl", {"body": "x"})
+    with pytest.raises(ValueError, match=r"line 1: no text in the field 'text'; .* \['body'\]"):
+        list(read_texts(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("background/c4_train.jsonl.gz", 1000),
+        ("background/wiki2014_valid_1MB.jsonl.xz", 407),
+        ("ppl/wikitext2_valid.txt.xz", 1160),
+    ],
+)
+def test_real_texts(shared, name, count):
+    assert sum(1 for _ in read_texts(shared / "data" / name)) == count
+
+
+def test_records_are_told_by_the_name_of_their_file():
+    assert all(holds_records(Path(name)) for name in ("a.jsonl", "b.csv.xz", "c.d.jsonl.bz2"))
+    assert not any(holds_records(Path(name)) for name in ("a.txt", "b.txt.gz", "jsonl", "c.zip"))

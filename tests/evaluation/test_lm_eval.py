@@ -24,8 +24,8 @@ from smf_jax.evaluation.scorer import Scorer
 from smf_jax.interop.huggingface.checkpoint import load_huggingface
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import flatten
-from tests.evaluation.probes.test_multiple_choice import ITEMS
 from tests.evaluation.tiny import (
+    ITEMS,
     POSITIONS,
     SENTENCES,
     log_probabilities,

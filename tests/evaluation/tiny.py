@@ -8,6 +8,7 @@ from functools import cache
 import jax
 import numpy as np
 
+from smf_jax.data.multiple_choice import Choice
 from smf_jax.data.tokenizer import Tokenizer, train_tokenizer
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.models.decoder import Decoder
@@ -19,6 +20,11 @@ SENTENCES = (
     "A boy rides down the hill and falls into the snow.\n\nHe laughs, and rides again.",
 )
 POSITIONS = 64
+ITEMS = (
+    Choice("Who made the bridge?", ("Ann Lee", "a boy", "the hill", "snow"), 1),
+    Choice("A boy rides down", ("the hill.", "and falls into the snow é.", "é", "again"), 2),
+    Choice("He laughs", (", and rides again.", "made", "Question", "the old stone bridge"), 0),
+)
 
 
 @cache

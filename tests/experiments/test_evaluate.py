@@ -11,8 +11,9 @@ from experiments import evaluate
 from experiments.evaluate import EvaluateFlags
 from smf_jax.continual.base import load_base
 from smf_jax.data.readers import Reader
+from smf_jax.evaluation.probe import ProbeContext, ProbeOptions
 from smf_jax.evaluation.probes.open import OpenProbe
-from smf_jax.evaluation.probes.registry import ProbeContext, ProbeOptions, read_probes
+from smf_jax.evaluation.probes.registry import read_probes
 from smf_jax.evaluation.scorer import Scorer
 from tests.tiny_sweep import quick_compilation, rows_of, write_lines
 
@@ -140,4 +141,4 @@ def test_a_harness_that_is_absent_is_told_how_to_install(monkeypatch):
         "find_spec",
         lambda name, *given: None if name == "lm_eval" else find_spec(name, *given),
     )
-    refused('--harness=h needs lm-evaluation-harness; .*"smf_jax.lm-eval."', harness="h")
+    refused('--harness=h needs lm-evaluation-harness: .*"smf_jax.lm-eval."', harness="h")

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from smf_jax.data.batching import Batch, encode_paraphrases, split_paraphrases
-from smf_jax.data.facts import Fact, Paraphrase
+from smf_jax.data.batching import Batch, encode_paraphrases, needed_length, split_paraphrases
+from smf_jax.data.facts import Fact, Paraphrase, first_paraphrases
 from smf_jax.data.tokenizer import Tokenizer
-
-T = TypeVar("T")
+from smf_jax.evaluation.probe import Metric, ProbeContext, ProbeKind
+from smf_jax.evaluation.scorer import Scorer
+from smf_jax.params import Params
 
 
 @dataclass(frozen=True)
-class Probe:
+class ExactProbe:
     """Questions and all their accepted answers, encoded.
 
     Attributes:
@@ -28,6 +29,7 @@ class Probe:
       questions: how many there are.
     """
 
+    metrics: ClassVar[tuple[Metric, ...]] = (Metric("exact", headline=True),)
     batch: Batch
     question: np.ndarray
     questions: int
@@ -36,10 +38,19 @@ class Probe:
         if self.questions < 1:
             raise ValueError("a probe without questions measures nothing; give at least one fact")
 
+    def measure(self, scorer: Scorer, params: Params) -> dict[str, float]:
+        """Share of the questions whose answer is decoded greedily, word for word."""
+        return {"exact": exact_match(self, scorer.score(params, self.batch).greedy)}
+
+    @property
+    def about(self) -> dict[str, int]:
+        """What to tell beside the share."""
+        return {"items": self.questions}
+
 
 def answer_probe(
     tokenizer: Tokenizer, facts: Sequence[Fact], paraphrases: str, length: int, aliases: int = 4
-) -> Probe:
+) -> ExactProbe:
     """Encodes the questions about facts.
 
     Args:
@@ -51,7 +62,7 @@ def answer_probe(
         the length are left out.
 
     Returns:
-      A `Probe`.
+      An `ExactProbe`.
     """
     candidates: list[Paraphrase] = []
     question: list[int] = []
@@ -72,7 +83,7 @@ def answer_probe(
     ]
     rows = [candidate for candidate, fit in zip(candidates, fits, strict=True) if fit]
     batch = encode_paraphrases(tokenizer, rows, length, prompt_loss_weight=0.0)
-    return Probe(batch, np.asarray(question)[fits], len(asked))
+    return ExactProbe(batch, np.asarray(question)[fits], len(asked))
 
 
 def is_exact_match(logits: Float[Array, "b t vocabulary"], batch: Batch) -> Bool[Array, " b"]:
@@ -85,7 +96,7 @@ def is_exact_match(logits: Float[Array, "b t vocabulary"], batch: Batch) -> Bool
     return jnp.all(right | (batch.weights == 0), axis=-1)
 
 
-def exact_match(probe: Probe, right: np.ndarray) -> float:
+def exact_match(probe: ExactProbe, right: np.ndarray) -> float:
     """Share of questions that got one of their accepted answers.
 
     Args:
@@ -97,16 +108,16 @@ def exact_match(probe: Probe, right: np.ndarray) -> float:
     return float(answered.mean())
 
 
-def in_chunks(function: Callable[[Batch], T], batch: Batch, rows: int) -> list[T]:
-    """Applies ``function`` to runs of ``rows`` rows, the last one filled up with pads.
+def asked_once(tokenizer: Tokenizer, facts: tuple[Fact, ...]) -> ExactProbe:
+    """Every fact asked in one paraphrase that it was not taught in."""
+    once = first_paraphrases(facts, "held_out", 1)
+    length = needed_length(tokenizer, [paraphrase for fact in once for paraphrase in fact.held_out])
+    return answer_probe(tokenizer, once, "held_out", length)
 
-    One shape, hence one compilation, serves probes of any size; results stay on the device so
-    that the host does not wait between chunks.
-    """
-    total = batch.tokens.shape[0]
-    missing = -total % rows
-    filled = Batch(*(np.pad(field, ((0, missing), (0, 0))) for field in batch))
-    return [
-        function(Batch(*(field[start : start + rows] for field in filled)))
-        for start in range(0, total, rows)
-    ]
+
+def _read(source: str, using: ProbeContext) -> ExactProbe:
+    facts = using.reader.questions(source, "probes")[: using.options.limit]
+    return asked_once(using.tokenizer, facts)
+
+
+EXACT = ProbeKind("exact", ExactProbe, _read)

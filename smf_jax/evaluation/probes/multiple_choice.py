@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from smf_jax.data.batching import Batch
-from smf_jax.data.multiple_choice import Choice
+from smf_jax.data.multiple_choice import Choice, read_hellaswag, read_medmcqa
+from smf_jax.data.readers import existing
 from smf_jax.data.tokenizer import Tokenizer
 from smf_jax.evaluation.continuations import count_cut, encode_pairs, pair_rows
+from smf_jax.evaluation.probe import Metric, ProbeContext, ProbeKind
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import Params
 
@@ -31,6 +35,10 @@ class ChoiceProbe:
       cut: rows whose prompt lost its beginning.
     """
 
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("acc_norm", headline=True),
+        *map(Metric, ("acc", "acc_bytes", "acc_tokens")),
+    )
     batch: Batch
     characters: Int[np.ndarray, "items c"]
     utf8_bytes: Int[np.ndarray, "items c"]
@@ -87,3 +95,15 @@ def choice_probe(tokenizer: Tokenizer, items: Sequence[Choice], positions: int) 
         right=np.array([item.right for item in items]),
         cut=count_cut(pairs, positions),
     )
+
+
+def _kind(name: str, read_items: Callable[[Path], tuple[Choice, ...]]) -> ProbeKind:
+    def read(source: str, using: ProbeContext) -> ChoiceProbe:
+        items = read_items(existing(source, "probes"))[: using.options.limit]
+        return choice_probe(using.tokenizer, items, using.positions)
+
+    return ProbeKind(name, ChoiceProbe, read)
+
+
+HELLASWAG = _kind("hellaswag", read_hellaswag)
+MEDMCQA = _kind("medmcqa", read_medmcqa)

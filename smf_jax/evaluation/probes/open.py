@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from smf_jax.data.facts import Question
 from smf_jax.data.tokenizer import Tokenizer
 from smf_jax.evaluation.continuations import Ids
 from smf_jax.evaluation.normalisation import exact_score, f1_score
+from smf_jax.evaluation.probe import Metric, ProbeContext, ProbeKind
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import Params
 
@@ -32,6 +34,7 @@ class OpenProbe:
       steps: tokens of an answer at most.
     """
 
+    metrics: ClassVar[tuple[Metric, ...]] = (Metric("f1", headline=True), Metric("exact"))
     tokenizer: Tokenizer
     prompts: tuple[Ids, ...]
     answers: tuple[tuple[str, ...], ...]
@@ -58,7 +61,7 @@ class OpenProbe:
 
     @property
     def about(self) -> dict[str, int]:
-        """What to tell beside the scores."""
+        """What to tell beside the means."""
         return {"items": len(self.prompts)}
 
 
@@ -110,3 +113,20 @@ def _encode(tokenizer: Tokenizer, text: str, chat: bool) -> Ids:
     if not chat:
         return tokenizer.encode_prompt(text)
     return tokenizer.encode_chat([{"role": "user", "content": text}])
+
+
+def _read(source: str, using: ProbeContext) -> OpenProbe:
+    options = using.options
+    limit = None if options.limit is None else options.shots + options.limit
+    questions = using.reader.open_questions(source, "probes")[:limit]
+    return open_probe(
+        using.tokenizer,
+        questions,
+        using.positions,
+        options.shots,
+        options.answer_tokens,
+        options.chat,
+    )
+
+
+F1 = ProbeKind("f1", OpenProbe, _read)

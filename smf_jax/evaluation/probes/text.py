@@ -5,14 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from smf_jax.data.batching import Batch
+from smf_jax.data.batching import Batch, empty_batch, pack_texts
 from smf_jax.data.tokenizer import Tokenizer
+from smf_jax.errors import blame_flag
 from smf_jax.evaluation.continuations import Ids, count_cut, encode_pairs, pair_rows
+from smf_jax.evaluation.probe import Metric, ProbeContext, ProbeKind
+from smf_jax.evaluation.probes.open import PROMPT
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import Params
+
+# Tokens of a window of a perplexity where the model takes so many (S26), and of packed text.
+WINDOW, PACKED = 1024, 128
+# More characters than a token has, so that a long file is not read to its end.
+_CHARACTERS = 32
 
 
 @dataclass(frozen=True)
@@ -21,29 +30,39 @@ class LossProbe:
 
     Attributes:
       batch: ``(rows, t)``; tokens that weigh something are scored.
-      is_text: whether it is one text, whose perplexity says something.
       items: what the rows are, such as ``windows``.
       cut: rows whose prompt lost its beginning.
     """
 
+    metrics: ClassVar[tuple[Metric, ...]] = (Metric("loss", False, ".3f", 1.0, headline=True),)
     batch: Batch
-    is_text: bool
     items: str
     cut: int = 0
 
     def measure(self, scorer: Scorer, params: Params) -> dict[str, float]:
-        """``loss``: mean over all scored tokens, nats; of a text ``perplexity = exp(loss)`` too."""
+        """``loss``: mean over all scored tokens, nats."""
         scores = scorer.score(params, self.batch)
-        loss = -float(scores.log_probability.sum()) / float(scores.tokens.sum())
-        if not self.is_text:
-            return {"loss": loss}
-        return {"perplexity": math.exp(min(loss, 700.0)), "loss": loss}
+        return {"loss": -float(scores.log_probability.sum()) / float(scores.tokens.sum())}
 
     @property
     def about(self) -> dict[str, int]:
         """What to tell beside the scores."""
         tokens = int(np.count_nonzero(self.batch.weights))
         return {self.items: len(self.batch.tokens), "tokens": tokens, "cut": self.cut}
+
+
+class PerplexityProbe(LossProbe):
+    """One text, all of it scored."""
+
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("perplexity", False, ".3f", 1.0, headline=True),
+        Metric("loss", False, ".3f", 1.0),
+    )
+
+    def measure(self, scorer: Scorer, params: Params) -> dict[str, float]:
+        """``perplexity = exp(loss)``, and ``loss``."""
+        (loss,) = super().measure(scorer, params).values()
+        return {"perplexity": math.exp(min(loss, 700.0)), "loss": loss}
 
 
 def answer_loss_probe(
@@ -61,12 +80,12 @@ def answer_loss_probe(
     """
     encoded = encode_pairs(tokenizer, pairs)
     batch = pair_rows(encoded, tokenizer.pad, positions)
-    return LossProbe(batch, is_text=False, items="items", cut=count_cut(encoded, positions))
+    return LossProbe(batch, "items", cut=count_cut(encoded, positions))
 
 
 def perplexity_probe(
     tokenizer: Tokenizer, text: str, window: int, stride: int, limit: int | None = None
-) -> LossProbe:
+) -> PerplexityProbe:
     """Encodes a text, ``bos`` in front where the model has one, and lays windows over it.
 
     Args:
@@ -81,11 +100,8 @@ def perplexity_probe(
       ValueError: if window and stride do not fit each other, or the text has not two tokens.
     """
     begin = [] if tokenizer.bos is None else [tokenizer.bos]
-    return LossProbe(
-        sliding_windows(begin + tokenizer.encode(text), tokenizer.pad, window, stride, limit),
-        is_text=True,
-        items="windows",
-    )
+    ids = begin + tokenizer.encode(text)
+    return PerplexityProbe(sliding_windows(ids, tokenizer.pad, window, stride, limit), "windows")
 
 
 def sliding_windows(
@@ -118,13 +134,7 @@ def sliding_windows(
         raise ValueError(f"the text has {len(ids)} tokens; a perplexity needs at least 2")
     count = 1 + max(0, -(-(len(ids) - window) // stride))
     count = count if limit is None else min(count, limit)
-    shape = (count, window)
-    batch = Batch(
-        np.full(shape, pad, np.int32),
-        np.full(shape, pad, np.int32),
-        np.zeros(shape, np.float32),
-        np.zeros(shape, bool),
-    )
+    batch = empty_batch(count, window, pad)
     for row in range(count):
         start = row * stride
         part = np.asarray(ids[start : start + window], np.int32)
@@ -135,3 +145,37 @@ def sliding_windows(
         batch.targets[row, : len(part) - 1] = part[1:]
         batch.weights[row, first - start - 1 : len(part) - 1] = 1
     return batch
+
+
+def _read_packed(source: str, using: ProbeContext) -> LossProbe:
+    window = min(PACKED, using.positions)
+    texts = using.reader.texts(source, "probes")
+    limit = None if using.options.limit is None else using.options.limit * window
+    return LossProbe(pack_texts(using.tokenizer, texts, window, limit), "windows")
+
+
+def _read_answers(source: str, using: ProbeContext) -> LossProbe:
+    questions = using.reader.open_questions(source, "probes")[: using.options.limit]
+    pairs = [(PROMPT.format(question.text), f" {question.answers[0]}") for question in questions]
+    return answer_loss_probe(using.tokenizer, pairs, using.positions)
+
+
+def _read_whole(source: str, using: ProbeContext) -> PerplexityProbe:
+    options = using.options
+    window = options.window or min(WINDOW, using.positions)
+    if window > using.positions:
+        raise ValueError(
+            f"--ppl_window={window} is more than the model's {using.positions} positions; lower it"
+        )
+    stride = options.stride or window // 2
+    with blame_flag(f"--ppl_window={window}, --ppl_stride={stride}: "):
+        characters = -1
+        if options.limit is not None:
+            characters = _CHARACTERS * (window + options.limit * stride)
+        text = using.reader.whole_text(source, "probes", characters)
+        return perplexity_probe(using.tokenizer, text, window, stride, options.limit)
+
+
+TEXT = ProbeKind("text", LossProbe, _read_packed)
+GSM8K = ProbeKind("gsm8k", LossProbe, _read_answers)
+PPL = ProbeKind("ppl", PerplexityProbe, _read_whole)

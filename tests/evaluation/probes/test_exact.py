@@ -11,10 +11,9 @@ from smf_jax.data.batching import Batch
 from smf_jax.data.facts import Fact, Paraphrase
 from smf_jax.data.tokenizer import train_tokenizer
 from smf_jax.evaluation.probes.exact import (
-    Probe,
+    ExactProbe,
     answer_probe,
     exact_match,
-    in_chunks,
     is_exact_match,
 )
 
@@ -84,7 +83,7 @@ def test_aliases_that_do_not_fit_are_left_out_and_the_taught_answer_never(tokeni
 def test_a_probe_without_questions_is_refused(tokenizer):
     empty = Batch(*(np.zeros((0, 4)) for _ in range(4)))
     with pytest.raises(ValueError, match="a probe without questions measures nothing"):
-        Probe(empty, np.zeros(0, int), 0)
+        ExactProbe(empty, np.zeros(0, int), 0)
 
 
 def test_one_accepted_answer_is_enough(tokenizer):
@@ -116,21 +115,6 @@ def test_a_row_is_right_if_every_word_of_the_answer_is_the_likeliest():
         expected = [True] * 4
         expected[row] = batch.weights[row, place] == 0
         assert is_exact_match(jnp.asarray(spoilt), batch).tolist() == expected
-
-
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7])
-def test_chunks_have_one_shape_and_cover_every_row_once(rows):
-    batch, shapes = one_batch(), set()
-
-    def echo(chunk):
-        shapes.add(chunk.tokens.shape)
-        return np.concatenate([chunk.tokens, chunk.weights, chunk.valid], axis=1)
-
-    chunks = np.concatenate(in_chunks(echo, batch, rows))
-    assert shapes == {(rows, 5)} and len(chunks) == -(-4 // rows) * rows
-    whole = np.concatenate([batch.tokens, batch.weights, batch.valid], axis=1)
-    np.testing.assert_array_equal(chunks[:4], whole)
-    assert not chunks[4:].any(), "what fills the last chunk weighs nothing"
 
 
 def test_right_rows_are_those_of_greedy_decoding():

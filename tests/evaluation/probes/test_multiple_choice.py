@@ -8,13 +8,7 @@ import pytest
 from smf_jax.data.multiple_choice import Choice
 from smf_jax.evaluation.continuations import RowScores
 from smf_jax.evaluation.probes.multiple_choice import choice_probe
-from tests.evaluation.tiny import POSITIONS, log_probabilities, params, scorer, tokenizer
-
-ITEMS = (
-    Choice("Who made the bridge?", ("Ann Lee", "a boy", "the hill", "snow"), 1),
-    Choice("A boy rides down", ("the hill.", "and falls into the snow é.", "é", "again"), 2),
-    Choice("He laughs", (", and rides again.", "made", "Question", "the old stone bridge"), 0),
-)
+from tests.evaluation.tiny import ITEMS, POSITIONS, log_probabilities, params, scorer, tokenizer
 
 
 def by_definition() -> dict[str, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +11,13 @@ import pytest
 
 from smf_jax.continual.base import Base, abstract_params_of, load_base
 from smf_jax.data.readers import Reader
+from smf_jax.evaluation.probe import ProbeContext, ProbeOptions
 from smf_jax.evaluation.probes.multiple_choice import ChoiceProbe
 from smf_jax.evaluation.probes.open import OpenProbe
-from smf_jax.evaluation.probes.registry import (
-    KINDS,
-    ProbeContext,
-    ProbeOptions,
-    parse_probes,
-    read_probes,
-)
-from smf_jax.evaluation.probes.text import LossProbe
-from tests.tiny_sweep import write_lines
+from smf_jax.evaluation.probes.registry import KINDS, find_metrics, parse_probes, read_probes
+from smf_jax.evaluation.probes.text import LossProbe, PerplexityProbe
+from smf_jax.evaluation.scorer import Scorer
+from tests.tiny_sweep import quick_compilation, write_lines
 
 QUESTIONS = [{"question": f"Who made {n}?", "answers": [f"M {n}", "M"]} for n in range(6)]
 SUMS = [{"question": f"{n} + 1?", "answer": f"It is {n + 1}.\n#### {n + 1}"} for n in range(4)]
@@ -79,7 +74,7 @@ def test_every_kind_is_read_and_encoded(base, files):
     row = decoded(base, hella.batch.tokens[5][hella.batch.valid[5]])
     assert row.startswith("Go: 1. he bb")
     assert med.characters[0].tolist() == [8, 5, 4, 3]
-    assert isinstance(ppl, LossProbe) and ppl.is_text
+    assert isinstance(ppl, PerplexityProbe)
     assert ppl.batch.tokens.shape[1] == base.config.max_positions  # below 1,024
 
 
@@ -179,16 +174,41 @@ def test_what_cannot_be_probed_is_refused_before_compute(base, files, text, opti
         read(text.format(**files), base, **options)
 
 
-def test_the_options_are_those_of_the_flags():
-    flags = types.SimpleNamespace(
-        probe_limit=0,
-        probe_shots=2,
-        probe_answer_tokens=9,
-        probe_chat=True,
-        ppl_window=64,
-        ppl_stride=16,
-    )
-    assert ProbeOptions.of(flags) == ProbeOptions(None, 2, 9, True, 64, 16)
+def test_every_probe_measures_what_its_kind_says_it_does(files, tiny_base):
+    base = load_base(str(tiny_base), "base")
+    items = files | {"exact": files["f1"], "text": files["ppl"]}
+    assert items.keys() == KINDS.keys()
+    text = ",".join(f"{kind}={kind}:{path}" for kind, path in items.items())
+    probes = read(text, base, limit=2, answer_tokens=2, window=16, stride=8).whole()
+    scorer = Scorer(base.model, 8)
+    for kind, probe in probes.items():
+        assert probe.metrics == KINDS[kind].metrics
+        with quick_compilation():
+            assert list(probe.measure(scorer, base.params)) == [m.name for m in probe.metrics]
+        assert [metric.headline for metric in probe.metrics].index(True) == 0
+        assert sum(metric.headline for metric in probe.metrics) == 1
+
+
+def headlines(*keys: str, text: str = "") -> list[str]:
+    return [key for key, metric in find_metrics(keys, text).items() if metric.headline]
+
+
+def test_the_number_to_look_at_of_each_probe_is_known_without_its_kind():
+    keys = ("nq_f1", "nq_exact", "h_acc_norm", "h_acc", "gsm_loss", "w_perplexity", "w_loss")
+    assert headlines(*keys) == ["nq_f1", "h_acc_norm", "gsm_loss", "w_perplexity"]
+    assert {key for key, metric in find_metrics(keys).items() if not metric.higher_is_better} == {
+        "gsm_loss",
+        "w_perplexity",
+        "w_loss",
+    }
+
+
+def test_a_metric_is_that_of_the_kind_that_the_run_was_told():
+    # By its name alone this loss would be that of a probe that has no perplexity.
+    assert headlines("w_loss") == ["w_loss"]
+    assert headlines("w_loss", text="q=file.jsonl,w=ppl:gone.txt") == []
+    assert headlines("a_b_acc_norm", "a_b_acc", text="a_b=medmcqa:x.jsonl") == ["a_b_acc_norm"]
+    assert find_metrics(["w_speed", "acc"]) == {}
 
 
 def test_every_kind_is_written_down(request):

@@ -6,9 +6,16 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.transforms import Bbox
 
-from experiments.report.figures import COLOURS, draw_frontier, draw_matrices, draw_pictures
+from experiments.report.figures import (
+    MARKERS,
+    colour_of,
+    draw_frontier,
+    draw_matrices,
+    draw_pictures,
+)
 from experiments.report.summary import average, summarise
 from smf_jax.continual.grid import METHODS
 
@@ -30,8 +37,19 @@ def sweep(make_rows):
 
 
 def test_every_method_has_a_colour_of_its_own():
-    assert set(COLOURS) == set(METHODS)
-    assert len(set(COLOURS.values())) == len(COLOURS)
+    colours = {colour_of(method) for method in (*METHODS, "a method of somebody else")}
+    assert len(colours) == len(METHODS) + 1
+
+
+def test_the_largest_budget_has_the_full_hue(make_rows, monkeypatch):
+    rows = make_rows("lora") + make_rows(slots=4096) + make_rows(slots=64) + make_rows(slots=512)
+    monkeypatch.delitem(MARKERS, "lora")  # as of a method that nobody gave any
+    left, _ = draw_frontier(averages_of(rows)).axes
+    colours = {line.get_label(): line.get_color() for line in left.lines}
+    assert list(colours) == ["smf, budget 64", "smf, budget 512", "smf, budget 4096", "lora"]
+    assert colours["smf, budget 4096"] == to_rgb(colour_of("smf"))
+    pale = [sum(colours[f"smf, budget {slots}"]) for slots in (64, 512, 4096)]
+    assert pale[0] > pale[1] > pale[2]
 
 
 def test_the_frontier_has_a_curve_a_sweep_in_each_panel(sweep):

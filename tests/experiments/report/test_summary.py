@@ -20,7 +20,6 @@ from experiments.report.summary import (
     summarise,
     sweeps,
 )
-from smf_jax.continual.results import headlines
 
 
 def test_an_outcome_is_the_mean_over_tasks_and_the_state_after_the_last(make_rows):
@@ -103,10 +102,10 @@ def test_labels_name_only_what_tells_curves_apart(make_rows):
     ]
     rows += make_rows(rule="random", trial="smf-random-sgd-t64-lr30-s0")
     assert list(curve_labels(sweeps(average(summarise(rows)))).values()) == [
+        "smf, random, budget 64",
         "smf, tfidf, budget 64",
         "smf, tfidf, budget 512",
         "full",
-        "smf, random, budget 64",
     ]
 
 
@@ -115,12 +114,26 @@ def test_the_best_setting_weighs_what_was_learned_and_what_was_kept(make_rows):
     middle = make_rows("full", learning_rate=3e-5, end=0.5, known=0.8)
     strong = make_rows("full", learning_rate=1e-4, end=0.6, known=0.1)
     averages = average(summarise(gentle + middle + strong + make_rows(end=0.9, known=0.9)))
-    assert averages[1].balance == pytest.approx(2 / (1 / 0.5 + 1 / 0.8))
+    assert averages[2].balance == pytest.approx(2 / (1 / 0.5 + 1 / 0.8))
     assert best(averages).trial.method == "smf"
     assert [s.trial.setting for s in best_of_methods(averages)] == [
-        "full-adamw-lr3e-05",
         "smf-tfidf-sgd-t64-lr30",
+        "full-adamw-lr3e-05",
     ]
+
+
+def test_trials_are_sorted_by_method_and_then_by_number_whatever_ran_first(make_rows):
+    rows = []
+    for slots in (512, 64, 4096):
+        for rate in (120.0, 30.0):
+            for seed in (10, 2):
+                rows += make_rows(slots=slots, learning_rate=rate, seed=seed)
+    rows = make_rows("full") + make_rows("lora") + rows
+    rows += [row | {"method": "ewc", "trial": "ewc"} for row in make_rows("lora")]
+    trials = [outcome.trial for outcome in summarise(rows)]
+    assert [t.method for t in trials] == ["smf"] * 12 + ["full", "lora", "ewc"]
+    numbers = [(t.slots, t.learning_rate, t.seed) for t in trials[:12]]
+    assert numbers == sorted(numbers) and len(set(numbers)) == 12
 
 
 def test_where_nothing_was_known_the_best_has_learned_the_most(make_rows):
@@ -160,13 +173,6 @@ def test_named_probes_are_those_after_the_last_task_and_their_change(make_rows):
     assert math.isnan(outcome.worsened("probe_none_exact"))  # nothing to lose
     (setting,) = average([outcome])
     assert setting.mean["probe_nq_f1"] == 0.3
-
-
-def test_the_number_to_look_at_of_each_probe():
-    keys = ("probe_nq_f1", "probe_nq_exact", "probe_h_acc_norm", "probe_h_acc", "probe_gsm_loss")
-    assert headlines((*keys, "probe_w_perplexity", "probe_w_loss")) == (
-        "probe_nq_f1",
-        "probe_h_acc_norm",
-        "probe_gsm_loss",
-        "probe_w_perplexity",
-    )
+    (told,) = summarise(rows, "wiki=ppl:gone.txt")  # the kind, of which the run told
+    assert outcome.metrics["probe_wiki_loss"].headline
+    assert not told.metrics["probe_wiki_loss"].headline

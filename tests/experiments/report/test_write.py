@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from experiments.report.__main__ import ReportConfig, main
 from experiments.report.summary import summarise
-from experiments.report.write import summary_csv, write_report
-from tests.experiments.report.test_tables import HEALTH, parse
+from experiments.report.write import draw_report, summary_csv
+from tests.experiments.report.tiny import HEALTH, parse
 
 FAILURE = dict(
     seen=None,
@@ -31,7 +33,7 @@ def slots_of(rows) -> dict[str, list[np.ndarray]]:
 
 def test_a_report_has_its_table_and_pictures(tmp_path, make_rows):
     rows = make_rows() + make_rows("full", end=0.2, known=0.5)
-    table = write_report(tmp_path, rows, slots_of(rows))
+    table = draw_report(tmp_path, rows, slots_of(rows))
     text = (tmp_path / "report.md").read_text()
     assert table in text
     assert text.startswith(f"# {tmp_path.name}\n")
@@ -49,7 +51,7 @@ def test_a_report_has_its_table_and_pictures(tmp_path, make_rows):
 def test_failed_and_unfinished_trials_are_named(tmp_path, make_rows):
     failing = make_rows(learning_rate=1e3, tasks=2)
     failing[1] |= FAILURE
-    table = write_report(tmp_path, make_rows() + failing + make_rows(slots=512, tasks=2), {})
+    table = draw_report(tmp_path, make_rows() + failing + make_rows(slots=512, tasks=2), {})
     text = (tmp_path / "report.md").read_text()
     assert "- smf-tfidf-sgd-t64-lr1000-s0 failed at task 1, step 17" in text
     assert "- smf-tfidf-sgd-t512-lr30-s0 has finished 2 of 3 tasks" in text
@@ -65,7 +67,7 @@ def test_a_report_is_written_whatever_a_run_holds(tmp_path, make_rows, case):
         "nothing": [],
     }[case]
     (tmp_path / "slots.png").write_bytes(b"of an earlier report")
-    write_report(tmp_path, rows, {})
+    draw_report(tmp_path, rows, {})
     written = {path.name for path in tmp_path.iterdir()}
     drawn = (
         {"frontier.png"}
@@ -92,13 +94,46 @@ def test_the_summary_has_a_line_a_trial_that_reads_back(make_rows):
 
 def test_named_probes_and_slot_health_have_their_tables_and_columns(tmp_path, make_rows):
     rows = make_rows(probe_nq_f1=0.2, probe_nq_f1_base=0.4) + make_rows("full")
-    write_report(tmp_path, make_rows(probe_nq_f1=0.2, probe_nq_f1_base=0.4), {}, HEALTH)
+    draw_report(tmp_path, make_rows(probe_nq_f1=0.2, probe_nq_f1_base=0.4), {}, HEALTH)
     text = (tmp_path / "report.md").read_text()
     assert "## Probes" in text and "20.0 (-50.0 %)" in text
     assert "## Slot health" in text and "busiest 1 %" in text
     smf, full = csv.DictReader(io.StringIO(summary_csv(summarise(rows))))
     assert (smf["probe_nq_f1"], smf["probe_nq_f1_base"]) == ("0.2", "0.4")
     assert (full["probe_nq_f1"], full["probe_nq_f1_base"]) == ("", "")
-    write_report(tmp_path, rows, {}, {"background": None, "recount": None, "trials": {}})
+    draw_report(tmp_path, rows, {}, {"background": None, "recount": None, "trials": {}})
     text = (tmp_path / "report.md").read_text()
     assert "## Probes" not in text and "## Slot health" not in text
+
+
+def test_a_run_is_drawn_again_from_its_files_to_the_same_bytes(finished, tmp_path, capsys):
+    again = tmp_path / finished.name
+    shutil.copytree(finished, again)
+    drawn = [again / f"{name}.png" for name in ("frontier", "retention", "slots")]
+    for path in (again / "report.md", again / "summary.csv", *drawn):
+        path.unlink()
+    assert main(ReportConfig((str(again),))) == 0
+    for name in ("report.md", "summary.csv"):
+        assert (again / name).read_bytes() == (finished / name).read_bytes(), name
+    for path in drawn:
+        np.testing.assert_array_equal(imread(path), imread(finished / path.name))
+    assert "smf-tfidf-sgd-t64-lr30" in capsys.readouterr().out
+
+
+def test_the_shards_of_a_run_make_the_report_of_the_whole(finished, tmp_path):
+    parts = tmp_path / finished.name
+    shutil.copytree(finished, parts)
+    lines = (parts / "results.jsonl").read_text().splitlines(keepends=True)
+    (parts / "results.jsonl").unlink()
+    for shard, share in enumerate((lines[1::2], lines[::2])):
+        (parts / f"results-{shard}-of-2.jsonl").write_text("".join(share))
+    assert main(ReportConfig((str(parts),))) == 0
+    assert (parts / "report.md").read_bytes() == (finished / "report.md").read_bytes()
+
+
+def test_what_is_no_run_is_not_reported_on(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no run of a sweep"):
+        main(ReportConfig((str(tmp_path),)))
+    with pytest.raises(ValueError, match="no run given; name its directory"):
+        main(ReportConfig())
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,146 @@
+"""Questions with their answers from files of records, and the paraphrases they are put into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from smf_jax.data.facts import Fact, Paraphrase, Question, rotate_paraphrases
+from smf_jax.data.files import fail_at, read_records
+
+# Ways to put a question; its answer follows. Regular, and none a part of another.
+QUESTION_FORMATS: tuple[str, ...] = (
+    "Question: {}\nAnswer:",
+    "{}",
+    "Q: {}\nA:",
+    "{} The answer is",
+    "User: {}\nAssistant:",
+    "Quiz: {} It is",
+    "Someone asked: {} The reply was",
+    "Answer this question: {}\nAnswer:",
+    "{}\nCorrect answer:",
+    "Here is a question: {} Here is the answer:",
+    "Teacher: {} Student:",
+    "Trivia. {} Solution:",
+)
+# How many of them a question is trained in, and how many others it is asked in.
+TRAINED, HELD_OUT = 8, 2
+# The names under which a record may hold its parts; the first one present counts.
+QUESTION_FIELDS = ("question", "problem")
+ANSWER_FIELDS = ("answers", "answer")  # a list of accepted answers, or one answer
+RELATION_FIELD = "relation"  # optional: the group that the fact belongs to
+
+
+def read_questions(path: str | Path, *, relations: Sequence[str] | None = None) -> tuple[Fact, ...]:
+    """Read questions with their answers and put them into paraphrases.
+
+    Args:
+        path: A file of records, such as .jsonl or .csv.
+        relations: Keep the questions of these relations; None keeps all.
+
+    Returns:
+        One fact per record, in the order of the file, named by file and line.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged or of an unknown format, a line is empty or malformed,
+            a question has no answer, or a relation does not exist; with the line's number.
+    """
+    path = Path(path)
+    found = _read(path, needs_relation=relations is not None)
+    if relations is not None:
+        _check_relations(path, relations, {relation for *_, relation in found})
+        found = [entry for entry in found if entry[-1] in relations]
+    stem = path.name.partition(".")[0]
+    return tuple(
+        question_fact(f"{stem}:{line}", question, relation=relation, turn=turn)
+        for turn, (line, question, relation) in enumerate(found)
+    )
+
+
+def read_open_questions(path: str | Path) -> tuple[Question, ...]:
+    """Read questions with their answers as they stand, in no paraphrase.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: As `read_questions`.
+    """
+    return tuple(question for _, question, _ in _read(Path(path), needs_relation=False))
+
+
+def question_fact(name: str, question: Question, *, relation: str = "", turn: int = 0) -> Fact:
+    """The fact that a question and its answers state, in generic question formats.
+
+    Args:
+        name: The fact's unique name.
+        question: The question with its accepted answers; the first is taught.
+        relation: The group of the fact, if known.
+        turn: The fact's place among its neighbours: decides which formats are held out; its
+            neighbours are trained in them.
+    """
+    taught = f" {question.answers[0]}"
+    formats = QUESTION_FORMATS[: TRAINED + HELD_OUT]
+    paraphrases = tuple(Paraphrase(text.format(question.text), taught) for text in formats)
+    train, held_out = rotate_paraphrases(paraphrases, turn, TRAINED, HELD_OUT)
+    return Fact(name, relation, train, held_out, question.answers)
+
+
+def _read(path: Path, needs_relation: bool) -> list[tuple[int, Question, str]]:
+    """The line, the question and the relation of every record."""
+    found = []
+    for line, record in read_records(path):
+        text = _first(record, QUESTION_FIELDS)
+        if not isinstance(text, str) or not text.strip():
+            names = _alternatives(QUESTION_FIELDS)
+            fail_at(
+                path, line, f"no question: expected text in {names}; the record has {list(record)}"
+            )
+        question = Question(text.strip(), _answers(path, line, record))
+        relation = record.get(RELATION_FIELD)
+        if needs_relation and relation is None:
+            fail_at(
+                path,
+                line,
+                f"no field {RELATION_FIELD!r}, but some relations are asked for: drop that choice "
+                "or take a file whose records name theirs",
+            )
+        found.append((line, question, "" if relation is None else str(relation)))
+    if not found:
+        raise ValueError(f"{path}: no questions in the file; expected at least one record")
+    return found
+
+
+def _check_relations(path: Path, asked: Sequence[str], existing: set[str]) -> None:
+    unknown = sorted(set(asked) - existing)
+    if unknown or not asked:
+        raise ValueError(
+            f"{path}: unknown relations {unknown}; the file has {', '.join(sorted(existing))}"
+        )
+
+
+def _answers(path: Path, line: int, record: dict[str, Any]) -> tuple[str, ...]:
+    """The accepted answers of a record, each once."""
+    names = _alternatives(ANSWER_FIELDS)
+    given = _first(record, ANSWER_FIELDS)
+    answers = [] if given is None else [given] if isinstance(given, str) else given
+    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+        fail_at(path, line, f"{names} is {given!r}: expected text or a list of texts")
+    kept = tuple(dict.fromkeys(answer.strip() for answer in answers if answer.strip()))
+    if not kept:
+        fail_at(
+            path,
+            line,
+            f"the question has no answer: expected text or a list of texts in {names}; give one "
+            "or take the line out",
+        )
+    return kept
+
+
+def _first(record: dict[str, Any], names: Sequence[str]) -> Any:
+    """The value of the first field that is there."""
+    return next((record[name] for name in names if name in record), None)
+
+
+def _alternatives(names: Sequence[str]) -> str:
+    return " or ".join(map(repr, names))

@@ -1,0 +1,149 @@
+"""What a probe is: how it is read, how it is asked, and which metrics it measures.
+
+Each file of `smf_jax.evaluation.probes` holds probes of one way to ask, and the kinds of them that
+``--probes`` can name.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from smf_jax.data.readers import Reader
+from smf_jax.data.tokenizer import Tokenizer
+from smf_jax.evaluation.scorer import Scorer
+from smf_jax.params import Params
+from smf_jax.progress import say
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that a probe measures, and how to read it.
+
+    Attributes:
+      name: as in ``probe_NAME_METRIC`` of `results.jsonl`.
+      higher_is_better: whether it rises as a model gets better.
+      format: how a table writes it.
+      factor: what a table multiplies it by first; 100 writes a share in percent.
+      headline: whether it is the one of its probe to look at, which tables show.
+    """
+
+    name: str
+    higher_is_better: bool = True
+    format: str = ".1f"
+    factor: float = 100.0
+    headline: bool = False
+
+    def worsened(self, before: float, now: float) -> float:
+        """How much worse it got, relative to what it was before; NaN where that is 0."""
+        drop = before - now if self.higher_is_better else now - before
+        return drop / before if before else float("nan")
+
+
+class Probe(Protocol):
+    """A held-out measurement that is taken of the params of a whole model."""
+
+    metrics: ClassVar[tuple[Metric, ...]]
+
+    def measure(self, scorer: Scorer, params: Params) -> dict[str, float]:
+        """Values of all `metrics` by name, in their order."""
+        ...
+
+    @property
+    def about(self) -> dict[str, int]:
+        """What to tell beside the values, such as how many items there are."""
+        ...
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """What the probes of a command share.
+
+    Attributes:
+      limit: questions, items or windows of a probe; ``None`` for all.
+      shots: examples shown before each question of kind ``f1``.
+      answer_tokens: tokens of an answer of kind ``f1`` at most.
+      chat: whether kind ``f1`` asks by the tokenizer's chat template.
+      window: tokens of a window of kind ``ppl``; 0 for 1,024, or what the model takes if less.
+      stride: tokens from one window to the next; 0 for half a window.
+    """
+
+    limit: int | None = 500
+    shots: int = 0
+    answer_tokens: int = 32
+    chat: bool = False
+    window: int = 0
+    stride: int = 0
+
+    @classmethod
+    def of(cls, flags: Any) -> ProbeOptions:
+        """The options that the flags of a command give."""
+        return cls(
+            limit=flags.probe_limit or None,
+            shots=flags.probe_shots,
+            answer_tokens=flags.probe_answer_tokens,
+            chat=flags.probe_chat,
+            window=flags.ppl_window,
+            stride=flags.ppl_stride,
+        )
+
+
+class ProbeContext(NamedTuple):
+    """What reading and encoding a probe needs.
+
+    Attributes:
+      reader: of the command.
+      tokenizer: of the model.
+      positions: the longest sequence that the model takes.
+      options: what the probes of a command share.
+    """
+
+    reader: Reader
+    tokenizer: Tokenizer
+    positions: int
+    options: ProbeOptions
+
+
+class ProbeKind(NamedTuple):
+    """A kind of probe that ``--probes=NAME=KIND:SOURCE`` names.
+
+    Attributes:
+      name: the kind.
+      measured: the class of its probes, which says what they measure.
+      read: reads and encodes a source.
+    """
+
+    name: str
+    measured: type[Probe]
+    read: Callable[[str, ProbeContext], Probe]
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What a probe of this kind measures."""
+        return self.measured.metrics
+
+
+def run_probes(
+    scorer: Scorer, params: Params, probes: Mapping[str, Probe]
+) -> dict[str, dict[str, Any]]:
+    """Measures probe after probe on one model, and prints each as it is done.
+
+    Args:
+      scorer: of the model's architecture.
+      params: of the model by path.
+      probes: by name.
+
+    Returns:
+      For each probe what is to be told about it, its ``scores`` by metric, and its ``seconds``.
+    """
+    found = {}
+    for name, probe in probes.items():
+        began = time.monotonic()
+        scores = probe.measure(scorer, params)
+        seconds = time.monotonic() - began
+        found[name] = {**probe.about, "scores": scores, "seconds": seconds}
+        told = ", ".join(f"{metric} {value:.4f}" for metric, value in scores.items())
+        say(f"{name}: {told} ({seconds:.1f} s)")
+    return found
