@@ -35,14 +35,14 @@ from smf_jax.interop.huggingface.config import read_config
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
 from smf_jax.models.retrofit import retrofit
-from smf_jax.params import Params, count_parameters, flatten
+from smf_jax.params import Params, count_parameters, flatten, pool_path
 from smf_jax.sparse.selection import RULES, RULES_WITH_BACKGROUND, budget_size
 from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.sparse.usage import add_batch, no_usage
-from smf_jax.training.reads import pool_path, read_counts
+from smf_jax.training.reads import read_counts
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
-from smf_jax.training.step import Settings
+from smf_jax.training.step import Settings, Shared
 from smf_jax.training.trainers import Trainer
 
 _GIB = 2**30
@@ -247,7 +247,7 @@ def _steps(
         jnp.asarray(flags.seed, jnp.uint32),
     )
     state = trainer.begin(params, settings)
-    shared = {"frozen": trainer.frozen(params), "usage": usage}
+    shared = Shared(trainer.frozen(params), usage)
     params.clear()  # the tables are the state's, which each step takes over
     step = jax.jit(trainer.step, donate_argnums=1)
     losses, rows = [], []

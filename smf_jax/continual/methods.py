@@ -13,9 +13,17 @@ from smf_jax.continual.config import SweepFlags
 from smf_jax.continual.grid import Trial
 from smf_jax.continual.stream_data import StreamData
 from smf_jax.errors import blame_flag
-from smf_jax.memory.norms import is_running
 from smf_jax.models.lora import merge_lora
-from smf_jax.params import Params, count_bytes, count_parameters, flatten, unflatten
+from smf_jax.params import (
+    Params,
+    count_bytes,
+    count_parameters,
+    flatten,
+    is_batch_stats,
+    is_memory,
+    is_pool,
+    unflatten,
+)
 from smf_jax.sparse.selection import budget_size
 from smf_jax.sparse.update_rule import UpdateRule
 from smf_jax.training.sparse_config import SparseConfig
@@ -95,7 +103,7 @@ def make_trainer(flags: SweepFlags, base: Base, trial: Trial, stream_data: Strea
             train_alpha=flags.train_alpha,
             alpha_rate=flags.alpha_rate,
             alpha_schedule=flags.alpha_schedule,
-            leaky=flags.leaky,
+            mask="gradient" if flags.leaky else "update",
         )
         steps = flags.steps_per_task * (flags.tasks if keep else 1)
         placement = base.config.memory
@@ -124,13 +132,11 @@ def may_train(flags: SweepFlags, trial: Trial, path: str) -> bool:
     and replay all but running statistics.
     """
     *_, owner, leaf = ("", *path.split("/"))
-    in_memory = path.startswith("memory/")
     if trial.method == "smf":
-        is_table = owner.startswith("pool_") and leaf == "values"
-        return in_memory and (is_table or (flags.train_alpha and leaf == "alpha"))
+        return is_pool(path) or (flags.train_alpha and is_memory(path) and leaf == "alpha")
     if trial.method == "lora":
         return owner in flags.lora_targets.split(",") and leaf in ("a", "b")
-    return not is_running(path)
+    return not is_batch_stats(path)
 
 
 def count_trainable(

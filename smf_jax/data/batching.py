@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
 
 from smf_jax.data.facts import Paraphrase
 from smf_jax.data.tokenizer import Tokenizer
@@ -112,42 +111,6 @@ def encode_paraphrases(
         batch.weights[row, max(0, len(prompt) - 1) : end] = 1.0
         batch.valid[row, :end] = True
     return batch
-
-
-def encode_prompts(
-    tokenizer: Tokenizer, prompts: Sequence[str], length: int | None = None
-) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
-    """Prompts for generation: ``[bos] prompt``, padded on the left.
-
-    Args:
-        tokenizer: What encodes.
-        prompts: b prompts.
-        length: t; the longest prompt when None.
-
-    Returns:
-        The token ids (b, t), int32, and where they are no pads (b, t).
-
-    Raises:
-        ValueError: If there is no prompt or one does not fit.
-    """
-    begin = [] if tokenizer.bos is None else [tokenizer.bos]
-    rows = [begin + ids for ids in tokenizer.encode_batch(prompts)]
-    if not rows:
-        raise ValueError("encode_prompts: no prompts; expected at least one")
-    longest = max(len(row) for row in rows)
-    length = longest if length is None else length
-    if longest > length:
-        place = max(range(len(rows)), key=lambda i: len(rows[i]))
-        raise ValueError(
-            f"length={length} is too short for prompt {place}, {prompts[place]!r}, of {longest} "
-            "tokens: raise the length or drop it"
-        )
-    tokens = np.full((len(rows), length), tokenizer.pad, np.int32)
-    valid = np.zeros((len(rows), length), bool)
-    for place, row in enumerate(rows):
-        tokens[place, length - len(row) :] = row
-        valid[place, length - len(row) :] = True
-    return tokens, valid
 
 
 def pack_texts(

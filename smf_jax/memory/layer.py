@@ -21,26 +21,16 @@ __all__ = [
     "LOOKUPS",
     "PERTURBATIONS",
     "READS",
-    "ROUTING",
     "MemoryConfig",
     "MemoryLayer",
     "MemoryPool",
     "Read",
-    "is_routing",
 ]
 
 READS = "reads"
 # Scores and slots before they become weights, for whoever makes this collection mutable.
 LOOKUPS = "lookups"
 PERTURBATIONS = "perturbations"
-# Leaves of a memory layer that decide which slots it reads.
-ROUTING = ("query/", "query_norm/", "query_scale", "keys", "key_scale")
-
-
-def is_routing(path: str) -> bool:
-    """Whether ``memory/layer_0/keys`` and its like decide which slots a layer reads."""
-    module, _, leaf = path.removeprefix("memory/").partition("/")
-    return module.startswith("layer_") and leaf.startswith(ROUTING)
 
 
 class Read(NamedTuple):

@@ -16,7 +16,6 @@ STATISTICS = "statistics"
 MOMENTUM = 0.1
 # Of layer and batch norms, and of RMS norms.
 EPSILON, RMS_EPSILON = 1e-5, 1e-6
-_RUNNING = ("/query_norm/mean", "/query_norm/variance")
 
 
 class Moments(NamedTuple):
@@ -31,11 +30,6 @@ class Moments(NamedTuple):
     mean: Float[Array, " q"]
     variance: Float[Array, " q"]
     tokens: Float[Array, ""]
-
-
-def is_running(path: str) -> bool:
-    """Whether a leaf is a running statistic: kept by path like any other, trained by nobody."""
-    return path.endswith(_RUNNING)
 
 
 def batch_moments(x: Float[Array, "t q"], valid: Bool[Array, " t"]) -> Moments:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from smf_jax.params import Params
 from smf_jax.sparse.update_rule import UpdateRule
+from smf_jax.sparse.usage import PoolUsage
 
 
 class Settings(NamedTuple):
@@ -24,6 +26,18 @@ class Settings(NamedTuple):
     learning_rate: Float[Array, ""]
     budget: Int[Array, ""]
     seed: Int[Array, ""]
+
+
+class Shared(NamedTuple):
+    """What all trials of a group have in common, and no step changes.
+
+    Attributes:
+      frozen: every leaf that is in no state, by path.
+      usage: background statistics by pool path, ``None`` for rules without and dense methods.
+    """
+
+    frozen: Params
+    usage: Mapping[str, PoolUsage] | None = None
 
 
 class StepMetrics(NamedTuple):

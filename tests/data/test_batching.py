@@ -10,7 +10,6 @@ from smf_jax.data.batching import (
     Batch,
     concatenate,
     encode_paraphrases,
-    encode_prompts,
     needed_length,
     pack_texts,
     sample_batches,
@@ -81,20 +80,6 @@ def test_an_answer_that_merges_with_its_prompt_is_encoded_by_itself():
     ((prompt, answer),) = split_paraphrases(tokenizer, [Paraphrase("sun", "flower")])
     assert prompt == [tokenizer.bos, *tokenizer.encode("sun")]
     assert answer == [*tokenizer.encode("flower"), tokenizer.eos]
-
-
-def test_prompts_are_padded_on_the_left_and_agree_with_training(tokenizer):
-    prompts = [paraphrase.prompt for paraphrase in WORDINGS]
-    tokens, valid = encode_prompts(tokenizer, prompts, length=12)
-    assert (tokens.dtype, tokens.shape, valid.shape) == (np.int32, (3, 12), (3, 12))
-    for row, (prompt, _) in enumerate(split_paraphrases(tokenizer, WORDINGS)):
-        assert tokens[row, valid[row]].tolist() == prompt
-        assert (np.diff(valid[row].astype(int)) >= 0).all()  # pads, then tokens
-    assert encode_prompts(tokenizer, prompts)[0].shape[1] == max(valid.sum(axis=1))
-    with pytest.raises(ValueError, match=r"length=2 is too short for prompt \d, '"):
-        encode_prompts(tokenizer, prompts, length=2)
-    with pytest.raises(ValueError, match="no prompts"):
-        encode_prompts(tokenizer, [])
 
 
 def test_packed_windows_predict_every_token_once_in_order(tokenizer):
