@@ -55,16 +55,14 @@ class Transformer(nn.Module):
         pool = MemoryPool(MEMORY, name="pool")
         for block in range(3):  # a Python loop: nn.scan would drop what the memories sow
             y = nn.LayerNorm(name=f"norm_{block}")(x)
-            x += nn.MultiHeadDotProductAttention(num_heads=2, name=f"attention_{block}")(
-                y, mask=mask
-            )
+            attention = nn.MultiHeadDotProductAttention(num_heads=2, name=f"attention_{block}")
+            x += attention(y, mask=mask)
             y = nn.LayerNorm(name=f"second_norm_{block}")(x)
             if block == 0:
                 x += nn.Dense(WIDTH, name="out")(nn.gelu(nn.Dense(4 * WIDTH, name="in")(y)))
             else:
-                x += MemoryLayer(MEMORY, WIDTH, dtype=x.dtype, name=f"memory_{block}")(
-                    y, pool(), valid
-                )
+                memory = MemoryLayer(MEMORY, WIDTH, dtype=x.dtype, name=f"memory_{block}")
+                x += memory(y, pool(), valid)
         return nn.Dense(len(WORDS), name="head")(nn.LayerNorm(name="last_norm")(x))
 
 

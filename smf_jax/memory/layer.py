@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from smf_jax.memory.config import MemoryConfig
 from smf_jax.memory.experts import expert_weights
@@ -56,7 +56,7 @@ class MemoryPool(nn.Module):
 
     config: MemoryConfig
     width: int | None = None
-    param_dtype: Any = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
         config = self.config
@@ -103,8 +103,8 @@ class MemoryLayer(nn.Module):
     config: MemoryConfig
     width: int
     alpha: float | None = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -216,7 +216,7 @@ class MemoryLayer(nn.Module):
         half = config.key_width // 2
         bound = 1 / math.sqrt(config.key_width if config.key_scale == "memory+" else half)
 
-        def uniform(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        def uniform(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
         shape = (config.heads, 2, config.keys_per_half, half)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, DTypeLike, Float
 
 # The collection that a batch norm sows its batch's statistics into. Where a caller makes it
 # mutable the statistics are also used: that is what pretraining and healing do, and nobody else.
@@ -77,7 +77,7 @@ class BatchNorm(nn.Module):
     """
 
     epsilon: float = EPSILON
-    param_dtype: Any = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, DTypeLike, Int
 
 from smf_jax.memory.layer import MemoryLayer, MemoryPool
 from smf_jax.models.attention import Attention, Cache, Keys, Mask, Rotation, causal_mask, rotation
@@ -187,7 +187,7 @@ class Memory(nn.Module):
 
     placement: MemoryPlacement
     width: int
-    dtype: Any
+    dtype: DTypeLike
 
     def setup(self) -> None:
         placement = self.placement

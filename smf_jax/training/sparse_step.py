@@ -8,7 +8,7 @@ is not finite writes nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ class SparseState(NamedTuple):
     tables: dict[str, Table]
     stores: dict[str, RowStore | None]
     scalars: Params
-    scalar_opt_state: Any
+    scalar_opt_state: optax.OptState
     task_slots: dict[str, SlotIds] | None
     written: dict[str, Bool[Array, " N"]]
     step: Int[Array, ""]

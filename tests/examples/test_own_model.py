@@ -21,7 +21,7 @@ from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
 from smf_jax.training.step import Settings, Shared
 
-STEPS, RATE, SIZE = 20, 0.05, 64
+STEPS, RATE, SIZE, SLOTS = 20, 0.05, 64, own_model.MEMORY.slots
 RULE = UpdateRule("adamw", clip=0.5, weight_decay=0.1)
 
 
@@ -74,7 +74,7 @@ def test_twenty_steps_are_those_of_the_plain_way_in_float64():
         assert table.dtype == jnp.float64 and int(state.failed_step) == -1
         np.testing.assert_allclose(table, whole[TABLE], rtol=0, atol=1e-12)
         moved = np.any(np.asarray(table != params[TABLE]), axis=1)
-        assert BUDGET < moved.sum() < own_model.MEMORY.slots
+        assert BUDGET < moved.sum() < SLOTS
         assert np.abs(np.asarray(table - params[TABLE])).max() > 0.1
         np.testing.assert_array_equal(moved, state.written[TABLE])
         for path in shared.frozen:

@@ -37,7 +37,7 @@ never_differentiated.defvjp(lambda x: (x, None), _refuse)
 
 
 class Own(nn.Module):
-    """Takes tokens alone; the second pool is read twice, the last time in a rematerialised layer."""
+    """Takes tokens alone; its second pool is read twice, the last time in a layer under remat."""
 
     @nn.compact
     def __call__(self, tokens):
