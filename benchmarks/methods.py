@@ -16,14 +16,14 @@ from smf_jax.losses import weighted_loss
 from smf_jax.memory.layer import READS
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
-from smf_jax.params import Params, unflatten
-from smf_jax.sparse.optimizers import OptimizerConfig
+from smf_jax.params import Params, pool_path, unflatten
 from smf_jax.sparse.selection import budget_size, select_slots
 from smf_jax.sparse.transform import freeze_all_but_rows
+from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.sparse.usage import PoolUsage, count_accesses
-from smf_jax.training.reads import pool_path
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
+from smf_jax.training.step import Shared
 from smf_jax.training.trainers import Trainer, dense_trainer, lora_trainer
 
 SMF, FULL, LORA = "smf", "full, AdamW", "LoRA r 8, AdamW"
@@ -78,7 +78,7 @@ def _of_trainer(trainer: Trainer, budget: int) -> Method:
         return trainer.frozen(params), trainer.begin(params, settings)
 
     def step(state: Any, frozen: Params, usage: Any, batch: Batch) -> tuple[Any, jax.Array]:
-        state, metrics = trainer.step({"frozen": frozen, "usage": usage}, state, batch, settings)
+        state, metrics = trainer.step(Shared(frozen, usage), state, batch, settings)
         return state, metrics.loss
 
     return Method(begin, step)
@@ -88,7 +88,7 @@ def _masked(config: ModelConfig, budget: int) -> Method:
     """The tables' whole gradients, masked to the selected rows by `freeze_all_but_rows`."""
     model, placement = Decoder(config), memory_of(config)
     pools = tuple(pool_path(pool) for pool in placement.pools)
-    transform = freeze_all_but_rows(optax.sgd(_LEARNING_RATE), pools)
+    transform = freeze_all_but_rows(OptimizerConfig("sgd"), pools, _LEARNING_RATE)
 
     def begin(params: Params) -> tuple[Params, Any]:
         frozen = {path: leaf for path, leaf in params.items() if path not in pools}

@@ -16,9 +16,8 @@ from smf_jax.data.batching import Batch
 from smf_jax.memory.config import MemoryConfig
 from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.models.decoder import abstract_params
-from smf_jax.params import Params, flatten
+from smf_jax.params import Params, flatten, pool_path
 from smf_jax.sparse.usage import PoolUsage
-from smf_jax.training.reads import pool_path
 from smf_jax.training.step import Settings
 
 _WIDE = 4

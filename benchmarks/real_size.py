@@ -21,12 +21,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from experiments.configs.presets import preset_values
-from smf_jax.continual.flags import flag
 
 from experiments.cli import run
+from experiments.configs.presets import preset_values
 from smf_jax.continual.base import DTYPES, abstract_params_of
 from smf_jax.continual.config import MemoryFlags
+from smf_jax.continual.flags import flag
 from smf_jax.continual.grid import METHODS, OPTIMIZERS, parse_list, parse_scoped
 from smf_jax.data.batching import Batch
 from smf_jax.errors import blame_flag, require_least, require_positive
@@ -35,15 +35,14 @@ from smf_jax.interop.huggingface.config import read_config
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
 from smf_jax.models.retrofit import retrofit
-from smf_jax.params import Params, count_parameters, flatten
+from smf_jax.params import Params, count_parameters, flatten, pool_path
+from smf_jax.sparse.selection import RULES, RULES_WITH_BACKGROUND, budget_size
 from smf_jax.sparse.optimizers import OptimizerConfig
-from smf_jax.sparse.rules import RULES
-from smf_jax.sparse.selection import budget_size
 from smf_jax.sparse.usage import add_batch, no_usage
-from smf_jax.training.reads import pool_path, read_counts
+from smf_jax.training.reads import read_counts
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
-from smf_jax.training.step import Settings
+from smf_jax.training.step import Settings, Shared
 from smf_jax.training.trainers import Trainer
 
 _GIB = 2**30
@@ -191,7 +190,7 @@ def measure(flags: RealSizeFlags) -> dict[str, Any]:
     numbers = {"parameters": count_parameters(params), "memory": count_parameters(memory)}
     rng = np.random.default_rng(flags.seed)
     usage = None
-    if RULES[flags.rule].needs_background:
+    if flags.rule in RULES_WITH_BACKGROUND:
         with report.timing("background"):
             usage = jax.block_until_ready(_background(flags, Decoder(config), params, rng))
     losses, rows = _steps(flags, report, config, params, usage, rng)
@@ -226,12 +225,13 @@ def _trainer(flags: RealSizeFlags, config: ModelConfig) -> Trainer:
     slots = abstract_params_of(config)
     table_slots = next(leaf.shape[0] for path, leaf in slots.items() if path.endswith("/values"))
     size = min(budget_size(flags.budget), table_slots)
+    update = OptimizerConfig(flags.optimizer, clip=1.0)  # pyright: ignore[reportArgumentType]
     sparse = SparseConfig(
-        rule=flags.rule,
+        rule=flags.rule,  # pyright: ignore[reportArgumentType]
         granularity=flags.granularity,  # pyright: ignore[reportArgumentType]
         micro_batches=flags.micro_batches,
         size=size,
-        optimizer=OptimizerConfig(flags.optimizer, clip=1.0),
+        optimizer=update,
     )
     capacity = min(table_slots, flags.steps * sparse.places)
     return sparse_trainer(Decoder(config), sparse, capacity)
@@ -247,7 +247,7 @@ def _steps(
         jnp.asarray(flags.seed, jnp.uint32),
     )
     state = trainer.begin(params, settings)
-    shared = {"frozen": trainer.frozen(params), "usage": usage}
+    shared = Shared(trainer.frozen(params), usage)
     params.clear()  # the tables are the state's, which each step takes over
     step = jax.jit(trainer.step, donate_argnums=1)
     losses, rows = [], []

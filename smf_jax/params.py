@@ -1,27 +1,119 @@
-"""Parameter trees by path: the flat form in which states, patches and checkpoints speak."""
+"""Parameters by path: the flat form in which states, patches and checkpoints speak, and its names.
+
+The paths of a decoder's leaves are a public contract. They are spelled and parsed here only::
+
+  layers_3/attention/query/kernel    block 3
+  memory/layer_3/keys                what block 3 has of its own to read a memory with
+  memory/pool_3/values               the table of the pool that block 3 is the first to read
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
-from flax import traverse_util
 from jaxtyping import Array
 
 Tree = Mapping[str, Any]
 Params = dict[str, Array]
 
+MEMORY = "memory"
+_PART = re.compile(r"memory/(layer|pool)_(\d+)/(.+)")
+# A pool may also stand somewhere below, as in the module of somebody else.
+_POOL = re.compile(r"(.*/)?memory/pool_\d+/values")
+_BLOCK = re.compile(r"layers_(\d+)/")
+_ROUTING = ("query/", "query_norm/", "query_scale", "keys", "key_scale")
+_BATCH_STATS = ("/query_norm/mean", "/query_norm/variance")
+
+
+class MemoryPart(NamedTuple):
+    """Where a leaf of a decoder's memory belongs.
+
+    Attributes:
+      kind: ``layer`` or ``pool``.
+      number: of the block that has the layer, or that is the first to read the pool.
+      leaf: the rest of the path.
+    """
+
+    kind: str
+    number: int
+    leaf: str
+
+
+def pool_path(pool: int) -> str:
+    """Path of the table of a pool."""
+    return f"{MEMORY}/pool_{pool}/values"
+
+
+def memory_layer_path(block: int) -> str:
+    """Path of the memory layer of a block."""
+    return f"{MEMORY}/layer_{block}"
+
+
+def memory_part(path: str) -> MemoryPart | None:
+    """The layer or the pool of a decoder's memory that a leaf belongs to, if it is of a memory."""
+    found = _PART.fullmatch(path)
+    return None if found is None else MemoryPart(found[1], int(found[2]), found[3])
+
+
+def block_path(block: int) -> str:
+    """Path of a block of a decoder; what its memory has stands apart, see `memory_layer_path`."""
+    return f"layers_{block}"
+
+
+def block_of(path: str) -> int | None:
+    """The block that a leaf belongs to, ``None`` for embedding, head and memories."""
+    found = _BLOCK.match(path)
+    return None if found is None else int(found[1])
+
+
+def is_memory(path: str) -> bool:
+    """Whether a leaf belongs to the memories of a decoder."""
+    return path.startswith(f"{MEMORY}/")
+
+
+def is_pool(path: str) -> bool:
+    """Whether a leaf is the table of a pool."""
+    return _POOL.fullmatch(path) is not None
+
+
+def is_routing(path: str) -> bool:
+    """Whether ``memory/layer_0/keys`` and its like decide which slots a layer reads."""
+    part = memory_part(path)
+    return part is not None and part.kind == "layer" and part.leaf.startswith(_ROUTING)
+
+
+def is_batch_stats(path: str) -> bool:
+    """Whether a leaf is a running statistic: kept by path like any other, trained by nobody."""
+    return path.endswith(_BATCH_STATS)
+
 
 def flatten(tree: Tree) -> Params:
     """Nested parameters to ``{"layers_0/attention/query/kernel": array, …}``, in sorted order."""
-    flat: dict[str, Any] = dict(traverse_util.flatten_dict(tree, sep="/"))
-    return {path: flat[path] for path in sorted(flat)}
+    leaves = dict(_leaves(tree, ""))
+    return {path: leaves[path] for path in sorted(leaves)}
+
+
+def _leaves(tree: Tree, prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, node in tree.items():
+        if isinstance(node, Mapping):
+            yield from _leaves(node, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", node
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `flatten`."""
-    return traverse_util.unflatten_dict(dict(flat), sep="/")
+    nested: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *parents, name = path.split("/")
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = leaf
+    return nested
 
 
 def split(flat: Mapping[str, Array], trains: Callable[[str], bool]) -> tuple[Params, Params]:

@@ -18,7 +18,7 @@ ROOMS = {
     "checkpoints": (),
     "data": ("errors",),
     "memory": ("shapes", "cpu_kernels"),
-    "sparse": ("shapes", "cpu_kernels", "checkpoints"),
+    "sparse": ("shapes", "params", "cpu_kernels", "checkpoints"),
     "models": ("params", "data", "memory"),
     "training": (*GROUND, "checkpoints", "data", "memory", "sparse", "models"),
     "evaluation": (*GROUND, "data", "models"),
@@ -34,7 +34,7 @@ ROOMS = {
 def modules() -> dict[str, Path]:
     """Every module of the library and of the experiments, packages under their own name."""
     found = {}
-    for package in ("smf_jax", "experiments", "benchmarks"):
+    for package in ("smf_jax", "experiments", "benchmarks", "examples"):
         for path in sorted((ROOT / package).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
             found[".".join(parts).removesuffix(".__init__")] = path

@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from scipy.special import stdtrit
 
 from smf_jax.continual.methods import METHODS
-from smf_jax.continual.trial import Trial
 from smf_jax.continual.results import OF_BASE, probe_keys, probe_metrics
+from smf_jax.continual.trial import Trial
 from smf_jax.evaluation.probe import Metric
 
 Row = Mapping[str, Any]

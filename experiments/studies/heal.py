@@ -53,9 +53,7 @@ class HealStudyConfig(Configuration):
     """What ``experiments.studies.heal`` is told."""
 
     study: StudySection = part(StudySection(), "Study")
-    retrofit: RetrofitCommandConfig = part(
-        RetrofitCommandConfig().with_values(out="runs/heal")
-    )
+    retrofit: RetrofitCommandConfig = part(RetrofitCommandConfig().with_values(out="runs/heal"))
 
 
 def study(

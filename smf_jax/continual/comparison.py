@@ -17,8 +17,9 @@ import numpy as np
 from smf_jax import checkpoints
 from smf_jax.continual.base import PARAMS
 from smf_jax.continual.run_directory import BASE
+from smf_jax.params import is_pool
 from smf_jax.sparse.exactness import rows_differ, same_bits
-from smf_jax.sparse.patch import Patch, apply_patch, is_pool_path
+from smf_jax.sparse.patch import Patch, apply_patch
 
 _BLOCK = 1 << 22
 
@@ -112,7 +113,7 @@ def compare(first: Path, second: Path, base: Path | None = None) -> Comparison:
     pools = [
         _pool_slots(path, a.arrays[path], b.arrays[path])
         for path in sorted(a.arrays.keys() & b.arrays.keys())
-        if is_pool_path(path) and a.arrays[path].shape == b.arrays[path].shape
+        if is_pool(path) and a.arrays[path].shape == b.arrays[path].shape
     ]
     total = len(a.arrays.keys() | b.arrays.keys())
     return Comparison(

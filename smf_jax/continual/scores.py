@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import Params
 
 Scores = dict[str, Any]
-
 
 
 def measure(

@@ -18,10 +18,10 @@ from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.trial import Trial
 from smf_jax.data.batching import Batch, in_chunks
 from smf_jax.evaluation.slot_health import slot_health, usage_drift
+from smf_jax.models.decoder import upstream_of_reads
 from smf_jax.params import Params
 from smf_jax.progress import progress_bar
 from smf_jax.sparse.usage import Background
-from smf_jax.training.background import upstream_of_reads
 from smf_jax.training.reads import read_counts
 
 HEALTH = "slot_health"

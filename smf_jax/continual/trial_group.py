@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ from smf_jax.evaluation.likelihood import LossSum, loss_sum, mean_loss
 from smf_jax.evaluation.probes.exact import is_exact_match
 from smf_jax.params import Params
 from smf_jax.sharding import over_trials, replicate, split_over, stack, unstack
-from smf_jax.training.step import Settings, StepMetrics
+from smf_jax.sparse.usage import PoolUsage
+from smf_jax.training.step import Settings, Shared, StepMetrics
 from smf_jax.training.trainers import State, Trainer
 
 
@@ -34,7 +35,7 @@ class TaskMetrics(NamedTuple):
     failed_step: Int[np.ndarray, " trials"]
 
 
-class TrialGroup:
+class TrialGroup(Generic[State]):
     """Compiled functions of trials that differ only in their `Settings`.
 
     As many trials as the mesh has devices run side by side; the base's leaves are placed once per
@@ -44,9 +45,9 @@ class TrialGroup:
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: Trainer[State],
         base: Params,
-        usage: Any,
+        usage: Mapping[str, PoolUsage] | None,
         mesh: Mesh,
         eval_batch_size: int,
     ) -> None:
@@ -63,15 +64,12 @@ class TrialGroup:
         self.mesh = mesh
         self._eval_batch_size = eval_batch_size
         self._base = replicate(base, mesh)
-        self._shared = {
-            # The very buffers of the base, or each device would hold it twice.
-            "frozen": trainer.frozen(self._base),
-            "usage": replicate(usage, mesh),
-        }
+        # The very buffers of the base, or each device would hold it twice.
+        self._shared = Shared(trainer.frozen(self._base), replicate(usage, mesh))
         self.traces = 0
 
         def step_at(
-            shared: Any, state: State, batches: Batch, position: Array, settings: Settings
+            shared: Shared, state: State, batches: Batch, position: Array, settings: Settings
         ) -> tuple[State, StepMetrics]:
             self.traces += 1
             if self.traces > 1:
@@ -81,11 +79,11 @@ class TrialGroup:
             batch = jax.tree.map(lambda field: field[position], batches)
             return trainer.step(shared, state, batch, settings)
 
-        def right(shared: Any, state: State, batch: Batch) -> Bool[Array, " b"]:
+        def right(shared: Shared, state: State, batch: Batch) -> Bool[Array, " b"]:
             logits = trainer.logits(shared, state, batch.tokens, batch.valid)
             return is_exact_match(logits, batch)
 
-        def losses(shared: Any, state: State, batch: Batch) -> LossSum:
+        def losses(shared: Shared, state: State, batch: Batch) -> LossSum:
             logits = trainer.logits(shared, state, batch.tokens, batch.valid)
             return loss_sum(logits, batch)
 

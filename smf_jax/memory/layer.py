@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from smf_jax.memory.config import MemoryConfig
 from smf_jax.memory.experts import expert_weights
@@ -21,26 +21,16 @@ __all__ = [
     "LOOKUPS",
     "PERTURBATIONS",
     "READS",
-    "ROUTING",
     "MemoryConfig",
     "MemoryLayer",
     "MemoryPool",
     "Read",
-    "is_routing",
 ]
 
 READS = "reads"
 # Scores and slots before they become weights, for whoever makes this collection mutable.
 LOOKUPS = "lookups"
 PERTURBATIONS = "perturbations"
-# Leaves of a memory layer that decide which slots it reads.
-ROUTING = ("query/", "query_norm/", "query_scale", "keys", "key_scale")
-
-
-def is_routing(path: str) -> bool:
-    """Whether ``memory/layer_0/keys`` and its like decide which slots a layer reads."""
-    module, _, leaf = path.removeprefix("memory/").partition("/")
-    return module.startswith("layer_") and leaf.startswith(ROUTING)
 
 
 class Read(NamedTuple):
@@ -66,7 +56,7 @@ class MemoryPool(nn.Module):
 
     config: MemoryConfig
     width: int | None = None
-    param_dtype: Any = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
         config = self.config
@@ -113,8 +103,8 @@ class MemoryLayer(nn.Module):
     config: MemoryConfig
     width: int
     alpha: float | None = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -226,7 +216,7 @@ class MemoryLayer(nn.Module):
         half = config.key_width // 2
         bound = 1 / math.sqrt(config.key_width if config.key_scale == "memory+" else half)
 
-        def uniform(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        def uniform(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
         shape = (config.heads, 2, config.keys_per_half, half)

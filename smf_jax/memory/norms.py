@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, DTypeLike, Float
 
 # The collection that a batch norm sows its batch's statistics into. Where a caller makes it
 # mutable the statistics are also used: that is what pretraining and healing do, and nobody else.
@@ -16,7 +16,6 @@ STATISTICS = "statistics"
 MOMENTUM = 0.1
 # Of layer and batch norms, and of RMS norms.
 EPSILON, RMS_EPSILON = 1e-5, 1e-6
-_RUNNING = ("/query_norm/mean", "/query_norm/variance")
 
 
 class Moments(NamedTuple):
@@ -31,11 +30,6 @@ class Moments(NamedTuple):
     mean: Float[Array, " q"]
     variance: Float[Array, " q"]
     tokens: Float[Array, ""]
-
-
-def is_running(path: str) -> bool:
-    """Whether a leaf is a running statistic: kept by path like any other, trained by nobody."""
-    return path.endswith(_RUNNING)
 
 
 def batch_moments(x: Float[Array, "t q"], valid: Bool[Array, " t"]) -> Moments:
@@ -83,7 +77,7 @@ class BatchNorm(nn.Module):
     """
 
     epsilon: float = EPSILON
-    param_dtype: Any = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

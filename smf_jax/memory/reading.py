@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int
 
 from smf_jax.shapes import Table
 
@@ -123,7 +123,7 @@ def row_products(
     )
 
 
-def _sum_dtype(dtype: Any) -> Any:
+def _sum_dtype(dtype: DTypeLike) -> DTypeLike:
     return jnp.promote_types(jnp.float32, dtype)
 
 

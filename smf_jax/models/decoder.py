@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, DTypeLike, Int
 
 from smf_jax.memory.layer import MemoryLayer, MemoryPool
 from smf_jax.models.attention import Attention, Cache, Keys, Mask, Rotation, causal_mask, rotation
@@ -25,10 +25,12 @@ from smf_jax.models.layers import (
     Valid,
     wide_dtype,
 )
-from smf_jax.params import Params, unflatten
+from smf_jax.params import Params, block_of, is_routing, memory_part, unflatten
 
 # From leaves by path, tokens and the mask of valid ones.
 LogitsFn = Callable[[Params, Array, Array], Array]
+# Leaves of a block that a read of that block depends on.
+_BEFORE_READ = ("attention_norm/", "attention/", "feed_forward_norm/")
 
 
 class Decoder(nn.Module):
@@ -185,7 +187,7 @@ class Memory(nn.Module):
 
     placement: MemoryPlacement
     width: int
-    dtype: Any
+    dtype: DTypeLike
 
     def setup(self) -> None:
         placement = self.placement
@@ -234,3 +236,30 @@ def plain_logits(model: Decoder) -> LogitsFn:
         return model.apply({"params": unflatten(params)}, tokens, valid)  # pyright: ignore
 
     return logits
+
+
+def upstream_of_reads(config: ModelConfig, path: str) -> bool:
+    """Whether a leaf has a say in which slots are read.
+
+    That is everything below the highest memory layer, and of that layer whatever stands before
+    its read. The table that only the highest layer reads is not among them: writing its rows moves
+    no routing.
+
+    Args:
+      config: of a model with memories.
+      path: of the leaf.
+    """
+    placement = config.memory
+    if placement is None:
+        raise ValueError("the model has no memory, so nothing is upstream of a read")
+    highest = max(placement.layers)
+    block, part = block_of(path), memory_part(path)
+    if block is not None:
+        before = path.partition("/")[2].startswith(_BEFORE_READ)
+        return block < highest or (block == highest and before)
+    if part is None:
+        return path.startswith("embedder/")
+    if part.kind == "pool":
+        lower = [layer for layer in placement.layers if layer < highest]
+        return any(placement.pool_of(layer) == part.number for layer in lower)
+    return part.number < highest or is_routing(path)

@@ -16,10 +16,9 @@ from smf_jax.models.attention import Cache, empty_cache
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
 from smf_jax.models.layers import Hidden, Tokens, Valid
-from smf_jax.params import flatten, unflatten
+from smf_jax.params import flatten, memory_part, unflatten
 
 Generated = Int[Array, "b steps"]
-_POOLS = "memory/pool_"
 
 
 class _State(NamedTuple):
@@ -156,9 +155,11 @@ def _widened(config: ModelConfig, flat: Mapping[str, Array]) -> dict[str, Any]:
     """Leaves narrower than the computation, widened once and not again for every token."""
 
     def wide(path: str, leaf: Array) -> Array:
-        narrow = leaf.dtype.itemsize < jnp.dtype(config.dtype).itemsize
+        part = memory_part(path)
         # Of a table only few rows are read.
-        return leaf.astype(config.dtype) if narrow and not path.startswith(_POOLS) else leaf
+        is_table = part is not None and part.kind == "pool"
+        narrow = leaf.dtype.itemsize < jnp.dtype(config.dtype).itemsize
+        return leaf.astype(config.dtype) if narrow and not is_table else leaf
 
     return unflatten({path: wide(path, leaf) for path, leaf in flat.items()})
 

@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from smf_jax.models.config import ModelConfig
 
@@ -18,7 +18,7 @@ Hidden = Float[Array, "b t d"]
 Logits = Float[Array, "b t vocabulary"]
 
 
-def wide_dtype(config: ModelConfig) -> Any:
+def wide_dtype(config: ModelConfig) -> DTypeLike:
     """The compute dtype, or float32 where that is narrower."""
     return jnp.promote_types(jnp.float32, config.dtype)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike
 
 from smf_jax.models.layers import matmul
-from smf_jax.params import Params, flatten, unflatten
+from smf_jax.params import Params, block_of, flatten, unflatten
 
 ATTENTION_TARGETS = ("query", "key", "value", "output")
 FEED_FORWARD_TARGETS = ("gate", "up", "down")
@@ -137,5 +137,5 @@ def _kernels(params: Mapping[str, Any]) -> dict[str, Array]:
     return {
         path.removesuffix("/kernel"): leaf
         for path, leaf in flatten(params).items()
-        if path.startswith("layers_") and path.endswith("/kernel")
+        if block_of(path) is not None and path.endswith("/kernel")
     }

@@ -12,9 +12,7 @@ from jaxtyping import Array, DTypeLike
 
 from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.models.decoder import init_params
-from smf_jax.params import flatten, unflatten
-
-MEMORY = "memory"
+from smf_jax.params import MEMORY, block_of, block_path, flatten, unflatten
 
 
 def retrofit(
@@ -53,7 +51,7 @@ def retrofit(
             "mode='pretrain' builds memories in from the start; retrofit with 'add' or 'replace'"
         )
     config = config.with_memory(placement)
-    kept = {path: leaf for path, leaf in flatten(params).items() if not _is_replaced(config, path)}
+    kept = {path: leaf for path, leaf in flatten(params).items() if not is_replaced(config, path)}
     fresh = jax.tree.map(lambda leaf: leaf.astype(dtype), init_memory(config, key))
     return config, unflatten(kept) | {MEMORY: fresh}
 
@@ -64,27 +62,14 @@ def init_memory(config: ModelConfig, key: Array) -> dict[str, Any]:
     return init_params(config, key)[MEMORY]
 
 
-def memory_paths(params: Mapping[str, Any]) -> tuple[str, ...]:
-    """The paths that train when a retrofit is healed: all under ``memory``, ``α`` among them.
+def is_replaced(config: ModelConfig, path: str) -> bool:
+    """Whether a leaf belongs to a feed-forward that a memory stands in for.
 
     Args:
-      params: nested parameters of a model with memories.
-
-    Raises:
-      ValueError: no memory is in the model.
+      config: of the model with memories.
+      path: of the leaf, in the model without.
     """
-    paths = tuple(path for path in flatten(params) if path.startswith(f"{MEMORY}/"))
-    if not paths:
-        raise ValueError(
-            "the model has no memory, so nothing would train; retrofit it first, with 'add' or "
-            "'replace'"
-        )
-    return paths
-
-
-def _is_replaced(config: ModelConfig, path: str) -> bool:
-    """Whether the leaf belongs to a feed-forward that a memory stands in for."""
-    block, _, rest = path.partition("/")
-    if not rest.startswith("feed_forward/"):
+    block = block_of(path)
+    if block is None or not path.startswith(f"{block_path(block)}/feed_forward/"):
         return False
-    return not config.has_feed_forward(int(block.removeprefix("layers_")))
+    return not config.has_feed_forward(block)

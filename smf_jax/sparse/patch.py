@@ -11,7 +11,6 @@ a patch by the state before it (``parent``) and what the patch holds.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,18 +20,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from smf_jax.checkpoints.manifest import fingerprint, sha256_of_json, to_host
+from smf_jax.params import is_pool
 from smf_jax.sparse.exactness import rows_differ, same_bits
 
 FORMAT = 1
 
-# The public contract of parameter paths: the table of the pool first read in layer p.
-_POOL_PATH = re.compile(r"(.*/)?memory/pool_\d+/values")
 _MOST_NAMED = 8  # slots named in one line of an error
-
-
-def is_pool_path(path: str) -> bool:
-    """Whether a parameter path is that of a pool's table."""
-    return _POOL_PATH.fullmatch(path) is not None
 
 
 class PoolChange(NamedTuple):
@@ -236,7 +229,7 @@ def diff_params(
             continue
         if old.shape != new.shape or old.dtype != new.dtype:
             other.append(path)
-        elif is_pool_path(path):
+        elif is_pool(path):
             slots = np.flatnonzero(rows_differ(old, new))
             pools[path] = pool_change(slots, old[slots], new[slots], len(old))
         elif old.shape == ():

@@ -42,7 +42,7 @@ def follow(params: Params, collections: Mapping[str, Any]) -> Params:
 
     Args:
       params: by path, the running statistics before the batch among them.
-      collections: what a run with a mutable collection ``opt_state`` has sown.
+      collections: what a run with a mutable collection `STATISTICS` has sown.
     """
     after: Params = {}
     for path, moments in _sown(collections).items():

@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from smf_jax.data.batching import Batch
 from smf_jax.params import Params
 from smf_jax.sharding import replicate, split_over
-from smf_jax.training.step import Settings
-from smf_jax.training.trainers import Trainer
+from smf_jax.training.step import Settings, Shared
+from smf_jax.training.trainers import State, Trainer
 
 
 class Fitted(NamedTuple):
@@ -30,7 +30,7 @@ class Fitted(NamedTuple):
 
 
 def fit(
-    trainer: Trainer,
+    trainer: Trainer[State],
     params: Params,
     batches: Batch,
     learning_rate: float,
@@ -61,7 +61,7 @@ def fit(
             "multiple of the devices"
         )
     settings = Settings(jnp.asarray(learning_rate), jnp.asarray(1), jnp.asarray(0))
-    shared = {"frozen": replicate(trainer.frozen(params), mesh), "usage": None}
+    shared = Shared(replicate(trainer.frozen(params), mesh))
     state = jax.tree.map(jnp.copy, replicate(trainer.begin(params, settings), mesh))
     step = jax.jit(trainer.step, donate_argnums=1)
     losses = []
@@ -79,5 +79,5 @@ def fit(
             f"step {failed} of {steps}: loss or gradient is not finite; lower the learning rate "
             f"({learning_rate}) or check the data. Nothing was written from that step on"
         )
-    trained = {**shared["frozen"], **trainer.trained(state)}
+    trained = {**shared.frozen, **trainer.trained(state)}
     return Fitted({path: trained[path] for path in sorted(trained)}, np.asarray(losses))

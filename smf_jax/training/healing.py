@@ -15,15 +15,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from smf_jax.data.batching import Batch
-from smf_jax.memory.layer import is_routing
 from smf_jax.memory.norms import STATISTICS
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder, Memory
-from smf_jax.models.retrofit import MEMORY
-from smf_jax.params import Params, split, unflatten
+from smf_jax.models.retrofit import is_replaced
+from smf_jax.params import MEMORY, Params, block_path, is_memory, is_routing, split, unflatten
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.batch_norm import follow, training_loss
-from smf_jax.training.dense_step import LossFn
+from smf_jax.training.dense_step import DenseState, LossFn
 from smf_jax.training.trainers import Trainer, dense_trainer
 
 HealingLoss = Literal["text", "distill"]
@@ -36,9 +35,7 @@ def heals(path: str, train_routing: bool = False) -> bool:
       path: of the leaf.
       train_routing: whether queries and keys train too, as published.
     """
-    if not path.startswith(f"{MEMORY}/"):
-        return False
-    return train_routing or not is_routing(path)
+    return is_memory(path) and (train_routing or not is_routing(path))
 
 
 def healing_trainer(
@@ -46,7 +43,7 @@ def healing_trainer(
     optimizer: OptimizerConfig,
     loss: HealingLoss = "text",
     train_routing: bool = False,
-) -> Trainer:
+) -> Trainer[DenseState]:
     """Trains a retrofitted memory; query BatchNorm uses the statistics of the batches.
 
     Args:
@@ -93,7 +90,7 @@ def distillation_loss(model: Decoder) -> LossFn:
     memory = Memory(placement, model.config.width, model.config.dtype)
 
     def loss(params: Params, batch: Batch) -> tuple[Array, Params]:
-        new, old = split(params, lambda path: path.startswith(f"{MEMORY}/"))
+        new, old = split(params, is_memory)
         variables = {"params": unflatten(new)[MEMORY]}
         total, batch_stats = jnp.zeros(()), {}
         for layer, (x, wanted) in _feed_forwards(before, old, batch, placement.layers).items():
@@ -113,9 +110,7 @@ def removed_params(config: ModelConfig, before: Params) -> Params:
       config: of the model with memories.
       before: the leaves of the model without, by path.
     """
-    gone = [f"layers_{i}/feed_forward/" for i in range(config.layers)]
-    gone = tuple(gone[i] for i in range(config.layers) if not config.has_feed_forward(i))
-    return {path: leaf for path, leaf in before.items() if path.startswith(gone)}
+    return split(before, partial(is_replaced, config))[0]
 
 
 def _feed_forwards(
@@ -131,7 +126,7 @@ def _feed_forwards(
         mutable=["intermediates"],
     )
     of_blocks: Any = caught["intermediates"]
-    blocks = {layer: of_blocks[f"layers_{layer}"] for layer in layers}
+    blocks = {layer: of_blocks[block_path(layer)] for layer in layers}
     return {i: (block["normalise"][0], block["feed"][0]) for i, block in blocks.items()}
 
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from smf_jax.data.batching import Batch
-from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params
 from smf_jax.shapes import Rows, SlotCounts, SlotIds, Table
 from smf_jax.sparse.accesses import Accesses, accesses_in_vector, count_reads, counts_at
@@ -18,7 +17,13 @@ from smf_jax.sparse.rows import count_with_norms, merge_rows, row_gradient
 from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.selection import select_in_pools
 from smf_jax.sparse.usage import PoolUsage, Protection
-from smf_jax.training.reads import ReadGradients, accumulate_reads, micro_batches
+from smf_jax.training.memory_model import MemoryModel
+from smf_jax.training.reads import (
+    ReadGradients,
+    accumulate_reads,
+    differentiate_reads,
+    micro_batches,
+)
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.step import Settings
 
@@ -79,7 +84,7 @@ class MemoryGrads(NamedTuple):
 
 
 def memory_grads(
-    model: Decoder,
+    model: MemoryModel,
     config: SparseConfig,
     frozen: Params,
     tables: Mapping[str, Table],
@@ -90,7 +95,7 @@ def memory_grads(
     """Selects the rows of a step and makes their gradients; nothing of ``N`` rows is made.
 
     Args:
-      model: a decoder with memories.
+      model: with memories.
       config: static choices.
       frozen: every leaf that is given nowhere else, by path.
       tables: by pool path.
@@ -100,13 +105,12 @@ def memory_grads(
     """
     slots_of = {pool: table.shape[0] for pool, table in tables.items()}
     if config.granularity != "per_micro_batch":
-        parts = config.micro_batches
-        found = accumulate_reads(model, frozen, tables, scalars, batch, parts)
+        found = accumulate_reads(model, frozen, tables, scalars, batch, config.micro_batches)
         key = _key(context)
         return select_and_gather(config, found, batch.valid, context, slots_of, key)
 
     def one(index: Array, part: Batch) -> tuple[Array, MemoryGrads]:
-        found = accumulate_reads(model, frozen, tables, scalars, part, 1)
+        found = differentiate_reads(model, frozen, tables, scalars, part)
         key = jax.random.fold_in(_key(context), index)
         own = select_and_gather(config, found, part.valid, context, slots_of, key)
         return index + 1, own

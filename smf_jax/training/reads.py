@@ -8,7 +8,8 @@ nothing below the lowest memory.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from functools import reduce
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,26 +17,28 @@ from jaxtyping import Array, Float
 
 from smf_jax.data.batching import Batch
 from smf_jax.losses import weighted_loss
-from smf_jax.memory.layer import PERTURBATIONS, READS
 from smf_jax.models.decoder import Decoder
-from smf_jax.params import Params, unflatten
+from smf_jax.params import Params
 from smf_jax.shapes import SlotCounts, Table
 from smf_jax.sparse.rows import ReadTrace
 from smf_jax.sparse.usage import count_accesses
+from smf_jax.training.memory_model import MemoryModel, Perturbations, Reads, as_memory_model
 
 
-def pool_path(pool: int) -> str:
-    """Path of the table of a pool."""
-    return f"memory/pool_{pool}/values"
-
-
-def read_counts(model: Decoder, params: Params, batch: Batch) -> dict[str, SlotCounts]:
-    """Accesses of every pool by one batch, ``(N,)`` int32 by pool path; a forward pass."""
-    _placement(model)
-    _, collections = model.apply(
-        {"params": unflatten(params)}, batch.tokens, batch.valid, mutable=[READS]
-    )
-    return _count(model, _reads(model, collections), batch.valid)
+def read_counts(
+    model: Decoder | MemoryModel, params: Params, batch: Batch
+) -> dict[str, SlotCounts]:
+    """Accesses of every table by one batch, ``(N,)`` int32 by its path; a forward pass."""
+    model = as_memory_model(model)
+    _, reads = model.apply(params, batch.tokens, batch.valid, {})
+    _check_reads(model, reads)
+    valid = batch.valid.reshape(-1)
+    counts: dict[str, SlotCounts] = {}
+    for table, layers in model.tables.items():
+        table_slots = params[table].shape[0]
+        each = [count_accesses(_flat(reads[layer].slots), valid, table_slots) for layer in layers]
+        counts[table] = reduce(jnp.add, each)
+    return counts
 
 
 class ReadGradients(NamedTuple):
@@ -53,46 +56,39 @@ class ReadGradients(NamedTuple):
 
 
 def differentiate_reads(
-    model: Decoder, frozen: Params, tables: Mapping[str, Table], scalars: Params, batch: Batch
+    model: MemoryModel, frozen: Params, tables: Mapping[str, Table], scalars: Params, batch: Batch
 ) -> ReadGradients:
     """Differentiates the loss of a batch with respect to every read, and to the scalars.
 
     Args:
-      model: a decoder with memories.
+      model: with memories.
       frozen: every leaf that is given nowhere else, by path.
       tables: by pool path.
       scalars: trained scalars, by path.
       batch: ``(b, t)`` fields.
     """
 
-    def variables(scalars: Params) -> dict[str, Any]:
-        return {"params": unflatten({**frozen, **tables, **scalars})}
+    def loss_of(perturbations: Perturbations, scalars: Params) -> tuple[Array, Reads]:
+        params = {**frozen, **tables, **scalars}
+        logits, reads = model.apply(params, batch.tokens, batch.valid, perturbations)
+        return weighted_loss(logits, batch.targets, batch.weights), reads
 
-    def loss_of(perturbations: Any, scalars: Params) -> tuple[Array, Any]:
-        logits, collections = model.apply(
-            {**variables(scalars), PERTURBATIONS: perturbations},
-            batch.tokens,
-            batch.valid,
-            mutable=[READS],
-        )
-        return weighted_loss(logits, batch.targets, batch.weights), collections
-
-    perturbations = _zero_perturbations(model, variables(scalars), batch)
-    (loss, collections), (cotangents, scalar_gradients) = jax.value_and_grad(
+    perturbations = _zero_perturbations(model, {**frozen, **tables, **scalars}, batch)
+    (loss, reads), (cotangents, scalar_gradients) = jax.value_and_grad(
         loss_of, argnums=(0, 1), has_aux=True
     )(perturbations, scalars)
-    reads = _reads(model, collections)
-    traces: dict[str, list[ReadTrace]] = {}
-    for layer, read in reads.items():
-        cotangent = cotangents["memory"][f"layer_{layer}"]["read"]
-        slots, weights = _flat(read.slots), _flat(read.weights)
-        pool = pool_path(_placement(model).pool_of(layer))
-        traces.setdefault(pool, []).append(ReadTrace(slots, weights, _flat(cotangent)))
+    _check_reads(model, reads)
+
+    def trace(layer: str) -> ReadTrace:
+        slots, weights = reads[layer]
+        return ReadTrace(_flat(slots), _flat(weights), _flat(cotangents[layer]))
+
+    traces = {table: [trace(layer) for layer in layers] for table, layers in model.tables.items()}
     return ReadGradients(loss, traces, scalar_gradients)
 
 
 def accumulate_reads(
-    model: Decoder,
+    model: MemoryModel,
     frozen: Params,
     tables: Mapping[str, Table],
     scalars: Params,
@@ -105,7 +101,7 @@ def accumulate_reads(
     rounding only.
 
     Args:
-      model: a decoder with memories.
+      model: with memories.
       frozen: every leaf that is given nowhere else, by path.
       tables: by pool path.
       scalars: trained scalars, by path.
@@ -148,58 +144,34 @@ def micro_batches(batch: Batch, parts: int) -> Batch:
     return Batch(*(field.reshape(parts, rows // parts, *field.shape[1:]) for field in batch))
 
 
-def _zero_perturbations(model: Decoder, variables: dict[str, Any], batch: Batch) -> Any:
+def _zero_perturbations(model: MemoryModel, params: Params, batch: Batch) -> Perturbations:
     """Zeros for the reads of this very batch, one for each memory layer.
 
     A perturbation of another shape would broadcast silently, so none is ever kept: shapes come
     from an abstract run of the batch at hand.
     """
-    _, shapes = jax.eval_shape(
-        lambda variables: model.apply(
-            variables, batch.tokens, batch.valid, mutable=[PERTURBATIONS]
-        ),
-        variables,
-    )
-    placement = _placement(model)
+    shapes = model.perturbations(params, batch.tokens, batch.valid)
     expected = {
-        f"layer_{layer}": {"read": (*batch.tokens.shape, placement.memory.value_width)}
-        for layer in placement.layers
+        layer: (*batch.tokens.shape, params[table].shape[1])
+        for table, layers in model.tables.items()
+        for layer in layers
     }
-    shapes = shapes.get(PERTURBATIONS, {})
-    found = jax.tree.map(lambda leaf: leaf.shape, shapes)
-    if found != {"memory": expected}:
+    found = {layer: leaf.shape for layer, leaf in shapes.items()}
+    if found != expected:
         raise ValueError(
             f"the model perturbs {found}, expected exactly one read for each memory layer: "
-            f"{expected}; a lifted transform (nn.scan over blocks) drops them"
+            f"{expected}; name every layer in tables, and mind that a lifted transform (nn.scan "
+            "over blocks) drops them"
         )
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return {layer: jnp.zeros(leaf.shape, leaf.dtype) for layer, leaf in shapes.items()}
 
 
-def _reads(model: Decoder, collections: Mapping[str, Any]) -> dict[int, Any]:
-    """The sown read of every memory layer, by layer."""
-    placement = _placement(model)
-    sown = collections.get(READS, {}).get("memory", {})
-    names = {f"layer_{layer}" for layer in placement.layers}
-    if sown.keys() != names:
-        raise ValueError(f"the model sows reads of {sorted(sown)}, expected {sorted(names)}")
-    return {layer: sown[f"layer_{layer}"]["read"] for layer in placement.layers}
-
-
-def _count(model: Decoder, reads: dict[int, Any], valid: Array) -> dict[str, SlotCounts]:
-    """Accesses summed over the layers of each pool."""
-    placement = _placement(model)
-    counts: dict[str, SlotCounts] = {}
-    for layer, read in reads.items():
-        pool = pool_path(placement.pool_of(layer))
-        of_layer = count_accesses(_flat(read.slots), valid.reshape(-1), placement.memory.slots)
-        counts[pool] = counts[pool] + of_layer if pool in counts else of_layer
-    return counts
-
-
-def _placement(model: Decoder) -> Any:
-    if model.config.memory is None:
-        raise ValueError("the model has no memory: pretrain or retrofit one (model.memory=None)")
-    return model.config.memory
+def _check_reads(model: MemoryModel, reads: Reads) -> None:
+    if set(reads) != set(model.layers):
+        raise ValueError(
+            f"the model sows reads of {sorted(reads)}, expected {sorted(model.layers)}; name every "
+            "layer in tables, and mind that a lifted transform (nn.scan over blocks) drops them"
+        )
 
 
 def _flat(array: Array) -> Array:

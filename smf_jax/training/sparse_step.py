@@ -8,7 +8,7 @@ is not finite writes nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +17,15 @@ from jaxtyping import Array, Bool, Int
 
 from smf_jax.data.batching import Batch
 from smf_jax.losses import all_finite
-from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params
 from smf_jax.shapes import SlotIds, Table
 from smf_jax.sparse.row_optimizer import RowStep, RowStore, step_rows, write_step
-from smf_jax.sparse.usage import PoolUsage
-from smf_jax.training.memory_grads import Context, History, memory_grads
+from smf_jax.sparse.rows import write_rows
+from smf_jax.sparse.rules import check_rule
+from smf_jax.training.memory_grads import Context, History, MemoryGrads, memory_grads
+from smf_jax.training.memory_model import MemoryModel
 from smf_jax.training.sparse_config import SparseConfig
-from smf_jax.training.step import Settings, StepMetrics, latch, step_params
+from smf_jax.training.step import Settings, Shared, StepMetrics, latch, step_params
 
 
 class SparseState(NamedTuple):
@@ -33,21 +34,21 @@ class SparseState(NamedTuple):
     Attributes:
       tables: ``(N, v)`` by pool path.
       stores: row state by pool path, ``None`` for stateless rules.
-      scalars: trained ``α`` by path; empty unless `SparseChoices.train_alpha`.
-      scalar_opt_state: their optax state.
+      scalars: trained ``α`` by path; empty unless `SparseConfig.train_alpha`.
+      scalar_opt_state: their optax state; with ``mask="gradient"`` the tables' stands here too.
       task_slots: ``per_task`` only: the slots of this task by pool path, else ``None``.
       written: ``(N,)`` bool by pool path, rows written since the task began.
       step: steps since the optimizer started.
       failed_step: first step whose loss or rows were not finite, or that wanted more row state
         than a store holds, or -1.
       history: by pool path the rows written by earlier tasks, ``None`` unless
-        `SparseChoices.protect_written`.
+        `SparseConfig.protect_written`.
     """
 
     tables: dict[str, Table]
     stores: dict[str, RowStore | None]
     scalars: Params
-    scalar_opt_state: Any
+    scalar_opt_state: optax.OptState
     task_slots: dict[str, SlotIds] | None
     written: dict[str, Bool[Array, " N"]]
     step: Int[Array, ""]
@@ -56,10 +57,9 @@ class SparseState(NamedTuple):
 
 
 def sparse_step(
-    model: Decoder,
+    model: MemoryModel,
     config: SparseConfig,
-    frozen: Params,
-    usage: Mapping[str, PoolUsage] | None,
+    shared: Shared,
     state: SparseState,
     batch: Batch,
     settings: Settings,
@@ -67,10 +67,9 @@ def sparse_step(
     """One step of sparse memory finetuning (2510.15103, section 3).
 
     Args:
-      model: a decoder with memories.
+      model: with memories.
       config: static choices.
-      frozen: every leaf that is not in the state, by path.
-      usage: background statistics by pool path, or ``None`` for rules without.
+      shared: every leaf that is not in the state, and background statistics.
       state: before the step.
       batch: ``(b, t)`` fields.
       settings: of the trial.
@@ -78,9 +77,22 @@ def sparse_step(
     Returns:
       The state after the step, and the metrics before it.
     """
+    check_rule(config.rule, shared.usage)
+    context = Context(shared.usage, state.history, state.task_slots, settings, state.step)
+    found = memory_grads(model, config, shared.frozen, state.tables, state.scalars, context, batch)
+    advance = _move_whole_tables if config.mask == "gradient" else _move_selected_rows
+    after, accepted, count = advance(config, state, found, settings)
+    after = after._replace(
+        step=state.step + 1, failed_step=latch(state.failed_step, state.step, accepted)
+    )
+    return after, StepMetrics(found.loss, count)
+
+
+def _move_selected_rows(
+    config: SparseConfig, state: SparseState, found: MemoryGrads, settings: Settings
+) -> tuple[SparseState, Bool[Array, ""], Int[Array, ""]]:
+    """The state one update on, whether it was accepted, and how many rows it wrote."""
     optimizer, inner = config.optimizer, config.optimizer.transformation()
-    context = Context(usage, state.history, state.task_slots, settings, state.step)
-    found = memory_grads(model, config, frozen, state.tables, state.scalars, context, batch)
     clipped, clipped_scalars = optimizer.clipped((found.gradients, found.scalars))
     rate = optimizer.rate(settings.learning_rate, state.step)
     steps = {
@@ -104,10 +116,38 @@ def sparse_step(
     after = after._replace(
         scalars=optax.tree.where(accepted, scalars, state.scalars),
         scalar_opt_state=optax.tree.where(accepted, opt_state, state.scalar_opt_state),
-        step=state.step + 1,
-        failed_step=latch(state.failed_step, state.step, accepted),
     )
-    return after, StepMetrics(found.loss, count)
+    return after, accepted, count
+
+
+def _move_whole_tables(
+    config: SparseConfig, state: SparseState, found: MemoryGrads, settings: Settings
+) -> tuple[SparseState, Bool[Array, ""], Int[Array, ""]]:
+    """The same where only the gradient is masked; the rows counted are those that passed it."""
+    optimizer, params = config.optimizer, {**state.tables, **state.scalars}
+    inner = optimizer.transformation()
+    masked = {
+        pool: write_rows(jnp.zeros_like(table), found.slots[pool], found.gradients[pool])
+        for pool, table in state.tables.items()
+    }
+    gradients = optimizer.clipped({**masked, **found.scalars})
+    rate = optimizer.rate(settings.learning_rate, state.step)
+    moved, opt_state = step_params(inner, gradients, params, state.scalar_opt_state, rate)
+    accepted = all_finite((found.loss, gradients, moved)) & (state.failed_step < 0)
+    moved = optax.tree.where(accepted, moved, params)
+    after = state._replace(
+        tables={pool: moved[pool] for pool in state.tables},
+        scalars={path: moved[path] for path in state.scalars},
+        scalar_opt_state=optax.tree.where(accepted, opt_state, state.scalar_opt_state),
+        written={
+            pool: written | jnp.any(moved[pool] != state.tables[pool], axis=1)
+            for pool, written in state.written.items()
+        },
+    )
+    passed = [
+        jnp.sum(ids < len(params[pool]), dtype=jnp.int32) for pool, ids in found.slots.items()
+    ]
+    return after, accepted, jnp.where(accepted, sum(passed), 0)
 
 
 def forget_written(state: SparseState) -> SparseState:

@@ -3,57 +3,54 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from smf_jax.data.batching import Batch
-from smf_jax.models.decoder import Decoder, plain_logits
+from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params, split
 from smf_jax.shapes import SlotIds
 from smf_jax.sparse.row_optimizer import create_store, empty_store
-from smf_jax.sparse.rules import check_rule
-from smf_jax.training.leaky_step import leaky_params, leaky_step
 from smf_jax.training.memory_grads import Context, History, select_for_task
-from smf_jax.training.reads import pool_path, read_counts
-from smf_jax.training.sparse_step import (
-    SparseConfig,
-    SparseState,
-    forget_written,
-    history_since,
-    sparse_step,
-)
-from smf_jax.training.step import Settings, StepMetrics
-from smf_jax.training.trainers import Shared, Trainer
+from smf_jax.training.memory_model import MemoryModel, as_memory_model
+from smf_jax.training.reads import read_counts
+from smf_jax.training.sparse_config import SparseConfig
+from smf_jax.training.sparse_step import SparseState, forget_written, history_since, sparse_step
+from smf_jax.training.step import Settings, Shared
+from smf_jax.training.trainers import Trainer
 
 
 def sparse_trainer(
-    model: Decoder, config: SparseConfig, capacity: int, keep_optimizer_state: bool = False
-) -> Trainer:
+    model: Decoder | MemoryModel,
+    config: SparseConfig,
+    capacity: int,
+    keep_optimizer_state: bool = False,
+) -> Trainer[SparseState]:
     """Sparse memory finetuning: the rows of the memories' tables, and ``α`` if told so.
 
     Args:
-      model: a decoder with memories.
+      model: with memories; our decoder, or that of `memory_model`.
       config: static choices.
       capacity: ``C``, rows with optimizer state per pool.
       keep_optimizer_state: whether moments outlive a task.
 
     Returns:
-      A trainer whose ``shared`` holds ``frozen`` and ``usage`` (``None`` for rules without).
+      A trainer whose `Shared` has `Shared.usage` (``None`` for rules without).
+
+    Raises:
+      ValueError: the model has no memory.
     """
-    placement = model.config.memory
-    if placement is None:
-        raise ValueError("method smf needs a memory; pretrain or retrofit one (--retrofit=add)")
-    pools = tuple(pool_path(pool) for pool in placement.pools)
-    plan = _Plan(model, config, capacity, keep_optimizer_state, pools)
-    logits = plain_logits(model)
+    model = as_memory_model(model)
+    plan = _Plan(model, config, capacity, keep_optimizer_state)
     return Trainer(
         begin=plan.begin,
         begin_task=plan.begin_task,
-        step=plan.step,
-        logits=lambda shared, state, tokens, valid: logits(
-            {**shared["frozen"], **_trained(state)}, tokens, valid
+        step=partial(sparse_step, model, config),
+        logits=lambda shared, state, tokens, valid: model.logits(
+            {**shared.frozen, **_trained(state)}, tokens, valid
         ),
         trained=_trained,
         resume=_resume,
@@ -65,17 +62,17 @@ def sparse_trainer(
 class _Plan:
     """What is static of a trainer; its methods are the trainer's pure functions."""
 
-    model: Decoder
+    model: MemoryModel
     config: SparseConfig
     capacity: int
     keep_optimizer_state: bool
-    pools: tuple[str, ...]
 
     def begin(self, base: Params, settings: Settings) -> SparseState:
         """Before the first task: the base's tables, nothing selected, nothing written."""
         del settings
         config, optimizer = self.config, self.config.optimizer.transformation()
-        tables = {pool: base[pool] for pool in self.pools}
+        rows_only = config.mask == "update"
+        tables = {pool: base[pool] for pool in self.model.tables}
         scalars = {path: leaf for path, leaf in base.items() if self._is_scalar(path)}
         no_slots = {
             pool: jnp.full(min(config.size, len(table)), len(table), jnp.int32)
@@ -85,12 +82,12 @@ class _Plan:
         return SparseState(
             tables=tables,
             stores={
-                # The moments of a leaky step are dense and stand with those of the scalars.
-                pool: None if config.leaky else create_store(optimizer, table, self.capacity)
+                # Where the update is not masked, moments are dense and stand with the scalars'.
+                pool: create_store(optimizer, table, self.capacity) if rows_only else None
                 for pool, table in tables.items()
             },
             scalars=scalars,
-            scalar_opt_state=optimizer.init({**scalars, **tables} if config.leaky else scalars),
+            scalar_opt_state=optimizer.init(scalars if rows_only else {**scalars, **tables}),
             task_slots=no_slots if config.granularity == "per_task" else None,
             written=untouched,
             step=jnp.zeros((), jnp.int32),
@@ -112,7 +109,7 @@ class _Plan:
             state = state._replace(task_slots=slots)
         if self.keep_optimizer_state:
             return state
-        params = leaky_params(state) if self.config.leaky else state.scalars
+        params = state.scalars if self.config.mask == "update" else _trained(state)
         return state._replace(
             stores={pool: empty_store(store) for pool, store in state.stores.items()},
             scalar_opt_state=self.config.optimizer.transformation().init(params),
@@ -123,32 +120,23 @@ class _Plan:
         self, shared: Shared, state: SparseState, examples: Batch, settings: Settings
     ) -> dict[str, SlotIds]:
         """Probes the task once, counting the reads of all of its examples."""
-        params = {**shared["frozen"], **_trained(state)}
+        params = {**shared.frozen, **_trained(state)}
 
         def add(counts: dict[str, Array], chunk: Batch) -> tuple[dict[str, Array], None]:
             return jax.tree.map(jnp.add, counts, read_counts(self.model, params, chunk)), None
 
-        start = {pool: jnp.zeros(params[pool].shape[0], jnp.int32) for pool in self.pools}
+        start = {pool: jnp.zeros(params[pool].shape[0], jnp.int32) for pool in self.model.tables}
         counts, _ = jax.lax.scan(add, start, examples)
-        context = Context(shared["usage"], state.history, None, settings, state.step)
+        context = Context(shared.usage, state.history, None, settings, state.step)
         return select_for_task(self.config, counts, context)
-
-    def step(
-        self, shared: Shared, state: SparseState, batch: Batch, settings: Settings
-    ) -> tuple[SparseState, StepMetrics]:
-        """One step, leaky if told so."""
-        check_rule(self.config.rule, shared["usage"])
-        return (leaky_step if self.config.leaky else sparse_step)(
-            self.model, self.config, shared["frozen"], shared["usage"], state, batch, settings
-        )
 
     def frozen(self, base: Params) -> Params:
         """All leaves but tables and trained scalars."""
-        return split(base, lambda path: path in self.pools or self._is_scalar(path))[1]
+        return split(base, lambda path: path in self.model.tables or self._is_scalar(path))[1]
 
     def _is_scalar(self, path: str) -> bool:
-        trains = self.config.train_alpha
-        return trains and path.startswith("memory/") and path.endswith("/alpha")
+        layer, _, leaf = path.rpartition("/")
+        return self.config.train_alpha and leaf == "alpha" and layer in self.model.layers
 
 
 def _trained(state: SparseState) -> Params:

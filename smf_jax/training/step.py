@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from smf_jax.params import Params
+from smf_jax.sparse.usage import PoolUsage
 
 
 class Settings(NamedTuple):
@@ -24,6 +26,18 @@ class Settings(NamedTuple):
     learning_rate: Float[Array, ""]
     budget: Int[Array, ""]
     seed: Int[Array, ""]
+
+
+class Shared(NamedTuple):
+    """What all trials of a group have in common, and no step changes.
+
+    Attributes:
+      frozen: every leaf that is in no state, by path.
+      usage: background statistics by pool path, ``None`` for rules without and dense methods.
+    """
+
+    frozen: Params
+    usage: Mapping[str, PoolUsage] | None = None
 
 
 class StepMetrics(NamedTuple):
@@ -42,9 +56,9 @@ def step_params(
     optimizer: optax.GradientTransformation,
     gradients: Params,
     params: Params,
-    opt_state: Any,
+    opt_state: optax.OptState,
     scale: Array,
-) -> tuple[Params, Any]:
+) -> tuple[Params, optax.OptState]:
     """One optax update of a parameter tree, multiplied by ``scale``: new params, new opt_state."""
     updates, opt_state = optimizer.update(gradients, opt_state, params)
     params = jax.tree.map(

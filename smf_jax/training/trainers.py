@@ -7,27 +7,35 @@ in `sparse_trainer`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from smf_jax.data.batching import Batch
-from smf_jax.memory.norms import is_running
 from smf_jax.models.decoder import Decoder, LogitsFn, plain_logits
 from smf_jax.models.lora import apply_lora, init_lora
-from smf_jax.params import Params, split, unflatten
+from smf_jax.params import Params, is_batch_stats, split, unflatten
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.dense_step import DenseState, LossFn, dense_step, text_loss
-from smf_jax.training.step import Settings, StepMetrics
-
-State = Any
-Shared = Mapping[str, Any]
+from smf_jax.training.step import Settings, Shared, StepMetrics
 
 
-class Trainer(NamedTuple):
+class TrainState(Protocol):
+    """What every method's state says of itself."""
+
+    @property
+    def failed_step(self) -> Int[Array, ""]:
+        """The first step that was not accepted, or -1."""
+        ...
+
+
+State = TypeVar("State", bound=TrainState)
+
+
+class Trainer(NamedTuple, Generic[State]):
     """One method, as pure functions of one trial.
 
     Attributes:
@@ -38,7 +46,7 @@ class Trainer(NamedTuple):
       logits: ``(shared, state, tokens, valid) -> logits``, of the model as trained so far.
       trained: ``(state) -> leaves by path`` that training may have changed.
       resume: ``(state, leaves) -> state`` with those leaves in place of the trained ones.
-      frozen: ``(base leaves) -> leaves by path`` that stay as they are; goes into `shared`.
+      frozen: ``(base leaves) -> leaves by path`` that stay as they are; goes into `Shared`.
     """
 
     begin: Callable[[Params, Settings], State]
@@ -57,7 +65,7 @@ def dense_trainer(
     keep_optimizer_state: bool = False,
     *,
     loss: LossFn | None = None,
-) -> Trainer:
+) -> Trainer[DenseState]:
     """Full finetuning, replay, pretraining (all leaves) and healing (the memory's leaves).
 
     Running statistics of query BatchNorm train with nobody: an optimizer never sees them.
@@ -67,16 +75,16 @@ def dense_trainer(
       optimizer: how gradients become updates.
       trains: which leaves train, by path.
       keep_optimizer_state: whether moments outlive a task.
-      loss: what is minimised and moves the running statistics (`running.training_loss`,
+      loss: what is minimised and moves the running statistics (`batch_norm.training_loss`,
         `healing.distillation_loss`); ``None``: the loss on text, which leaves them as they are.
     """
     logits = plain_logits(model)
 
     def is_trained(path: str) -> bool:
-        return trains(path) and not is_running(path)
+        return trains(path) and not is_batch_stats(path)
 
     def is_followed(path: str) -> bool:
-        return loss is not None and is_running(path)
+        return loss is not None and is_batch_stats(path)
 
     return _whole_params(
         logits,
@@ -96,7 +104,7 @@ def lora_trainer(
     alpha: float,
     targets: tuple[str, ...],
     keep_optimizer_state: bool = False,
-) -> Trainer:
+) -> Trainer[DenseState]:
     """LoRA (2106.09685): two low-rank factors beside each target, the base frozen.
 
     Args:
@@ -136,7 +144,7 @@ def _whole_params(
     followed: Callable[[Params], Params],
     frozen: Callable[[Params], Params],
     keep_optimizer_state: bool,
-) -> Trainer:
+) -> Trainer[DenseState]:
     inner = optimizer.transformation()
 
     def begin(base: Params, settings: Settings) -> DenseState:
@@ -160,7 +168,7 @@ def _whole_params(
     def step(
         shared: Shared, state: DenseState, batch: Batch, settings: Settings
     ) -> tuple[DenseState, StepMetrics]:
-        return dense_step(loss, optimizer, shared["frozen"], state, batch, settings)
+        return dense_step(loss, optimizer, shared.frozen, state, batch, settings)
 
     def trained(state: DenseState) -> Params:
         return {**state.params, **state.batch_stats}
@@ -176,7 +184,7 @@ def _whole_params(
         begin_task=begin_task,
         step=step,
         logits=lambda shared, state, tokens, valid: logits(
-            {**shared["frozen"], **trained(state)}, tokens, valid
+            {**shared.frozen, **trained(state)}, tokens, valid
         ),
         trained=trained,
         resume=resume,

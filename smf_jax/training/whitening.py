@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from smf_jax.data.batching import Batch
 from smf_jax.models.decoder import Decoder
-from smf_jax.params import Params, unflatten
+from smf_jax.params import Params, memory_layer_path, unflatten
 
 # Rows of text that are run at a time.
 ROWS = 64
@@ -55,7 +55,7 @@ def whiten_queries(model: Decoder, params: Params, batch: Batch) -> Params:
     half = placement.memory.key_width // 2
     params = dict(params)
     for layer in placement.layers:
-        path = f"memory/layer_{layer}/query"
+        path = f"{memory_layer_path(layer)}/query"
         mean, covariance = _moments(model, params, batch, layer, half)
         whitener = _inverse_root(covariance)
         kernel, bias = params[f"{path}/kernel"], params[f"{path}/bias"]
@@ -82,7 +82,7 @@ def _moments(
 
     def catch(next_function: Any, arguments: Any, options: Any, context: Any) -> Any:
         out = next_function(*arguments, **options)
-        if context.module.path[-3:] == ("memory", f"layer_{layer}", "query"):
+        if "/".join(context.module.path) == f"{memory_layer_path(layer)}/query":
             caught.append(out)
         return out
 
@@ -101,7 +101,7 @@ def _moments(
         of_chunks = [sums(params, chunk, mean) for chunk in chunks]
         return jax.tree.map(lambda *each: sum(each), *of_chunks)
 
-    groups = params[f"memory/layer_{layer}/query/bias"].size // half
+    groups = params[f"{memory_layer_path(layer)}/query/bias"].size // half
     tokens = jnp.maximum(jnp.sum(jnp.asarray(batch.valid)), 1)
     mean = total(jnp.zeros((groups, half)))[0] / tokens
     return mean, total(mean)[1] / tokens

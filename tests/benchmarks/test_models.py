@@ -9,7 +9,7 @@ from benchmarks import models
 from benchmarks.flags import BenchmarkFlags
 from smf_jax.continual.config import PretrainFlags
 from smf_jax.continual.pretraining import model_config
-from smf_jax.training.reads import pool_path
+from smf_jax.params import pool_path
 from tests.benchmarks.tiny import shape
 
 BLOCK = BenchmarkFlags().block(16_384)

@@ -26,7 +26,9 @@ def grid_of(**axes: str) -> tuple[Trial, ...]:
 
 
 def test_unscoped_values_reach_every_method():
-    assert parse_scoped("10, 30", "lr", tuple(METHODS), rate) == dict.fromkeys(METHODS, (10.0, 30.0))
+    assert parse_scoped("10, 30", "lr", tuple(METHODS), rate) == dict.fromkeys(
+        METHODS, (10.0, 30.0)
+    )
 
 
 def test_scoped_values_reach_only_their_methods():

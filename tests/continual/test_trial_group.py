@@ -13,10 +13,9 @@ from smf_jax.data.batching import Batch
 from smf_jax.evaluation.probes.exact import is_exact_match
 from smf_jax.losses import weighted_loss
 from smf_jax.models.decoder import Decoder
-from smf_jax.params import unflatten
+from smf_jax.params import pool_path, unflatten
 from smf_jax.sharding import TRIAL, device_mesh
 from smf_jax.sparse.optimizers import OptimizerConfig
-from smf_jax.training.reads import pool_path
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
 from smf_jax.training.trainers import lora_trainer
@@ -163,7 +162,7 @@ def test_probes_ask_the_model_as_trained_so_far(eight):
 
 def test_the_frozen_base_is_placed_once_per_device():
     group = sparse_group(8)
-    frozen, base = group._shared["frozen"], group._base
+    frozen, base = group._shared.frozen, group._base
     assert frozen.keys() == base.keys() - {POOL}
     assert all(frozen[path] is base[path] for path in frozen)
     assert all(len(leaf.sharding.device_set) == 8 for leaf in frozen.values())

@@ -13,7 +13,6 @@ from smf_jax.memory.norms import (
     BatchNorm,
     Moments,
     batch_moments,
-    is_running,
     running_moments,
 )
 
@@ -99,9 +98,3 @@ def test_a_batch_of_less_than_two_tokens_changes_nothing(tokens):
         np.testing.assert_array_equal(new, old)
     empty = batch_moments(jnp.asarray(X), jnp.zeros(TOKENS, bool))
     assert all(np.isfinite(np.asarray(part)).all() for part in empty)
-
-
-def test_running_statistics_are_known_by_path():
-    norm = "memory/layer_3/query_norm"
-    assert is_running(f"{norm}/mean") and is_running(f"{norm}/variance")
-    assert not is_running(f"{norm}/scale") and not is_running("layers_0/attention/query_norm/scale")

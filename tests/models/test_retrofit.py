@@ -5,7 +5,7 @@ import pytest
 
 from smf_jax.models.config import MemoryPlacement
 from smf_jax.models.decoder import abstract_params
-from smf_jax.models.retrofit import memory_paths, retrofit
+from smf_jax.models.retrofit import retrofit
 from smf_jax.params import flatten
 from tests.models.tiny import MEMORY, PLAIN, random_params
 
@@ -49,17 +49,6 @@ def test_memories_are_float32_in_a_narrower_model_unless_told():
         params = retrofit(PLAIN, half, placed("add"), KEY, **choice)[1]
         assert {leaf.dtype for leaf in jax.tree.leaves(params["memory"])} == {jnp.dtype(expected)}
         assert params["embedder"]["embedding"].dtype == jnp.bfloat16
-
-
-def test_memory_paths_are_all_that_heals():
-    params = retrofit(PLAIN, BASE, placed("add"), KEY)[1]
-    assert set(memory_paths(params)) == set(flatten(params)) - set(flatten(BASE))
-    assert "memory/layer_1/alpha" in memory_paths(params)
-
-
-def test_a_model_without_memory_has_nothing_to_heal():
-    with pytest.raises(ValueError, match="has no memory, so nothing would train"):
-        memory_paths(BASE)
 
 
 def test_a_second_retrofit_is_refused():

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from smf_jax.data.batching import Batch
-from smf_jax.models.decoder import Decoder
-from smf_jax.training.background import measure_background, routing_fingerprint, upstream_of_reads
-from smf_jax.training.reads import pool_path, read_counts
+from smf_jax.models.decoder import Decoder, upstream_of_reads
+from smf_jax.params import pool_path
+from smf_jax.training.background import measure_background, routing_fingerprint
+from smf_jax.training.reads import read_counts
 from tests.training import tiny
 
 # Memories in two of three blocks, a plain block above them.
@@ -81,5 +82,5 @@ def test_statistics_are_those_of_the_batches(counts):
 def test_a_model_without_memory_has_no_background():
     with pytest.raises(ValueError, match="the model has no memory, so nothing is upstream"):
         upstream_of_reads(tiny.PLAIN, "embedder/embedding")
-    with pytest.raises(ValueError, match="the model has no memory, so text uses no slots"):
+    with pytest.raises(ValueError, match="the model has no memory: pretrain or retrofit one"):
         measure_background(Decoder(tiny.PLAIN), {}, tiny.batches(1), corpus="", tokenizer="")

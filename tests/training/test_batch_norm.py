@@ -9,18 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smf_jax.memory.norms import MOMENTUM, is_running
+from smf_jax.memory.norms import MOMENTUM
 from smf_jax.models.config import MemoryPlacement
-from smf_jax.models.decoder import Decoder, plain_logits
+from smf_jax.models.decoder import Decoder, plain_logits, upstream_of_reads
 from smf_jax.models.retrofit import retrofit
-from smf_jax.params import flatten, unflatten
+from smf_jax.params import flatten, is_batch_stats, unflatten
 from smf_jax.sparse.optimizers import OptimizerConfig
-from smf_jax.training.background import upstream_of_reads
 from smf_jax.training.batch_norm import training_loss
 from smf_jax.training.dense_step import text_loss
 from smf_jax.training.reads import read_counts
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
+from smf_jax.training.step import Shared
 from smf_jax.training.trainers import dense_trainer, lora_trainer
 from tests.training import tiny
 
@@ -57,7 +57,7 @@ def test_training_uses_the_statistics_of_the_batch_and_moves_the_running_ones(pa
     loss, after = jax.jit(training_loss(MODEL))(params, batch)
     plain, nothing = jax.jit(text_loss(plain_logits(MODEL)))(params, batch)
     assert nothing == {} and abs(float(loss - plain)) > 1e-4
-    assert after.keys() == RUNNING == {path for path in params if is_running(path)}
+    assert after.keys() == RUNNING == {path for path in params if is_batch_stats(path)}
     for layer in (0, 1):
         tokens = projected(params, batch, layer)[batch.valid]
         of_batch = {"mean": tokens.mean(0), "variance": tokens.var(0, ddof=1)}
@@ -100,7 +100,7 @@ def test_finetuning_keeps_the_running_statistics_to_the_bit(method, params):
     assert not RUNNING & trainer.trained(state).keys()
     usage = tiny.usage(CONFIG) if method == "smf" else None
     after, metrics = jax.jit(trainer.step)(
-        {"frozen": frozen, "usage": usage}, state, tiny.batch(), tiny.settings(0.1)
+        Shared(frozen, usage), state, tiny.batch(), tiny.settings(0.1)
     )
     assert np.isfinite(metrics.loss) and not RUNNING & trainer.trained(after).keys()
     moved = trainer.trained(after)
@@ -112,11 +112,11 @@ def test_pretraining_trains_all_but_the_running_statistics_which_follow(params):
     state = trainer.begin(params, tiny.settings())
     assert state.batch_stats.keys() == RUNNING and state.params.keys() == params.keys() - RUNNING
     assert trainer.frozen(params) == {}
-    after, _ = jax.jit(trainer.step)({"frozen": {}}, state, tiny.batch(), tiny.settings(0.0))
+    after, _ = jax.jit(trainer.step)(Shared({}), state, tiny.batch(), tiny.settings(0.0))
     moved = {path for path in RUNNING if np.any(after.batch_stats[path] != params[path])}
     assert moved == RUNNING
     spoilt, _ = jax.jit(trainer.step)(
-        {"frozen": {}}, after, tiny.spoilt(tiny.batch()), tiny.settings(0.1)
+        Shared({}), after, tiny.spoilt(tiny.batch()), tiny.settings(0.1)
     )
     tiny.same_but_for(spoilt, after, "step", "failed_step")
 

@@ -39,7 +39,7 @@ TRAINER = Trainer(
     ),
     begin_task=lambda shared, state, examples, settings: state,
     step=lambda shared, state, batch, settings: dense_step(
-        text_loss(logits), UPDATE, shared["frozen"], state, batch, settings
+        text_loss(logits), UPDATE, shared.frozen, state, batch, settings
     ),
     logits=lambda shared, state, tokens, valid: logits(state.params, tokens, valid),
     trained=lambda state: state.params,

@@ -21,6 +21,7 @@ from smf_jax.training.healing import (
     heals,
     removed_params,
 )
+from smf_jax.training.step import Shared
 from tests.models.tiny import random_params
 from tests.training import tiny
 
@@ -131,7 +132,7 @@ def test_query_batch_norm_follows_the_text_that_heals():
         trainer = healing_trainer(Decoder(config), ADAM, loss)
         state = trainer.begin(held, tiny.settings())
         assert state.batch_stats.keys() == batch_stats and not batch_stats & state.params.keys()
-        shared = {"frozen": trainer.frozen(held)}
+        shared = Shared(trainer.frozen(held))
         after, _ = jax.jit(trainer.step)(shared, state, tiny.batch(), tiny.settings(0.0))
         for path in batch_stats:
             assert not np.allclose(after.batch_stats[path], held[path], atol=1e-4), (loss, path)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from smf_jax.models.decoder import Decoder
+from smf_jax.params import pool_path
 from smf_jax.sparse.rows import ReadTrace
 from smf_jax.sparse.usage import PoolUsage
 from smf_jax.training.memory_grads import (
@@ -19,7 +20,8 @@ from smf_jax.training.memory_grads import (
     select_and_gather,
     select_for_task,
 )
-from smf_jax.training.reads import ReadGradients, differentiate_reads, pool_path
+from smf_jax.training.memory_model import as_memory_model
+from smf_jax.training.reads import ReadGradients, differentiate_reads
 from smf_jax.training.sparse_config import SparseConfig
 from tests import oracles
 from tests.training import tiny
@@ -205,26 +207,27 @@ def test_per_task_without_its_slots_is_refused():
         found(SparseConfig(granularity="per_task", size=SIZE))
 
 
-MODEL, TABLE = tiny.model_config(), pool_path(0)
+CONFIG, TABLE = tiny.model_config(), pool_path(0)
+MODEL = as_memory_model(Decoder(CONFIG))
 ROWS, PARTS = 4, 2
 
 
 @cache
 def of_model(config):
     """Slots and gradients of a batch of the tiny model, whose two halves differ."""
-    params = tiny.params(MODEL)
+    params = tiny.params(CONFIG)
     frozen = {path: leaf for path, leaf in params.items() if path != TABLE}
     settings = tiny.settings(budget=BUDGET)
-    given = Context(tiny.usage(MODEL), None, None, settings, jnp.asarray(0))
-    run = partial(memory_grads, Decoder(MODEL), config, frozen, {TABLE: params[TABLE]}, {})
+    given = Context(tiny.usage(CONFIG), None, None, settings, jnp.asarray(0))
+    run = partial(memory_grads, MODEL, config, frozen, {TABLE: params[TABLE]}, {})
     return jax.jit(run)(given, tiny.batch(rows=ROWS))
 
 
 def parts_of_batch():
     """The trace, the pads and the loss of each half of that batch, alone."""
-    params, batch = tiny.params(MODEL), tiny.batch(rows=ROWS)
+    params, batch = tiny.params(CONFIG), tiny.batch(rows=ROWS)
     frozen = {path: leaf for path, leaf in params.items() if path != TABLE}
-    run = jax.jit(partial(differentiate_reads, Decoder(MODEL), frozen, {TABLE: params[TABLE]}, {}))
+    run = jax.jit(partial(differentiate_reads, MODEL, frozen, {TABLE: params[TABLE]}, {}))
     for rows in np.split(np.arange(ROWS), PARTS):
         part = type(batch)(*(field[rows] for field in batch))
         found = run(part)
@@ -234,7 +237,7 @@ def parts_of_batch():
 def test_micro_batches_select_their_own_rows_and_mask_their_own_gradients():
     config = SparseConfig(size=SIZE, granularity="per_micro_batch", micro_batches=PARTS)
     result = of_model(config)
-    df, acc, batches = (np.asarray(x) for x in tiny.usage(MODEL)[TABLE][:3])
+    df, acc, batches = (np.asarray(x) for x in tiny.usage(CONFIG)[TABLE][:3])
     masked, union, losses = np.zeros((tiny.SLOTS, tiny.MEMORY.value_width)), set(), []
     for trace, valid, loss in parts_of_batch():
         read = oracles.accesses(trace.slots, valid, tiny.SLOTS)

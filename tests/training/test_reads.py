@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 
 from smf_jax.models.decoder import Decoder
+from smf_jax.training.memory_model import as_memory_model
 from smf_jax.training.reads import accumulate_reads, differentiate_reads, micro_batches
 from tests.training import tiny
 
-MODEL = tiny.model_config(layers=(0, 1), mode="add", shared_pool=True)
+CONFIG = tiny.model_config(layers=(0, 1), mode="add", shared_pool=True)
+MODEL = as_memory_model(Decoder(CONFIG))
 ROWS, PARTS = 6, 3
 
 
 def split():
     """The leaves of the model: frozen, tables, scalars."""
-    params = tiny.params(MODEL)
+    params = tiny.params(CONFIG)
     tables = {path: leaf for path, leaf in params.items() if path.endswith("/values")}
     scalars = {path: leaf for path, leaf in params.items() if path.endswith("/alpha")}
     return {p: x for p, x in params.items() if p not in (*tables, *scalars)}, tables, scalars
@@ -26,13 +28,13 @@ def split():
 
 @pytest.fixture(scope="module")
 def whole():
-    return jax.jit(partial(differentiate_reads, Decoder(MODEL), *split()))(tiny.batch(rows=ROWS))
+    return jax.jit(partial(differentiate_reads, MODEL, *split()))(tiny.batch(rows=ROWS))
 
 
 def test_micro_batches_change_rounding_only(whole):
     batch = tiny.batch(rows=ROWS)
     assert len(set(batch.weights.reshape(PARTS, -1).sum(1).tolist())) > 1, "of unequal weight"
-    accumulate = partial(accumulate_reads, Decoder(MODEL), *split(), parts=PARTS)
+    accumulate = partial(accumulate_reads, MODEL, *split(), parts=PARTS)
     found = jax.jit(accumulate)(batch)
     assert float(found.loss) == pytest.approx(float(whole.loss), rel=1e-6)
     assert found.traces.keys() == whole.traces.keys() and len(found.traces) == 1

@@ -25,6 +25,7 @@ REFUSED = {
     f"budget_scope='each' is unknown; choose from {', '.join(BUDGET_SCOPES)}": {
         "budget_scope": "each"
     },
+    "mask='rows' is unknown; choose from update, gradient": {"mask": "rows"},
     "size=0 must be at least 1": {"size": 0},
     "micro_batches=-1 must be at least 1": {"micro_batches": -1},
     "score_share=1.5 is no share; give one in (0, 1]": {"score_share": 1.5},

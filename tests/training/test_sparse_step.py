@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from smf_jax.sparse.update_rule import OPTIMIZERS, OptimizerConfig
 
-from smf_jax.losses import weighted_loss
 from smf_jax.memory.layer import MemoryLayer
 from smf_jax.models.decoder import Decoder
-from smf_jax.params import unflatten
-from smf_jax.sparse.optimizers import OPTIMIZERS, OptimizerConfig
-from smf_jax.sparse.selection import select_slots
+from smf_jax.params import pool_path
 from smf_jax.sparse.transform import freeze_all_but_rows
-from smf_jax.training.reads import pool_path, read_counts
+from smf_jax.training.memory_model import as_memory_model
+from smf_jax.training.reads import read_counts
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_step import forget_written, sparse_step
 from tests.training import tiny
@@ -28,27 +26,6 @@ POOL = pool_path(0)
 ADDED = tiny.model_config(mode="add")
 SHARED = tiny.model_config(layers=(0, 1, 2), shared_pool=True)
 SGD = OptimizerConfig("sgd")
-
-
-@cache
-def loss_and_gradient(model):
-    """The plain way: the loss differentiated with respect to table and scale themselves."""
-
-    def loss(trained, params, batch):
-        params = {**params, **trained}
-        logits = Decoder(model).apply({"params": unflatten(params)}, batch.tokens, batch.valid)
-        return weighted_loss(logits, batch.targets, batch.weights)
-
-    def differentiated(params, batch):
-        trained = {p: x for p, x in params.items() if p.endswith(("/values", "/alpha"))}
-        return jax.value_and_grad(loss)(trained, params, batch)
-
-    return jax.jit(differentiated)
-
-
-@cache
-def counts_of(model):
-    return jax.jit(lambda params, batch: read_counts(Decoder(model), params, batch))
 
 
 def bits(array):
@@ -63,25 +40,12 @@ def relative(difference, truth):
     return np.linalg.norm(np.asarray(difference)) / np.linalg.norm(np.asarray(truth))
 
 
-def expected_slots(run, state, batch, settings, model=None, rule="tfidf"):
-    """What a step ought to select, from the counts of a forward pass."""
-    model = tiny.model_config() if model is None else model
-    params = {**run.shared["frozen"], **run.trainer.trained(state)}
-    counts = counts_of(model)(params, batch)
-    return {
-        pool: select_slots(
-            counts[pool], tiny.usage(model)[pool], rule=rule, top_t=settings.budget, size=64
-        )
-        for pool in counts
-    }
-
-
 def test_one_step_is_the_dense_gradient_masked_by_the_transform():
     run, model = tiny.sparse_run(SparseConfig(optimizer=SGD)), tiny.model_config()
     state, settings, batch = run.start(), tiny.settings(), tiny.batch()
-    slots = expected_slots(run, state, batch, settings)
-    loss, gradients = loss_and_gradient(model)(run.base, batch)
-    transform = freeze_all_but_rows(optax.sgd(0.5), [POOL])
+    slots = tiny.expected_slots(run, state, batch, settings)
+    loss, gradients = tiny.loss_and_gradient(model)(run.base, batch)
+    transform = freeze_all_but_rows(SGD, [POOL], 0.5)
     gradients = {path: gradients.get(path, jnp.ones_like(leaf)) for path, leaf in run.base.items()}
 
     @jax.jit
@@ -108,7 +72,7 @@ def test_every_other_row_and_leaf_keeps_every_bit(optimizer):
     state, settings, moved = run.start(), tiny.settings(0.05), set()
     for seed in range(4):
         batch = tiny.batch(seed)
-        slots = set(expected_slots(run, state, batch, settings)[POOL].tolist())
+        slots = set(tiny.expected_slots(run, state, batch, settings)[POOL].tolist())
         before, (state, metrics) = state, run.step(state, batch, settings)
         changed = changed_rows(before.tables[POOL], state.tables[POOL])
         assert changed <= slots and int(metrics.selected) == 5
@@ -116,14 +80,14 @@ def test_every_other_row_and_leaf_keeps_every_bit(optimizer):
     assert len(moved) > 5, "selections change"
     assert moved <= set(np.flatnonzero(state.written[POOL])) and state.written[POOL].sum() <= 20
     assert run.trainer.trained(state).keys() == {POOL}, "no other leaf is in the step's hands"
-    assert run.shared["frozen"].keys() == run.base.keys() - {POOL}
+    assert run.shared.frozen.keys() == run.base.keys() - {POOL}
 
 
 def test_a_shared_pool_gets_the_gradient_of_all_its_layers():
     config = SparseConfig(rule="all", size=tiny.SLOTS, optimizer=SGD)
     run = tiny.sparse_run(config, SHARED)
     state, batch = run.start(), tiny.batch()
-    _, gradients = loss_and_gradient(SHARED)(run.base, batch)
+    _, gradients = tiny.loss_and_gradient(SHARED)(run.base, batch)
     after, metrics = run.step(state, batch, tiny.settings(1.0))
     moved = state.tables[POOL] - after.tables[POOL]
     assert relative(moved - gradients[POOL], gradients[POOL]) <= 1e-5
@@ -134,8 +98,8 @@ def test_a_shared_pool_gets_the_gradient_of_all_its_layers():
 
 def test_a_budget_above_the_accessed_slots_trains_all_accessed_rows():
     run, batch = tiny.sparse_run(SparseConfig(optimizer=SGD)), tiny.batch()
-    accessed = np.flatnonzero(counts_of(tiny.model_config())(run.base, batch)[POOL])
-    _, gradients = loss_and_gradient(tiny.model_config())(run.base, batch)
+    accessed = np.flatnonzero(tiny.counts_of(tiny.model_config())(run.base, batch)[POOL])
+    _, gradients = tiny.loss_and_gradient(tiny.model_config())(run.base, batch)
     for budget in (len(accessed), 64):
         state, metrics = run.step(run.start(), batch, tiny.settings(1.0, budget=budget))
         moved = run.base[POOL] - state.tables[POOL]
@@ -154,7 +118,7 @@ def test_what_stands_at_pads_changes_nothing():
     )
     results = [run.step(run.start(), given, tiny.settings()) for given in (batch, other)]
     jax.tree.map(np.testing.assert_array_equal, *results)
-    counts = [counts_of(model)(run.base, given)[POOL] for given in (batch, other)]
+    counts = [tiny.counts_of(model)(run.base, given)[POOL] for given in (batch, other)]
     np.testing.assert_array_equal(*counts)
     assert int(counts[0].sum()) == batch.valid.sum() * tiny.MEMORY.reads_per_token
 
@@ -164,7 +128,7 @@ def test_words_before_the_answer_count_as_accesses_whatever_they_weigh():
     unweighted = batch._replace(weights=(batch.weights == 1).astype(np.float32))
     params = tiny.params(model)
     np.testing.assert_array_equal(
-        counts_of(model)(params, batch)[POOL], counts_of(model)(params, unweighted)[POOL]
+        tiny.counts_of(model)(params, batch)[POOL], tiny.counts_of(model)(params, unweighted)[POOL]
     )
 
 
@@ -204,7 +168,7 @@ def test_alpha_trains_by_its_own_gradient():
     state, path = run.start(), "memory/layer_0/alpha"
     after, _ = run.step(state, tiny.batch(), tiny.settings(500.0))
     assert run.trainer.trained(after).keys() == {POOL, path}
-    _, gradients = loss_and_gradient(ADDED)(run.base, tiny.batch())
+    _, gradients = tiny.loss_and_gradient(ADDED)(run.base, tiny.batch())
     moved = after.scalars[path] - state.scalars[path]
     assert float(moved) == pytest.approx(-500 * float(gradients[path]), rel=1e-5)
     assert abs(moved) > 0.05
@@ -218,7 +182,7 @@ def test_alpha_has_a_rate_of_its_own_with_and_without_the_schedule(follows):
     )
     run, path = tiny.sparse_run(config, ADDED), "memory/layer_0/alpha"
     state, _ = run.step(run.start(), tiny.batch(), tiny.settings(5.0))
-    _, gradients = loss_and_gradient(ADDED)(run.base, tiny.batch())
+    _, gradients = tiny.loss_and_gradient(ADDED)(run.base, tiny.batch())
     moved = float(state.scalars[path] - run.base[path])
     factor = 0.5 if follows else 1.0
     assert moved == pytest.approx(-500 * factor * float(gradients[path]), rel=1e-5)
@@ -287,10 +251,9 @@ def one_step(model, config, state=None, usage=None):
     run = tiny.sparse_run(config, model)
     return jax.eval_shape(
         lambda state: sparse_step(
-            Decoder(model),
+            as_memory_model(Decoder(model)),
             config,
-            run.shared["frozen"],
-            usage,
+            run.shared._replace(usage=usage),
             state,
             tiny.batch(),
             tiny.settings(),
@@ -315,7 +278,9 @@ def test_a_perturbation_of_another_shape_is_refused(monkeypatch):
         return value + perturb(self, name, value.sum(0, keepdims=True), collection)
 
     monkeypatch.setattr(MemoryLayer, "perturb", summed)
-    with pytest.raises(ValueError, match=r"'read': \(1, 8, 6\).*expected .*'read': \(3, 8, 6\)"):
+    with pytest.raises(
+        ValueError, match=r"layer_0': \(1, 8, 6\).*expected .*layer_0': \(3, 8, 6\)"
+    ):
         one_step(tiny.model_config(), PLAIN_CHOICES)
 
 
@@ -332,7 +297,9 @@ def test_fewer_perturbations_than_memory_layers_are_refused(monkeypatch):
 
 def test_reads_that_are_not_sown_are_refused(monkeypatch):
     monkeypatch.setattr(MemoryLayer, "sow", lambda *args, **kwargs: True)
-    with pytest.raises(ValueError, match=r"the model sows reads of \[\], expected \['layer_0'\]"):
+    with pytest.raises(
+        ValueError, match=r"the model sows reads of \[\], expected \['memory/layer_0'\]"
+    ):
         one_step(tiny.model_config(), PLAIN_CHOICES)
 
 

@@ -12,11 +12,11 @@ import pytest
 from smf_jax.losses import weighted_loss
 from smf_jax.models.config import MemoryPlacement
 from smf_jax.models.decoder import Decoder
-from smf_jax.params import unflatten
+from smf_jax.params import pool_path, unflatten
 from smf_jax.sparse.optimizers import OptimizerConfig
-from smf_jax.training.reads import pool_path
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
+from smf_jax.training.step import Shared
 from tests.training import tiny
 
 POOL = pool_path(0)
@@ -38,7 +38,7 @@ def test_selected_rows_take_the_step_of_the_dense_gradient(name):
         for path, leaf in tiny.params(config).items()
     }
     trainer = sparse_trainer(Decoder(config), SparseConfig(optimizer=OptimizerConfig("sgd")), 64)
-    shared = {"frozen": trainer.frozen(base), "usage": tiny.usage(config)}
+    shared = Shared(trainer.frozen(base), tiny.usage(config))
     state, batch = trainer.begin(base, tiny.settings()), tiny.batch()
     after, metrics = jax.jit(trainer.step)(shared, state, batch, tiny.settings(0.5, budget=7))
 
@@ -60,5 +60,5 @@ def test_selected_rows_take_the_step_of_the_dense_gradient(name):
     assert not moved[~selected].any()
     # The second table of experts is read, and stays.
     inputs = "memory/pool_0/expert_inputs"
-    assert (inputs in shared["frozen"]) == memory.experts
+    assert (inputs in shared.frozen) == memory.experts
     assert trainer.trained(after).keys() == {POOL}

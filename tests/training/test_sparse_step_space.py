@@ -19,6 +19,7 @@ from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.sparse.usage import no_usage
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
+from smf_jax.training.step import Shared
 from tests.training import tiny
 
 # A table that dwarfs everything else: 256² rows of 24 numbers, 6 MiB.
@@ -59,7 +60,7 @@ def trainer_and_shapes(case, keys=KEYS):
     params = tiny.abstract(model)
     state = jax.eval_shape(trainer.begin, params, tiny.settings())
     usage = jax.eval_shape(lambda: {pool: no_usage(memory.slots) for pool in state.tables})
-    return model, trainer, {"frozen": trainer.frozen(params), "usage": usage}, state
+    return model, trainer, Shared(trainer.frozen(params), usage), state
 
 
 def placed_over(devices, keys=KEYS):
@@ -149,7 +150,7 @@ def test_a_split_table_takes_the_step_of_a_whole_one():
     df = jnp.asarray(np.random.default_rng(0).integers(0, 8, keys**2), jnp.int32)
     usage = {pool: no_usage(keys**2)._replace(document_frequency=df, batches=jnp.int32(8))
              for pool in trainer.begin(params, tiny.settings()).tables}  # fmt: skip
-    shared = {"frozen": trainer.frozen(params), "usage": usage}
+    shared = Shared(trainer.frozen(params), usage)
     after = {}
     for devices in (1, 8):
         sharding = placed_over(devices, keys)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from smf_jax.models.decoder import Decoder
+from smf_jax.params import pool_path
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.sparse.selection import select_slots
-from smf_jax.training.reads import pool_path, read_counts
+from smf_jax.training.reads import read_counts
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
 from smf_jax.training.trainers import dense_trainer, lora_trainer
@@ -148,11 +149,11 @@ def test_a_step_of_per_task_moves_those_of_its_slots_that_its_batch_reads(per_ta
 
 
 def test_a_sparse_trainer_needs_a_memory():
-    with pytest.raises(ValueError, match="method smf needs a memory; pretrain or retrofit one"):
+    with pytest.raises(ValueError, match="the model has no memory: pretrain or retrofit one"):
         sparse_trainer(Decoder(tiny.PLAIN), SparseConfig(), 64)
 
 
 def test_a_missing_background_is_refused_before_the_model_is_traced():
     run = tiny.sparse_run(SparseConfig(optimizer=ADAMW))
     with pytest.raises(ValueError, match="rule='tfidf' .* none was given; measure one"):
-        run.trainer.step({**run.shared, "usage": None}, None, None, None)
+        run.trainer.step(run.shared._replace(usage=None), None, None, None)

@@ -10,15 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from smf_jax.data.batching import Batch
+from smf_jax.losses import weighted_loss
 from smf_jax.memory.layer import MemoryConfig
 from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.models.decoder import Decoder, abstract_params
-from smf_jax.params import Params, flatten
+from smf_jax.params import Params, flatten, pool_path, unflatten
+from smf_jax.sparse.selection import select_slots
 from smf_jax.sparse.usage import PoolUsage
-from smf_jax.training.reads import pool_path
+from smf_jax.training.reads import read_counts
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
-from smf_jax.training.step import Settings
+from smf_jax.training.step import Settings, Shared
 from smf_jax.training.trainers import Trainer
 from tests.models.tiny import PLAIN, random_params
 
@@ -103,15 +105,33 @@ def abstract(model: ModelConfig) -> Params:
     return flatten(abstract_params(model))
 
 
+@cache
+def loss_and_gradient(model):
+    """The plain way: the loss differentiated with respect to table and scale themselves."""
+
+    def loss(trained, params, batch):
+        params = {**params, **trained}
+        logits = Decoder(model).apply({"params": unflatten(params)}, batch.tokens, batch.valid)
+        return weighted_loss(logits, batch.targets, batch.weights)
+
+    def differentiated(params, batch):
+        trained = {p: x for p, x in params.items() if p.endswith(("/values", "/alpha"))}
+        return jax.value_and_grad(loss)(trained, params, batch)
+
+    return jax.jit(differentiated)
+
+
+@cache
+def counts_of(model):
+    return jax.jit(lambda params, batch: read_counts(Decoder(model), params, batch))
+
+
 class Run:
     """One trial with its step compiled, nothing donated, so that tests can look back."""
 
     def __init__(self, trainer: Trainer, model: ModelConfig, with_usage: bool = True) -> None:
         self.trainer, self.base = trainer, params(model)
-        self.shared = {
-            "frozen": trainer.frozen(self.base),
-            "usage": usage(model) if with_usage else None,
-        }
+        self.shared = Shared(trainer.frozen(self.base), usage(model) if with_usage else None)
         self.step = jax.jit(partial(trainer.step, self.shared))
         self.begin_task = jax.jit(partial(trainer.begin_task, self.shared))
 
@@ -129,3 +149,16 @@ def sparse_run(
     """A sparse trial; tests that want the same one share its compilation."""
     model = model_config() if model is None else model
     return Run(sparse_trainer(Decoder(model), config, capacity, keep_optimizer_state), model)
+
+
+def expected_slots(run, state, batch, settings, model=None, rule="tfidf"):
+    """What a step ought to select, from the counts of a forward pass."""
+    model = model_config() if model is None else model
+    params = {**run.shared.frozen, **run.trainer.trained(state)}
+    counts = counts_of(model)(params, batch)
+    return {
+        pool: select_slots(
+            counts[pool], usage(model)[pool], rule=rule, top_t=settings.budget, size=64
+        )
+        for pool in counts
+    }

@@ -18,8 +18,7 @@ from smf_jax.continual.base import Base
 from smf_jax.continual.sections import TrainingConfig
 from smf_jax.continual.trial import Trial
 from smf_jax.data.batching import Batch
-from smf_jax.memory.norms import is_running
-from smf_jax.params import Params, count_bytes, count_parameters
+from smf_jax.params import Params, count_bytes, count_parameters, is_batch_stats
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.step import Settings
 from smf_jax.training.trainers import Trainer
@@ -121,7 +120,7 @@ class Method(Generic[Own]):
 
     def may_train(self, own: Own, path: str) -> bool:
         """Whether the method's allow-list has a leaf: what is not on it must never train."""
-        return not is_running(path)
+        return not is_batch_stats(path)
 
     def size(self, setup: Setup, trial: Trial) -> int:
         """Static number of places ``s`` for the selected rows of a trial's step."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from smf_jax.configuration import Configuration, setting
 from smf_jax.continual.methods.method import Method, Setup, TrainableSummary, optimizer_of
 from smf_jax.continual.trial import Trial
-from smf_jax.params import count_bytes, count_parameters
+from smf_jax.params import count_bytes, count_parameters, is_memory, is_pool
 from smf_jax.sparse.selection import BudgetScope, budget_size
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
@@ -79,7 +79,7 @@ class Smf(Method[SmfConfig]):
             train_alpha=own.train_alpha,
             alpha_rate=own.alpha_rate,
             alpha_schedule=own.alpha_schedule,
-            leaky=own.leaky,
+            mask="gradient" if own.leaky else "update",
         )
         steps = training.steps_per_task * (setup.tasks if training.keep_optimizer_state else 1)
         table_slots = model.memory.memory.slots if model.memory else 0
@@ -88,9 +88,8 @@ class Smf(Method[SmfConfig]):
 
     def may_train(self, own: SmfConfig, path: str) -> bool:
         """Tables, and α where it is told to."""
-        *_, owner, leaf = ("", *path.split("/"))
-        is_table = owner.startswith("pool_") and leaf == "values"
-        return path.startswith("memory/") and (is_table or (own.train_alpha and leaf == "alpha"))
+        is_alpha = is_memory(path) and path.endswith("/alpha")
+        return is_pool(path) or (own.train_alpha and is_alpha)
 
     def limits(self, own: SmfConfig) -> str:
         """A store that was made smaller than a task may need."""

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from smf_jax.models.config import ModelConfig
-from smf_jax.models.retrofit import MEMORY
-from smf_jax.params import count_parameters
+from smf_jax.params import count_parameters, is_memory
 from smf_jax.sparse.patch import Patch
 
 _UNKNOWN = "unknown"
@@ -88,7 +87,7 @@ def _header(config: ModelConfig, facts: CardFacts) -> str:
 
 
 def _summary(config: ModelConfig, params: Mapping[str, Any]) -> str:
-    memory = [leaf for path, leaf in params.items() if path.startswith(f"{MEMORY}/")]
+    memory = [leaf for path, leaf in params.items() if is_memory(path)]
     total = count_parameters(dict(params))
     if config.memory is None:
         return (

@@ -41,8 +41,7 @@ from smf_jax.interop.huggingface.checkpoint import (
 from smf_jax.interop.huggingface.config import config_values
 from smf_jax.models.config import ComputeType, ModelConfig
 from smf_jax.models.decoder import abstract_params
-from smf_jax.models.retrofit import MEMORY
-from smf_jax.params import Params, flatten
+from smf_jax.params import Params, flatten, is_memory
 from smf_jax.sparse.patch import Patch, apply_patch
 
 FORMAT = 1
@@ -156,7 +155,7 @@ def load_exported(
     base = flatten(tree)
     params = {path: leaf for path, leaf in base.items() if path in manifest.leaves}
     if config.memory is not None:
-        paths = [path for path in manifest.leaves if path.startswith(f"{MEMORY}/")]
+        paths = [path for path in manifest.leaves if is_memory(path)]
         memory = load_memory(directory / MEMORY_FILE, paths)
         params |= {path: jnp.asarray(leaf) for path, leaf in memory.items()}
     _check_digests(directory, manifest, params)
@@ -168,7 +167,7 @@ def load_exported(
 
 
 def _memory_of(params: Mapping[str, Any]) -> dict[str, Any]:
-    return {path: leaf for path, leaf in params.items() if path.startswith(f"{MEMORY}/")}
+    return {path: leaf for path, leaf in params.items() if is_memory(path)}
 
 
 def _write_base(

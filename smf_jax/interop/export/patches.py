@@ -8,7 +8,6 @@ has it; ``memory/pool_6/values`` becomes ``pools.6.values``. A patch adds ``.slo
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,21 @@ from typing import Any
 import numpy as np
 
 from smf_jax.interop.tensor_files import is_kernel, read_tensors, transposed, write_tensors
+from smf_jax.params import memory_part
 from smf_jax.sparse.patch import Patch
 
-_NUMBERED = re.compile(r"(layer|pool)_(\d+)")
 _ABOUT = "smf_jax"  # the key of a file's header that holds what is no array
 
 
 def memory_name(path: str) -> str:
     """The name in a file of the memory's leaf at ``path``."""
-    parts = path.removeprefix("memory/").split("/")
-    numbered = _NUMBERED.fullmatch(parts[0])
-    if numbered is None or "." in path or path == parts[0]:
+    part = memory_part(path)
+    if part is None or "." in path:
         raise ValueError(
             f"{path} is no leaf of a memory; expected memory/layer_N/… or memory/pool_N/values"
         )
-    parts[:1] = [f"{numbered[1]}s", numbered[2]]
-    if is_kernel(path):
-        parts[-1] = "weight"
-    return ".".join(parts)
+    leaf = f"{part.leaf.removesuffix('kernel')}weight" if is_kernel(path) else part.leaf
+    return f"{part.kind}s.{part.number}.{leaf.replace('/', '.')}"
 
 
 def save_patch(file: Path | str, patch: Patch) -> None:

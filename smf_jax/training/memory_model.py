@@ -1,0 +1,159 @@
+"""A model as the fast step sees it: logits, the reads of its memories, and who reads which table.
+
+Any Flax model in which a `smf_jax.memory.layer.MemoryLayer` stands can be trained; see
+`memory_model`, and ``examples/own_model.py`` for a whole one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array
+
+from smf_jax.memory.layer import PERTURBATIONS, READS, MemoryLayer, Read
+from smf_jax.models.decoder import Decoder, LogitsFn, upstream_of_reads
+from smf_jax.models.layers import Logits, Tokens, Valid
+from smf_jax.params import Params, flatten, memory_layer_path, pool_path, unflatten
+
+# By path of a memory layer, ``(b, t, v)``: what is added to its read.
+Perturbations = dict[str, Array]
+Reads = dict[str, Read]
+_NAME = "/read"  # of what a layer sows, and of what it perturbs
+
+
+class MemoryModel(NamedTuple):
+    """A model with memories, as pure functions of its parameters by path.
+
+    Attributes:
+      apply: ``(params, tokens, valid, perturbations) -> (logits, reads)``; reads by the path of
+        their layer, perturbations likewise, or none at all.
+      perturbations: ``(params, tokens, valid) -> shapes`` of the perturbations of this very batch.
+      tables: path of each table ``(N, v)`` -> paths of the layers that read it.
+      is_upstream: whether the leaf at a path has a say in which slots are read. A background is
+        stale once such a leaf has changed.
+    """
+
+    apply: Callable[[Params, Tokens, Valid, Perturbations], tuple[Logits, Reads]]
+    perturbations: Callable[[Params, Tokens, Valid], Mapping[str, jax.ShapeDtypeStruct]]
+    tables: Mapping[str, tuple[str, ...]]
+    is_upstream: Callable[[str], bool]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The paths of all memory layers, table by table."""
+        return tuple(layer for layers in self.tables.values() for layer in layers)
+
+    @property
+    def logits(self) -> LogitsFn:
+        """Logits from leaves by path, tokens and the mask of valid ones."""
+        return lambda params, tokens, valid: self.apply(params, tokens, valid, {})[0]
+
+
+def memory_model(
+    module: nn.Module,
+    tables: Mapping[str, Sequence[str]],
+    *,
+    inputs: Callable[[Tokens, Valid], tuple[Array, ...]] = lambda tokens, valid: (tokens, valid),
+    is_upstream: Callable[[str], bool] = lambda path: True,
+) -> MemoryModel:
+    """The `MemoryModel` of a linen module in which memory layers stand.
+
+    Its blocks have to be a Python loop; each may be rematerialised. ``nn.scan`` over blocks drops
+    what the layers sow and perturb, which is an error as soon as a step is traced.
+
+    Example::
+
+      model = memory_model(Transformer(), {"pool/values": ["block_1/memory", "block_3/memory"]})
+      trainer = sparse_trainer(model, SparseConfig(), capacity=4096)
+
+    Args:
+      module: gives logits ``(b, t, vocabulary)``.
+      tables: path of the ``values`` of each `MemoryPool` -> paths of the `MemoryLayer`s that are
+        given it, joined with ``/``.
+      inputs: what the module is called with, from tokens and the mask of valid ones, ``(b, t)``.
+      is_upstream: see `MemoryModel`; by default every leaf is, so that a background belongs to
+        one state of the model.
+
+    Raises:
+      ValueError: no table, a table that no layer reads, or a layer that reads two.
+    """
+    known = {table: tuple(layers) for table, layers in tables.items()}
+    layers = [layer for of_table in known.values() for layer in of_table]
+    if not known or not all(known.values()) or len(set(layers)) < len(layers):
+        raise ValueError(
+            f"tables={known}: expected the path of at least one table, each with the layers that "
+            "read it, and every layer once"
+        )
+
+    def apply(
+        params: Params, tokens: Tokens, valid: Valid, perturbations: Perturbations
+    ) -> tuple[Logits, Reads]:
+        variables = {"params": unflatten(params)}
+        if perturbations:
+            named = {f"{layer}{_NAME}": zeros for layer, zeros in perturbations.items()}
+            variables[PERTURBATIONS] = unflatten(named)
+        logits, sown = module.apply(variables, *inputs(tokens, valid), mutable=[READS])
+        return logits, _by_layer(sown, READS)
+
+    def perturbations(
+        params: Params, tokens: Tokens, valid: Valid
+    ) -> Mapping[str, jax.ShapeDtypeStruct]:
+        def run(params: Params) -> Any:
+            variables = {"params": unflatten(params)}
+            with nn.intercept_methods(partial(_refuse_other_table, params, known)):
+                return module.apply(variables, *inputs(tokens, valid), mutable=[PERTURBATIONS])[1]
+
+        return _by_layer(jax.eval_shape(run, params), PERTURBATIONS)
+
+    return MemoryModel(apply, perturbations, known, is_upstream)
+
+
+def as_memory_model(model: Decoder | MemoryModel) -> MemoryModel:
+    """The same if it is one already, else that of our decoder.
+
+    Raises:
+      ValueError: the decoder has no memory.
+    """
+    if isinstance(model, MemoryModel):
+        return model
+    placement = model.config.memory
+    if placement is None:
+        raise ValueError("the model has no memory: pretrain or retrofit one (model.memory=None)")
+    tables: dict[str, list[str]] = {}
+    for layer in placement.layers:
+        table = pool_path(placement.pool_of(layer))
+        tables.setdefault(table, []).append(memory_layer_path(layer))
+    return memory_model(model, tables, is_upstream=partial(upstream_of_reads, model.config))
+
+
+def _by_layer(collections: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What the layers put into a collection, by their path."""
+    flat = flatten(collections.get(name, {}))
+    return {path.removesuffix(_NAME): found for path, found in flat.items()}
+
+
+def _refuse_other_table(
+    params: Params,
+    tables: Mapping[str, tuple[str, ...]],
+    call: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    options: dict[str, Any],
+    context: nn.module.InterceptorContext,
+) -> Any:
+    """Calls a method; an error if a memory layer is given another table than it is said to read.
+
+    Rows of the wrong table would be trained, in silence. A table that came through a lifted
+    transform is not recognised, and is let pass.
+    """
+    if isinstance(context.module, MemoryLayer) and context.method_name == "__call__":
+        values, layer = [*arguments, options.get("values")][1], "/".join(context.module.path)
+        for table, layers in tables.items():
+            if values is params.get(table) and layer not in layers:
+                raise ValueError(
+                    f"{layer} reads {table}, whose layers are {list(layers)}; name it in tables"
+                )
+    return call(*arguments, **options)
