@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+import optax
 import pytest
 
-from smf_jax.sparse.selection import BUDGET_SCOPES, GRANULARITIES, RULES
+from smf_jax.sparse.optimizers import OptimizerConfig
+from smf_jax.sparse.rules import RULES
+from smf_jax.sparse.selection import BUDGET_SCOPES, GRANULARITIES
 from smf_jax.training.sparse_config import SparseConfig
+from tests.training import tiny
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -15,6 +20,23 @@ from smf_jax.training.sparse_config import SparseConfig
 def test_every_rule_ranks_steps_and_micro_batches(rule, granularity):
     config = SparseConfig(rule=rule, granularity=granularity, micro_batches=4, size=512)
     assert config.places == (512 if granularity == "per_step" else 2048)
+
+
+def test_a_step_takes_an_optax_optimizer_of_ones_own():
+    tables = {}
+    for optimizer, rate in ((optax.sgd(0.5), 1.0), ("sgd", 0.5)):
+        run = tiny.sparse_run(SparseConfig(optimizer=OptimizerConfig(optimizer)))
+        state, metrics = run.step(run.start(), tiny.batch(), tiny.settings(rate))
+        assert int(metrics.selected) == 5
+        (tables[rate],) = state.tables.values()
+    np.testing.assert_array_equal(tables[1.0], tables[0.5])
+
+
+def test_a_step_refuses_an_optimizer_that_mixes_rows():
+    own = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.5))
+    run = tiny.sparse_run(SparseConfig(optimizer=OptimizerConfig(own)))
+    with pytest.raises(ValueError, match="optimizer mixes rows: .*clip= of an OptimizerConfig"):
+        run.start()
 
 
 REFUSED = {
