@@ -10,27 +10,19 @@ from functools import partial
 
 import jax
 
+from benchmarks import models
 from benchmarks.block import make_block
 from benchmarks.costs import BlockShape
 from benchmarks.flags import BenchmarkFlags
 from benchmarks.harness import Holder
 from benchmarks.lookup import LOOKUP, add_lookup
 from benchmarks.machine import peak_bytes
-from benchmarks.models import (
-    SMF,
-    abstract_leaves,
-    add_model,
-    large_decoder,
-    make_method,
-    model_cost,
-    random_batches,
-)
 from benchmarks.read import GRADIENT, READ, add_reads
 from benchmarks.report import Measurement, Report, Suite
 from benchmarks.step import add_parts
 from smf_jax.memory.config import MemoryConfig
 from smf_jax.memory.product_keys import product_key_lookup
-from smf_jax.models.config import ModelConfig
+from smf_jax.models.config import MemoryPlacement, ModelConfig
 
 SUITE = "accelerator"
 WITH_MEMORY, LEAST_MEMORY = "smf step", "smf step, least memory"
@@ -70,17 +62,21 @@ def run(flags: BenchmarkFlags, report: Report) -> None:
         # The least memory goes back through the same blocks.
         config = large_decoder(memory, flags.scale)
         setting = {"model": _size(config), "table_slots": memory.slots, "tokens": shape.tokens}
-        cost = model_cost(config, SMF, shape.tokens, shape.budget, shape.dtype)
-        measurement = Measurement(SUITE, name, setting, cost=cost)
-        batches = random_batches(config, _ROWS, shape.tokens // _ROWS)
-        method = make_method(SMF, config, shape.budget)
-        add_model(suite, report, measurement, method, config, batches, shape.dtype)
+        measurement = Measurement(SUITE, name, setting)
+        batches = models.random_batches(config, _ROWS, shape.tokens // _ROWS)
+        given = (models.SMF, config, batches, shape.budget, shape.dtype)
+        models.add_model(suite, report, measurement, *given)
     suite.run(report, flags.repetitions, calls, profiled=True)
     report.add(Measurement(SUITE, "everything", {}, more={"peak_bytes": peak_bytes()}))
 
 
+def large_decoder(memory: MemoryConfig, scale: float) -> ModelConfig:
+    """The 1.3B model of 2510.15103: a memory in place of the feed-forward of layer 12."""
+    return models.placed("decoder-1.3b", MemoryPlacement((12,), "pretrain", memory), scale)
+
+
 def _size(config: ModelConfig) -> str:
     """The parameters beside the memory's, as models are called by them."""
-    params = abstract_leaves(config)
+    params = models.abstract_leaves(config)
     count = sum(leaf.size for path, leaf in params.items() if not path.startswith("memory/"))
     return f"{count / 1e9:.1f}B decoder" if count >= 1e8 else f"{count / 1e6:.1f}M decoder"

@@ -47,14 +47,9 @@ State = tuple[Table, RowStore | None]
 
 @dataclass(frozen=True)
 class Block:
-    """A memory block without its table, and what it is given.
+    """A memory block without its table, frozen, with a made-up background and inputs.
 
-    Attributes:
-      shape: of everything.
-      layer: the block.
-      params: its parameters, frozen.
-      usage: a made-up background.
-      inputs: pairs of the block's input ``(1, t, d)`` and the cotangent of its output, likewise.
+    Inputs are pairs ``(1, t, d)`` of the block's input and the cotangent of its output.
     """
 
     shape: BlockShape
@@ -170,11 +165,6 @@ def select(shape: BlockShape, slots: Array, usage: PoolUsage) -> SlotIds:
     return select_slots(counted, usage, rule="tfidf", top_t=budget, size=static_size(shape))
 
 
-def gradient_of_rows(shape: BlockShape, trace: ReadTrace, selected: SlotIds) -> Rows:
-    """The selected rows' gradient."""
-    return row_gradient([trace], selected, shape.slots)
-
-
 def write(state: State, selected: SlotIds, rows: Rows) -> State:
     """Plain SGD on the selected rows, and their writing."""
     return update_rows(*state, selected, rows, _SGD, jnp.asarray(LEARNING_RATE, jnp.float32))
@@ -183,7 +173,7 @@ def write(state: State, selected: SlotIds, rows: Rows) -> State:
 def after(shape: BlockShape, state: State, usage: PoolUsage, trace: ReadTrace) -> State:
     """All of a step that comes after the forward and backward pass."""
     selected = select(shape, trace.slots, usage)
-    return write(state, selected, gradient_of_rows(shape, trace, selected))
+    return write(state, selected, row_gradient([trace], selected, shape.slots))
 
 
 def step(

@@ -59,7 +59,7 @@ class BlockShape:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row of the table."""
+        """Of the table."""
         return self.memory.value_width * jnp.dtype(self.table_dtype).itemsize
 
     @property

@@ -7,16 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from benchmarks import models
 from benchmarks.costs import Cost
 from benchmarks.flags import BenchmarkFlags
 from benchmarks.harness import compile_for, over_inputs
-from benchmarks.models import (
-    abstract_leaves,
-    built_in_decoder,
-    memory_of,
-    random_batches,
-    random_leaves,
-)
 from benchmarks.report import Measurement, Report, Suite
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
@@ -31,23 +25,23 @@ def run(flags: BenchmarkFlags, report: Report) -> None:
     """Decodes with the built-in base's shape, all table slots and no memory in turns."""
     suite, name = Suite(), f"generate {_STEPS} tokens"
     for slots in flags.slots():
-        config = built_in_decoder(slots, flags.scale)
-        memory = memory_of(config).memory
+        config = models.built_in_decoder(slots, flags.scale)
+        memory = models.memory_of(config).memory
         if report.has_room(f"{SUITE} at {slots:,} table slots", 4 * slots * memory.value_width):
             _add(suite, config, name, {"table_slots": slots})
-    plain = built_in_decoder(flags.slots()[0], flags.scale).with_memory(None)
+    plain = models.built_in_decoder(flags.slots()[0], flags.scale).with_memory(None)
     _add(suite, plain, f"{name}, no memory", {})
     suite.run(report, flags.repetitions)
 
 
 def _add(suite: Suite, config: ModelConfig, name: str, setting: dict[str, Any]) -> None:
-    model, params = Decoder(config), unflatten(random_leaves(config))
+    model, params = Decoder(config), unflatten(models.random_leaves(config))
 
     def decode(params: Any, prompts: jax.Array) -> jax.Array:
         """No token ends a row."""
         return generate(model, params, prompts, jnp.ones(prompts.shape, bool), _STEPS)
 
-    prompts = [(params, batch.tokens) for batch in random_batches(config, _ROWS, _PROMPT)]
+    prompts = [(params, batch.tokens) for batch in models.random_batches(config, _ROWS, _PROMPT)]
     program = compile_for(decode, *prompts[0])
     setting = {**setting, "rows": _ROWS}
     measurement = Measurement(SUITE, name, setting, cost=decode_cost(config))
@@ -56,7 +50,7 @@ def _add(suite: Suite, config: ModelConfig, name: str, setting: dict[str, Any]) 
 
 def decode_cost(config: ModelConfig) -> Cost:
     """Every kernel once for the prompt and once a token after the first; the rows of all reads."""
-    sizes = {path: leaf.size for path, leaf in abstract_leaves(config).items()}
+    sizes = {path: leaf.size for path, leaf in models.abstract_leaves(config).items()}
     head = sizes.get("head/kernel", sizes["embedder/embedding"])
     within = [path for path in sizes if path.startswith(("layers_", "memory/"))]
     blocks = sum(sizes[path] for path in within if not path.endswith("/values"))

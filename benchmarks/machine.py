@@ -19,12 +19,9 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "libtpu")
 
 
 class Rates(NamedTuple):
-    """What the machine reaches at best, measured in the run that quotes it.
+    """What the machine reaches at best in a second, measured in the run that quotes it.
 
-    Attributes:
-      copy_bytes: a second, read and written, of a copy between two arrays that exist.
-      operations: a second, of a square matrix product (two per multiply and add).
-      dtype: of the matrix product.
+    Bytes read and written by a copy, operations (two per multiply and add) of a square product.
     """
 
     copy_bytes: float
@@ -95,13 +92,9 @@ def measure_rates(
     matrix_width: int | None = None,
     dtype: Any = jnp.float32,
 ) -> Rates:
-    """Measures the copy bandwidth and the rate of matrix products.
+    """Measures copies, by default of far more than a cache holds, and products of square matrices.
 
-    Args:
-      repetitions: of each; the fastest counts, as a rate is what can be reached.
-      copy_bytes: of the array that is copied; by default far more than a cache holds.
-      matrix_width: of the square matrices.
-      dtype: of the matrices.
+    The fastest of the repetitions counts, as a rate is what can be reached.
     """
     on_cpu = jax.default_backend() == "cpu"
     width = matrix_width or (2048 if on_cpu else 8192)

@@ -21,7 +21,6 @@ from benchmarks.report import Measurement, Report, Suite
 from smf_jax.continual.config import PretrainFlags
 from smf_jax.continual.pretraining import model_config
 from smf_jax.data.batching import Batch
-from smf_jax.memory.config import MemoryConfig
 from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.models.decoder import Decoder, abstract_params
 from smf_jax.params import Params, flatten
@@ -51,17 +50,6 @@ def built_in_decoder(slots: int, scale: float = 1.0) -> ModelConfig:
     """The shape of the built-in base, with so many table slots."""
     flags = PretrainFlags(keys_per_half=math.isqrt(slots))
     return shrunk(model_config(flags, flags.vocabulary), scale)
-
-
-def nine_million_decoder(memory: MemoryConfig, scale: float = 1.0) -> ModelConfig:
-    """Nine million parameters, and a memory in place of a feed-forward in the middle."""
-    return placed("decoder-9m", MemoryPlacement((4,), "pretrain", memory), scale)
-
-
-def large_decoder(memory: MemoryConfig, scale: float = 1.0) -> ModelConfig:
-    """The 1.3B model of 2510.15103 in bfloat16: a memory for the feed-forward of layer 12."""
-    config = placed("decoder-1.3b", MemoryPlacement((12,), "pretrain", memory), scale)
-    return replace(config, dtype="bfloat16")
 
 
 def placed(shape: str, placement: MemoryPlacement, scale: float = 1.0) -> ModelConfig:
@@ -158,12 +146,7 @@ def settings_for(budget: int, learning_rate: float = _LEARNING_RATE) -> Settings
 
 
 class Method(NamedTuple):
-    """A method on one model.
-
-    Attributes:
-      begin: ``(leaves) -> (frozen leaves, state)``; the state shares their buffers.
-      step: ``(state, frozen, usage, batch) -> state``; the state ends with the last loss.
-    """
+    """A method on one model; its state shares buffers with the leaves and ends with the loss."""
 
     begin: Callable[[Params], tuple[Params, Any]]
     step: Callable[[Any, Params, Any, Batch], Any]
@@ -196,13 +179,16 @@ def add_model(
     suite: Suite,
     report: Report,
     measurement: Measurement,
-    method: Method,
+    name: str,
     config: ModelConfig,
     batches: Sequence[Batch],
+    budget: int,
     dtype: str = "float32",
 ) -> None:
     """Adds a method on a model, where there is memory for it."""
-    usage = random_usage(config)
+    cost = model_cost(config, name, batches[0].tokens.size, budget, dtype)
+    measurement = replace(measurement, cost=cost)
+    method, usage = make_method(name, config, budget), random_usage(config)
     frozen, state = jax.eval_shape(method.begin, abstract_leaves(config, dtype))
     program = compile_for(method.step, state, frozen, usage, batches[0], donate=(0,))
     setting = ", ".join(map(str, measurement.setting.values()))

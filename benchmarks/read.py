@@ -45,15 +45,7 @@ def run(flags: BenchmarkFlags, report: Report) -> None:
 def add_reads(
     suite: Suite, of: str, shape: BlockShape, holder: Holder, names: Sequence[str] = FORMS
 ) -> dict[str, Array]:
-    """Adds forms of the read and of its gradient; gives what the first inputs give, by name.
-
-    Args:
-      suite: to add to.
-      of: name of the suite.
-      shape: of the block.
-      holder: whose table is read.
-      names: any of `FORMS`.
-    """
+    """Adds any of `FORMS` to the suite of this name; gives what the first inputs give, by name."""
     sets, outputs = make_reads(shape), {}
     for name in names:
         form: Any = plain_read if name.endswith(PLAIN) else read

@@ -13,19 +13,10 @@ from typing import Any
 
 import jax
 
+from benchmarks import models
 from benchmarks.flags import BenchmarkFlags
 from benchmarks.harness import Holder, Timing, compile_for
 from benchmarks.machine import free_bytes, peak_bytes
-from benchmarks.models import (
-    LORA,
-    SMF,
-    abstract_leaves,
-    make_method,
-    placed,
-    random_batches,
-    random_leaves,
-    random_usage,
-)
 from benchmarks.report import Measurement, Report
 from benchmarks.resident import ask_child
 from experiments.report.tables import size
@@ -46,7 +37,7 @@ def run(flags: BenchmarkFlags, report: Report) -> None:
     """Takes three steps of each method; alone in a process, where peak memory is that of one."""
     alone = flags.peak and jax.default_backend() == "cpu"
     setting = {"model": SHAPE, "table_slots": MEMORY.slots, "tokens": _ROWS * _LENGTH}
-    for name in (SMF, LORA):
+    for name in (models.SMF, models.LORA):
         task = {"name": name, "scale": flags.scale, "budget": flags.budget}
         try:
             found = ask_child("benchmarks.real_size", task) if alone else take_steps(**task)
@@ -58,23 +49,18 @@ def run(flags: BenchmarkFlags, report: Report) -> None:
 
 
 def take_steps(name: str, scale: float, budget: int) -> dict[str, Any]:
-    """Compiles a method's step and takes three; tells parameters and seconds.
-
-    Raises:
-      ValueError: if there is no room for the model.
-      FloatingPointError: if the loss is not finite.
-    """
-    config = placed(SHAPE, PLACEMENT, scale)
-    method = make_method(name, config, budget)
-    leaves, usage = abstract_leaves(config, *_DTYPES), random_usage(config)
+    """Compiles a method's step and takes three, if there is room; tells seconds and memory."""
+    config = models.placed(SHAPE, PLACEMENT, scale)
+    method = models.make_method(name, config, budget)
+    leaves, usage = models.abstract_leaves(config, *_DTYPES), models.random_usage(config)
     frozen, state = jax.eval_shape(method.begin, leaves)
-    batches = random_batches(config, _ROWS, _LENGTH, _STEPS)
+    batches = models.random_batches(config, _ROWS, _LENGTH, _STEPS)
     program = compile_for(method.step, state, frozen, usage, batches[0], donate=(0,))
     memory, free = program.memory, free_bytes()
     needed = memory.held + memory.temporaries if memory else 0
     if free is not None and needed > free:
         raise ValueError(f"needs {size(needed)}, {size(free)} are free")
-    frozen, state = jax.block_until_ready(method.begin(random_leaves(config, *_DTYPES)))
+    frozen, state = jax.block_until_ready(method.begin(models.random_leaves(config, *_DTYPES)))
     holder, seconds = Holder(state), []
     del state
     call = holder.stepping(program.run, [(frozen, usage, batch) for batch in batches])

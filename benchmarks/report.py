@@ -25,17 +25,9 @@ _SHARE = 0.85
 
 @dataclass(frozen=True)
 class Measurement:
-    """One case at one setting.
+    """One case of a suite at one setting (shapes, such as ``table_slots``), with what is known.
 
-    Attributes:
-      suite: that measured it.
-      name: of the case; equal names are one curve of a picture.
-      setting: shapes, such as ``table_slots``.
-      cost: counted from the algorithm.
-      timing: ``None`` where nothing ran.
-      compile_seconds: of tracing and compiling.
-      memory: of the compiled program.
-      more: further figures by name.
+    Equal names are one curve of a picture; the cost is counted from the algorithm.
     """
 
     suite: str
@@ -79,16 +71,9 @@ class Measurement:
 
 @dataclass
 class Report:
-    """Collects what the suites find, and tells it as it comes.
+    """Collects what the suites find, as JSON values, and says it as it comes.
 
-    Attributes:
-      machine: from `describe_machine`.
-      flags: of the command.
-      say: prints a line.
-      rates: of the machine; ``None`` where nothing runs on it.
-      measurements: so far, as JSON values.
-      checks: figures that have a bound.
-      skipped: what was left out, and why.
+    There are no rates where nothing runs on this machine.
     """
 
     machine: dict[str, Any]
@@ -198,11 +183,7 @@ class Suite:
     def run(self, report: Report, repetitions: int, calls: int = 1, profiled: bool = False) -> None:
         """Times all of them and reports them in the order in which they were added.
 
-        Args:
-          report: told what is found.
-          repetitions: as of `take_turns`.
-          calls: as of `take_turns`.
-          profiled: whether the profiler then tells how long the device was busy in a call.
+        Where it is `profiled`, the profiler then tells how long the device was busy in a call.
         """
         timings = take_turns(list(self.cases), repetitions, calls=calls)
         for case, measurement in self.cases.items():

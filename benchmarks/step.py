@@ -20,6 +20,7 @@ from benchmarks.resident import ask_child
 from smf_jax.params import count_bytes
 from smf_jax.sparse.accesses import Form
 from smf_jax.sparse.row_optimizer import create_store
+from smf_jax.sparse.rows import row_gradient
 from smf_jax.sparse.update_rule import UpdateRule
 
 SUITE = "step"
@@ -73,7 +74,7 @@ def add_parts(suite: Suite, of: str, given: Block, holder: Holder) -> None:
     forward = lambda table, *inputs: block.read_trace(given.layer, inputs[0], table, *inputs[1:])  # noqa: E731
     reading = [(params, x, upstream) for params, _, x, upstream in given.arguments()]
     select = lambda trace, usage: block.select(shape, trace.slots, usage)  # noqa: E731
-    differentiate = partial(block.gradient_of_rows, shape)
+    differentiate = lambda trace, selected: row_gradient([trace], selected, shape.slots)  # noqa: E731
     traces = [jax.jit(forward)(holder.state[0], *inputs) for inputs in reading]
     selected = [jax.jit(select)(trace, usage) for trace in traces]
     pairs = list(zip(traces, selected, strict=True))

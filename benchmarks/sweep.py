@@ -31,14 +31,7 @@ _PROBE_ROWS = 128
 def run(
     flags: BenchmarkFlags, report: Report, budgets: Sequence[int] = BUDGETS, steps: int = _STEPS
 ) -> None:
-    """Runs each budget by itself and in the shared group, one after the other in turns.
-
-    Args:
-      flags: of the command.
-      report: told what is found.
-      budgets: of one static size.
-      steps: of a task.
-    """
+    """Runs each budget by itself and in the shared group, one after the other in turns."""
     config = models.built_in_decoder(min(_SLOTS, flags.slots()[0]), flags.scale)
     slots = models.memory_of(config).memory.slots
     size = min(budget_size(max(budgets)), slots)

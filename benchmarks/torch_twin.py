@@ -50,15 +50,9 @@ class TorchBlock:
         learning_rate: float,
         threads: int,
     ) -> None:
-        """Copies everything into tensors.
+        """Copies everything into tensors but the table ``(N, v)``, which it may write.
 
-        Args:
-          sizes: of the block.
-          table: ``(N, v)``, a NumPy array that the block may write, or a tensor.
-          params: ``keys`` and ``query``, ``gate``, ``output``, each a ``kernel`` and a ``bias``.
-          inputs: pairs of the input ``(t, d)`` and the cotangent of the output.
-          learning_rate: of SGD.
-          threads: that PyTorch may use.
+        Inputs are pairs ``(t, d)`` of the block's input and the cotangent of its output.
         """
         self._torch: Any = importlib.import_module("torch")
         self._torch.set_num_threads(threads)

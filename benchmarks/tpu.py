@@ -23,7 +23,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import block, models
-from benchmarks.accelerator import accelerator_shape
+from benchmarks.accelerator import accelerator_shape, large_decoder
 from benchmarks.costs import BlockShape
 from benchmarks.flags import BenchmarkFlags
 from benchmarks.harness import Program, compile_for
@@ -62,11 +62,7 @@ class Layout(NamedTuple):
 
 
 def prepare() -> None:
-    """Keeps JAX on the CPU, and libtpu from looking for chips; first of all.
-
-    Raises:
-      ValueError: without libtpu.
-    """
+    """Keeps JAX on the CPU, and libtpu, which must be there, from looking for chips."""
     if find_spec("libtpu") is None:
         raise ValueError(
             "--suite=tpu: the package libtpu, which holds the TPU compiler, is not installed; "
@@ -78,11 +74,7 @@ def prepare() -> None:
 
 
 def layouts(topology: str) -> list[Layout]:
-    """One chip of a topology, and all of them with tokens, or the table's rows or columns, split.
-
-    Raises:
-      ValueError: for a topology that libtpu does not know.
-    """
+    """One chip of a topology, and all of them with tokens, or the table's rows or columns split."""
     try:
         devices = topologies.get_topology_desc(topology, platform="tpu").devices
     except Exception as error:  # libtpu raises whatever XLA does
@@ -145,7 +137,7 @@ def _compile_step(shape: BlockShape, layout: Layout, table: Any) -> Program:
 
 def _compile_train(shape: BlockShape, scale: float, layout: Layout) -> Program:
     """Of the 1.3B model: leaves and compute in bfloat16, but for its table."""
-    config = models.large_decoder(shape.memory, scale)
+    config = large_decoder(shape.memory, scale)
     method = models.make_method(models.SMF, config, shape.budget)
     leaves = models.abstract_leaves(config, "bfloat16", "float32")
     usage = jax.eval_shape(partial(models.random_usage, config))

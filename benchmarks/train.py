@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from benchmarks import models
 from benchmarks.flags import BenchmarkFlags
-from benchmarks.models import (
-    METHODS,
-    SMF,
-    add_model,
-    built_in_decoder,
-    make_method,
-    model_cost,
-    nine_million_decoder,
-    random_batches,
-)
 from benchmarks.report import Measurement, Report, Suite
+from smf_jax.models.config import MemoryPlacement
 
 SUITE = "train"
 NINE_MILLION, BUILT_IN = "9M decoder", "built-in base"
@@ -25,22 +17,16 @@ BATCHES = {NINE_MILLION: (16, 64), BUILT_IN: (48, 24)}
 _COMPARED_SLOTS = {NINE_MILLION: 65_536, BUILT_IN: 16_384}
 
 
-def run(flags: BenchmarkFlags, report: Report, names: Sequence[str] = METHODS) -> None:
-    """Sparse steps over all table slots, in turns; then methods, in turns, on each model.
-
-    Args:
-      flags: of the command.
-      report: told what is found.
-      names: of the methods.
-    """
+def run(flags: BenchmarkFlags, report: Report, names: Sequence[str] = models.METHODS) -> None:
+    """Sparse steps over all table slots, in turns; then methods, in turns, on each model."""
     suite = Suite()
     for slots in flags.slots():
-        _add(suite, flags, report, NINE_MILLION, slots, SMF, SMF)
+        _add(suite, flags, report, NINE_MILLION, slots, models.SMF, models.SMF)
     suite.run(report, flags.repetitions)
     for model, slots in _COMPARED_SLOTS.items():
         suite = Suite()
         for name in names:
-            shown = f"{name}, beside the others" if name == SMF else name
+            shown = f"{name}, beside the others" if name == models.SMF else name
             _add(suite, flags, report, model, min(slots, max(flags.slots())), name, shown)
         suite.run(report, flags.repetitions)
 
@@ -55,12 +41,13 @@ def _add(
     shown: str,
 ) -> None:
     if model == BUILT_IN:
-        config = built_in_decoder(slots, flags.scale)
+        config = models.built_in_decoder(slots, flags.scale)
     else:
-        config = nine_million_decoder(flags.block(slots).memory, flags.scale)
+        # A memory in place of a feed-forward in the middle.
+        placement = MemoryPlacement((4,), "pretrain", flags.block(slots).memory)
+        config = models.placed("decoder-9m", placement, flags.scale)
     rows, length = (max(2, round(size * flags.scale)) for size in BATCHES[model])
     setting = {"model": model, "table_slots": slots, "tokens": rows * length}
-    cost = model_cost(config, name, rows * length, flags.budget)
-    measurement = Measurement(SUITE, shown, setting, cost=cost)
-    method = make_method(name, config, flags.budget)
-    add_model(suite, report, measurement, method, config, random_batches(config, rows, length))
+    batches = models.random_batches(config, rows, length)
+    measurement = Measurement(SUITE, shown, setting)
+    models.add_model(suite, report, measurement, name, config, batches, flags.budget)

@@ -11,7 +11,6 @@ from benchmarks import block, torch_twin
 from benchmarks.block import ADAM, MASKED, SMF, forced, make_block
 from benchmarks.harness import compile_for
 from benchmarks.step import FORMS, sizes_of
-from smf_jax.sparse import accesses
 from tests.benchmarks.tiny import shape
 from tests.tiny_sweep import quick_compilation
 
@@ -49,14 +48,6 @@ def test_the_masked_step_is_the_sparse_one_in_either_form_and_adam_moves_all_tha
     np.testing.assert_array_equal(changed[SMF, "vector"], changed[MASKED, "vector"])
     np.testing.assert_allclose(sparse, tables[MASKED, "vector"], rtol=1e-5, atol=1e-6)
     assert changed[ADAM, "vector"].sum() > SHAPE.budget
-
-
-def test_a_form_is_forced_on_what_is_traced_inside_only():
-    before = accesses.sorted_from
-    with pytest.raises(KeyError), forced("vector"):
-        assert accesses.form_for(1, 10**9) == "vector"
-        raise KeyError
-    assert before is accesses.sorted_from
 
 
 def test_pytorch_s_block_gives_the_same_and_moves_rows_against_their_gradient(given):

@@ -16,7 +16,6 @@ from benchmarks.harness import (
     Holder,
     busy_seconds,
     compile_for,
-    covered,
     device_intervals,
     over_inputs,
     settle,
@@ -128,28 +127,6 @@ def test_a_held_state_is_handed_on_and_inputs_are_taken_in_turn():
     assert holder.reading(lambda table, x: table + x, inputs)(4) == "tableb"
     call = over_inputs(lambda *input: input, [(1, 2), (3, 4)])
     assert [call(repetition) for repetition in range(3)] == [(1, 2), (3, 4), (1, 2)]
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_the_union_of_intervals_is_that_of_their_points(seed):
-    rng = np.random.default_rng(seed)
-    begins = rng.integers(0, 50, 12)
-    intervals = [(int(b), int(b + n)) for b, n in zip(begins, rng.integers(0, 9, 12), strict=True)]
-    points = {point for begin, end in intervals for point in range(begin, end)}
-    assert covered(intervals) == len(points)
-
-
-def test_compilations_in_a_block_are_counted_and_those_after_it_are_not():
-    x = jnp.zeros(3)
-    step = jax.jit(lambda x: x * 3 - 1)
-    with CompileWatch() as watch:
-        step(x)
-    assert watch.programs == 1
-    assert watch.seconds > 0
-    with CompileWatch() as again:
-        step(x)
-    jax.jit(lambda x: x * 5 - 1)(x)
-    assert (again.programs, again.seconds, watch.programs) == (0, 0, 1)
 
 
 def test_nested_traces_count_once():
