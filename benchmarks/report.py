@@ -220,10 +220,9 @@ def line_of(row: Mapping[str, Any]) -> str:
             parts.append(f"{label} {in_milliseconds(value)} ms")
         elif name.startswith("share_of"):
             parts.append(f"{label} {value:.0%}")
-        elif "bytes_" in name or "_bytes" in name:
+        elif name.startswith("bytes_") or name.endswith("_bytes"):
             parts.append(f"{label} {size(value or 0)}")
         elif name not in ("suite", "name", "setting", "bytes", "operations", "flops") and value:
-            parts.append(
-                f"{label} {value:,.5g}" if isinstance(value, float) else f"{label} {value}"
-            )
+            kind = {float: ",.5g", int: ","}.get(type(value), "")
+            parts.append(f"{label} {format(value, kind) if kind else value}")
     return "  ".join(parts)
