@@ -33,7 +33,7 @@ sweep: $(VENV)/.installed
 
 benchmark: OUT = runs/benchmark
 benchmark: $(VENV)/.installed
-	$(python) -m experiments.benchmark --out=$(OUT) --overwrite $(ARGS)
+	$(python) -m benchmarks --out=$(OUT) --overwrite $(ARGS)
 
 test: lint types tests
 
@@ -51,7 +51,7 @@ tests: $(VENV)/.installed-test
 test-parity: $(VENV)/.installed-test
 	$(python) -m pip install --quiet --disable-pip-version-check -e ".[parity]"
 	$(python) -m pytest tests/models tests/data/test_chat.py tests/experiments/test_export.py \
-		tests/experiments/benchmarks/test_torch_block.py $(ARGS)
+		tests/benchmarks/test_block.py $(ARGS)
 
 format: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check --fix .

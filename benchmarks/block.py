@@ -1,9 +1,14 @@
-"""One memory block alone: its inputs, its step of sparse memory finetuning, and the parts."""
+"""One memory block alone: its inputs, its step of sparse memory finetuning, and the dense ways.
+
+``python -m benchmarks.block TASK`` takes a few steps one way and tells its peak memory.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,32 +21,34 @@ import optax
 from jaxtyping import Array, Float
 
 from benchmarks.costs import BlockShape
+from benchmarks.harness import Holder, compile_for
+from benchmarks.resident import tell
+from smf_jax.memory.config import MemoryConfig
 from smf_jax.memory.layer import PERTURBATIONS, READS, MemoryLayer
 from smf_jax.shapes import Rows, SlotIds, Table
 from smf_jax.sparse import accesses
 from smf_jax.sparse.row_optimizer import RowStore, create_store, update_rows
 from smf_jax.sparse.rows import ReadTrace, row_gradient
 from smf_jax.sparse.selection import budget_size, select_slots
+from smf_jax.sparse.transform import freeze_all_but_rows
 from smf_jax.sparse.usage import PoolUsage
 
+SMF, MASKED, ADAM = "smf", "dense gradient, masked", "dense gradient, Adam"
 # So many different inputs are taken in turn.
 INPUT_SETS = 4
 LEARNING_RATE = 0.1
-_SETS = range(INPUT_SETS)
+_SGD = optax.sgd(LEARNING_RATE)
 _PATTERN_ROWS = 4096
 _BATCHES = 50  # of the made-up background
+_STEPS_OF_A_CHILD = 3
+State = tuple[Table, RowStore | None]
 
 
 @dataclass(frozen=True)
 class Block:
-    """A memory block without its table, and what it is given.
+    """A memory block without its table, frozen, with a made-up background and inputs.
 
-    Attributes:
-      shape: of everything.
-      layer: the block.
-      params: its parameters, frozen.
-      usage: a made-up background.
-      inputs: pairs of the block's input ``(1, t, d)`` and the cotangent of its output, likewise.
+    Inputs are pairs ``(1, t, d)`` of the block's input and the cotangent of its output.
     """
 
     shape: BlockShape
@@ -54,9 +61,13 @@ class Block:
         """What a step is given beside its state, for every input."""
         return [(self.params, self.usage, x, upstream) for x, upstream in self.inputs]
 
-    def store(self, table: Table) -> RowStore | None:
-        """Of plain SGD: masters where the table is narrow. The inputs select no more rows."""
-        return create_store(optax.sgd(LEARNING_RATE), table, INPUT_SETS * static_size(self.shape))
+    def table(self) -> Table:
+        """A fresh table."""
+        return random_table(self.shape.slots, self.shape.memory.value_width, self.shape.table_dtype)
+
+    def begin(self, table: Table) -> State:
+        """The state of plain SGD: masters where the table is narrow, for the rows of all inputs."""
+        return table, create_store(_SGD, table, INPUT_SETS * static_size(self.shape))
 
 
 def make_block(shape: BlockShape, seed: int = 0) -> Block:
@@ -78,28 +89,36 @@ def make_block(shape: BlockShape, seed: int = 0) -> Block:
     df = jnp.asarray(rng.integers(0, _BATCHES, shape.slots), jnp.int32)
     usage = PoolUsage(df, df, jnp.asarray(_BATCHES, jnp.int32))
     x = jax.ShapeDtypeStruct((1, shape.tokens, shape.width), layer.dtype)
-    return Block(shape, layer, params, usage, tuple((draw(x, 1), draw(x, 1)) for _ in _SETS))
+    inputs = tuple((draw(x, 1), draw(x, 1)) for _ in range(INPUT_SETS))
+    return Block(shape, layer, params, usage, inputs)
+
+
+def abstract_table(shape: BlockShape) -> Any:
+    """Shape of the table."""
+    return jax.ShapeDtypeStruct((shape.slots, shape.memory.value_width), shape.table_dtype)
 
 
 def abstract_params(shape: BlockShape, layer: MemoryLayer) -> dict[str, Any]:
     """Shapes of a block's parameters."""
     x = jax.ShapeDtypeStruct((1, 1, shape.width), layer.dtype)
-    table = jax.ShapeDtypeStruct((shape.slots, shape.memory.value_width), shape.table_dtype)
-    return dict(jax.eval_shape(layer.init, jax.random.key(0), x, table)["params"])
+    init = jax.eval_shape(layer.init, jax.random.key(0), x, abstract_table(shape))
+    return dict(init["params"])
 
 
-def random_table(slots: int, width: int, dtype: str, seed: int = 0) -> Table:
+def random_table(slots: int, width: int, dtype: str) -> Table:
     """A table of distinct rows as large as fresh ones, made without a temporary of its size.
 
     It is there when this returns: one that is still being made would not count as memory in use.
     """
-    rows = min(slots, _PATTERN_ROWS)
-    pattern = np.random.default_rng(seed).standard_normal((rows, width), np.float32)
-    return jax.block_until_ready(_grow(jnp.asarray(width**-0.5 * pattern), slots, dtype))
+    pattern = np.random.default_rng(0).standard_normal(
+        (min(slots, _PATTERN_ROWS), width), np.float32
+    )
+    return jax.block_until_ready(grow(jnp.asarray(width**-0.5 * pattern), slots, dtype))
 
 
 @partial(jax.jit, static_argnames=("slots", "dtype"))
-def _grow(pattern: Array, slots: int, dtype: str) -> Table:
+def grow(pattern: Array, slots: int, dtype: str) -> Table:
+    """So many rows from a few, each at a scale of its own."""
     place = jnp.arange(slots)
     scale = 0.5 + place / slots
     return (pattern[place % pattern.shape[0]] * scale[:, None]).astype(dtype)
@@ -124,8 +143,7 @@ def read_trace(
     _, back, read = jax.vjp(output, zeros, has_aux=True)
     (cotangent,) = back(upstream)
     tokens = x.shape[0] * x.shape[1]
-    slots, weights = read.slots.reshape(tokens, -1), read.weights.reshape(tokens, -1)
-    return ReadTrace(slots, weights, cotangent.reshape(tokens, -1))
+    return ReadTrace(*(of.reshape(tokens, -1) for of in (read.slots, read.weights, cotangent)))
 
 
 @contextmanager
@@ -139,49 +157,81 @@ def forced(form: accesses.Form) -> Iterator[None]:
         accesses.sorted_from = by_size
 
 
-def select(shape: BlockShape, trace: ReadTrace, usage: PoolUsage) -> SlotIds:
-    """Counts the reads and selects the best slots."""
-    valid = jnp.ones(trace.slots.shape[0], bool)
-    counted = accesses.count_reads([trace.slots], valid, shape.slots)
-    return select_slots(
-        counted, usage, rule="tfidf", top_t=jnp.asarray(shape.budget), size=static_size(shape)
-    )
+def select(shape: BlockShape, slots: Array, usage: PoolUsage) -> SlotIds:
+    """Counts the reads ``(t, h·k)`` and selects the best slots."""
+    counted = accesses.count_reads([slots], jnp.ones(slots.shape[0], bool), shape.slots)
+    budget = jnp.asarray(shape.budget)
+    return select_slots(counted, usage, rule="tfidf", top_t=budget, size=static_size(shape))
 
 
-def gradient_of_rows(shape: BlockShape, trace: ReadTrace, selected: SlotIds) -> Rows:
-    """The selected rows' gradient."""
-    return row_gradient([trace], selected, shape.slots)
-
-
-def write(
-    state: tuple[Table, RowStore | None], selected: SlotIds, rows: Rows
-) -> tuple[Table, RowStore | None]:
+def write(state: State, selected: SlotIds, rows: Rows) -> State:
     """Plain SGD on the selected rows, and their writing."""
-    return update_rows(*state, selected, rows, optax.sgd(LEARNING_RATE))
+    return update_rows(*state, selected, rows, _SGD)
 
 
-def after(
-    shape: BlockShape, state: tuple[Table, RowStore | None], usage: PoolUsage, trace: ReadTrace
-) -> tuple[Table, RowStore | None]:
+def after(shape: BlockShape, state: State, usage: PoolUsage, trace: ReadTrace) -> State:
     """All of a step that comes after the forward and backward pass."""
-    selected = select(shape, trace, usage)
-    return write(state, selected, gradient_of_rows(shape, trace, selected))
+    selected = select(shape, trace.slots, usage)
+    return write(state, selected, row_gradient([trace], selected, shape.slots))
 
 
 def step(
     shape: BlockShape,
     layer: MemoryLayer,
-    state: tuple[Table, RowStore | None],
+    state: State,
     params: dict[str, Any],
     usage: PoolUsage,
     x: Float[Array, "b t d"],
     upstream: Float[Array, "b t d"],
-) -> tuple[Table, RowStore | None]:
+) -> State:
     """One step of sparse memory finetuning of the block alone."""
     return after(shape, state, usage, read_trace(layer, params, state[0], x, upstream))
 
 
-def traces(block: Block, table: Table) -> Sequence[ReadTrace]:
-    """The reads of every input, recorded."""
-    run = jax.jit(partial(read_trace, block.layer))
-    return [run(block.params, table, x, upstream) for x, upstream in block.inputs]
+def ways(given: Block) -> dict[str, tuple[Callable[..., Any], Callable[..., Any]]]:
+    """By name, how the state is made from a table and the step from that state."""
+    shape, layer = given.shape, given.layer
+    masked = freeze_all_but_rows(_SGD, ["table"])
+    adam = optax.with_extra_args_support(optax.adam(5e-4))
+
+    def output(tables: Any, params: Any, x: Array, upstream: Array) -> tuple[Array, Array]:
+        collections: Any
+        out, collections = layer.apply({"params": params}, x, tables["table"], mutable=[READS])
+        return jnp.sum(out * upstream), collections[READS]["read"].slots
+
+    def dense(transform: optax.GradientTransformationExtraArgs) -> tuple[Any, Any]:
+        def start(table: Table) -> Any:
+            return {"table": table}, transform.init({"table": table})
+
+        def step(state: Any, params: Any, usage: PoolUsage, *inputs: Array) -> Any:
+            tables, opt_state = state
+            gradients, read = jax.grad(output, has_aux=True)(tables, params, *inputs)
+            slots = {"table": select(shape, read.reshape(shape.tokens, -1), usage)}
+            updates, opt_state = transform.update(gradients, opt_state, tables, slots=slots)
+            return optax.apply_updates(tables, updates), opt_state
+
+        return start, step
+
+    return {
+        SMF: (given.begin, partial(step, shape, layer)),
+        MASKED: dense(masked),
+        ADAM: dense(adam),
+    }
+
+
+def take_steps(shape: BlockShape, way: str, steps: int = _STEPS_OF_A_CHILD) -> None:
+    """Makes the block and a few steps."""
+    given = make_block(shape)
+    start, run = ways(given)[way]
+    holder = Holder(start(given.table()))
+    program = compile_for(run, holder.state, *given.arguments()[0], donate=(0,))
+    call = holder.stepping(program.run, given.arguments())
+    for repetition in range(steps):
+        jax.block_until_ready(call(repetition))
+
+
+if __name__ == "__main__":
+    task = json.loads(sys.argv[1])
+    memory = MemoryConfig.from_dict(task["shape"].pop("memory"))
+    take_steps(BlockShape(memory, **task["shape"]), task["way"])
+    tell()

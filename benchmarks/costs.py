@@ -20,19 +20,12 @@ _WIDE = 4  # bytes of a score, a gradient, a row that is being updated
 
 
 class Cost(NamedTuple):
-    """What one call needs.
-
-    Attributes:
-      bytes: to be moved.
-      operations: of floating-point arithmetic.
-    """
+    """What one call needs: bytes to be moved, operations of floating-point arithmetic."""
 
     bytes: float
     operations: float
 
-    def __add__(self, other: object) -> Cost:
-        if not isinstance(other, Cost):
-            return NotImplemented
+    def __add__(self, other: Cost) -> Cost:  # pyright: ignore[reportIncompatibleMethodOverride]
         return Cost(self.bytes + other.bytes, self.operations + other.operations)
 
     def floor_seconds(self, rates: Rates) -> float:
@@ -42,15 +35,9 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class BlockShape:
-    """The shape of one memory block and of what it is given.
+    """The shape of one memory block and of what it is given: ``t``, ``d``, rows a step may change.
 
-    Attributes:
-      memory: shape and choices of the memory.
-      tokens: ``t``.
-      width: ``d``.
-      budget: rows a step may change.
-      dtype: of what the block computes.
-      table_dtype: of the table.
+    What the block computes and its table may have dtypes of their own.
     """
 
     memory: MemoryConfig
@@ -66,70 +53,63 @@ class BlockShape:
         return self.memory.slots
 
     @property
+    def reads(self) -> int:
+        """Reads of all tokens together."""
+        return self.tokens * self.memory.reads_per_token
+
+    @property
+    def row_bytes(self) -> int:
+        """Of the table."""
+        return self.memory.value_width * jnp.dtype(self.table_dtype).itemsize
+
+    @property
     def table_bytes(self) -> int:
         """Bytes of the table."""
-        return self.slots * self.memory.value_width * jnp.dtype(self.table_dtype).itemsize
+        return self.slots * self.row_bytes
 
     @property
     def selected(self) -> int:
         """Rows that a step writes at most."""
-        return min(self.budget, self.slots, self.tokens * self.memory.reads_per_token)
+        return min(self.budget, self.slots, self.reads)
+
+    @property
+    def setting(self) -> dict[str, int]:
+        """What tells measurements of this block from those of others."""
+        return {"table_slots": self.slots, "tokens": self.tokens}
 
 
 def lookup_cost(shape: BlockShape) -> Cost:
     """From queries to slots and scores: all keys against all queries."""
     memory, t = shape.memory, shape.tokens
-    scores = t * memory.heads * 2 * memory.keys_per_half
-    keys = memory.heads * memory.keys_per_half * memory.key_width
-    queries = t * memory.heads * memory.key_width
-    winners = t * memory.reads_per_token
-    return Cost(
-        bytes=_WIDE * (keys + queries) + winners * (_INDEX + _WIDE),
-        operations=scores * memory.key_width,  # kd/2 multiply-adds a score
-    )
+    passed = memory.heads * memory.key_width * (memory.keys_per_half + t)
+    # kd/2 multiply-adds a score.
+    operations = t * memory.heads * 2 * memory.keys_per_half * memory.key_width
+    return Cost(_WIDE * passed + shape.reads * (_INDEX + _WIDE), operations)
 
 
 def read_cost(shape: BlockShape) -> Cost:
-    """The weighted read: the rows, the ids and weights, the result."""
-    memory, t = shape.memory, shape.tokens
-    reads, v = t * memory.reads_per_token, memory.value_width
-    narrow = jnp.dtype(shape.dtype).itemsize
-    row = v * jnp.dtype(shape.table_dtype).itemsize
-    return Cost(
-        bytes=min(reads, shape.slots) * row + reads * (_INDEX + narrow) + t * v * narrow,
-        operations=2.0 * reads * v,
-    )
-
-
-def weight_gradient_cost(shape: BlockShape) -> Cost:
-    """The gradient of the read's weights: every row again, against the cotangent of its token."""
-    return read_cost(shape)
+    """The weighted read, or the gradient of its weights: rows, ids and weights, and the result."""
+    v, narrow = shape.memory.value_width, jnp.dtype(shape.dtype).itemsize
+    others = shape.reads * (_INDEX + narrow) + shape.tokens * v * narrow
+    return Cost(min(shape.reads, shape.slots) * shape.row_bytes + others, 2.0 * shape.reads * v)
 
 
 def select_cost(shape: BlockShape) -> Cost:
     """Counting the reads and ranking those that were made: the ids, and two sets of statistics."""
-    reads = shape.tokens * shape.memory.reads_per_token
-    return Cost(bytes=4 * reads * _INDEX, operations=4.0 * reads)
+    return Cost(4 * shape.reads * _INDEX, 4.0 * shape.reads)
 
 
 def row_gradient_cost(shape: BlockShape) -> Cost:
     """The selected rows' gradient: by reads, or as one matrix product where that is less."""
     t, v, s = shape.tokens, shape.memory.value_width, shape.selected
-    reads = t * shape.memory.reads_per_token
-    return Cost(
-        bytes=reads * (_INDEX + _WIDE) + _WIDE * (t * v + s * v),
-        operations=2.0 * min(s * t, reads) * v,
-    )
+    moved = shape.reads * (_INDEX + _WIDE) + _WIDE * (t * v + s * v)
+    return Cost(moved, 2.0 * min(s * t, shape.reads) * v)
 
 
 def write_cost(shape: BlockShape) -> Cost:
     """The selected rows: their gradient read, the rows read and written."""
-    row = shape.memory.value_width * jnp.dtype(shape.table_dtype).itemsize
-    wide = shape.memory.value_width * _WIDE
-    return Cost(
-        bytes=shape.selected * (2 * row + wide),
-        operations=2.0 * shape.selected * shape.memory.value_width,
-    )
+    v = shape.memory.value_width
+    return Cost(shape.selected * (2 * shape.row_bytes + _WIDE * v), 2.0 * shape.selected * v)
 
 
 def after_cost(shape: BlockShape) -> Cost:
@@ -145,9 +125,8 @@ def forward_cost(shape: BlockShape) -> Cost:
     if memory.gate == "silu":
         weights += 2 * d * memory.value_width
         operations += 2.0 * t * d * memory.value_width * 3  # gate, output, and back through output
-    narrow = jnp.dtype(shape.dtype).itemsize
-    projections = Cost(bytes=narrow * (weights + 3 * t * d), operations=operations)
-    return projections + lookup_cost(shape) + read_cost(shape)
+    moved = jnp.dtype(shape.dtype).itemsize * (weights + 3 * t * d)
+    return Cost(moved, operations) + lookup_cost(shape) + read_cost(shape)
 
 
 def step_cost(shape: BlockShape) -> Cost:
@@ -156,16 +135,7 @@ def step_cost(shape: BlockShape) -> Cost:
 
 
 def dense_step_cost(shape: BlockShape, states: int) -> Cost:
-    """A step with the table's own gradient: that written and read, the table and its states too.
-
-    Args:
-      shape: of the block.
-      states: tables of optimizer state, two of Adam.
-    """
-    forward, numbers = forward_cost(shape), shape.slots * shape.memory.value_width
-    reads = shape.tokens * shape.memory.reads_per_token
-    moved = 2 * shape.table_bytes + 2 * (1 + states) * numbers * _WIDE
-    return Cost(
-        bytes=forward.bytes + moved + 2 * reads * shape.memory.value_width * _WIDE,
-        operations=forward.operations + 2.0 * reads * shape.memory.value_width + numbers,
-    )
+    """A step with the table's own gradient: that, the table and so many states of its size."""
+    numbers, of_reads = (count * shape.memory.value_width for count in (shape.slots, shape.reads))
+    moved = 2 * shape.table_bytes + 2 * (1 + states) * numbers * _WIDE + 2 * of_reads * _WIDE
+    return forward_cost(shape) + Cost(moved, 2.0 * of_reads + numbers)

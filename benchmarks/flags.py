@@ -1,65 +1,68 @@
-"""What ``experiments.benchmark`` can be told."""
+"""What the benchmarks can be told."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from smf_jax.continual.flags import flag
-
 from benchmarks.costs import BlockShape
-from smf_jax.errors import blame_flag, require_least, require_positive
+from smf_jax.configuration import Configuration, setting
+from smf_jax.errors import blame_flag
 from smf_jax.memory.config import MemoryConfig
 
 ON_THIS_MACHINE = ("read", "lookup", "step", "train", "sweep", "generate")
-SUITES = (*ON_THIS_MACHINE, "accelerator", "tpu")
+SUITES = (*ON_THIS_MACHINE, "real_size", "accelerator", "tpu")
 _WHAT, _BLOCK, _OUT = "What is measured", "The memory block", "Output"
+_SLOTS = "16384,65536,262144,1048576,4194304"
 
 
 @dataclass(frozen=True)
-class BenchmarkFlags:
-    """Flags of ``experiments.benchmark``."""
+class BenchmarkConfig(Configuration):
+    """What ``python -m benchmarks`` is told."""
 
-    suite: str = flag(
-        _WHAT,
-        "all",
-        f"any of {', '.join(SUITES)}; all: the first six",
+    suite: str = setting(
+        "all", heading=_WHAT, help=f"any of {', '.join(SUITES)}; all: the first six"
     )
-    table_slots: str = flag(
-        _WHAT,
-        "16384,65536,262144,1048576,4194304",
-        "table slots, each a square number",
+    table_slots: str = setting(_SLOTS, heading=_WHAT, help="table slots, each a square number")
+    repetitions: int = setting(
+        30, heading=_WHAT, help="samples of each case, taken in turns", least=1
     )
-    repetitions: int = flag(_WHAT, 30, "samples of each contestant, taken in turns")
-    torch: bool = flag(_WHAT, True, "also time EmbeddingBag(sparse=True), where torch is installed")
-    peak: bool = flag(_WHAT, True, "also take peak memory, each in a process of its own")
-    scale: float = flag(_WHAT, 1.0, "shrinks whole models and the block of accelerator and tpu")
-    topology: str = flag(_WHAT, "v5e:2x4", "what the suite tpu compiles for")
-    tokens: int = flag(_BLOCK, 512, "tokens t in a step")
-    width: int = flag(_BLOCK, 256, "model width d and value width v")
-    memory_heads: int = flag(_BLOCK, 4, "heads h")
-    reads: int = flag(_BLOCK, 32, "reads per head k")
-    key_width: int = flag(_BLOCK, 256, "key width kd, both halves together")
-    budget: int = flag(_BLOCK, 512, "rows that a step may change")
-    out: str = flag(_OUT, "", "directory of results.json, results.md, pictures; must not exist")
-    overwrite: bool = flag(_OUT, False, "replace what an earlier run left at --out")
-    markdown: bool = flag(_OUT, False, "print the tables in Markdown at the end, to be pasted")
+    torch: bool = setting(
+        True, heading=_WHAT, help="also time EmbeddingBag(sparse=True), where torch is installed"
+    )
+    peak: bool = setting(
+        True, heading=_WHAT, help="also take peak memory, each in a process of its own"
+    )
+    scale: float = setting(
+        1.0,
+        heading=_WHAT,
+        help="shrinks whole models and the block of accelerator and tpu",
+        above=0,
+    )
+    topology: str = setting("v5e:2x4", heading=_WHAT, help="what the suite tpu compiles for")
+    tokens: int = setting(512, heading=_BLOCK, help="tokens t in a step", least=1)
+    width: int = setting(256, heading=_BLOCK, help="model width d and value width v", least=1)
+    memory_heads: int = setting(4, heading=_BLOCK, help="heads h", least=1)
+    reads: int = setting(32, heading=_BLOCK, help="reads per head k")
+    key_width: int = setting(256, heading=_BLOCK, help="key width kd, both halves together")
+    budget: int = setting(512, heading=_BLOCK, help="rows that a step may change", least=1)
+    out: str = setting(
+        "", heading=_OUT, help="directory of results.json, results.md, pictures; must not exist"
+    )
+    overwrite: bool = setting(False, heading=_OUT, help="replace what an earlier run left at --out")
+    markdown: bool = setting(
+        False, heading=_OUT, help="print the tables in Markdown at the end, to be pasted"
+    )
 
     def suites(self) -> tuple[str, ...]:
-        """The suites to run.
-
-        Raises:
-          ValueError: for one that does not exist.
-        """
+        """The suites to run; refuses those that do not exist."""
         if self.suite == "all":
             return ON_THIS_MACHINE
         names = tuple(name.strip() for name in self.suite.split(","))
         for name in names:
             if name not in SUITES:
-                raise ValueError(
-                    f"--suite={self.suite}: {name!r} is unknown; choose from {', '.join(SUITES)}, "
-                    "all"
-                )
+                known = ", ".join((*SUITES, "all"))
+                raise ValueError(f"--suite={self.suite}: {name!r} is unknown; choose from {known}")
         if "tpu" in names and len(names) > 1:
             raise ValueError(
                 f"--suite={self.suite}: tpu compiles for a machine that is not here and times "
@@ -68,49 +71,36 @@ class BenchmarkFlags:
         return names
 
     def slots(self) -> tuple[int, ...]:
-        """Table slots, ascending.
-
-        Raises:
-          ValueError: for what is no number, or not the square of one, or too small for --reads.
-        """
+        """Table slots, ascending; refuses what is no square number, or too small for --reads."""
+        where = f"--table_slots={self.table_slots}"
         try:
             counts = sorted({int(word) for word in self.table_slots.split(",")})
         except ValueError:
-            raise ValueError(
-                f"--table_slots={self.table_slots}: expected whole numbers, as in 16384,65536"
-            ) from None
+            raise ValueError(f"{where}: expected whole numbers, as in 16384,65536") from None
         for count in counts:
             half = math.isqrt(max(count, 0))
             if half < 1 or half * half != count:
-                raise ValueError(
-                    f"--table_slots={self.table_slots}: {count} is not the square of a number of "
-                    f"keys; try {max(half, 1) ** 2} or {(half + 1) ** 2}"
-                )
+                near = f"{max(half, 1) ** 2} or {(half + 1) ** 2}"
+                raise ValueError(f"{where}: {count} is not a square number; try {near}")
             if half < self.reads:
                 raise ValueError(
-                    f"--table_slots={self.table_slots}: {count} slots have {half} keys per half, "
-                    f"fewer than --reads={self.reads}; give at least {self.reads**2}"
+                    f"{where}: {count} slots have {half} keys per half, fewer than "
+                    f"--reads={self.reads}; give at least {self.reads**2}"
                 )
         return tuple(counts)
 
-    def check(self) -> None:
-        """Refuses what no suite could run with.
-
-        Raises:
-          ValueError: naming the flag.
-        """
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.suites()
-        self.slots()
-        require_least(self, 1, "repetitions", "tokens", "width", "memory_heads", "budget")
-        require_positive(self, "scale")
+        least = self.slots()[0]
         if self.scale > 1:
             raise ValueError(f"--scale={self.scale}: expected at most 1, the shapes as they are")
-        if self.budget > self.slots()[0]:
+        if self.budget > least:
             raise ValueError(
                 f"--budget={self.budget} is more rows than the smallest of "
                 f"--table_slots={self.table_slots}; lower it"
             )
-        self.block(self.slots()[0])
+        self.block(least)
 
     def block(self, slots: int) -> BlockShape:
         """The memory block with so many table slots."""
@@ -126,4 +116,4 @@ class BenchmarkFlags:
 
     def blocks(self) -> tuple[BlockShape, ...]:
         """The memory block at every number of table slots."""
-        return tuple(self.block(count) for count in self.slots())
+        return tuple(map(self.block, self.slots()))

@@ -1,52 +1,37 @@
-"""Timing: contestants take turns, so that a machine's other work slows all of them alike."""
+"""Timing: cases take turns, so that a machine's other work slows all of them alike."""
 
 from __future__ import annotations
 
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 Clock = Callable[[], float]
-
+Call = Callable[[int], Any]
+Inputs = Sequence[tuple[Any, ...]]
 REST_SECONDS = 0.003
 LONGEST_REST_SECONDS = 1.0
-# Of one core, for the process to count as at rest.
-_BUSY = 0.1
-WARM_UP = 2
+PROFILED_CALLS = 10
+_BUSY = 0.1  # of one core, for the process to count as at rest
 
 
-class Contestant(NamedTuple):
-    """Something to be timed.
-
-    Attributes:
-      name: of the contestant; unique among those that take turns.
-      call: starts repetition ``i`` of the work and gives what has to be waited for.
-      wait: returns once that is there.
-    """
+class Case(NamedTuple):
+    """Something to be timed: `call` starts repetition ``i`` and gives what is to be waited for."""
 
     name: str
-    call: Callable[[int], Any]
-    wait: Callable[[Any], Any] = jax.block_until_ready
+    call: Call
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of one call, a number a sample.
-
-    Attributes:
-      samples: in the order they were taken.
-    """
+class Timing(NamedTuple):
+    """Seconds of one call, a number a sample, in the order they were taken."""
 
     samples: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if not self.samples:
-            raise ValueError("samples=() is no timing; take at least one")
 
     @property
     def median(self) -> float:
@@ -54,10 +39,9 @@ class Timing:
         return float(np.median(self.samples))
 
     @property
-    def quartiles(self) -> tuple[float, float]:
+    def quartiles(self) -> list[float]:
         """Between these lies the middle half of the samples."""
-        low, high = np.percentile(self.samples, (25, 75))
-        return float(low), float(high)
+        return np.percentile(self.samples, (25, 75)).tolist()
 
 
 def settle(
@@ -67,13 +51,8 @@ def settle(
 ) -> None:
     """Sleeps until the process is at rest.
 
-    What a contestant leaves behind would count among the time of the next one: threads that spin
-    for more work, gigabytes that are given back to the system after their result is there.
-
-    Args:
-      clock: seconds.
-      busy_clock: seconds that the process's threads worked.
-      sleep: for so many seconds.
+    What a case leaves behind would count among the time of the next one: threads that spin for
+    more work, gigabytes that are given back to the system after their result is there.
     """
     latest = clock() + LONGEST_REST_SECONDS
     busy = True
@@ -84,18 +63,18 @@ def settle(
 
 
 def take_turns(
-    contestants: Sequence[Contestant],
+    cases: Sequence[Case],
     repetitions: int,
     *,
     calls: int = 1,
-    warm_up: int = WARM_UP,
+    warm_up: int = 2,
     clock: Clock = time.perf_counter,
     rest: Callable[[], Any] = settle,
 ) -> dict[str, Timing]:
-    """Times contestants in rounds: each is sampled once a round, in an order that changes.
+    """Times cases in rounds: each is sampled once a round, in an order that changes.
 
     Args:
-      contestants: with names of their own.
+      cases: with names of their own.
       repetitions: rounds that count.
       calls: calls of a sample, started one after another and waited for together. More than one
         hides what the host does between calls, as a training loop does.
@@ -107,38 +86,30 @@ def take_turns(
       By name, the seconds of one call.
 
     Raises:
-      ValueError: if two contestants share a name, or nothing would be measured.
+      ValueError: if two cases share a name, or nothing would be measured.
     """
-    names = [contestant.name for contestant in contestants]
+    names = [case.name for case in cases]
     if len(set(names)) < len(names):
-        raise ValueError(f"contestants {names} must have names of their own")
+        raise ValueError(f"cases {names} must have names of their own")
     if repetitions < 1 or calls < 1:
         raise ValueError(f"repetitions={repetitions} and calls={calls} must be at least 1")
     samples: dict[str, list[float]] = {name: [] for name in names}
     for repetition in range(warm_up + repetitions):
         # Another order each round: nobody always runs in the caches that one other left.
-        for place in random.Random(repetition).sample(range(len(names)), len(names)):
-            contestant = contestants[place]
+        for case in random.Random(repetition).sample(cases, len(cases)):
             rest()
             begun = clock()
             for call in range(calls):
-                started = contestant.call(repetition * calls + call)
-            contestant.wait(started)
+                started = case.call(repetition * calls + call)
+            jax.block_until_ready(started)
             seconds = (clock() - begun) / calls
             if repetition >= warm_up:
-                samples[contestant.name].append(seconds)
+                samples[case.name].append(seconds)
     return {name: Timing(tuple(taken)) for name, taken in samples.items()}
 
 
 class ProgramMemory(NamedTuple):
-    """Bytes of a compiled program, as its compiler tells them.
-
-    Attributes:
-      arguments: of what goes in.
-      outputs: of what comes out, donated buffers included.
-      aliased: of outputs that stand in donated arguments.
-      temporaries: of everything else that is held at once.
-    """
+    """Bytes of a compiled program; outputs include the `aliased`, which stand in arguments."""
 
     arguments: int
     outputs: int
@@ -146,25 +117,17 @@ class ProgramMemory(NamedTuple):
     temporaries: int
 
     @property
-    def total(self) -> int:
-        """The most that is held at once while the program runs."""
-        return self.arguments + self.outputs - self.aliased + self.temporaries
+    def held(self) -> int:
+        """What is there before or after the program runs."""
+        return self.arguments + self.outputs - self.aliased
 
 
 class Program(NamedTuple):
-    """A function compiled for its arguments.
+    """What JAX compiled, the seconds of tracing and compiling, and its memory if that is told."""
 
-    Attributes:
-      run: the compiled function.
-      compile_seconds: of tracing and compiling it.
-      memory: ``None`` where the backend does not tell.
-      compiled: what JAX compiled, for its texts and analyses.
-    """
-
-    run: Callable[..., Any]
+    run: Any
     compile_seconds: float
     memory: ProgramMemory | None
-    compiled: Any
 
 
 def compile_for(
@@ -189,47 +152,35 @@ def compile_for(
     begun = clock()
     compiled = jax.jit(fresh, donate_argnums=tuple(donate)).lower(*arguments).compile()
     seconds = clock() - begun
-    analysis = compiled.memory_analysis()
-    memory = None
+    analysis, memory = compiled.memory_analysis(), None
     if analysis is not None:
-        memory = ProgramMemory(
-            arguments=analysis.argument_size_in_bytes,
-            outputs=analysis.output_size_in_bytes,
-            aliased=analysis.alias_size_in_bytes,
-            temporaries=analysis.temp_size_in_bytes,
-        )
-    return Program(compiled, seconds, memory, compiled)
+        parts = ("argument", "output", "alias", "temp")
+        memory = ProgramMemory(*(getattr(analysis, f"{part}_size_in_bytes") for part in parts))
+    return Program(compiled, seconds, memory)
 
 
-class Stepper:
-    """The call of a contestant that owns a state: every call takes it over and leaves the next.
+class Holder:
+    """A state that cases share: some take it over and leave the next, others read its table."""
 
-    Attributes:
-      state: after the calls so far.
-    """
-
-    def __init__(
-        self, run: Callable[..., Any], state: Any, inputs: Sequence[tuple[Any, ...]]
-    ) -> None:
-        """Prepares the calls.
-
-        Args:
-          run: ``(state, *input) -> next state``; may take over the state's buffers.
-          state: at first.
-          inputs: taken in turn, so that caches do not answer.
-        """
+    def __init__(self, state: Any) -> None:
         self.state = state
-        self._run = run
-        self._inputs = inputs
 
-    def __call__(self, repetition: int) -> Any:
-        """Makes one step; returns the state to wait for."""
-        self.state = self._run(self.state, *self._inputs[repetition % len(self._inputs)])
-        return self.state
+    def stepping(self, run: Callable[..., Any], inputs: Inputs) -> Call:
+        """A call ``(state, *input) -> next state``, which may take over the state's buffers."""
+
+        def call(repetition: int) -> Any:
+            self.state = run(self.state, *inputs[repetition % len(inputs)])
+            return self.state
+
+        return call
+
+    def reading(self, run: Callable[..., Any], inputs: Inputs) -> Call:
+        """A call that is given the state's first part, the table."""
+        return lambda repetition: run(self.state[0], *inputs[repetition % len(inputs)])
 
 
-def over_inputs(run: Callable[..., Any], inputs: Sequence[tuple[Any, ...]]) -> Callable[[int], Any]:
-    """The call of a contestant without a state: inputs are taken in turn."""
+def over_inputs(run: Callable[..., Any], inputs: Inputs) -> Call:
+    """A call without a state: inputs are taken in turn, so that caches do not answer."""
     return lambda repetition: run(*inputs[repetition % len(inputs)])
 
 
@@ -243,14 +194,9 @@ def covered(intervals: Iterable[tuple[float, float]]) -> float:
 
 
 class CompileWatch:
-    """Counts what JAX compiles in a ``with`` block, and the seconds that this takes.
-
-    Attributes:
-      programs: compiled so far.
-    """
+    """Counts what JAX compiles in a ``with`` block, and the seconds that this takes."""
 
     _EVENTS = "/jax/core/compile/"
-    _COMPILED = "/jax/core/compile/backend_compile_duration"
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self.programs = 0
@@ -259,19 +205,45 @@ class CompileWatch:
 
     @property
     def seconds(self) -> float:
-        """Seconds that passed while something was traced or compiled."""
-        # Of functions traced within another, only the outer one's time counts.
+        """Of functions traced within another, only the outer one's time counts."""
         return covered(self._intervals)
 
     def __enter__(self) -> CompileWatch:
-        jax.monitoring.register_event_duration_secs_listener(self._hear)
+        jax.monitoring.register_event_duration_secs_listener(self.hear)
         return self
 
     def __exit__(self, *_: Any) -> None:
-        jax.monitoring.unregister_event_duration_listener(self._hear)
+        jax.monitoring.unregister_event_duration_listener(self.hear)
 
-    def _hear(self, event: str, duration_secs: float, **_: Any) -> None:
+    def hear(self, event: str, duration_secs: float, **_: Any) -> None:
+        """Takes note of what JAX tells of itself."""
         if event.startswith(self._EVENTS):
             now = self._clock()
             self._intervals.append((now - duration_secs, now))
-            self.programs += event == self._COMPILED
+            self.programs += event == f"{self._EVENTS}backend_compile_duration"
+
+
+def busy_seconds(call: Call) -> float | None:
+    """Seconds of one warm call during which the device worked; ``None`` where no device tells."""
+    with tempfile.TemporaryDirectory() as directory:
+        with jax.profiler.trace(directory):
+            for repetition in range(PROFILED_CALLS):
+                started = call(repetition)
+            jax.block_until_ready(started)
+        files = sorted(Path(directory).rglob("*.xplane.pb"))
+        planes = jax.profiler.ProfileData.from_file(str(files[0])).planes if files else ()
+        intervals = list(device_intervals(planes))
+    return covered(intervals) / 1e9 / PROFILED_CALLS if intervals else None
+
+
+def device_intervals(planes: Iterable[Any]) -> Iterable[tuple[float, float]]:
+    """Begin and end, in nanoseconds, of everything that the first device ran.
+
+    A GPU has a line for each of its streams, a TPU one of its operations; other lines of a device
+    sum these up and span the gaps between them.
+    """
+    device = next((plane for plane in planes if plane.name.startswith("/device:")), None)
+    for line in device.lines if device else ():
+        if line.name.startswith("Stream") or line.name == "XLA Ops":
+            for event in line.events:
+                yield event.start_ns, event.start_ns + event.duration_ns

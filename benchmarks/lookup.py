@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +14,37 @@ from jaxtyping import Array
 
 from benchmarks.block import INPUT_SETS
 from benchmarks.costs import BlockShape, lookup_cost
-from benchmarks.flags import BenchmarkFlags
+from benchmarks.flags import BenchmarkConfig
 from benchmarks.harness import compile_for, over_inputs
-from benchmarks.results import Report
-from benchmarks.suite import Field, entry
+from benchmarks.report import Measurement, Report, Suite
 from smf_jax.memory.product_keys import Lookup, product_key_lookup
+
+SUITE = "lookup"
+LOOKUP = "lookup"
+
+
+def run(flags: BenchmarkConfig, report: Report) -> None:
+    """Times every form at every number of table slots, all in turns."""
+    suite = Suite()
+    for shape in flags.blocks():
+        k = shape.memory.reads
+        found = add_lookup(suite, SUITE, shape, LOOKUP, partial(product_key_lookup, k=k))
+        pairs = partial(lookup_of_all_pairs, k=k)
+        expected = add_lookup(suite, SUITE, shape, "lookup, all k × k pairs", pairs)
+        np.testing.assert_array_equal(found.slots, expected.slots)
+        add_lookup(suite, SUITE, shape, "scores alone", half_scores)
+    suite.run(report, flags.repetitions)
+
+
+def add_lookup(
+    suite: Suite, of: str, shape: BlockShape, name: str, form: Callable[..., Any]
+) -> Any:
+    """Adds a form of the lookup to the suite of this name; gives what the first inputs give."""
+    inputs = make_queries(shape)
+    program = compile_for(form, *inputs[0])
+    measurement = Measurement(of, name, shape.setting, cost=lookup_cost(shape))
+    suite.add(measurement, over_inputs(program.run, inputs), program)
+    return program.run(*inputs[0])
 
 
 def half_scores(queries: Array, keys: Array) -> Array:
@@ -39,30 +67,8 @@ def lookup_of_all_pairs(queries: Array, keys: Array, k: int) -> Lookup:
 
 def make_queries(shape: BlockShape, seed: int = 0) -> list[tuple[Array, Array]]:
     """Sets of queries ``(t, h, 2, c)``, each with the same keys ``(h, 2, n, c)``."""
-    memory = shape.memory
-    sides = (memory.heads, 2, memory.keys_per_half, memory.key_width // 2)
+    memory, half = shape.memory, shape.memory.key_width // 2
     draw = jax.jit(jax.random.normal, static_argnums=1)
-    keys = draw(jax.random.key(seed), sides)
-    sides = (shape.tokens, memory.heads, 2, memory.key_width // 2)
+    keys = draw(jax.random.key(seed), (memory.heads, 2, memory.keys_per_half, half))
+    sides = (shape.tokens, memory.heads, 2, half)
     return [(draw(jax.random.key(seed + 1 + i), sides), keys) for i in range(INPUT_SETS)]
-
-
-def run(flags: BenchmarkFlags, report: Report) -> None:
-    """Times every form at every number of table slots, all in turns."""
-    field = Field()
-    for shape in flags.blocks():
-        inputs = make_queries(shape)
-        forms = {
-            "lookup": partial(product_key_lookup, k=shape.memory.reads),
-            "lookup, all k × k pairs": partial(lookup_of_all_pairs, k=shape.memory.reads),
-            "scores alone": half_scores,
-        }
-        outputs = {}
-        for name, form in forms.items():
-            program = compile_for(form, *inputs[0])
-            outputs[name] = program.run(*inputs[0])
-            measurement = entry("lookup", name, shape, lookup_cost(shape))
-            field.enter(measurement, over_inputs(program.run, inputs), program)
-        found, expected = outputs["lookup"], outputs["lookup, all k × k pairs"]
-        np.testing.assert_array_equal(found.slots, expected.slots)
-    field.run(report, flags.repetitions)

@@ -2,51 +2,54 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
-from functools import partial
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks.harness import Contestant, Stepper, compile_for, over_inputs, take_turns
+from benchmarks.harness import Case, Holder, compile_for, over_inputs, take_turns
 from benchmarks.resident import peak_resident_bytes
 from smf_jax.cpu_kernels.library import is_available
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "libtpu")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "libtpu")
 
 
 class Rates(NamedTuple):
-    """What the machine reaches at best, measured in the run that quotes it.
+    """What the machine reaches at best in a second, measured in the run that quotes it.
 
-    Attributes:
-      copy_bytes: a second, read and written, of a copy between two arrays that exist.
-      operations: a second, of a square matrix product (two per multiply and add).
-      dtype: of the matrix product.
+    Bytes read and written by a copy, operations (two per multiply and add) of a square product.
     """
 
     copy_bytes: float
     operations: float
     dtype: str
 
+    def __str__(self) -> str:
+        return (
+            f"copies at {self.copy_bytes / 1e9:.3g} GB/s (read and written), multiplies "
+            f"{self.dtype} matrices at {self.operations / 1e9:,.0f} GFLOP/s"
+        )
+
 
 def describe_machine() -> dict[str, Any]:
     """The machine and the versions that run on it, as JSON values."""
     device = jax.devices()[0]
+    versions = {found.metadata["Name"]: found.version for found in distributions()}
     return {
         "platform": device.platform,
         "device_kind": device.device_kind,
         "devices": jax.device_count(),
-        "cpu": _cpu_model(),
+        "cpu": _proc("cpuinfo").get("model name") or platform.processor() or platform.machine(),
         "cores": usable_cores(),
         "cpu_kernels": is_available(),
-        "memory_bytes": _meminfo().get("MemTotal"),
+        "memory_bytes": _in_bytes("MemTotal"),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "versions": {name: versions[name] for name in _PACKAGES if name in versions},
     }
 
 
@@ -62,20 +65,17 @@ def machine_line(machine: dict[str, Any]) -> str:
 
 def usable_cores() -> int:
     """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def free_bytes() -> int | None:
     """Bytes that arrays may still take where they live; ``None`` where nothing tells."""
     device = jax.local_devices()[0]
-    if device.platform != "cpu":
-        stats = device.memory_stats() or {}
-        if "bytes_limit" not in stats:
-            return None
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return min(filter(None, (_meminfo().get("MemAvailable"), _group_free())), default=None)
+    if device.platform == "cpu":
+        return min(filter(None, (_in_bytes("MemAvailable"), _group_free())), default=None)
+    stats = device.memory_stats() or {}
+    return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else None
 
 
 def peak_bytes() -> int | None:
@@ -92,36 +92,21 @@ def measure_rates(
     matrix_width: int | None = None,
     dtype: Any = jnp.float32,
 ) -> Rates:
-    """Measures the copy bandwidth and the rate of matrix products.
+    """Measures copies, by default of far more than a cache holds, and products of square matrices.
 
-    Args:
-      repetitions: of each; the fastest counts, as a rate is what can be reached.
-      copy_bytes: of the array that is copied; by default far more than a cache holds.
-      matrix_width: of the square matrices.
-      dtype: of the matrices.
+    The fastest of the repetitions counts, as a rate is what can be reached.
     """
     on_cpu = jax.default_backend() == "cpu"
-    copy_bytes = copy_bytes or (2**28 if on_cpu else 2**30)
     width = matrix_width or (2048 if on_cpu else 8192)
-    source = jnp.ones(copy_bytes // 4, jnp.float32)
+    source = jnp.ones((copy_bytes or (2**28 if on_cpu else 2**30)) // 4, jnp.float32)
     matrix = jax.random.normal(jax.random.key(0), (width, width), dtype)
-    copy = compile_copy(source)
-    multiply = compile_for(partial(jnp.matmul), matrix, matrix)
-    calls = 1 if on_cpu else 10
-    timings = take_turns(
-        [
-            Contestant("copy", Stepper(copy, jnp.zeros_like(source), [(source,)])),
-            Contestant("multiply", over_inputs(multiply.run, [(matrix, matrix)])),
-        ],
-        repetitions,
-        calls=calls,
-    )
-    best = {name: min(timing.samples) for name, timing in timings.items()}
-    return Rates(
-        copy_bytes=2 * source.nbytes / best["copy"],
-        operations=2 * width**3 / best["multiply"],
-        dtype=jnp.dtype(dtype).name,
-    )
+    copying = Holder(jnp.zeros_like(source)).stepping(compile_copy(source), [(source,)])
+    multiply = compile_for(lambda a, b: jnp.matmul(a, b), matrix, matrix)
+    cases = [Case("copy", copying), Case("multiply", over_inputs(multiply.run, [(matrix, matrix)]))]
+    timings = take_turns(cases, repetitions, calls=1 if on_cpu else 10)
+    copied, multiplied = (min(timings[case.name].samples) for case in cases)
+    name = jnp.dtype(dtype).name
+    return Rates(2 * source.nbytes / copied, 2 * width**3 / multiplied, name)
 
 
 def compile_copy(source: Any) -> Any:
@@ -138,29 +123,16 @@ def compile_copy(source: Any) -> Any:
     return compiled.lower(source, source).compile()
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def _proc(name: str) -> dict[str, str]:
+    """The entries of a file of Linux, the last of each name."""
+    path = Path("/proc") / name
+    lines = path.read_text().splitlines() if path.exists() else ()
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
-
-
-def _meminfo() -> dict[str, int]:
-    path = Path("/proc/meminfo")
-    if not path.exists():
-        return {}
-    pairs = (line.partition(":")[::2] for line in path.read_text().splitlines())
-    return {name: int(value.split()[0]) * 1024 for name, value in pairs if "kB" in value}
+def _in_bytes(entry: str) -> int | None:
+    words = _proc("meminfo").get(entry, "").split()
+    return int(words[0]) * 1024 if words else None
 
 
 def _group_free() -> int | None:

@@ -2,24 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from benchmarks.block import INPUT_SETS, random_table
-from benchmarks.costs import BlockShape, read_cost, weight_gradient_cost
-from benchmarks.flags import BenchmarkFlags
-from benchmarks.harness import compile_for, over_inputs
-from benchmarks.results import Report
-from benchmarks.suite import Field, entry, that_fit
+from benchmarks.costs import BlockShape, read_cost
+from benchmarks.flags import BenchmarkConfig
+from benchmarks.harness import Holder, compile_for
+from benchmarks.report import Measurement, Report, Suite
 from smf_jax.memory.reading import read
 from smf_jax.shapes import Table
 
+SUITE = "read"
+READ, GRADIENT, PLAIN = "read", "gradient of weights", ", one gather"
+FORMS = (READ, READ + PLAIN, GRADIENT, GRADIENT + PLAIN)
 # Two orders of adding the same float32 products.
 _TOLERANCE = 1e-4
+
+
+def run(flags: BenchmarkConfig, report: Report) -> None:
+    """Times every form at every number of table slots, all in turns."""
+    suite = Suite()
+    for shape in flags.blocks():
+        if not report.has_room(f"{SUITE} at {shape.slots:,} table slots", shape.table_bytes):
+            continue
+        table = random_table(shape.slots, shape.memory.value_width, shape.table_dtype)
+        outputs = add_reads(suite, SUITE, shape, Holder((table,)))
+        for name in (READ, GRADIENT):
+            # What computes something else is not timed.
+            tolerance = _TOLERANCE * float(abs(outputs[name + PLAIN]).max())
+            found, expected = outputs[name], outputs[name + PLAIN]
+            np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance, err_msg=name)
+    suite.run(report, flags.repetitions)
+
+
+def add_reads(
+    suite: Suite, of: str, shape: BlockShape, holder: Holder, names: Sequence[str] = FORMS
+) -> dict[str, Array]:
+    """Adds any of `FORMS` to the suite of this name; gives what the first inputs give, by name."""
+    sets, outputs = make_reads(shape), {}
+    for name in names:
+        form: Any = plain_read if name.endswith(PLAIN) else read
+        inputs = sets
+        if name.startswith(GRADIENT):
+            form = partial(weight_gradient, form)
+        else:
+            inputs = [each[:2] for each in sets]
+        program = compile_for(form, holder.state[0], *inputs[0])
+        outputs[name] = program.run(holder.state[0], *inputs[0])
+        measurement = Measurement(of, name, shape.setting, cost=read_cost(shape))
+        suite.add(measurement, holder.reading(program.run, inputs), program)
+    return outputs
 
 
 def plain_read(values: Table, slots: Array, weights: Array) -> Array:
@@ -36,65 +75,16 @@ def weight_gradient(
     return back(cotangent.astype(jax.eval_shape(form, values, slots, weights).dtype))[0]
 
 
-def weight_gradient_of_read(values: Table, slots: Array, weights: Array, cotangent: Array) -> Array:
-    """That of the read."""
-    return weight_gradient(read, values, slots, weights, cotangent)
-
-
 def make_reads(shape: BlockShape, seed: int = 0) -> list[tuple[Array, Array, Array]]:
     """Sets of slots ``(t, r)`` drawn evenly from all, weights, and cotangents ``(t, v)``."""
-    t, r = shape.tokens, shape.memory.reads_per_token
+    size = (shape.tokens, shape.memory.reads_per_token)
 
     @jax.jit
     def make(key: Array) -> tuple[Array, Array, Array]:
         one, two, three = jax.random.split(key, 3)
-        weights = jax.nn.softmax(jax.random.normal(two, (t, r)))
-        return (
-            jax.random.randint(one, (t, r), 0, shape.slots),
-            weights.astype(shape.dtype),
-            jax.random.normal(three, (t, shape.memory.value_width)).astype(shape.dtype),
-        )
+        weights = jax.nn.softmax(jax.random.normal(two, size)).astype(shape.dtype)
+        cotangent = jax.random.normal(three, (shape.tokens, shape.memory.value_width))
+        slots = jax.random.randint(one, size, 0, shape.slots)
+        return slots, weights, cotangent.astype(shape.dtype)
 
     return [make(jax.random.key(seed + number)) for number in range(INPUT_SETS)]
-
-
-def run(flags: BenchmarkFlags, report: Report) -> None:
-    """Times every form at every number of table slots, all in turns."""
-    field = Field()
-    for shape in that_fit(report, "read", flags.blocks(), tables=1):
-        table = random_table(shape.slots, shape.memory.value_width, shape.table_dtype)
-        sets = make_reads(shape)
-        forms = {
-            "read": (read, read_cost(shape)),
-            "read, one gather": (plain_read, read_cost(shape)),
-            "gradient of weights": (weight_gradient_of_read, weight_gradient_cost(shape)),
-            "gradient of weights, one gather": (
-                partial(weight_gradient, plain_read),
-                weight_gradient_cost(shape),
-            ),
-        }
-        outputs = {}
-        for name, (form, cost) in forms.items():
-            wanted = 3 if "gradient" in name else 2
-            inputs = [(table, *each[:wanted]) for each in sets]
-            program = compile_for(form, *inputs[0])
-            outputs[name] = program.run(*inputs[0])
-            field.enter(entry("read", name, shape, cost), over_inputs(program.run, inputs), program)
-        require_equal(outputs, "read", "read, one gather")
-        require_equal(outputs, "gradient of weights", "gradient of weights, one gather")
-    field.run(report, flags.repetitions)
-
-
-def require_equal(outputs: dict[str, Array], found: str, expected: str) -> None:
-    """Refuses to time a form that computes something else.
-
-    Raises:
-      RuntimeError: naming both.
-    """
-    largest = jnp.max(jnp.abs(outputs[expected]))
-    difference = float(jnp.max(jnp.abs(outputs[found] - outputs[expected])) / largest)
-    if not difference <= _TOLERANCE:
-        raise RuntimeError(
-            f"{found!r} differs from {expected!r} by {difference:.2g} of the largest value, more "
-            f"than {_TOLERANCE:g}: it computes something else, so its time says nothing"
-        )

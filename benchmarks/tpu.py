@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -21,13 +22,12 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from benchmarks import block, methods, models
-from benchmarks.accelerator import accelerator_shape
+from benchmarks import block, models
+from benchmarks.accelerator import accelerator_shape, large_decoder
 from benchmarks.costs import BlockShape
-from benchmarks.flags import BenchmarkFlags
+from benchmarks.flags import BenchmarkConfig
 from benchmarks.harness import Program, compile_for
-from benchmarks.results import Measurement, Report
-from benchmarks.suite import check_ratio
+from benchmarks.report import Measurement, Report
 from smf_jax.data.batching import Batch
 from smf_jax.memory.layer import MemoryLayer
 from smf_jax.memory.reading import read
@@ -35,12 +35,10 @@ from smf_jax.sharding import DATA
 from smf_jax.sparse.usage import PoolUsage
 
 SUITE = "tpu"
-READ, STEP, TRAIN = "read", "smf memory step", "smf train step"
-_MEGABYTES = 64
 _ROWS = 64
 _COLLECTIVES = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all"
 # libtpu looks for a TPU machine's metadata, and for other processes on its chips: here are none.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -48,14 +46,7 @@ _ENVIRONMENT = {
 
 
 class Layout(NamedTuple):
-    """How arrays lie on the chips.
-
-    Attributes:
-      name: of the layout.
-      mesh: of the axis `DATA`.
-      tokens: of arrays whose first axis is tokens or rows of a batch.
-      table: of tables.
-    """
+    """How arrays lie on the chips: what has tokens as its first axis, and tables."""
 
     name: str
     mesh: Mesh
@@ -71,27 +62,19 @@ class Layout(NamedTuple):
 
 
 def prepare() -> None:
-    """Keeps JAX on the CPU, and libtpu from looking for chips; first of all.
-
-    Raises:
-      ValueError: without libtpu.
-    """
+    """Keeps JAX on the CPU, and libtpu, which must be there, from looking for chips."""
     if find_spec("libtpu") is None:
         raise ValueError(
             "--suite=tpu: the package libtpu, which holds the TPU compiler, is not installed; "
             'pip install "jax[tpu]" brings the one that fits this jax, and needs no TPU'
         )
-    for name, value in _ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     jax.config.update("jax_platforms", "cpu")
 
 
 def layouts(topology: str) -> list[Layout]:
-    """One chip of a topology, and all of them with tokens, or the table's rows or columns, split.
-
-    Raises:
-      ValueError: for a topology that libtpu does not know.
-    """
+    """One chip of a topology, and all of them with tokens, or the table's rows or columns split."""
     try:
         devices = topologies.get_topology_desc(topology, platform="tpu").devices
     except Exception as error:  # libtpu raises whatever XLA does
@@ -101,117 +84,86 @@ def layouts(topology: str) -> list[Layout]:
         ) from error
     one, everyone = Mesh(np.array(devices[:1]), (DATA,)), Mesh(np.array(devices), (DATA,))
     whole, split, columns = PartitionSpec(), PartitionSpec(DATA), PartitionSpec(None, DATA)
-    count = len(devices)
-    found = [Layout("one chip", one, whole, whole)]
-    if count > 1:
-        found.append(Layout(f"{count} chips, tokens split", everyone, split, whole))
-        found.append(Layout(f"{count} chips, rows split", everyone, whole, split))
-        found.append(Layout(f"{count} chips, columns split", everyone, whole, columns))
+    found, many = [Layout("one chip", one, whole, whole)], f"{len(devices)} chips"
+    if len(devices) > 1:
+        found.append(Layout(f"{many}, tokens split", everyone, split, whole))
+        found.append(Layout(f"{many}, rows split", everyone, whole, split))
+        found.append(Layout(f"{many}, columns split", everyone, whole, columns))
     return found
 
 
-def run(flags: BenchmarkFlags, report: Report) -> None:
+def run(flags: BenchmarkConfig, report: Report) -> None:
     """Compiles every program for every layout."""
     shape = tpu_shape(flags.scale)
     for layout in layouts(flags.topology):
-        for name, compile_program in programs(shape, flags.scale, layout):
+        for name, compile_program in programs(shape, flags.scale, layout).items():
             program = compile_program()
-            setting = {"table_slots": shape.slots, "tokens": shape.tokens, "layout": layout.name}
+            setting = {**shape.setting, "layout": layout.name}
             measurement = Measurement(SUITE, name, setting, more=told(program))
             report.add(measurement.with_program(program))
-    check_tpu(report)
 
 
 def tpu_shape(scale: float) -> BlockShape:
     """As of the suite accelerator, in float32: 1M × 1,024, 4,096 tokens."""
-    shape = accelerator_shape(scale)
-    return BlockShape(shape.memory, shape.tokens, shape.width, shape.budget)
+    return replace(accelerator_shape(scale), dtype="float32", table_dtype="float32")
 
 
-def programs(
-    shape: BlockShape, scale: float, layout: Layout
-) -> Iterator[tuple[str, Callable[[], Program]]]:
+def programs(shape: BlockShape, scale: float, layout: Layout) -> dict[str, Callable[[], Program]]:
     """The programs by name, each compiled when it is called."""
-    yield READ, partial(_compile_read, shape, layout)
-    yield STEP, partial(_compile_step, shape, layout)
-    yield TRAIN, partial(_compile_train, shape, scale, layout)
+    table = layout.place(block.abstract_table(shape), layout.table)
+    return {
+        "read": partial(_compile_read, shape, layout, table),
+        "smf memory step": partial(_compile_step, shape, layout, table),
+        "smf train step": partial(_compile_train, shape, scale, layout),
+    }
 
 
-def _compile_read(shape: BlockShape, layout: Layout) -> Program:
+def _compile_read(shape: BlockShape, layout: Layout, table: Any) -> Program:
     per_token = (shape.tokens, shape.memory.reads_per_token)
-    slots = jax.ShapeDtypeStruct(per_token, jnp.int32)
-    weights = jax.ShapeDtypeStruct(per_token, jnp.dtype(shape.dtype))
-    tokens = (layout.place(leaf, layout.tokens) for leaf in (slots, weights))
-    return compile_for(read, layout.place(_table(shape), layout.table), *tokens)
+    given = (jax.ShapeDtypeStruct(per_token, kind) for kind in (jnp.int32, shape.dtype))
+    return compile_for(read, table, *(layout.place(leaf, layout.tokens) for leaf in given))
 
 
-def _compile_step(shape: BlockShape, layout: Layout) -> Program:
+def _compile_step(shape: BlockShape, layout: Layout, table: Any) -> Program:
     layer = MemoryLayer(shape.memory, shape.width, dtype=jnp.dtype(shape.dtype))
-    x = jax.ShapeDtypeStruct((shape.tokens, 1, shape.width), jnp.dtype(shape.dtype))
     counts = jax.ShapeDtypeStruct((shape.slots,), jnp.int32)
     usage = PoolUsage(counts, counts, jax.ShapeDtypeStruct((), jnp.int32))  # pyright: ignore[reportArgumentType]
-    tokens = layout.place(x, layout.tokens)
-    state = (layout.place(_table(shape), layout.table), None)
-    placed = (
-        layout.place(block.abstract_params(shape, layer)),
-        layout.place(usage),
-        tokens,
-        tokens,
-    )
-    return compile_for(partial(block.step, shape, layer), state, *placed, donate=(0,))
+    x = jax.ShapeDtypeStruct((shape.tokens, 1, shape.width), shape.dtype)
+    params, usage = layout.place((block.abstract_params(shape, layer), usage))
+    x = layout.place(x, layout.tokens)
+    step = partial(block.step, shape, layer)
+    return compile_for(step, (table, None), params, usage, x, x, donate=(0,))
 
 
 def _compile_train(shape: BlockShape, scale: float, layout: Layout) -> Program:
     """Of the 1.3B model: leaves and compute in bfloat16, but for its table."""
-    config = models.large_decoder(shape.memory, scale)
-    method = methods.make_method(methods.SMF, config, shape.budget)
-    params = models.abstract_leaves(config, "bfloat16")
-    for path, leaf in params.items():
-        if path.endswith("/values"):
-            params[path] = jax.ShapeDtypeStruct(leaf.shape, jnp.float32)  # pyright: ignore[reportArgumentType]
-    frozen, state = methods.shapes_of(method, params)
-    placed = layout.place(state)
-    tables = layout.place(state.tables, layout.table)
+    config = large_decoder(shape.memory, scale)
+    method = models.make_method(models.SMF, config, shape.budget)
+    leaves = models.abstract_leaves(config, "bfloat16", "float32")
     usage = jax.eval_shape(partial(models.random_usage, config))
+    frozen, (state, loss) = jax.eval_shape(method.begin, leaves)
+    placed = layout.place(state)._replace(tables=layout.place(state.tables, layout.table))
     rows = (_ROWS, shape.tokens // _ROWS)
     kinds = (jnp.int32, jnp.int32, jnp.float32, bool)
-    batch = Batch(*(jax.ShapeDtypeStruct(rows, kind) for kind in kinds))
-    return compile_for(
-        method.step,
-        placed._replace(tables=tables),
-        layout.place(frozen),
-        layout.place(usage),
-        layout.place(batch, layout.tokens),
-        donate=(0,),
+    batch = layout.place(
+        Batch(*(jax.ShapeDtypeStruct(rows, kind) for kind in kinds)),  # pyright: ignore[reportArgumentType]
+        layout.tokens,
     )
-
-
-def _table(shape: BlockShape) -> Any:
-    dtype = jnp.dtype(shape.table_dtype)
-    return jax.ShapeDtypeStruct((shape.slots, shape.memory.value_width), dtype)
+    frozen, usage, loss = layout.place((frozen, usage, loss))
+    return compile_for(method.step, (placed, loss), frozen, usage, batch, donate=(0,))
 
 
 def told(program: Program) -> dict[str, Any]:
     """What the compiler tells beside memory: bytes accessed, operations, collectives."""
-    analysis = program.compiled.cost_analysis() or {}
+    analysis = program.run.cost_analysis() or {}
     return {
         "argument_bytes": program.memory.arguments if program.memory else None,
         "bytes_accessed": analysis.get("bytes accessed"),
         "flops": analysis.get("flops"),
-        "collectives": collectives(program.compiled.as_text()),
+        "collectives": collectives(program.run.as_text()),
     }
 
 
 def collectives(text: str) -> dict[str, int]:
     """How many collectives of each kind stand in a compiled program's text."""
     return dict(Counter(re.findall(rf"= .*? ({_COLLECTIVES})(?:-start)?\(", text)))
-
-
-def check_tpu(report: Report) -> None:
-    """Checks that no temporary of the memory's step on a chip can exceed the bound."""
-    for each in report.measurements:
-        if each.suite == SUITE and each.memory is not None and each.name in (READ, STEP):
-            layout = str(each.setting["layout"]).replace(" ", "_").replace(",", "")
-            name = f"tpu_{each.name.replace(' ', '_')}_temporaries_{layout}"
-            megabytes = each.memory.temporaries / 1e6
-            check_ratio(report, name, megabytes, "at most", _MEGABYTES, "MB")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.costs import BlockShape
-from benchmarks.flags import BenchmarkFlags
+from benchmarks.flags import BenchmarkConfig
 from benchmarks.machine import Rates
-from benchmarks.results import Report
+from benchmarks.report import Report
 from smf_jax.memory.config import MemoryConfig
 
 MACHINE = {
@@ -38,19 +38,19 @@ TINY: dict[str, Any] = dict(
 )
 
 
-def flags(**changes: Any) -> BenchmarkFlags:
-    return BenchmarkFlags(**{**TINY, **changes})
+def flags(**changes: Any) -> BenchmarkConfig:
+    return BenchmarkConfig(**{**TINY, **changes})
 
 
 def report(lines: list[str] | None = None) -> Report:
     return Report(dict(MACHINE), {}, (lambda _: None) if lines is None else lines.append, RATES)
 
 
-def shape(keys: int = 8, **changes: Any) -> BlockShape:
+def shape(keys: int = 16, **changes: Any) -> BlockShape:
     memory = MemoryConfig(keys_per_half=keys, heads=2, reads=4, key_width=8, value_width=8)
     return BlockShape(**{"memory": memory, "tokens": 16, "width": 8, "budget": 16, **changes})
 
 
-def names_of(told: Report) -> list[tuple[str, int | None]]:
-    """Names and table slots of what was measured, in order."""
-    return [(each.name, each.setting.get("table_slots")) for each in told.measurements]
+def names_of(told: Report) -> list[str]:
+    """Names of what was measured, in order."""
+    return [row["name"] for row in told.measurements]

@@ -15,7 +15,7 @@ from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from experiments import evaluate
-from experiments.evaluate import EvaluateFlags
+from experiments.evaluate import EvaluateConfig
 from smf_jax.data.multiple_choice import Choice, read_hellaswag
 from smf_jax.data.tokenizer import load_tokenizer
 from smf_jax.evaluation.lm_eval import SmfLM
@@ -231,7 +231,7 @@ def test_the_command_runs_local_tasks_and_names_unknown_ones(tmp_path, shared, m
     data.write_text("".join(f"{json.dumps(record)}\n" for record in records))
     tasks.mkdir()
     (tasks / "task.yaml").write_text(CHOICE_TASK.format(path=data))
-    given = EvaluateFlags(
+    given = EvaluateConfig.of(
         base=str(shared / "data" / "models" / "tinystories656k"),
         probes=f"hella=hellaswag:{file}",
         probe_limit=12,

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from experiments import evaluate
-from experiments.evaluate import EvaluateFlags
+from experiments.evaluate import EvaluateConfig
 from smf_jax.continual.base import load_base
 from smf_jax.data.readers import Reader
 from smf_jax.evaluation.probe import ProbeContext, ProbeOptions
@@ -54,7 +54,7 @@ def run(sweeper, probes, tmp_path_factory):
 
 def scores_of(out, probes, **changes) -> dict:
     """What the command measures and writes."""
-    flags = EvaluateFlags(
+    flags = EvaluateConfig.of(
         probes=probes, out=str(out), **{"eval_batch_size": 32, **OPTIONS, **changes}
     )
     with quick_compilation():
@@ -100,7 +100,7 @@ def test_a_run_alone_is_its_base(run, probes, tmp_path, capsys):
 
 
 def refused(message: str, **changes) -> None:
-    flags = EvaluateFlags(**{"base": "no", "probes": "a=b.txt", "out": "out.json", **changes})
+    flags = EvaluateConfig.of(**{"base": "no", "probes": "a=b.txt", "out": "out.json", **changes})
     with pytest.raises((ValueError, FileNotFoundError, FileExistsError), match=message):
         evaluate.main(flags)
 

@@ -1,5 +1,3 @@
-import dataclasses
-import json
 import re
 import shutil
 from pathlib import Path
@@ -8,12 +6,13 @@ import numpy as np
 import pytest
 
 from experiments import export
-from experiments.export import ExportFlags
+from experiments.export import ExportConfig
 from smf_jax import checkpoints
+from smf_jax.configuration import flags_of
 from smf_jax.continual.base import load_base
-from smf_jax.continual.config import SweepFlags
-from smf_jax.continual.methods import apply_trained
-from smf_jax.continual.plan import plan
+from smf_jax.continual.grid import grid
+from smf_jax.continual.run_directory import RunDirectory
+from smf_jax.continual.sections import GridConfig
 from smf_jax.data.tokenizer import load_tokenizer
 from smf_jax.interop.export.model import load_exported
 from smf_jax.interop.huggingface.checkpoint import load_huggingface
@@ -27,7 +26,7 @@ def trials_of(run: Path, method: str) -> list[str]:
 
 
 def run_export(**flags) -> int:
-    return export.main(ExportFlags(**{name: str(value) for name, value in flags.items()}))
+    return export.main(ExportConfig.of(**{name: str(value) for name, value in flags.items()}))
 
 
 def assert_same(found, expected) -> None:
@@ -59,9 +58,9 @@ def test_a_trial_with_patches(finished, tmp_path, capsys):
 def test_an_earlier_task_and_one_patch_for_all(finished, tmp_path):
     trial = trials_of(finished, "smf")[0]
     assert run_export(run=finished, trial=trial, out=tmp_path / "all") == 0
-    flags = ExportFlags(run=str(finished), trial=trial, task=0, out=str(tmp_path / "first"))
+    flags = ExportConfig.of(run=str(finished), trial=trial, task=0, out=str(tmp_path / "first"))
     assert export.main(flags) == 0
-    flags = ExportFlags(run=str(finished), trial=trial, stack=True, out=str(tmp_path / "one"))
+    flags = ExportConfig.of(run=str(finished), trial=trial, stack=True, out=str(tmp_path / "one"))
     assert export.main(flags) == 0
     first, one, both = (load_exported(tmp_path / name) for name in ("first", "one", "all"))
     assert (len(first.patches), len(one.patches), len(both.patches)) == (1, 1, 2)
@@ -74,11 +73,11 @@ def test_methods_without_patches_are_in_the_base(method, finished, tmp_path):
     trial = trials_of(finished, method)[0]
     assert run_export(run=finished, trial=trial, out=tmp_path / "out") == 0
     base = load_base(str(finished / "base"), "base")
-    settings = json.loads((finished / "config.json").read_text())
+    own = RunDirectory(str(finished)).config().own(method)
     trained = checkpoints.load(finished / "trials" / trial / "task_01")[0]
     found = load_exported(tmp_path / "out")
     assert not found.patches
-    assert_same(found.params, apply_trained(base.params, trained, settings["lora_alpha"]))
+    assert_same(found.params, METHODS[method].apply(own, base.params, trained))
     assert any(not np.array_equal(x, found.params[p]) for p, x in base.params.items())
 
 
@@ -132,7 +131,7 @@ def test_bad_flags_are_refused(flags, message, finished, tmp_path):
 
 def test_a_task_that_was_not_reached_is_refused(finished, tmp_path):
     trial = trials_of(finished, "smf")[0]
-    flags = ExportFlags(run=str(finished), trial=trial, task=7, out=str(tmp_path / "new"))
+    flags = ExportConfig.of(run=str(finished), trial=trial, task=7, out=str(tmp_path / "new"))
     with pytest.raises(FileNotFoundError, match=r"--task=7 of .* has no checkpoint; .* \[0, 1\]"):
         export.main(flags)
 
@@ -140,10 +139,10 @@ def test_a_task_that_was_not_reached_is_refused(finished, tmp_path):
 def test_the_commands_of_the_serving_page_are_right():
     commands = re.findall(r"^python -m experiments.export ([^#\n]+)", SERVING.read_text(), re.M)
     given = [dict(re.findall(r"--(\w+)=(\S+)", command)) for command in commands]
-    known = {field.name for field in dataclasses.fields(ExportFlags)}
+    known = flags_of(ExportConfig()).keys()
     assert len(given) == 2 and all(flags.keys() <= known for flags in given)
     (trial,) = (flags["trial"] for flags in given if "trial" in flags)
-    assert trial in {trial.id for trial in plan(SweepFlags())}, "a trial of a sweep at its defaults"
+    assert trial in {trial.id for trial in grid(GridConfig())}, "a trial of a sweep at its defaults"
 
 
 def test_the_code_of_the_serving_page_runs(finished, tmp_path, monkeypatch):

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from smf_jax.sparse.update_rule import OPTIMIZERS, OptimizerConfig
 
 from smf_jax.memory.layer import MemoryLayer
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import pool_path
+from smf_jax.sparse.optimizers import OPTIMIZERS, OptimizerConfig
 from smf_jax.sparse.transform import freeze_all_but_rows
 from smf_jax.training.memory_model import as_memory_model
 from smf_jax.training.reads import read_counts

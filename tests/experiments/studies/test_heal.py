@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.studies import heal as heal_study
-from experiments.studies.heal import HealStudyFlags, main, table
+from experiments.studies.heal import HealStudyConfig, main, table
 from smf_jax.continual.base import load_base
 from smf_jax.data.batching import pack_texts
 from smf_jax.evaluation.likelihood import loss_sum, mean_loss
@@ -42,14 +42,13 @@ def given(plain_checkpoint, tmp_path_factory):
 
 def test_every_mode_and_seed_is_measured_before_and_after(given, capsys):
     with on_devices(1), quick_compilation():
-        assert main(HealStudyFlags(**given)) == 0
+        assert main(HealStudyConfig.of(**given)) == 0
     told = json.loads((Path(given["out"]) / "losses.json").read_text())
     rows = told["losses"]
     assert [(row["mode"], row["seed"]) for row in rows] == [
         (mode, seed) for mode in ("add", "replace") for seed in (0, 1)
     ]
-    flags = HealStudyFlags(**given)
-    base = load_base(flags.base, "base")
+    base = load_base(given["base"], "base")
     texts = [
         json.loads(line)["text"] for line in Path(given["heal_texts"]).read_text().splitlines()
     ]
@@ -63,7 +62,7 @@ def test_every_mode_and_seed_is_measured_before_and_after(given, capsys):
     assert len({row["healed"] for row in rows}) == 4
     assert table(rows) in capsys.readouterr().out
     with pytest.raises(FileExistsError, match="--out=.* holds a study"):
-        main(flags)
+        main(HealStudyConfig.of(**given))
 
 
 def test_the_table_has_means_and_the_range_of_the_rise():
@@ -81,8 +80,8 @@ def test_the_table_has_means_and_the_range_of_the_rise():
         (dict(probes=""), "--probes is empty"),
         (dict(probes="things"), "--probes=things: 'things' should be NAME=FILE"),
         (
-            dict(retrofit="add,none"),
-            "--retrofit=add,none: 'none' is not known; choose from add, replace",
+            dict(modes="add,none"),
+            "--modes=add,none: 'none' is not known; choose from add, replace",
         ),
         (dict(heal_steps=0), "--heal_steps=0: expected at least 1"),
         (dict(seeds="x"), "--seeds=x"),
@@ -93,4 +92,4 @@ def test_bad_input_is_refused_before_any_compute(given, tmp_path, monkeypatch, c
     monkeypatch.setattr(heal_study, "retrofit_base", None)
     monkeypatch.setattr(heal_study, "Scorer", None)
     with pytest.raises(ValueError, match=message):
-        main(HealStudyFlags(**{**given, "out": str(tmp_path / "out"), **changes}))
+        main(HealStudyConfig.of(**{**given, "out": str(tmp_path / "out"), **changes}))

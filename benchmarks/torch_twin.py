@@ -17,22 +17,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.resident import tell_peak
+from benchmarks.resident import tell
 
 _STEPS_OF_A_CHILD = 3
 
 
 class Sizes(NamedTuple):
-    """Of a memory block with a silu gate.
-
-    Attributes:
-      slots: ``N``.
-      tokens: ``t``.
-      width: ``d`` and ``v``.
-      heads: ``h``.
-      reads: ``k``.
-      key_width: ``kd``.
-    """
+    """Of a memory block with a silu gate: ``N``, ``t``, ``d`` and ``v``, ``h``, ``k``, ``kd``."""
 
     slots: int
     tokens: int
@@ -59,41 +50,34 @@ class TorchBlock:
         learning_rate: float,
         threads: int,
     ) -> None:
-        """Copies everything into tensors.
+        """Copies everything into tensors but the table ``(N, v)``, which it may write.
 
-        Args:
-          sizes: of the block.
-          table: ``(N, v)``, a NumPy array that the block may write, or a tensor.
-          params: ``keys`` and ``query``, ``gate``, ``output``, each a ``kernel`` and a ``bias``.
-          inputs: pairs of the input ``(t, d)`` and the cotangent of the output.
-          learning_rate: of SGD.
-          threads: that PyTorch may use.
+        Inputs are pairs ``(t, d)`` of the block's input and the cotangent of its output.
         """
         self._torch: Any = importlib.import_module("torch")
         self._torch.set_num_threads(threads)
         self._sizes = sizes
-        tensor = self._torch.as_tensor
-        self._keys = tensor(np.array(params["keys"]))
+        tensor = lambda array: self._torch.as_tensor(np.array(array))  # noqa: E731
+        self._keys = tensor(params["keys"])
         self._maps = {
-            name: (tensor(np.array(params[name]["kernel"])), tensor(np.array(params[name]["bias"])))
+            name: (tensor(params[name]["kernel"]), tensor(params[name]["bias"]))
             for name in ("query", "gate", "output")
         }
-        self._inputs = [(tensor(np.array(x)), tensor(np.array(up))) for x, up in inputs]
+        self._inputs = [(tensor(x), tensor(upstream)) for x, upstream in inputs]
+        weight = self._torch.as_tensor(table)
         self.bag = self._torch.nn.EmbeddingBag(
-            sizes.slots, sizes.width, mode="sum", sparse=True, _weight=tensor(table)
+            sizes.slots, sizes.width, mode="sum", sparse=True, _weight=weight
         )
         self._optimizer = self._torch.optim.SGD(self.bag.parameters(), lr=learning_rate)
 
     def output(self, number: int) -> Any:
         """The block's output ``(t, d)`` for one of the inputs, with a graph to the table."""
-        torch, sizes = self._torch, self._sizes
+        torch, tokens = self._torch, self._sizes.tokens
         x, _ = self._inputs[number % len(self._inputs)]
         with torch.no_grad():
-            slots, weights = self._lookup(x)
+            slots, weights = (of.reshape(tokens, -1) for of in self._lookup(x))
             gate = torch.nn.functional.silu(self._linear("gate", x))
-        y = self.bag(
-            slots.reshape(sizes.tokens, -1), per_sample_weights=weights.reshape(sizes.tokens, -1)
-        )
+        y = self.bag(slots, per_sample_weights=weights)
         return self._linear("output", y * gate)
 
     def __call__(self, number: int) -> None:
@@ -126,12 +110,12 @@ def _step_some(sizes: Sizes, threads: int) -> None:
     def draw(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape, np.float32) * np.float32(shape[-1] ** -0.5)
 
-    n, d = math.isqrt(sizes.slots), sizes.width
-    maps = {"query": sizes.heads * sizes.key_width, "gate": d, "output": d}
+    d, maps = sizes.width, {"query": sizes.heads * sizes.key_width}
+    maps |= {"gate": d, "output": d}
     params: dict[str, Any] = {
         name: {"kernel": draw(d, w), "bias": draw(w)} for name, w in maps.items()
     }
-    params["keys"] = draw(sizes.heads, 2, n, sizes.key_width // 2)
+    params["keys"] = draw(sizes.heads, 2, math.isqrt(sizes.slots), sizes.key_width // 2)
     inputs = [(draw(sizes.tokens, d), draw(sizes.tokens, d))]
     table = torch.empty(sizes.slots, d).normal_()
     block = TorchBlock(sizes, table, params, inputs, 0.1, threads)
@@ -142,4 +126,4 @@ def _step_some(sizes: Sizes, threads: int) -> None:
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
     _step_some(Sizes(**given["sizes"]), given["threads"])
-    tell_peak()
+    tell()

@@ -1,0 +1,112 @@
+"""The command: what it writes, what it refuses, what it prints."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks.flags import SUITES, BenchmarkConfig
+from benchmarks.harness import Timing
+from benchmarks.report import Measurement
+from experiments import benchmark
+from experiments.cli import help_text
+from tests.benchmarks.tiny import RATES, flags
+
+
+def measure(flags, report):
+    for slots in flags.slots():
+        setting = {"table_slots": slots, "tokens": 16}
+        timing = Timing((1e-5 * slots,))
+        report.add(Measurement("lookup", "lookup", setting, timing=timing))
+    report.skip("torch", "it is not installed")
+
+
+def fail(flags, report):
+    raise KeyError("a fault of ours")
+
+
+def run(**changes) -> int:
+    runs = dict.fromkeys(SUITES, measure) | {"train": fail}
+    return command.main(flags(**{"suite": "lookup", **changes}), runs)
+
+
+@pytest.fixture(autouse=True)
+def made_up(monkeypatch):
+    """Rates that take no time; the compilation cache is put back."""
+    monkeypatch.setattr(command, "measure_rates", lambda **_: RATES)
+    cached = jax.config.jax_enable_compilation_cache
+    yield
+    jax.config.update("jax_enable_compilation_cache", cached)
+
+
+def test_a_run_leaves_json_tables_and_a_picture(tmp_path, capsys):
+    out = tmp_path / "runs" / "mine"
+    assert run(out=str(out)) == 0
+    files = sorted(path.name for path in out.iterdir())
+    assert files == ["lookup.png", "results.json", "results.md"]
+    result = json.loads((out / "results.json").read_text())
+    assert result["format"] == 1
+    assert result["flags"]["table_slots"] == "64,256"
+    assert result["machine"]["cores"] >= 1
+    assert [row["setting"]["table_slots"] for row in result["measurements"]] == [64, 256]
+    assert result["measurements"][0]["seconds"]["median"] == 1e-5 * 64
+    assert result["skipped"] == [{"what": "torch", "reason": "it is not installed"}]
+    table = (out / "results.md").read_text()
+    assert "| lookup                    | 0.64 | 2.56 |" in table
+    assert "copies at 1 GB/s" in table
+    assert "### lookup" not in capsys.readouterr().out
+    assert run(markdown=True) == 0
+    assert "### lookup" in capsys.readouterr().out
+
+
+def test_what_is_done_is_kept_when_a_later_suite_fails(tmp_path):
+    with pytest.raises(KeyError):
+        run(suite="lookup,train", out=str(tmp_path / "x"))
+    assert len(json.loads((tmp_path / "x" / "results.json").read_text())["measurements"]) == 2
+
+
+def test_an_earlier_run_is_replaced_only_if_asked_and_nothing_else_ever(tmp_path):
+    out = tmp_path / "mine"
+    run(out=str(out))
+    with pytest.raises(FileExistsError, match="--out=.*mine exists; .*--overwrite"):
+        run(out=str(out))
+    assert run(out=str(out), overwrite=True, table_slots="64") == 0
+    assert not (out / "lookup.png").exists()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "precious").write_text("")
+    with pytest.raises(FileExistsError, match="holds no benchmark"):
+        run(out=str(other), overwrite=True)
+    assert [path.name for path in other.iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"suite": "x"}, "--suite=x: 'x' is unknown; choose from read"),
+        ({"suite": "tpu,read"}, "run it by itself"),
+        ({"table_slots": "many"}, "--table_slots=many: expected whole numbers"),
+        ({"table_slots": "60"}, "60 is not a square number; try 49 or 64"),
+        ({"table_slots": "9"}, "fewer than --reads=4; give at least 16"),
+        ({"repetitions": 0}, "--repetitions=0: expected at least 1"),
+        ({"scale": 2.0}, "--scale=2.0: expected at most 1"),
+        ({"budget": 65}, "--budget=65 is more rows than the smallest"),
+        ({"key_width": 7}, "--key_width=7"),
+    ],
+)
+def test_bad_flags_are_refused_before_anything_is_measured(wrong, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "measure_rates", None)
+    with pytest.raises(ValueError, match=message):
+        run(out=str(tmp_path / "x"), **wrong)
+    assert not (tmp_path / "x").exists()
+
+
+def test_every_suite_runs_and_the_command_has_two_names():
+    assert set(command.RUNS) == set(SUITES)
+    assert BenchmarkConfig().suites() == SUITES[:6]
+    assert benchmark.command is command.command
+    text = help_text(BenchmarkConfig, "benchmarks", "times", "an example")
+    assert max(map(len, text.splitlines())) <= 100
