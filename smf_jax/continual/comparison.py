@@ -17,6 +17,7 @@ import numpy as np
 from smf_jax import checkpoints
 from smf_jax.continual.base import PARAMS
 from smf_jax.continual.run_directory import BASE
+from smf_jax.continual.trial_group import CARRIED
 from smf_jax.params import is_pool
 from smf_jax.sparse.exactness import rows_differ, same_bits
 from smf_jax.sparse.patch import Patch, apply_patch
@@ -198,7 +199,9 @@ def _load_model(
         for patch in _patches_up_to(path):
             arrays = apply_patch(arrays, patch)
     elif kind == "leaves":
-        arrays = {**arrays, **checkpoints.load(path)[0]}
+        saved = checkpoints.load(path)[0]
+        own = {name: each for name, each in saved.items() if not name.startswith(CARRIED)}
+        arrays = {**arrays, **own}
     elif kind == "adapters":
         adapters = checkpoints.load(path)[0]
         arrays = {**arrays, **{f"adapters/{name}": each for name, each in adapters.items()}}

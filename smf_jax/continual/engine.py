@@ -196,13 +196,11 @@ class TrialBatch:
                 patches = self.sweep.run.load_patches(trial, task)
                 restored[trial] = self.histories[trial].take_up(patches)
             elif not keeps:
-                restored[trial] = self.sweep.run.load_params(trial, task - 1)
+                restored[trial] = self.sweep.run.load_saved(trial, task - 1)
         if keeps:
             return state
         everyone = [
-            restored[trial]
-            if trial in restored
-            else jax.device_get(self.group.trained(state, place))
+            restored[trial] if trial in restored else jax.device_get(self.group.saved(state, place))
             for place, trial in enumerate(self.filled)
         ]
         return self.group.resume(state, everyone)
@@ -280,8 +278,8 @@ class TrialBatch:
         """Saves what a task changed; returns the rows of its patch, for methods that have one."""
         trial, run = self.trials[place], self.sweep.run
         if trial not in self.histories:
-            trained = self.group.trained(state, place)
-            run.save_params(trial, task, trained, self.sweep.base_fingerprint)
+            saved = self.group.saved(state, place)
+            run.save_params(trial, task, saved, self.sweep.base_fingerprint)
             return None
         rows = {}
         for pool, written in state.written.items():

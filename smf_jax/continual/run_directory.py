@@ -24,6 +24,7 @@ from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.results import ResultRow
 from smf_jax.continual.trial import Trial
+from smf_jax.continual.trial_group import CARRIED
 from smf_jax.errors import require_writable
 from smf_jax.params import Params
 from smf_jax.sparse.patch import Patch, apply_patch
@@ -236,9 +237,14 @@ class RunDirectory:
             shutil.rmtree(path)  # half of a checkpoint, which `completed` did not count
         checkpoints.save(path, arrays, about, overwrite=True)
 
-    def load_params(self, trial: Trial, task: int) -> Params:
-        """The trained leaves after a task."""
+    def load_saved(self, trial: Trial, task: int) -> Params:
+        """Everything that was saved after a task, what the next one needs included."""
         return checkpoints.load(self.task_path(trial, task))[0]
+
+    def load_params(self, trial: Trial, task: int) -> Params:
+        """The trained parameters, or adapters, after a task."""
+        saved = self.load_saved(trial, task)
+        return {path: leaf for path, leaf in saved.items() if not path.startswith(CARRIED)}
 
     def load_patches(self, trial: Trial, tasks: int) -> list[Patch]:
         """The patches of a trial's first tasks."""

@@ -20,6 +20,9 @@ from smf_jax.sparse.usage import PoolUsage
 from smf_jax.training.step import Settings, Shared, StepMetrics
 from smf_jax.training.trainers import State, Trainer
 
+# Before the paths of what a checkpoint holds beside parameters, for the next task.
+CARRIED = "carried/"
+
 
 class TaskMetrics(NamedTuple):
     """Of the steps of one task, one row per trial.
@@ -92,6 +95,12 @@ class TrialGroup(Generic[State]):
             trainer.begin_task, mesh, (False, True, False, True), donate=(1,)
         )
         self._step = over_trials(step_at, mesh, (False, True, True, False, True), donate=(1,))
+        ends = trainer.end_task
+        self._end_task = (
+            None
+            if ends is None
+            else over_trials(ends, mesh, (False, True, False, True), donate=(1,))
+        )
         self._right = over_trials(right, mesh, (False, True, False))
         self._losses = over_trials(losses, mesh, (False, True, False))
 
@@ -108,7 +117,8 @@ class TrialGroup(Generic[State]):
         return self._begin(self._base, stacked), stacked
 
     def resume(self, state: State, params: Sequence[Params]) -> State:
-        """The states with the trained leaves of an earlier run in place of the base's."""
+        """The states with what an earlier run has `saved` in place of the base's."""
+        params = [{path.removeprefix(CARRIED): leaf for path, leaf in of.items()} for of in params]
         resumed = over_trials(self.trainer.resume, self.mesh, (True, True), donate=(0,))
         return resumed(state, split_over(stack(params), self.mesh))
 
@@ -127,13 +137,16 @@ class TrialGroup(Generic[State]):
           The states after the task and what was measured on the way.
         """
         steps = batches[0].tokens.shape[0]
-        state = self._begin_task(self._shared, state, replicate(examples, self.mesh), settings)
+        examples = replicate(examples, self.mesh)
+        state = self._begin_task(self._shared, state, examples, settings)
         placed = split_over(stack(batches), self.mesh)
         metrics = []
         for position in range(steps):
             index = jnp.asarray(position, jnp.int32)
             state, measured = self._step(self._shared, state, placed, index, settings)
             metrics.append(measured)
+        if self._end_task is not None:
+            state = self._end_task(self._shared, state, examples, settings)
         fetched = jax.device_get((metrics, state.failed_step))
         losses = np.stack([step.loss for step in fetched[0]], axis=1)
         selected = np.stack([step.selected for step in fetched[0]], axis=1)
@@ -154,6 +167,12 @@ class TrialGroup(Generic[State]):
     def trained(self, state: State, trial: int) -> Params:
         """The leaves of one trial that training may have changed, still on their device."""
         return self.trainer.trained(unstack(state, trial))
+
+    def saved(self, state: State, trial: int) -> Params:
+        """What the next task of one trial goes on from: what has trained, and what is carried."""
+        own = unstack(state, trial)
+        carried = {CARRIED + path: leaf for path, leaf in self.trainer.carried(own).items()}
+        return {**self.trainer.trained(own), **carried}
 
     def base_beside(self, trial: int) -> Params:
         """The base's leaves on the device that runs one trial; nothing is copied."""

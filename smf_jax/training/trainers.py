@@ -35,6 +35,11 @@ class TrainState(Protocol):
 State = TypeVar("State", bound=TrainState)
 
 
+def _nothing(state: TrainState) -> Params:
+    del state
+    return {}
+
+
 class Trainer(NamedTuple, Generic[State]):
     """One method, as pure functions of one trial.
 
@@ -47,6 +52,10 @@ class Trainer(NamedTuple, Generic[State]):
       trained: ``(state) -> leaves by path`` that training may have changed.
       resume: ``(state, leaves) -> state`` with those leaves in place of the trained ones.
       frozen: ``(base leaves) -> leaves by path`` that stay as they are; goes into `Shared`.
+      end_task: ``(shared, state, examples, settings) -> state`` after the last step of a task, for
+        methods that measure what the task needs; ``None`` for the others.
+      carried: ``(state) -> arrays by path`` that the next task needs beside the trained leaves;
+        `resume` is given them too.
     """
 
     begin: Callable[[Params, Settings], State]
@@ -56,6 +65,8 @@ class Trainer(NamedTuple, Generic[State]):
     trained: Callable[[State], Params]
     resume: Callable[[State, Params], State]
     frozen: Callable[[Params], Params]
+    end_task: Callable[[Shared, State, Batch, Settings], State] | None = None
+    carried: Callable[[State], Params] = _nothing
 
 
 def dense_trainer(

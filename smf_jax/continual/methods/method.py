@@ -7,7 +7,7 @@ a method by its name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import jax
@@ -178,8 +178,3 @@ def settings_of(trial: Trial, size: int) -> Settings:
         budget=jnp.asarray(size if trial.slots is None else trial.slots, jnp.int32),
         seed=jnp.asarray(trial.seed, jnp.uint32),
     )
-
-
-def has_settings(method: Method[Any]) -> bool:
-    """Whether a method has settings of its own."""
-    return bool(fields(method.config))
