@@ -5,11 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from smf_jax.continual.methods.full import Full
+from smf_jax.continual.methods.l2_init import L2Init
 from smf_jax.continual.methods.lora import Lora
 from smf_jax.continual.methods.method import Method
 from smf_jax.continual.methods.replay import Replay
 from smf_jax.continual.methods.smf import Smf
 
 METHODS: dict[str, Method[Any]] = {
-    method.name: method for method in (Smf(), Full(), Lora(), Replay())
+    method.name: method
+    for method in (
+        Smf(),
+        Full(),
+        Lora(),
+        Replay(),
+        L2Init(),
+    )
 }
