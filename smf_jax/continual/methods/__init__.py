@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from smf_jax.continual.methods.ewc import Ewc
 from smf_jax.continual.methods.full import Full
 from smf_jax.continual.methods.l2_init import L2Init
 from smf_jax.continual.methods.lora import Lora
@@ -19,5 +20,6 @@ METHODS: dict[str, Method[Any]] = {
         Lora(),
         Replay(),
         L2Init(),
+        Ewc(),
     )
 }
