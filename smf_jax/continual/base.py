@@ -130,7 +130,7 @@ def save_base(path: Path, base: Base, overwrite: bool = False) -> str:
     return base_fingerprint
 
 
-def load_base(path: str, flag: str, dtype: str = "float32") -> Base:
+def load_base(path: str, flag: str = "base", dtype: str = "float32") -> Base:
     """Reads a base that `save_base` wrote, an exported model, or a Hugging Face directory.
 
     Args:

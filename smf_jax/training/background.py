@@ -32,8 +32,8 @@ def measure_background(
     params: Params,
     batches: Batch,
     *,
-    corpus: str,
-    tokenizer: str,
+    corpus: str = "",
+    tokenizer: str = "",
     progress: Callable[[int], None] = lambda _: None,
 ) -> Background:
     """Counts the reads of general text, batch by batch.

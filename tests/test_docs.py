@@ -1,0 +1,144 @@
+"""README and docs: every command they print is one, and what a newcomer copies runs."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from benchmarks.flags import BenchmarkConfig
+from experiments import evaluate, sweep
+from experiments.cli import parse
+from experiments.compare import CompareConfig
+from experiments.evaluate import EvaluateConfig
+from experiments.export import ExportConfig
+from experiments.report.__main__ import ReportConfig
+from experiments.studies.heal import HealStudyConfig
+from smf_jax.continual.config import PretrainConfig, RetrofitCommandConfig, SweepConfig
+from tests.tiny_sweep import on_devices, quick_compilation, write_lines
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+CONFIGS = {
+    "benchmarks": BenchmarkConfig,
+    "experiments.sweep": SweepConfig,
+    "experiments.pretrain": PretrainConfig,
+    "experiments.retrofit": RetrofitCommandConfig,
+    "experiments.evaluate": EvaluateConfig,
+    "experiments.export": ExportConfig,
+    "experiments.compare": CompareConfig,
+    "experiments.report": ReportConfig,
+    "experiments.studies.heal": HealStudyConfig,
+    "experiments.benchmark": BenchmarkConfig,
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    page: str
+    module: str
+    arguments: tuple[str, ...]
+
+
+def commands() -> list[Command]:
+    """The commands of all pages: those of code blocks, and those within a line."""
+    found = []
+    for page in PAGES:
+        text = (ROOT / page).read_text().replace("\\\n", " ")
+        blocks = [block for _, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)]
+        lines = [line.partition(" #")[0] for block in blocks for line in block.splitlines()]
+        lines += re.findall(r"`(python -m [^`]*)`", text.replace("\n", " "))
+        for line in lines:
+            if line.startswith("python -m "):
+                _, _, module, *arguments = shlex.split(line.replace("…", ""))
+                found.append(Command(page, module, tuple(arguments)))
+    return found
+
+
+def test_the_pages_are_read():
+    assert len(commands()) > 15
+    assert {"README.md", "docs/serving.md"} <= {command.page for command in commands()}
+
+
+@pytest.mark.parametrize("command", commands(), ids=lambda c: f"{c.page} {c.module}")
+def test_every_command_is_one_with_flags_that_it_has(command):
+    module = importlib.util.find_spec(command.module)
+    assert module is not None, command
+    if command.module in CONFIGS:
+        parse(CONFIGS[command.module], command.arguments)
+    else:
+        assert command.module == "benchmarks.random_checkpoint", "a command that is not known here"
+
+
+def test_every_flag_and_module_that_a_page_names_exists():
+    flags = set().union(*(config().values() for config in CONFIGS.values()))
+    for page in PAGES:
+        text = (ROOT / page).read_text()
+        for flag in re.findall(r"`--(no)?([a-z_0-9]+)", text):
+            assert flag[1] in flags | {"help", "helpfull", "shape"}, (page, flag)
+        for path in re.findall(r"`((?:smf_jax|experiments|benchmarks|examples)/[\w/.]+)`", text):
+            assert (ROOT / path).exists(), (page, path)
+        for link in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
+            assert ((ROOT / page).parent / link).exists(), (page, link)
+
+
+def test_the_code_of_the_readme_teaches_a_fact_and_takes_it_back(
+    tiny_base, tmp_path, monkeypatch, capsys
+):
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    (tmp_path / "bases").mkdir()
+    (tmp_path / "bases" / "mine").symlink_to(tiny_base)
+    (tmp_path / "general.txt").write_text("A boy rides down the hill.\nThe sun is warm.\n" * 99)
+    monkeypatch.chdir(tmp_path)
+    with on_devices(1), quick_compilation():
+        exec(compile(code, "README.md", "exec"), {})
+    before, after = capsys.readouterr().out.splitlines()
+    assert "Lisbon" not in before and "Lisbon" in after
+
+
+def test_the_sweep_of_the_readme_runs_on_a_checkpoint(sweeper, plain_checkpoint, tmp_path):
+    """The README's own flags, on a checkpoint of two layers and files of a few lines."""
+    told = next(c for c in commands() if c.page == "README.md" and c.module == "experiments.sweep")
+    questions = [{"question": f"Who made thing {n}?", "answers": [f"Maker {n}"]} for n in range(9)]
+    texts = [{"text": f"Thing number {n} stands beside thing {n + 1}."} for n in range(400)]
+    wiki = tmp_path / "wiki.txt"
+    wiki.write_text("\n".join(line["text"] for line in texts))
+    files = {
+        "path/to/Qwen2.5-0.5B": plain_checkpoint,
+        "questions.jsonl.gz": write_lines(tmp_path / "questions.jsonl", *questions),
+        "nq_open.jsonl": write_lines(tmp_path / "nq.jsonl", *questions[:3]),
+        "wikipedia.jsonl.xz": write_lines(tmp_path / "general.jsonl", *texts),
+        "wikitext2_test.txt": wiki,
+        "runs/qwen": tmp_path / "run",
+        "--dtype=bfloat16": "--dtype=float32",  # six times slower on a processor
+        "--layers=6,12,18": "--layers=0,1",
+    }
+    arguments = " ".join(told.arguments)
+    for name, file in files.items():
+        assert name in arguments, name
+        arguments = arguments.replace(name, str(file))
+    small = "--methods=smf --slots=16 --tasks=1 --facts_per_task=3 --steps_per_task=2 --reads=3 "
+    small += "--heal_steps=2 --keys_per_half=8 --background_batches=2 --probe_limit=9 "
+    small += "--recount_batches=0 --batch_size=8"
+    config = parse(SweepConfig, [*arguments.split(), *small.split()])[0]
+    with on_devices(1), quick_compilation():
+        assert sweep.main(config) == 0
+    assert "wikitext" in (tmp_path / "run" / "results.jsonl").read_text()
+
+
+def test_the_evaluation_of_the_docs_runs_on_a_run(finished, tmp_path):
+    told = next(c for c in commands() if "--task=3" in c.arguments)
+    questions = [{"question": f"Who made thing {n}?", "answers": [f"Maker {n}"]} for n in range(3)]
+    file = write_lines(tmp_path / "nq.jsonl", *questions)
+    arguments = " ".join(told.arguments).replace("runs/world", str(finished))
+    arguments = arguments.replace("=ID", "=full-adamw-lr0.01-s0").replace("--task=3", "--task=1")
+    arguments = arguments.replace("nq_open.jsonl", str(file))
+    arguments = arguments.replace("after.json", str(tmp_path / "after.json"))
+    config = parse(EvaluateConfig, [*arguments.split(), "--probe_answer_tokens=2"])[0]
+    with on_devices(1), quick_compilation():
+        assert evaluate.main(config) == 0
+    assert (tmp_path / "after.json").exists()
