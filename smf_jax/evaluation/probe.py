@@ -91,33 +91,20 @@ class ProbeOptions:
 
 
 class ProbeContext(NamedTuple):
-    """What reading and encoding a probe needs.
-
-    Attributes:
-      reader: of the command.
-      tokenizer: of the model.
-      positions: the longest sequence that the model takes.
-      options: what the probes of a command share.
-    """
+    """What reading and encoding a probe needs."""
 
     reader: Reader
     tokenizer: Tokenizer
-    positions: int
+    positions: int  # the longest sequence that the model takes
     options: ProbeOptions
 
 
 class ProbeKind(NamedTuple):
-    """A kind of probe that ``--probes=NAME=KIND:SOURCE`` names.
-
-    Attributes:
-      name: the kind.
-      measured: the class of its probes, which says what they measure.
-      read: reads and encodes a source.
-    """
+    """A kind of probe that ``--probes=NAME=KIND:SOURCE`` names."""
 
     name: str
-    measured: type[Probe]
-    read: Callable[[str, ProbeContext], Probe]
+    measured: type[Probe]  # the class of its probes, which says what they measure
+    read: Callable[[str, ProbeContext], Probe]  # reads and encodes a source
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -129,11 +116,6 @@ def run_probes(
     scorer: Scorer, params: Params, probes: Mapping[str, Probe]
 ) -> dict[str, dict[str, Any]]:
     """Measures probe after probe on one model, and prints each as it is done.
-
-    Args:
-      scorer: of the model's architecture.
-      params: of the model by path.
-      probes: by name.
 
     Returns:
       For each probe what is to be told about it, its ``scores`` by metric, and its ``seconds``.

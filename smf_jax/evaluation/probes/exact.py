@@ -44,42 +44,31 @@ class ExactProbe:
 
     @property
     def about(self) -> dict[str, int]:
-        """What to tell beside the share."""
         return {"items": self.questions}
 
 
 def answer_probe(
     tokenizer: Tokenizer, facts: Sequence[Fact], paraphrases: str, length: int, aliases: int = 4
 ) -> ExactProbe:
-    """Encodes the questions about facts.
+    """Encodes the questions about facts in rows of ``length`` places.
 
-    Args:
-      tokenizer: of the model.
-      facts: what is asked about.
-      paraphrases: ``"held_out"`` (unseen in training), ``"train"`` (seen).
-      length: ``t``, places of a row.
-      aliases: accepted answers tried per question, the taught one first; those that do not fit
-        the length are left out.
-
-    Returns:
-      An `ExactProbe`.
+    ``paraphrases`` are ``"held_out"`` (unseen in training) or ``"train"`` (seen). So many
+    ``aliases``, accepted answers, are tried per question, the taught one first; those that do not
+    fit the length are left out.
     """
     candidates: list[Paraphrase] = []
     question: list[int] = []
-    asked = [paraphrase for fact in facts for paraphrase in getattr(fact, paraphrases)]
-    accepted = [fact.answers for fact in facts for _ in getattr(fact, paraphrases)]
-    for number, (paraphrase, answers) in enumerate(zip(asked, accepted, strict=True)):
-        space = " " if paraphrase.answer.startswith(" ") else ""
-        spoken = dict.fromkeys([paraphrase.answer, *(space + answer for answer in answers)])
-        for answer in list(spoken)[:aliases]:
-            candidates.append(Paraphrase(paraphrase.prompt, answer))
-            question.append(number)
-    taught = frozenset(asked)
+    asked = [(each, fact.answers) for fact in facts for each in getattr(fact, paraphrases)]
+    for number, ((prompt, taught), answers) in enumerate(asked):
+        space = " " if taught.startswith(" ") else ""
+        spoken = list(dict.fromkeys([taught, *(space + answer for answer in answers)]))[:aliases]
+        candidates += [Paraphrase(prompt, answer) for answer in spoken]
+        question += [number] * len(spoken)
+    always = {paraphrase for paraphrase, _ in asked}
+    pairs = split_paraphrases(tokenizer, candidates)
     fits = [
-        len(prompt) + len(answer) - 1 <= length or candidate in taught
-        for candidate, (prompt, answer) in zip(
-            candidates, split_paraphrases(tokenizer, candidates), strict=True
-        )
+        len(prompt + answer) - 1 <= length or candidate in always
+        for candidate, (prompt, answer) in zip(candidates, pairs, strict=True)
     ]
     rows = [candidate for candidate, fit in zip(candidates, fits, strict=True) if fit]
     batch = encode_paraphrases(tokenizer, rows, length, prompt_loss_weight=0.0)
@@ -97,12 +86,7 @@ def is_exact_match(logits: Float[Array, "b t vocabulary"], batch: Batch) -> Bool
 
 
 def exact_match(probe: ExactProbe, right: np.ndarray) -> float:
-    """Share of questions that got one of their accepted answers.
-
-    Args:
-      probe: the questions.
-      right: ``(rows,)`` bool, as `is_exact_match` gives them.
-    """
+    """Share of questions with an accepted answer among the ``right`` rows of `is_exact_match`."""
     answered = np.zeros(probe.questions, bool)
     np.logical_or.at(answered, probe.question, np.asarray(right, bool))
     return float(answered.mean())

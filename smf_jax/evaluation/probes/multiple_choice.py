@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from smf_jax.data.batching import Batch
 from smf_jax.data.multiple_choice import Choice, read_hellaswag, read_medmcqa
@@ -61,24 +61,18 @@ class ChoiceProbe:
             "acc_bytes": self.utf8_bytes,
             "acc_tokens": scores.tokens.reshape(shape),
         }
-        return {name: self._accuracy(total / length) for name, length in lengths.items()}
-
-    def _accuracy(self, scores: Float[np.ndarray, "items c"]) -> float:
-        return float(np.mean(np.argmax(scores, axis=1) == self.right))
+        return {
+            name: float(np.mean(np.argmax(total / length, axis=1) == self.right))
+            for name, length in lengths.items()
+        }
 
     @property
     def about(self) -> dict[str, int]:
-        """What to tell beside the scores."""
         return {"items": len(self.right), "cut": self.cut}
 
 
 def choice_probe(tokenizer: Tokenizer, items: Sequence[Choice], positions: int) -> ChoiceProbe:
-    """Encodes items, a row for each ending: ``[bos] prompt ending``.
-
-    Args:
-      tokenizer: of the model.
-      items: of equally many endings.
-      positions: places that the model takes; a longer prompt loses its beginning.
+    """Encodes items of equally many endings, a row for each: ``[bos] prompt ending``.
 
     Raises:
       ValueError: if there is no item or an ending does not fit.
