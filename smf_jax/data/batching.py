@@ -176,11 +176,7 @@ def sample_batches(
 
 
 def concatenate(batches: Sequence[Batch]) -> Batch:
-    """Stack the rows of several (b, t) batches; shorter ones are padded on the right.
-
-    Raises:
-        ValueError: If there is no batch.
-    """
+    """Stack the rows of one or more (b, t) batches; shorter ones are padded on the right."""
     if not batches:
         raise ValueError("concatenate: no batches; expected at least one")
     length = max(batch.tokens.shape[-1] for batch in batches)

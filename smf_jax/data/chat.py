@@ -13,15 +13,10 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """The template that a model's conversations were rendered by.
+    """The template that a model's conversations were rendered by."""
 
-    Attributes:
-        text: In Jinja's language, as ``chat_template`` of ``tokenizer_config.json``.
-        tokens: Names and texts of the special tokens that it may use, such as ``bos_token``.
-    """
-
-    text: str
-    tokens: tuple[tuple[str, str], ...] = ()
+    text: str  # in Jinja's language, as ``chat_template`` of ``tokenizer_config.json``
+    tokens: tuple[tuple[str, str], ...] = ()  # special tokens by name, such as ``bos_token``
 
     def render(self, messages: Sequence[Message], open_answer: bool = True) -> str:
         """A conversation as the text that the model is given, special tokens and all.

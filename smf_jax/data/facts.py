@@ -29,21 +29,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Fact:
-    """A subject, a relation and an object, in the paraphrases it is taught and asked in.
+    """A subject, a relation and an object, in the paraphrases it is taught and asked in."""
 
-    Attributes:
-        name: Unique among the facts that a model knows at one time; a changed fact keeps it.
-        relation: The facts with the same paraphrases, such as ``person.job``; empty when unknown.
-        train: Paraphrases that training sees.
-        held_out: Paraphrases that only evaluation sees ("unseen paraphrase"): the fact's probe.
-        answers: Every accepted answer, without the dividing space; the first is taught.
-    """
-
-    name: str
-    relation: str
-    train: tuple[Paraphrase, ...]
-    held_out: tuple[Paraphrase, ...]
-    answers: tuple[str, ...]
+    name: str  # unique among the facts that a model knows at one time; a changed fact keeps it
+    relation: str  # the facts with the same paraphrases, such as ``person.job``; empty when unknown
+    train: tuple[Paraphrase, ...]  # paraphrases that training sees
+    held_out: tuple[Paraphrase, ...]  # those that only evaluation sees: the fact's probe
+    answers: tuple[str, ...]  # all accepted ones, without the dividing space; the first is taught
 
 
 @dataclass(frozen=True)

@@ -25,15 +25,10 @@ from smf_jax.errors import blame_flag
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads what ``--flag=source`` names for one command; errors name the flag, file and line.
+    """Reads what ``--flag=source`` names for one command; errors name the flag, file and line."""
 
-    Attributes:
-      data_dir: where prepared tensorflow-datasets lie; empty for their default.
-      download: whether sets that are not prepared may be, which uses the network.
-    """
-
-    data_dir: str = ""
-    download: bool = False
+    data_dir: str = ""  # where prepared tensorflow-datasets lie; empty for their default
+    download: bool = False  # whether sets that are not prepared may be, which uses the network
 
     def questions(
         self, source: str, flag: str, relations: Sequence[str] | None = None
@@ -80,7 +75,6 @@ class Source:
     has_relations = True
 
     def __init__(self, reader: Reader, source: str, flag: str) -> None:
-        del reader
         self._path = existing(source, flag)
 
     def questions(self, relations: Sequence[str] | None) -> tuple[Fact, ...]:

@@ -25,17 +25,11 @@ _ANSWER_PARTS = ("value", "aliases", "text")
 
 @dataclass(frozen=True)
 class TfdsSplit:
-    """One split of one set, as ``tfds.builder`` names it.
+    """One split of one set, as ``tfds.builder`` names it."""
 
-    Attributes:
-        name: With configuration and version if need be: ``trivia_qa/unfiltered.nocontext``.
-        split: Or a slice of one: ``validation``, ``train[:1000]``.
-        data_dir: Where prepared sets lie; None is tfds' own (``TFDS_DATA_DIR``).
-    """
-
-    name: str
-    split: str
-    data_dir: str | Path | None = None
+    name: str  # with configuration and version if need be: ``trivia_qa/unfiltered.nocontext``
+    split: str  # or a slice of one: ``validation``, ``train[:1000]``
+    data_dir: str | Path | None = None  # where prepared sets lie; None is ``TFDS_DATA_DIR``
 
     def __str__(self) -> str:
         return f"tfds:{self.name}:{self.split}"

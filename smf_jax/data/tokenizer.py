@@ -28,22 +28,14 @@ class Tokenizer:
     """A tokenizer with the ids that frame a sequence.
 
     ``encode`` never adds special tokens; ``batching`` places ``bos`` and ``eos``.
-
-    Attributes:
-        backend: Of the ``tokenizers`` library.
-        bos: The id of the first token of every sequence; None where the model has none (Qwen2).
-        eos: The id that ends a text.
-        pad: The id at masked positions; any valid id serves, masked positions are never read.
-        stops: Every id at which generation stops; ``eos`` is among them.
-        chat: How the model's conversations are rendered; None where it has no template.
     """
 
-    backend: tokenizers.Tokenizer
-    bos: int | None
-    eos: int
-    pad: int
-    stops: tuple[int, ...] = ()
-    chat: ChatTemplate | None = None
+    backend: tokenizers.Tokenizer  # of the ``tokenizers`` library
+    bos: int | None  # the id that opens every sequence; None where the model has none (Qwen2)
+    eos: int  # the id that ends a text
+    pad: int  # the id at masked positions; any valid id serves, masked positions are never read
+    stops: tuple[int, ...] = ()  # every id at which generation stops; ``eos`` is among them
+    chat: ChatTemplate | None = None  # how conversations are rendered, if there is a way
 
     def __post_init__(self) -> None:
         if self.eos not in self.stops:

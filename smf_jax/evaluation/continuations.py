@@ -18,17 +18,11 @@ from smf_jax.losses import token_losses
 
 
 class RowScores(NamedTuple):
-    """What a model says of the targets that weigh something, ``(b,)``: JAX, or NumPy once fetched.
+    """What a model says of the targets of a weight, ``(b,)``: JAX, or NumPy once fetched."""
 
-    Attributes:
-      log_probability: their log-probability, summed, nats.
-      tokens: how many there are, int32.
-      greedy: bool, whether each of them is the likeliest token, given those before it.
-    """
-
-    log_probability: Any
-    tokens: Any
-    greedy: Any
+    log_probability: Any  # their log-probability, summed, nats
+    tokens: Any  # how many there are, int32
+    greedy: Any  # bool, whether each of them is the likeliest token, given those before it
 
 
 def row_scores(logits: Float[Array, "b t vocabulary"], batch: Batch) -> RowScores:

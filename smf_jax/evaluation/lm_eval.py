@@ -33,12 +33,8 @@ class SmfLM(TemplateLM):
     Texts become tokens as they do for its Hugging Face models: ``bos`` in front where the model's
     tokenizer puts one, what follows a context cut out of the ids of the whole, contexts that are
     too long without their beginning. Two differences: a rolling likelihood never scores ``bos``
-    itself, and sampling is refused.
-
-    Attributes:
-      scorer: what scores and answers.
-      params: of the model by path: a base, or a base with patches applied.
-      max_gen_toks: tokens of an answer where a task does not say.
+    itself, and sampling is refused. ``params``, by path, are those of a base, or of a base with
+    patches applied; ``max_gen_toks`` is the length of an answer where a task does not say.
     """
 
     def __init__(
@@ -76,14 +72,12 @@ class SmfLM(TemplateLM):
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> Ids:
         """Ids of a text; ``bos`` in front unless told otherwise or there already."""
-        del kwargs
         ids, begin = self._tokenizer.encode(string), self._tokenizer.begin
         return ids if add_special_tokens is False or ids[:1] == begin else begin + ids
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, Ids, Ids]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        del kwargs
         if not requests:
             return []
         pairs = [(context, follows) for _, context, follows in requests]
@@ -95,7 +89,6 @@ class SmfLM(TemplateLM):
         self, requests: Sequence[Any], disable_tqdm: bool = False
     ) -> list[float]:
         """Log-likelihood of whole texts, each token given as much before it as fits."""
-        del disable_tqdm
         windows: list[tuple[Any, Ids, Ids]] = []
         owners: list[int] = []
         for owner, request in enumerate(requests):
@@ -115,7 +108,6 @@ class SmfLM(TemplateLM):
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Greedy continuations, up to what stops each."""
-        del disable_tqdm
         groups: dict[tuple[int, tuple[str, ...]], list[int]] = {}
         for place, request in enumerate(requests):
             groups.setdefault(self._limits(request.args[1]), []).append(place)

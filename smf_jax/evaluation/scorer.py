@@ -23,11 +23,7 @@ class Scorer:
     """Scores rows of text and answers prompts, for any leaves of one architecture.
 
     A probe has one shape, so each takes one compilation, which all models of the architecture
-    share.
-
-    Attributes:
-      model: the decoder.
-      rows: how many rows run at once; fewer where their logits would not fit into 1 GiB.
+    share. So many ``rows`` run at once, or fewer where their logits would not fit into 1 GiB.
     """
 
     def __init__(self, model: Decoder, rows: int = 128) -> None:
@@ -49,11 +45,7 @@ class Scorer:
         return self.model.config.max_positions
 
     def score(self, params: Params, batch: Batch) -> RowScores:
-        """Scores rows ``(rows, t)``; see `row_scores`.
-
-        What comes back is NumPy, the log-probability in float64, so that sums over many rows are
-        exact.
-        """
+        """Scores ``(rows, t)`` as `row_scores` does, in NumPy and float64: sums are exact."""
         total, length = batch.tokens.shape
         fitting = max(1, _LOGITS // (length * self.model.config.vocabulary))
         rows = min(self.rows, fitting, total)

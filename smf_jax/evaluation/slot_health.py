@@ -10,25 +10,15 @@ from jaxtyping import Int
 
 @dataclass(frozen=True)
 class SlotHealth:
-    """What a vector of access counts ``c`` tells about a table of ``N`` slots; ``p = c / Σc``.
+    """What a vector of access counts ``c`` tells about a table of ``N`` slots; ``p = c / Σc``."""
 
-    Attributes:
-      slots: ``N``.
-      accesses: ``Σ c``.
-      used_share: share of the slots that were read at all.
-      kl_to_uniform: ``Σ p log(p·N)``, nats; 0 where all are read alike, ``log N`` where one is.
-      gini: Gini coefficient of the counts; 0 where all are read alike, ``1 - 1/N`` where one is.
-      top_1_share: share of the accesses that the busiest slot takes.
-      busiest_percent_share: the same of the busiest 1 % of the slots, their number rounded up.
-    """
-
-    slots: int
-    accesses: int
-    used_share: float
-    kl_to_uniform: float
-    gini: float
-    top_1_share: float
-    busiest_percent_share: float
+    slots: int  # ``N``
+    accesses: int  # ``Σ c``
+    used_share: float  # share of the slots that were read at all
+    kl_to_uniform: float  # ``Σ p log(p·N)``, nats; 0 if all are read alike, ``log N`` if one is
+    gini: float  # gini coefficient of the counts; 0 if all are read alike, ``1 - 1/N`` if one is
+    top_1_share: float  # share of the accesses that the busiest slot takes
+    busiest_percent_share: float  # the same of the busiest 1 % of the slots, rounded up
 
 
 def slot_health(counts: Int[np.ndarray, " N"]) -> SlotHealth:
@@ -84,8 +74,7 @@ def _checked(counts: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
             "one for each slot"
         )
     if counts.min() < 0:
-        slot = int(counts.argmin())
-        raise ValueError(f"counts[{slot}]={counts[slot]}: accesses cannot be negative")
+        raise ValueError(f"counts[{counts.argmin()}]={counts.min()}: accesses cannot be negative")
     if not counts.any():
         raise ValueError("counts hold no access: nothing was read; count over some text")
     return counts.astype(np.int64)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from smf_jax.data.batching import Batch, encode_paraphrases, needed_length, split_paraphrases
 from smf_jax.data.facts import Fact, Paraphrase, first_paraphrases
 from smf_jax.data.tokenizer import Tokenizer
+from smf_jax.evaluation.continuations import row_scores
 from smf_jax.evaluation.probe import Metric, ProbeContext, ProbeKind
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import Params
@@ -20,19 +20,12 @@ from smf_jax.params import Params
 
 @dataclass(frozen=True)
 class ExactProbe:
-    """Questions and all their accepted answers, encoded.
-
-    Attributes:
-      batch: one row for every question and accepted answer, ``(rows, t)``; its weights mark the
-        answer and the end-of-text token.
-      question: ``(rows,)`` int, the question that a row answers.
-      questions: how many there are.
-    """
+    """Questions and all their accepted answers, encoded."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("exact", headline=True),)
-    batch: Batch
-    question: np.ndarray
-    questions: int
+    batch: Batch  # ``(rows, t)``, one for every question and answer; ``eos`` weighs too
+    question: np.ndarray  # ``(rows,)`` int, the question that a row answers
+    questions: int  # how many there are
 
     def __post_init__(self) -> None:
         if self.questions < 1:
@@ -81,8 +74,7 @@ def is_exact_match(logits: Float[Array, "b t vocabulary"], batch: Batch) -> Bool
     Decoding yields the answer if and only if, given the answer's beginning, the likeliest token is
     each time the next one of it; so one forward pass decides it, without decoding.
     """
-    right = jnp.argmax(logits, axis=-1) == batch.targets
-    return jnp.all(right | (batch.weights == 0), axis=-1)
+    return row_scores(logits, batch).greedy
 
 
 def exact_match(probe: ExactProbe, right: np.ndarray) -> float:

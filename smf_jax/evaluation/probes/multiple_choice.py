@@ -25,25 +25,17 @@ DELIMITER = " "
 
 @dataclass(frozen=True)
 class ChoiceProbe:
-    """Encoded items of ``c`` endings each.
-
-    Attributes:
-      batch: a row for each item and ending, ``(items · c, t)``.
-      characters: ``(items, c)``, the length of every ending.
-      utf8_bytes: ``(items, c)``, the same in UTF-8.
-      right: ``(items,)``, the place of the right ending.
-      cut: rows whose prompt lost its beginning.
-    """
+    """Encoded items of ``c`` endings each."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("acc_norm", headline=True),
         *map(Metric, ("acc", "acc_bytes", "acc_tokens")),
     )
-    batch: Batch
-    characters: Int[np.ndarray, "items c"]
-    utf8_bytes: Int[np.ndarray, "items c"]
-    right: Int[np.ndarray, " items"]
-    cut: int
+    batch: Batch  # a row for each item and ending, ``(items · c, t)``
+    characters: Int[np.ndarray, "items c"]  # ``(items, c)``, the length of every ending
+    utf8_bytes: Int[np.ndarray, "items c"]  # ``(items, c)``, the same in UTF-8
+    right: Int[np.ndarray, " items"]  # ``(items,)``, the place of the right ending
+    cut: int  # rows whose prompt lost its beginning
 
     def measure(self, scorer: Scorer, params: Params) -> dict[str, float]:
         """Shares of items whose right ending has the highest score; ties go to the first.
@@ -79,9 +71,8 @@ def choice_probe(tokenizer: Tokenizer, items: Sequence[Choice], positions: int) 
     """
     if not items:
         raise ValueError("items=(): a probe without items measures nothing; give at least one")
-    pairs = encode_pairs(
-        tokenizer, [(i.prompt, DELIMITER + end) for i in items for end in i.endings]
-    )
+    texts = [(item.prompt, DELIMITER + end) for item in items for end in item.endings]
+    pairs = encode_pairs(tokenizer, texts)
     return ChoiceProbe(
         batch=pair_rows(pairs, tokenizer.pad, positions),
         characters=np.array([[len(end) for end in item.endings] for item in items]),

@@ -16,28 +16,19 @@ from smf_jax.evaluation.scorer import Scorer, answer_texts
 from smf_jax.params import Params
 
 PROMPT = "Question: {}\nAnswer:"
-# Divides the examples shown from each other and from the question.
-BETWEEN = "\n\n"
 # An answer ends with its line.
 END = "\n"
 
 
 @dataclass(frozen=True)
 class OpenProbe:
-    """Encoded open questions.
-
-    Attributes:
-      tokenizer: of the model.
-      prompts: ids of every prompt.
-      answers: all accepted answers of every question.
-      steps: tokens of an answer at most.
-    """
+    """Encoded open questions."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("f1", headline=True), Metric("exact"))
-    tokenizer: Tokenizer
-    prompts: tuple[Ids, ...]
-    answers: tuple[tuple[str, ...], ...]
-    steps: int
+    tokenizer: Tokenizer  # of the model
+    prompts: tuple[Ids, ...]  # ids of every prompt
+    answers: tuple[tuple[str, ...], ...]  # all accepted answers of every question
+    steps: int  # tokens of an answer at most
 
     def predict(self, scorer: Scorer, params: Params) -> list[str]:
         """What a model answers: the first line of its greedy continuation."""
@@ -81,7 +72,7 @@ def open_probe(
             f"shots={shots} of {len(questions)} questions leaves none to ask: give more questions "
             "or fewer shots"
         )
-    before = "".join(PROMPT.format(q.text) + f" {q.answers[0]}" + BETWEEN for q in shown)
+    before = "".join(PROMPT.format(q.text) + f" {q.answers[0]}\n\n" for q in shown)
     texts = [before + PROMPT.format(question.text) for question in asked]
     if chat:
         said = ([{"role": "user", "content": text}] for text in texts)

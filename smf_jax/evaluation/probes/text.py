@@ -26,18 +26,12 @@ _CHARACTERS = 32
 
 @dataclass(frozen=True)
 class LossProbe:
-    """Encoded text of which some tokens are scored.
-
-    Attributes:
-      batch: ``(rows, t)``; tokens that weigh something are scored.
-      items: what the rows are, such as ``windows``.
-      cut: rows whose prompt lost its beginning.
-    """
+    """Encoded text of which some tokens are scored."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("loss", False, ".3f", 1.0, headline=True),)
-    batch: Batch
-    items: str
-    cut: int = 0
+    batch: Batch  # ``(rows, t)``; tokens that weigh something are scored
+    items: str  # what the rows are, such as ``windows``
+    cut: int = 0  # rows whose prompt lost its beginning
 
     def measure(self, scorer: Scorer, params: Params) -> dict[str, float]:
         """``loss``: mean over all scored tokens, nats."""
@@ -132,7 +126,7 @@ def _read_answers(source: str, using: ProbeContext) -> LossProbe:
 
 
 def _read_whole(source: str, using: ProbeContext) -> PerplexityProbe:
-    options = using.options
+    options, limit = using.options, using.options.limit
     window = options.window or min(WINDOW, using.positions)
     if window > using.positions:
         raise ValueError(
@@ -140,11 +134,9 @@ def _read_whole(source: str, using: ProbeContext) -> PerplexityProbe:
         )
     stride = options.stride or window // 2
     with blame_flag(f"--ppl_window={window}, --ppl_stride={stride}: "):
-        characters = -1
-        if options.limit is not None:
-            characters = _CHARACTERS * (window + options.limit * stride)
+        characters = -1 if limit is None else _CHARACTERS * (window + limit * stride)
         text = using.reader.whole_text(source, "probes", characters)
-        return perplexity_probe(using.tokenizer, text, window, stride, options.limit)
+        return perplexity_probe(using.tokenizer, text, window, stride, limit)
 
 
 TEXT = ProbeKind("text", LossProbe, _read_packed)
