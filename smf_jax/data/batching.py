@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from smf_jax.data.facts import Paraphrase
-from smf_jax.data.tokenizer import Tokenizer
+from smf_jax.data.facts import Paraphrase, require_at_least
+from smf_jax.data.tokenizer import Ids, Tokenizer
 
 T = TypeVar("T")
 
@@ -19,19 +19,15 @@ class Batch(NamedTuple):
     Leading axes (steps, trials) may be added.
     """
 
-    # int32, the sequence without its last token.
-    tokens: Any
-    # int32, the sequence without its first token: what each position predicts.
-    targets: Any
-    # float32, the share of each target in the loss; 0 on pads.
-    weights: Any
-    # bool, true where ``tokens`` holds a token and no pad.
-    valid: Any
+    tokens: Any  # int32, the sequence without its last token
+    targets: Any  # int32, the sequence without its first token: what each position predicts
+    weights: Any  # float32, the share of each target in the loss; 0 on pads
+    valid: Any  # bool, true where ``tokens`` holds a token and no pad
 
 
 def split_paraphrases(
     tokenizer: Tokenizer, paraphrases: Sequence[Paraphrase]
-) -> list[tuple[list[int], list[int]]]:
+) -> list[tuple[Ids, Ids]]:
     """The token ids of each prompt (with ``bos``) and of each answer (with ``eos``).
 
     The prompt is encoded by itself, exactly as generation will see it. The answer is what follows
@@ -39,28 +35,22 @@ def split_paraphrases(
     itself.
     """
     prompts = tokenizer.encode_batch([paraphrase.prompt for paraphrase in paraphrases])
-    wholes = tokenizer.encode_batch(
-        [paraphrase.prompt + paraphrase.answer for paraphrase in paraphrases]
-    )
-    begin = [] if tokenizer.bos is None else [tokenizer.bos]
+    wholes = tokenizer.encode_batch([prompt + answer for prompt, answer in paraphrases])
     result = []
     for paraphrase, prompt, whole in zip(paraphrases, prompts, wholes, strict=True):
         follows = whole[: len(prompt)] == prompt and len(whole) > len(prompt)
         answer = whole[len(prompt) :] if follows else _continue(tokenizer, paraphrase, prompt)
-        result.append((begin + prompt, [*answer, tokenizer.eos]))
+        result.append((tokenizer.begin + prompt, [*answer, tokenizer.eos]))
     return result
 
 
-def _continue(tokenizer: Tokenizer, paraphrase: Paraphrase, prompt: list[int]) -> list[int]:
-    """The ids of an answer by itself, such that prompt and answer decode to their text.
-
-    Some tokenizers set a space before every text; the answer then goes without its own.
-    """
-    text = paraphrase.prompt + paraphrase.answer
-    plain = tokenizer.encode(paraphrase.answer)
-    bare = tokenizer.encode(paraphrase.answer.removeprefix(" "))
-    fits = (ids for ids in (plain, bare) if tokenizer.decode(prompt + ids) == text)
-    return next(fits, plain)
+def _continue(tokenizer: Tokenizer, paraphrase: Paraphrase, prompt: Ids) -> Ids:
+    """The ids of an answer by itself, such that prompt and answer decode to their text."""
+    # Some tokenizers set a space before every text; the answer then goes without its own.
+    texts = (paraphrase.answer, paraphrase.answer.removeprefix(" "))
+    plain, bare = (tokenizer.encode(text) for text in texts)
+    whole = paraphrase.prompt + paraphrase.answer
+    return next((ids for ids in (plain, bare) if tokenizer.decode(prompt + ids) == whole), plain)
 
 
 def needed_length(
@@ -78,17 +68,9 @@ def encode_paraphrases(
     length: int,
     prompt_loss_weight: float = 0.1,
 ) -> Batch:
-    """One row per paraphrase: ``[bos] prompt answer [eos]``, padded on the right.
+    """One row per paraphrase, ``(b, length)``: ``[bos] prompt answer [eos]`` and pads.
 
-    Args:
-        tokenizer: What encodes.
-        paraphrases: b paraphrases.
-        length: t, the width of the arrays; ``needed_length`` computes one.
-        prompt_loss_weight: The weight of targets inside the prompt; the answer and the end
-            token weigh 1.
-
-    Returns:
-        A batch of shape (b, t).
+    Targets inside the prompt weigh ``prompt_loss_weight``, the answer and the end token 1.
 
     Raises:
         ValueError: If there is no paraphrase, one does not fit, or the weight is negative.
@@ -97,19 +79,27 @@ def encode_paraphrases(
         raise ValueError("encode_paraphrases: no paraphrases; expected at least one")
     if prompt_loss_weight < 0:
         raise ValueError(f"prompt_loss_weight={prompt_loss_weight}: expected 0 or more")
-    batch = empty_batch(len(paraphrases), length, tokenizer.pad)
-    for row, (prompt, answer) in enumerate(split_paraphrases(tokenizer, paraphrases)):
-        sequence = prompt + answer
-        end = len(sequence) - 1
-        if end > length:
-            paraphrase = paraphrases[row]
+    pairs = split_paraphrases(tokenizer, paraphrases)
+    for row, (paraphrase, (prompt, answer)) in enumerate(zip(paraphrases, pairs, strict=True)):
+        if (end := len(prompt + answer) - 1) > length:
             raise ValueError(
                 f"length={length} is too short for paraphrase {row}, {paraphrase.prompt!r} + "
                 f"{paraphrase.answer!r}, which takes {end} positions: raise the length or drop it"
             )
+    return pad_pairs(pairs, length, tokenizer.pad, prompt_loss_weight)
+
+
+def pad_pairs(
+    pairs: Sequence[tuple[Ids, Ids]], length: int, pad: int, prompt_weight: float = 0.0
+) -> Batch:
+    """One row per pair of ids, ``(b, length)``; targets in the second half of a pair weigh 1."""
+    batch = empty_batch(len(pairs), length, pad)
+    for row, (prompt, answer) in enumerate(pairs):
+        sequence = prompt + answer
+        end = len(sequence) - 1
         batch.tokens[row, :end] = sequence[:-1]
         batch.targets[row, :end] = sequence[1:]
-        batch.weights[row, :end] = prompt_loss_weight
+        batch.weights[row, :end] = prompt_weight
         batch.weights[row, max(0, len(prompt) - 1) : end] = 1.0
         batch.valid[row, :end] = True
     return batch
@@ -120,17 +110,9 @@ def pack_texts(
 ) -> Batch:
     """Join texts end to end, ``[bos] text [eos]`` each, and cut the stream into full windows.
 
-    Windows share one token, so that each token but the first is predicted exactly once. What
-    does not fill a window at the end is left out. Texts are read only as far as needed.
-
-    Args:
-        tokenizer: What encodes.
-        texts: The texts; may be a stream that does not fit in memory.
-        length: t, the positions of a window.
-        limit_tokens: Stop when the windows would predict more tokens than this; None reads all.
-
-    Returns:
-        A batch of shape (windows, t), all valid, all weights 1.
+    Windows ``(windows, length)`` share one token, so that each token but the first is predicted
+    exactly once, with weight 1. What does not fill a window at the end is left out. Texts are read
+    only until the windows would predict more than ``limit_tokens``; None reads all.
 
     Raises:
         ValueError: If there is not one full window.
@@ -142,10 +124,9 @@ def pack_texts(
             f"limit_tokens={limit_tokens} does not fill one window of {length}: raise it"
         )
     windows = None if limit_tokens is None else limit_tokens // length
-    begin = [] if tokenizer.bos is None else [tokenizer.bos]
-    stream: list[int] = []
+    stream: Ids = []
     for text in texts:
-        stream.extend(begin + tokenizer.encode(text) + [tokenizer.eos])
+        stream.extend([*tokenizer.encode_prompt(text), tokenizer.eos])
         if windows is not None and len(stream) > windows * length:
             break
     full = max(0, len(stream) - 1) // length
@@ -156,9 +137,8 @@ def pack_texts(
             "give more text or a shorter length"
         )
     ids = np.asarray(stream[: count * length + 1], np.int32)
-    tokens, targets = ids[:-1].reshape(count, length), ids[1:].reshape(count, length)
-    shape = (count, length)
-    return Batch(tokens.copy(), targets.copy(), np.ones(shape, np.float32), np.ones(shape, bool))
+    tokens, targets = (part.reshape(count, length).copy() for part in (ids[:-1], ids[1:]))
+    return Batch(tokens, targets, np.ones_like(tokens, np.float32), np.ones_like(tokens, bool))
 
 
 def sample_batches(
@@ -168,27 +148,16 @@ def sample_batches(
     rng: np.random.Generator,
     groups: Sequence[int] | None = None,
 ) -> Batch:
-    """Draw batches from examples: each example once per epoch, every epoch in a new order.
+    """Draw ``(steps, batch_size, t)`` from ``(b, t)``: every epoch all examples, in a new order.
 
-    Where groups are given it is they that are shuffled, and the examples of one stay side by side:
-    a batch then holds few facts in all of their paraphrases.
-
-    Args:
-        examples: A batch of shape (b, t): the set to draw from.
-        steps: The number of batches.
-        batch_size: Rows per batch; a batch may run over the border of two epochs.
-        rng: The source of the order; the only randomness.
-        groups: How many examples each group has, in their order; each its own when None.
-
-    Returns:
-        A batch of shape (steps, batch_size, t).
+    Where groups are given, the sizes of runs of examples, it is they that are shuffled, and the
+    examples of one stay side by side: a batch then holds few facts in all of their paraphrases.
+    A batch may run over the border of two epochs. ``rng`` is the only randomness.
 
     Raises:
         ValueError: If there are no examples, a count is below 1, or the groups do not add up.
     """
-    for name, value in (("steps", steps), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: expected at least 1")
+    require_at_least(1, steps=steps, batch_size=batch_size)
     available = examples.tokens.shape[0]
     if available == 0:
         raise ValueError("sample_batches: no examples to draw from")
@@ -200,27 +169,21 @@ def sample_batches(
         )
     members = np.split(np.arange(available), np.cumsum(sizes)[:-1])
     needed = steps * batch_size
-    order = np.concatenate(
-        [
-            members[group]
-            for _ in range(-(-needed // available))
-            for group in rng.permutation(len(members))
-        ]
-    )[:needed]
-    order = order.reshape(steps, batch_size)
+    epochs = [rng.permutation(len(members)) for _ in range(-(-needed // available))]
+    order = np.concatenate([members[group] for epoch in epochs for group in epoch])
+    order = order[:needed].reshape(steps, batch_size)
     return Batch(*(field[order] for field in examples))
 
 
 def concatenate(batches: Sequence[Batch]) -> Batch:
-    """Stack the rows of several (b, t) batches; shorter ones are padded on the right.
-
-    Raises:
-        ValueError: If there is no batch.
-    """
+    """Stack the rows of one or more (b, t) batches; shorter ones are padded on the right."""
     if not batches:
         raise ValueError("concatenate: no batches; expected at least one")
     length = max(batch.tokens.shape[-1] for batch in batches)
-    padded = [_pad_to(batch, length) for batch in batches]
+    padded = (
+        [np.pad(field, ((0, 0), (0, length - field.shape[-1]))) for field in batch]
+        for batch in batches
+    )
     return Batch(*(np.concatenate(fields) for fields in zip(*padded, strict=True)))
 
 
@@ -231,26 +194,13 @@ def in_chunks(function: Callable[[Batch], T], batch: Batch, rows: int) -> list[T
     that the host does not wait between chunks.
     """
     total = batch.tokens.shape[0]
-    missing = -total % rows
-    filled = Batch(*(np.pad(field, ((0, missing), (0, 0))) for field in batch))
-    return [
-        function(Batch(*(field[start : start + rows] for field in filled)))
-        for start in range(0, total, rows)
-    ]
+    filled = [np.pad(field, ((0, -total % rows), (0, 0))) for field in batch]
+    starts = range(0, total, rows)
+    return [function(Batch(*(field[start : start + rows] for field in filled))) for start in starts]
 
 
 def empty_batch(rows: int, length: int, pad: int) -> Batch:
     """A batch of pads: nothing valid, nothing in the loss."""
-    shape = (rows, length)
-    return Batch(
-        np.full(shape, pad, np.int32),
-        np.full(shape, pad, np.int32),
-        np.zeros(shape, np.float32),
-        np.zeros(shape, bool),
-    )
-
-
-def _pad_to(batch: Batch, length: int) -> Batch:
-    """The batch with masked positions added on the right up to a length."""
-    missing = length - batch.tokens.shape[-1]
-    return Batch(*(np.pad(field, ((0, 0), (0, missing))) for field in batch))
+    tokens = np.full((rows, length), pad, np.int32)
+    weights = np.zeros((rows, length), np.float32)
+    return Batch(tokens, tokens.copy(), weights, np.zeros((rows, length), bool))

@@ -17,45 +17,19 @@ _QWEN_CUT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-QWEN_SPECIAL = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|object_ref_start|>",
-    "<|object_ref_end|>",
-    "<|box_start|>",
-    "<|box_end|>",
-    "<|quad_start|>",
-    "<|quad_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
+_QWEN_SPECIAL = (
+    *("endoftext", "im_start", "im_end", "object_ref_start", "object_ref_end", "box_start"),
+    *("box_end", "quad_start", "quad_end", "vision_start", "vision_end", "vision_pad"),
+    *("image_pad", "video_pad"),
 )
-QWEN_MARKS = (
-    "<tool_call>",
-    "</tool_call>",
-    "<|fim_prefix|>",
-    "<|fim_middle|>",
-    "<|fim_suffix|>",
-    "<|fim_pad|>",
-    "<|repo_name|>",
-    "<|file_sep|>",
-)
+_QWEN_MARKS = ("fim_prefix", "fim_middle", "fim_suffix", "fim_pad", "repo_name", "file_sep")
 
 
 def read_bpe(directory: Path | str, cut: str | None, added: Sequence[AddedToken]) -> Tokenizer:
-    """Reads a byte-level BPE.
+    """Reads a byte-level BPE from ``vocab.json`` and ``merges.txt``, also .xz or .gz.
 
-    Args:
-        directory: With ``vocab.json`` and ``merges.txt``, also with .xz or .gz behind the names.
-        cut: The pattern that a text is cut by before merging; None for GPT-2's.
-        added: Tokens that stand outside of the vocabulary; they get the ids that follow it, and
-            the first of them ends a text.
-
-    Returns:
-        The tokenizer, without a begin token.
+    A text is cut by the pattern ``cut`` before merging; None for GPT-2's. The tokens ``added``
+    get the ids that follow the vocabulary; the first of them ends a text, none begins one.
 
     Raises:
         FileNotFoundError: If one of the two files is not there.
@@ -84,15 +58,19 @@ def read_bpe(directory: Path | str, cut: str | None, added: Sequence[AddedToken]
 
 def read_qwen(directory: Path | str) -> Tokenizer:
     """The tokenizer of Qwen2 and Qwen2.5: ids 0 to 151,642 are merged, 22 tokens follow."""
-    special = [AddedToken(text, special=True, normalized=False) for text in QWEN_SPECIAL]
-    marks = [AddedToken(text, special=False, normalized=False) for text in QWEN_MARKS]
-    return read_bpe(directory, _QWEN_CUT, special + marks)
+    special = [f"<|{name}|>" for name in _QWEN_SPECIAL]
+    marks = ["<tool_call>", "</tool_call>", *(f"<|{name}|>" for name in _QWEN_MARKS)]
+    added = [AddedToken(text, special=True, normalized=False) for text in special]
+    added += [AddedToken(text, special=False, normalized=False) for text in marks]
+    return read_bpe(directory, _QWEN_CUT, added)
 
 
 def _read(directory: Path, name: str) -> str:
-    for suffix in ("", ".gz", ".xz"):
-        path = directory / f"{name}{suffix}"
-        if path.is_file():
-            with open_text(path) as file:
-                return file.read()
-    raise FileNotFoundError(f"{directory}/{name}: no such file, nor one with .xz or .gz behind it")
+    paths = (directory / f"{name}{suffix}" for suffix in ("", ".gz", ".xz"))
+    path = next(filter(Path.is_file, paths), None)
+    if path is None:
+        raise FileNotFoundError(
+            f"{directory}/{name}: no such file, nor one with .xz or .gz behind it"
+        )
+    with open_text(path) as file:
+        return file.read()

@@ -31,16 +31,11 @@ class Question:
 class Fact:
     """A subject, a relation and an object, in the paraphrases it is taught and asked in."""
 
-    # Unique among the facts that a model knows at one time; a changed fact keeps its name.
-    name: str
-    # The group of facts with the same paraphrases, such as ``person.job``; empty when unknown.
-    relation: str
-    # Paraphrases that training sees.
-    train: tuple[Paraphrase, ...]
-    # Paraphrases that only evaluation sees ("unseen paraphrase"); the probe for the fact.
-    held_out: tuple[Paraphrase, ...]
-    # Every accepted answer, without the dividing space; the first is the one that is taught.
-    answers: tuple[str, ...]
+    name: str  # unique among the facts that a model knows at one time; a changed fact keeps it
+    relation: str  # the facts with the same paraphrases, such as ``person.job``; empty when unknown
+    train: tuple[Paraphrase, ...]  # paraphrases that training sees
+    held_out: tuple[Paraphrase, ...]  # those that only evaluation sees: the fact's probe
+    answers: tuple[str, ...]  # all accepted ones, without the dividing space; the first is taught
 
 
 @dataclass(frozen=True)
@@ -49,6 +44,13 @@ class Task:
 
     name: str
     facts: tuple[Fact, ...]
+
+
+def require_at_least(least: int, **counts: int) -> None:
+    """Refuse counts that are too small; the ``ValueError`` names the first of them."""
+    for name, count in counts.items():
+        if count < least:
+            raise ValueError(f"{name}={count}: expected at least {least}")
 
 
 def train_paraphrases(facts: Iterable[Fact]) -> tuple[Paraphrase, ...]:
@@ -71,21 +73,10 @@ def stream_of(
     Facts that ask the same are dealt once: two answers to one question would undo each other.
     A longer stream begins with the tasks of a shorter one.
 
-    Args:
-        facts: What to deal from.
-        tasks: The number of tasks.
-        facts_per_task: Facts of each task.
-        seed: Decides the order.
-
-    Returns:
-        The tasks.
-
     Raises:
         ValueError: If a count is below 1 or the facts do not suffice.
     """
-    for name, value in (("tasks", tasks), ("facts_per_task", facts_per_task)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: expected at least 1")
+    require_at_least(1, tasks=tasks, facts_per_task=facts_per_task)
     by_prompts = {frozenset(w.prompt for w in (*f.train, *f.held_out)): f for f in reversed(facts)}
     distinct = list(by_prompts.values())
     needed = tasks * facts_per_task
@@ -107,17 +98,9 @@ def rotate_paraphrases(
     """Divide one fact's paraphrases into trained and asked ones, other ones at every turn.
 
     The asked block starts at ``turn * held_out`` in the circle of paraphrases and the trained ones
-    follow it. With exactly ``train + held_out`` paraphrases, what one fact is asked in its
-    neighbour is trained in: an unseen paraphrase is then new for the fact, not for the model.
-
-    Args:
-        paraphrases: All paraphrases of the fact, in an order shared by the facts of its relation.
-        turn: The place of the fact among the facts of its relation.
-        train: How many paraphrases to train.
-        held_out: How many paraphrases to ask, disjoint from the trained ones.
-
-    Returns:
-        The trained and the asked paraphrases.
+    follow it; ``turn`` is the place of the fact in its relation. With exactly ``train + held_out``
+    paraphrases, what one fact is asked in its neighbour is trained in: an unseen paraphrase is
+    then new for the fact, not for the model.
 
     Raises:
         ValueError: If there are fewer than ``train + held_out`` paraphrases.
@@ -130,12 +113,9 @@ def rotate_paraphrases(
 
 def check_paraphrase_counts(train: int, held_out: int, available: int) -> None:
     """Raise a ``ValueError`` unless the paraphrases suffice for a trained and an asked share."""
-    for name, value in (("train_paraphrases", train), ("held_out_paraphrases", held_out)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: expected at least 1 paraphrase")
+    require_at_least(1, train_paraphrases=train, held_out_paraphrases=held_out)
     if train + held_out > available:
         raise ValueError(
             f"train_paraphrases={train} and held_out_paraphrases={held_out} need "
-            f"{train + held_out} "
-            f"paraphrases, but a relation has {available}: lower one of the two"
+            f"{train + held_out} paraphrases, but a relation has {available}: lower one of the two"
         )

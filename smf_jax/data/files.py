@@ -1,6 +1,7 @@
-"""Records, paragraphs and texts of files: JSONL, CSV and plain text, also .gz, .xz or .bz2.
+"""Records and texts of files: JSONL, CSV and plain text, also .gz, .xz or .bz2.
 
-A format of records is one entry of ``_RECORDS``, a compression one of ``_OPENERS``.
+A format of records is one entry of ``_RECORDS``, a compression one of ``_OPENERS``. Of a file that
+is missing, of another format, damaged or malformed an error names the file, and the line if any.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import gzip
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -20,31 +22,23 @@ _OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 TEXT = ".txt"
 
 
-def file_format(path: Path) -> str:
-    """The format of a file: ``.jsonl``, ``.csv`` or ``.txt``, whatever it is compressed with.
+def _format(path: Path) -> str:
+    """The suffix of a file's name, without that of its compression."""
+    return (path.with_suffix("") if path.suffix in _OPENERS else path).suffix
 
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the suffix names another format.
-    """
+
+def file_format(path: Path) -> str:
+    """The format of a file: ``.jsonl``, ``.csv`` or ``.txt``, whatever it is compressed with."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    if not _has_format(path):
-        raise ValueError(f"{path}: unknown format; expected {_expected()}")
-    return _plain_name(path).suffix
+    if _format(path) not in _FORMATS:
+        raise ValueError(f"{path}: unknown format; expected {_EXPECTED}")
+    return _format(path)
 
 
 def holds_records(path: Path) -> bool:
     """Whether the name of a file says that it holds records."""
-    return _plain_name(path).suffix in _RECORDS
-
-
-def _has_format(path: Path) -> bool:
-    return _plain_name(path).suffix in (*_RECORDS, TEXT)
-
-
-def _expected() -> str:
-    return f"{', '.join((*_RECORDS, TEXT))}, alone or followed by {', '.join(_OPENERS)}"
+    return _format(path) in _RECORDS
 
 
 def fail_at(path: Path, line: int, message: str) -> NoReturn:
@@ -53,12 +47,7 @@ def fail_at(path: Path, line: int, message: str) -> NoReturn:
 
 
 def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The records of a .jsonl or .csv file with their line numbers, from 1.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is of another format or damaged, or a line empty or malformed.
-    """
+    """The records of a .jsonl or .csv file with their line numbers, from 1."""
     kind = file_format(path)
     if kind == TEXT:
         raise ValueError(f"{path}: plain text has no fields; expected {' or '.join(_RECORDS)}")
@@ -68,33 +57,25 @@ def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def read_texts(path: str | Path) -> Iterator[str]:
     """Stream texts: the field ``text`` of each record, or the paragraphs of a .txt file.
 
-    Texts that are blank are passed over.
-
-    Args:
-        path: A .jsonl, .csv or .txt file, also with .gz, .xz or .bz2 behind it, or a directory,
-            whose files of these kinds are read in the order of their names.
-
-    Yields:
-        One text at a time; the file is never held in memory.
-
-    Raises:
-        FileNotFoundError: If there is no such file or directory.
-        ValueError: If a file is damaged or of an unknown format, a line is empty or malformed, or
-            a record has no text; with the line's number.
+    Of a directory the files of these kinds are read in the order of their names. Texts that are
+    blank are passed over; no file is ever held in memory.
     """
     path = Path(path)
     if not path.is_dir():
         return _texts(path, file_format(path))
-    files = sorted(file for file in path.iterdir() if _has_format(file))
+    files = sorted(file for file in path.iterdir() if _format(file) in _FORMATS)
     if not files:
-        raise ValueError(f"{path}: no text in this directory; expected {_expected()}")
+        raise ValueError(f"{path}: no text in this directory; expected {_EXPECTED}")
     return (text for file in files for text in _texts(file, file_format(file)))
 
 
 def _texts(path: Path, kind: str) -> Iterator[str]:
-    """The texts of one file."""
+    """The texts of one file; blank lines divide the paragraphs of plain text."""
     if kind == TEXT:
-        yield from read_paragraphs(path)
+        with open_text(path) as file:
+            for filled, lines in groupby(map(str.strip, file), key=bool):
+                if filled:
+                    yield "\n".join(lines)
         return
     for line, record in read_records(path):
         text = record.get("text")
@@ -104,56 +85,11 @@ def _texts(path: Path, kind: str) -> Iterator[str]:
             yield text
 
 
-def read_paragraphs(path: Path) -> Iterator[str]:
-    """The paragraphs of a text file, which blank lines divide.
-
-    Raises:
-        ValueError: If the file is damaged.
-    """
-    lines: list[str] = []
-    with open_text(path) as file:
-        for text in file:
-            if text.strip():
-                lines.append(text.strip())
-            elif lines:
-                yield "\n".join(lines)
-                lines = []
-    if lines:
-        yield "\n".join(lines)
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file without their ends, with their numbers, from 1.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is of an unknown format or damaged.
-    """
-    file_format(path)
-    with open_text(path) as file:
-        for line, text in enumerate(file, start=1):
-            yield line, text.rstrip("\r\n")
-
-
-def read_whole(path: Path, limit: int) -> str:
-    """The beginning of a text file as it stands, blank lines and all.
-
-    Args:
-        path: A .txt file, also with .gz, .xz or .bz2 behind it.
-        limit: Characters that are read at most; negative for all.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is of an unknown format or damaged.
-    """
+def read_whole(path: Path, limit: int = -1) -> str:
+    """The first ``limit`` characters of a text file as it stands; negative for all."""
     file_format(path)
     with open_text(path) as file:
         return file.read(limit)
-
-
-def _plain_name(path: Path) -> Path:
-    """The file's name without the suffix of its compression."""
-    return path.with_suffix("") if path.suffix in _OPENERS else path
 
 
 @contextmanager
@@ -187,36 +123,30 @@ def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _csv_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows by the names in the header; a cell with a JSON list counts as a list."""
+    line = 2
     with open_text(path) as file:
         reader = csv.DictReader(file, strict=True)
-        line = 2
-        while True:
-            try:
-                row = next(reader, None)
-            except csv.Error as error:
-                fail_at(path, line, f"malformed CSV: {error}")
-            if row is None:
-                return
-            if None in row or None in row.values():
-                names = list(reader.fieldnames or ())
-                fail_at(path, line, f"expected {len(names)} cells, one for each of {names}")
-            yield line, {name: _cell(value) for name, value in row.items()}
-            line = reader.line_num + 1
+        try:
+            for row in reader:
+                if None in row or None in row.values():
+                    names = list(reader.fieldnames or ())
+                    fail_at(path, line, f"expected {len(names)} cells, one for each of {names}")
+                yield line, {name: _cell(value) for name, value in row.items()}
+                line = reader.line_num + 1
+        except csv.Error as error:
+            fail_at(path, line, f"malformed CSV: {error}")
 
 
 def _cell(text: str) -> Any:
     """A list where the cell holds one as JSON, else the text."""
-    if text.startswith("["):
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
-    return text
+    try:
+        return json.loads(text) if text.startswith("[") else text
+    except ValueError:
+        return text
 
 
-_RECORDS: Mapping[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]] = {
-    ".jsonl": _json_records,
-    ".csv": _csv_records,
-}
+_RECORDS = {".jsonl": _json_records, ".csv": _csv_records}
+_FORMATS = (*_RECORDS, TEXT)
+_EXPECTED = f"{', '.join(_FORMATS)}, alone or followed by {', '.join(_OPENERS)}"
 # What a help text says of a file of records.
 RECORD_FILES = f"{' or '.join(_RECORDS)}, also with {', '.join(_OPENERS)} behind it"

@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from smf_jax.data.files import fail_at, file_format, read_lines, read_records
+from smf_jax.data.files import TEXT, fail_at, file_format, open_text, read_records
 
 ENDINGS = 4
-_OPTIONS = ("opa", "opb", "opc", "opd")
-_ANSWER = "cop"
+_FIELDS = ("question", "opa", "opb", "opc", "opd", "cop")
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """A prompt, what may follow it, and what does."""
 
-    # Ends without a space.
-    prompt: str
-    # The choices, without the space that divides them from the prompt.
-    endings: tuple[str, ...]
-    # The place of the right one.
-    right: int
+    prompt: str  # ends without a space
+    endings: tuple[str, ...]  # the choices, without the space that divides them from the prompt
+    right: int  # the place of the right one
 
 
 def read_hellaswag(path: str | Path) -> tuple[Choice, ...]:
     """Read HellaSwag items: six lines each, the context, the number of the right ending, 4 endings.
 
     The context and the endings are taken as they stand, which in the published file is with the
-    activity in front and the markers of WikiHow taken out.
-
-    Args:
-        path: A .txt file, also with .gz, .xz or .bz2 behind it.
+    activity in front and the markers of WikiHow taken out. The file is plain text, also packed.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -40,9 +31,10 @@ def read_hellaswag(path: str | Path) -> tuple[Choice, ...]:
             malformed; with the line's number.
     """
     path = Path(path)
-    if file_format(path) != ".txt":
+    if file_format(path) != TEXT:
         raise ValueError(f"{path}: HellaSwag is read from plain text; expected .txt")
-    lines = list(read_lines(path))
+    with open_text(path) as file:
+        lines = [text.strip() for text in file]
     size = 2 + ENDINGS
     if not lines or len(lines) % size:
         raise ValueError(
@@ -51,12 +43,13 @@ def read_hellaswag(path: str | Path) -> tuple[Choice, ...]:
         )
     items = []
     for start in range(0, len(lines), size):
-        (first, context), (line, label), *endings = lines[start : start + size]
-        if label.strip() not in map(str, range(ENDINGS)):
-            fail_at(path, line, f"{label!r} is no ending's number; expected 0 to {ENDINGS - 1}")
-        _require_text(path, [(first, context), *endings])
-        texts = tuple(text.strip() for _, text in endings)
-        items.append(Choice(context.strip(), texts, int(label)))
+        context, label, *endings = lines[start : start + size]
+        if label not in map(str, range(ENDINGS)):
+            reason = f"{label!r} is no ending's number; expected 0 to {ENDINGS - 1}"
+            fail_at(path, start + 2, reason)
+        for line, text in enumerate((context, label, *endings), start + 1):
+            _require_text(path, line, text)
+        items.append(Choice(context, tuple(endings), int(label)))
     return tuple(items)
 
 
@@ -65,9 +58,6 @@ def read_medmcqa(path: str | Path) -> tuple[Choice, ...]:
 
     The prompt is ``Question: {question}\nAnswer:``; the options themselves are the endings, so
     that they can be compared by length-normalised likelihood (S26).
-
-    Args:
-        path: A .jsonl or .csv file, also with .gz, .xz or .bz2 behind it.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -82,19 +72,18 @@ def read_medmcqa(path: str | Path) -> tuple[Choice, ...]:
 
 
 def _medmcqa(path: Path, line: int, record: dict[str, Any]) -> Choice:
-    needed = ("question", *_OPTIONS, _ANSWER)
-    missing = [name for name in needed if name not in record]
+    missing = [name for name in _FIELDS if name not in record]
     if missing:
-        fail_at(path, line, f"no {', '.join(missing)}; expected the fields {', '.join(needed)}")
-    right = record[_ANSWER]
+        fail_at(path, line, f"no {', '.join(missing)}; expected the fields {', '.join(_FIELDS)}")
+    question, *endings, right = (record[name] for name in _FIELDS)
     if str(right) not in map(str, range(1, ENDINGS + 1)):
-        fail_at(path, line, f"{_ANSWER}={right!r}: expected 1 to {ENDINGS}")
-    _require_text(path, [(line, record[name]) for name in needed[:-1]])
-    prompt = f"Question: {record['question'].strip()}\nAnswer:"
-    return Choice(prompt, tuple(record[name].strip() for name in _OPTIONS), int(right) - 1)
+        fail_at(path, line, f"cop={right!r}: expected 1 to {ENDINGS}")
+    for text in (question, *endings):
+        _require_text(path, line, text)
+    prompt = f"Question: {question.strip()}\nAnswer:"
+    return Choice(prompt, tuple(ending.strip() for ending in endings), int(right) - 1)
 
 
-def _require_text(path: Path, texts: list[tuple[int, Any]]) -> None:
-    for line, text in texts:
-        if not isinstance(text, str) or not text.strip():
-            fail_at(path, line, f"expected text for the context and every ending, found {text!r}")
+def _require_text(path: Path, line: int, text: Any) -> None:
+    if not isinstance(text, str) or not text.strip():
+        fail_at(path, line, f"expected text for the context and every ending, found {text!r}")

@@ -33,11 +33,7 @@ RELATION_FIELD = "relation"  # optional: the group that the fact belongs to
 
 
 def read_questions(path: str | Path, *, relations: Sequence[str] | None = None) -> tuple[Fact, ...]:
-    """Read questions with their answers and put them into paraphrases.
-
-    Args:
-        path: A file of records, such as .jsonl or .csv.
-        relations: Keep the questions of these relations; None keeps all.
+    """Read questions with their answers, of some relations or all, and put them into paraphrases.
 
     Returns:
         One fact per record, in the order of the file, named by file and line.
@@ -50,7 +46,12 @@ def read_questions(path: str | Path, *, relations: Sequence[str] | None = None) 
     path = Path(path)
     found = _read(path, needs_relation=relations is not None)
     if relations is not None:
-        _check_relations(path, relations, {relation for *_, relation in found})
+        existing = {relation for *_, relation in found}
+        unknown = sorted(set(relations) - existing)
+        if unknown or not relations:
+            raise ValueError(
+                f"{path}: unknown relations {unknown}; the file has {', '.join(sorted(existing))}"
+            )
         found = [entry for entry in found if entry[-1] in relations]
     stem = path.name.partition(".")[0]
     return tuple(
@@ -60,24 +61,15 @@ def read_questions(path: str | Path, *, relations: Sequence[str] | None = None) 
 
 
 def read_open_questions(path: str | Path) -> tuple[Question, ...]:
-    """Read questions with their answers as they stand, in no paraphrase.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: As `read_questions`.
-    """
+    """Read questions as they stand, in no paraphrase; errors are those of `read_questions`."""
     return tuple(question for _, question, _ in _read(Path(path), needs_relation=False))
 
 
 def question_fact(name: str, question: Question, *, relation: str = "", turn: int = 0) -> Fact:
-    """The fact that a question and its answers state, in generic question formats.
+    """The fact that a question and its first answer state, in generic question formats.
 
-    Args:
-        name: The fact's unique name.
-        question: The question with its accepted answers; the first is taught.
-        relation: The group of the fact, if known.
-        turn: The fact's place among its neighbours: decides which formats are held out; its
-            neighbours are trained in them.
+    ``turn``, the fact's place among its neighbours, decides which formats are held out; its
+    neighbours are trained in them.
     """
     taught = f" {question.answers[0]}"
     formats = QUESTION_FORMATS[: TRAINED + HELD_OUT]
@@ -90,12 +82,10 @@ def _read(path: Path, needs_relation: bool) -> list[tuple[int, Question, str]]:
     """The line, the question and the relation of every record."""
     found = []
     for line, record in read_records(path):
-        text = _first(record, QUESTION_FIELDS)
+        text, names = _first(record, QUESTION_FIELDS)
         if not isinstance(text, str) or not text.strip():
-            names = _alternatives(QUESTION_FIELDS)
-            fail_at(
-                path, line, f"no question: expected text in {names}; the record has {list(record)}"
-            )
+            has = f"the record has {list(record)}"
+            fail_at(path, line, f"no question: expected text in {names}; {has}")
         question = Question(text.strip(), _answers(path, line, record))
         relation = record.get(RELATION_FIELD)
         if needs_relation and relation is None:
@@ -111,36 +101,21 @@ def _read(path: Path, needs_relation: bool) -> list[tuple[int, Question, str]]:
     return found
 
 
-def _check_relations(path: Path, asked: Sequence[str], existing: set[str]) -> None:
-    unknown = sorted(set(asked) - existing)
-    if unknown or not asked:
-        raise ValueError(
-            f"{path}: unknown relations {unknown}; the file has {', '.join(sorted(existing))}"
-        )
-
-
 def _answers(path: Path, line: int, record: dict[str, Any]) -> tuple[str, ...]:
     """The accepted answers of a record, each once."""
-    names = _alternatives(ANSWER_FIELDS)
-    given = _first(record, ANSWER_FIELDS)
+    given, names = _first(record, ANSWER_FIELDS)
     answers = [] if given is None else [given] if isinstance(given, str) else given
+    wanted = "expected text or a list of texts"
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
-        fail_at(path, line, f"{names} is {given!r}: expected text or a list of texts")
+        fail_at(path, line, f"{names} is {given!r}: {wanted}")
     kept = tuple(dict.fromkeys(answer.strip() for answer in answers if answer.strip()))
     if not kept:
-        fail_at(
-            path,
-            line,
-            f"the question has no answer: expected text or a list of texts in {names}; give one "
-            "or take the line out",
-        )
+        remedy = f"{wanted} in {names}; give one or take the line out"
+        fail_at(path, line, f"the question has no answer: {remedy}")
     return kept
 
 
-def _first(record: dict[str, Any], names: Sequence[str]) -> Any:
-    """The value of the first field that is there."""
-    return next((record[name] for name in names if name in record), None)
-
-
-def _alternatives(names: Sequence[str]) -> str:
-    return " or ".join(map(repr, names))
+def _first(record: dict[str, Any], names: Sequence[str]) -> tuple[Any, str]:
+    """The value of the first field that is there, and the fields in words."""
+    value = next((record[name] for name in names if name in record), None)
+    return value, " or ".join(map(repr, names))

@@ -25,24 +25,15 @@ from smf_jax.errors import blame_flag
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads sources for one command.
+    """Reads what ``--flag=source`` names for one command; errors name the flag, file and line."""
 
-    Attributes:
-      data_dir: where prepared tensorflow-datasets lie; empty for their default.
-      download: whether sets that are not prepared may be, which uses the network.
-    """
-
-    data_dir: str = ""
-    download: bool = False
+    data_dir: str = ""  # where prepared tensorflow-datasets lie; empty for their default
+    download: bool = False  # whether sets that are not prepared may be, which uses the network
 
     def questions(
         self, source: str, flag: str, relations: Sequence[str] | None = None
     ) -> tuple[Fact, ...]:
-        """The questions that ``--flag=source`` names.
-
-        Raises:
-          ValueError: naming the flag, the file and the line.
-        """
+        """The questions of a source in paraphrases, of all relations or of some."""
         picked = "" if relations is None else f" --relation={','.join(relations)}"
         with self._opened(source, flag, picked) as opened:
             if relations is not None and not opened.has_relations:
@@ -53,33 +44,19 @@ class Reader:
             return opened.questions(relations)
 
     def open_questions(self, source: str, flag: str) -> tuple[Question, ...]:
-        """The questions that ``--flag=source`` names as they stand, in no paraphrase.
-
-        Raises:
-          ValueError: naming the flag, the file and the line.
-        """
+        """The questions of a source as they stand, in no paraphrase."""
         with self._opened(source, flag) as opened:
             return opened.open_questions()
 
     def texts(self, source: str, flag: str) -> Iterator[str]:
-        """The texts that ``--flag=source`` names, one at a time.
-
-        Raises:
-          ValueError: naming the flag, the file and the line.
-        """
+        """The texts of a source, one at a time."""
         with self._opened(source, flag) as opened:
             yield from opened.texts()
 
     def whole_text(self, source: str, flag: str, characters: int = -1) -> str:
         """One text: a .txt file as it stands, else all texts with blank lines between them.
 
-        Args:
-          source: the value of the flag.
-          flag: its name.
-          characters: about how many to read, from the beginning; negative for all.
-
-        Raises:
-          ValueError: naming the flag, the file and the line.
+        About so many ``characters`` are read, from the beginning; all where it is negative.
         """
         with self._opened(source, flag) as opened:
             return opened.whole_text(characters)
@@ -93,33 +70,23 @@ class Reader:
 
 
 class Source:
-    """A file, or a directory of texts: what has no scheme.
-
-    Attributes:
-      has_relations: whether questions may be picked by their relation.
-    """
+    """A file, or a directory of texts: what has no scheme. Nothing is read before it is asked."""
 
     has_relations = True
 
     def __init__(self, reader: Reader, source: str, flag: str) -> None:
-        """Finds the source; nothing is read yet."""
-        del reader
         self._path = existing(source, flag)
 
     def questions(self, relations: Sequence[str] | None) -> tuple[Fact, ...]:
-        """The questions in paraphrases, of all relations or of some."""
         return read_questions(self._path, relations=relations)
 
     def open_questions(self) -> tuple[Question, ...]:
-        """The questions as they stand."""
         return read_open_questions(self._path)
 
     def texts(self) -> Iterator[str]:
-        """The texts, one at a time."""
         return read_texts(self._path)
 
     def whole_text(self, characters: int) -> str:
-        """All text as one, or about as many of its first characters."""
         if self._path.is_file() and file_format(self._path) == TEXT:
             return read_whole(self._path, characters)
         return _joined(self.texts(), characters)
@@ -151,11 +118,7 @@ SCHEMES: Mapping[str, type[Source]] = {"tfds": TfdsSource}
 
 
 def existing(source: str, flag: str) -> Path:
-    """The path that ``--flag=source`` names.
-
-    Raises:
-      FileNotFoundError: if nothing is there.
-    """
+    """The path that ``--flag=source`` names, or a ``FileNotFoundError`` that says so."""
     path = Path(source)
     if not source or not path.exists():
         raise FileNotFoundError(

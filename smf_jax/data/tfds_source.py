@@ -27,39 +27,20 @@ _ANSWER_PARTS = ("value", "aliases", "text")
 class TfdsSplit:
     """One split of one set, as ``tfds.builder`` names it."""
 
-    # The set, with its configuration and version if need be: ``trivia_qa/unfiltered.nocontext``.
-    name: str
-    # A split, or a slice of one: ``validation``, ``train[:1000]``.
-    split: str
-    # Where prepared sets lie; None is ``~/tensorflow_datasets`` (or ``TFDS_DATA_DIR``).
-    data_dir: str | Path | None = None
+    name: str  # with configuration and version if need be: ``trivia_qa/unfiltered.nocontext``
+    split: str  # or a slice of one: ``validation``, ``train[:1000]``
+    data_dir: str | Path | None = None  # where prepared sets lie; None is ``TFDS_DATA_DIR``
 
     def __str__(self) -> str:
         return f"tfds:{self.name}:{self.split}"
 
 
 def read_tfds_questions(
-    source: TfdsSplit,
-    *,
-    question: str | None = None,
-    answers: str | None = None,
-    download: bool = False,
+    source: TfdsSplit, *, question: str = "", answers: str = "", download: bool = False
 ) -> tuple[Fact, ...]:
-    """Read questions with their answers from a set and put them into paraphrases.
+    """One fact per question, in paraphrases, named by its place in the split.
 
-    Args:
-        source: The split to read.
-        question: The feature with the question, nested ones with slashes; None looks for it.
-        answers: The feature with the answers: a text, a sequence of texts, or a group with
-            ``value`` and ``aliases`` or with ``text``; None looks for it.
-        download: Prepare the set if it is not prepared, which uses the network.
-
-    Returns:
-        One fact per record, named by its place in the split.
-
-    Raises:
-        ValueError: If the set, split or feature does not exist, the set is not prepared as
-            array_record, or a question has no answer.
+    Arguments and errors are those of `read_tfds_open_questions`.
     """
     found = read_tfds_open_questions(source, question=question, answers=answers, download=download)
     return tuple(
@@ -69,15 +50,17 @@ def read_tfds_questions(
 
 
 def read_tfds_open_questions(
-    source: TfdsSplit,
-    *,
-    question: str | None = None,
-    answers: str | None = None,
-    download: bool = False,
+    source: TfdsSplit, *, question: str = "", answers: str = "", download: bool = False
 ) -> tuple[Question, ...]:
-    """Read questions with their answers from a set as they stand, in no paraphrase.
+    """Read questions with their answers as they stand, in no paraphrase.
 
-    Arguments and errors are those of `read_tfds_questions`.
+    ``question`` and ``answers`` name features, nested ones with slashes, and are looked for where
+    they are empty. Answers are a text, a sequence of texts, or a group with ``value`` and
+    ``aliases`` or with ``text``. ``download`` prepares a set that is not, by the network.
+
+    Raises:
+        ValueError: If the set, split or feature does not exist, the set is not prepared as
+            array_record, or a question has no answer.
     """
     builder = _prepared(source, download)
     question = question or _find(source, builder, _QUESTION_NAMES, "question")
@@ -99,22 +82,10 @@ def read_tfds_open_questions(
     return tuple(found)
 
 
-def read_tfds_texts(
-    source: TfdsSplit, *, text: str | None = None, download: bool = False
-) -> Iterator[str]:
-    """Stream the texts of a set, passing over blank ones.
+def read_tfds_texts(source: TfdsSplit, *, text: str = "", download: bool = False) -> Iterator[str]:
+    """Stream the texts of a set, passing over blank ones; the feature is looked for as above.
 
-    Args:
-        source: The split to read.
-        text: The feature with the text, nested ones with slashes; None looks for it.
-        download: Prepare the set if it is not prepared, which uses the network.
-
-    Returns:
-        An iterator over one text at a time. The set is opened at once, so that errors come early.
-
-    Raises:
-        ValueError: If the set, split or feature does not exist, or the set is not prepared as
-            array_record.
+    The set is opened at once, so that the errors, those of questions, come early.
     """
     builder = _prepared(source, download)
     feature = text or _find(source, builder, _TEXT_NAMES, "text")
@@ -123,11 +94,7 @@ def read_tfds_texts(
 
 
 def parse_tfds(text: str, flag: str, data_dir: str | Path | None = None) -> TfdsSplit:
-    """Read a source from a command line: ``tfds:NAME:SPLIT``.
-
-    Raises:
-        ValueError: If the text has another form; names the flag.
-    """
+    """The split that ``tfds:NAME:SPLIT`` names; the ``ValueError`` names the flag."""
     scheme, _, rest = text.partition(":")
     name, _, split = rest.partition(":")
     if scheme != "tfds" or not name or not split:
@@ -197,9 +164,8 @@ def _records(source: TfdsSplit, builder: Any) -> Iterator[Mapping[str, Any]]:
 def _find(source: TfdsSplit, builder: Any, names: tuple[str, ...], what: str) -> str:
     """The first of the usual names that the set has."""
     features = sorted(builder.info.features)
-    for name in names:
-        if name in features:
-            return name
+    if found := next((name for name in names if name in features), None):
+        return found
     raise ValueError(
         f"{source}: found no feature with the {what} (looked for {', '.join(names)}); the set has "
         f"{', '.join(features)}: name the one to read"
@@ -220,8 +186,7 @@ def _at(source: TfdsSplit, record: Mapping[str, Any], feature: str) -> Any:
 def _accepted(value: Any) -> tuple[str, ...]:
     """The accepted answers in a feature, each once, the one to teach first."""
     if isinstance(value, Mapping):
-        parts = [value[name] for name in _ANSWER_PARTS if name in value]
-        return tuple(dict.fromkeys(text for part in parts for text in _texts_of(part)))
+        value = [value[name] for name in _ANSWER_PARTS if name in value]
     return tuple(dict.fromkeys(_texts_of(value)))
 
 

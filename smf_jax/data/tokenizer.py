@@ -14,8 +14,13 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from smf_jax.data.chat import ChatTemplate, Message, parse_template
 
+Ids = list[int]
+
 PAD, BEGIN, END = "<|pad|>", "<|begin|>", "<|end|>"
 _ALPHABET = 256  # a byte-level tokenizer starts from every byte
+# Where special tokens are named, in the order in which the files are believed.
+_SPECIAL_FILES = ("tokenizer_config", "special_tokens_map", "generation_config", "config")
+_NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 @dataclass(frozen=True)
@@ -25,49 +30,45 @@ class Tokenizer:
     ``encode`` never adds special tokens; ``batching`` places ``bos`` and ``eos``.
     """
 
-    backend: tokenizers.Tokenizer
-    # The id of the first token of every sequence; None where the model has none (Qwen2).
-    bos: int | None
-    # The id that ends a text.
-    eos: int
-    # The id at masked positions; any valid id serves, masked positions are never read.
-    pad: int
-    # Every id at which generation stops; ``eos`` is among them.
-    stops: tuple[int, ...] = ()
-    # How the model's conversations are rendered; None where it has no template.
-    chat: ChatTemplate | None = None
+    backend: tokenizers.Tokenizer  # of the ``tokenizers`` library
+    bos: int | None  # the id that opens every sequence; None where the model has none (Qwen2)
+    eos: int  # the id that ends a text
+    pad: int  # the id at masked positions; any valid id serves, masked positions are never read
+    stops: tuple[int, ...] = ()  # every id at which generation stops; ``eos`` is among them
+    chat: ChatTemplate | None = None  # how conversations are rendered, if there is a way
 
     def __post_init__(self) -> None:
         if self.eos not in self.stops:
             object.__setattr__(self, "stops", (self.eos, *self.stops))
 
     @property
+    def begin(self) -> Ids:
+        """What opens a sequence: ``bos``, or nothing."""
+        return [] if self.bos is None else [self.bos]
+
+    @property
     def size(self) -> int:
         """One more than the largest token id: the rows that an embedding must have."""
         return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> Ids:
         """The token ids of a text, without special tokens."""
         return self.backend.encode(text, add_special_tokens=False).ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         """The token ids of each text, without special tokens."""
         encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
-    def encode_prompt(self, text: str) -> list[int]:
+    def encode_prompt(self, text: str) -> Ids:
         """The token ids of a prompt, ``bos`` in front where the model has one."""
-        return [*([] if self.bos is None else [self.bos]), *self.encode(text)]
+        return self.begin + self.encode(text)
 
-    def encode_chat(self, messages: Sequence[Message], open_answer: bool = True) -> list[int]:
-        """The token ids of a conversation, by the tokenizer's chat template and nothing else.
-
-        Args:
-            messages: Each with ``role`` and ``content``, the oldest first.
-            open_answer: Whether the ids end where the model's answer begins.
+    def encode_chat(self, messages: Sequence[Message], open_answer: bool = True) -> Ids:
+        """The token ids of a conversation, by the chat template and nothing else.
 
         Raises:
-            ValueError: If the tokenizer has no template, or it does not take the messages.
+            ValueError: If there is no template, or it does not take the messages.
         """
         if self.chat is None:
             raise ValueError(
@@ -100,7 +101,7 @@ class Tokenizer:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self.backend.save(str(directory / "tokenizer.json"))
-        config = {
+        config: dict[str, Any] = {
             "bos_token": None if self.bos is None else self.backend.id_to_token(self.bos),
             "add_bos_token": self.bos is not None,
             "eos_token": self.backend.id_to_token(self.eos),
@@ -110,24 +111,18 @@ class Tokenizer:
         }
         if self.chat is not None:
             config |= dict(self.chat.tokens) | {"chat_template": self.chat.text}
-        _write_json(directory / "tokenizer_config.json", config)
-        ids = {"eos_token_id": list(self.stops), "pad_token_id": self.pad}
+        ids: dict[str, Any] = {"eos_token_id": list(self.stops), "pad_token_id": self.pad}
         ids |= {} if self.bos is None else {"bos_token_id": self.bos}
-        _write_json(directory / "generation_config.json", ids)
+        for name, content in (("tokenizer_config", config), ("generation_config", ids)):
+            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+            (directory / f"{name}.json").write_text(text, encoding="utf-8")
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
-    """Train a byte-level BPE tokenizer; the same texts give the same tokenizer.
+    """Train a byte-level BPE tokenizer of at most ``size`` tokens: pad 0, begin 1, end 2, others.
 
-    A space is set before each text (and taken off again by ``decode``), so that a word is the
-    same token at the start of a text and inside it.
-
-    Args:
-        texts: What the merges are learned from.
-        size: The number of tokens, at most: few texts may not fill it.
-
-    Returns:
-        The tokenizer, with the special tokens pad 0, begin 1 and end 2.
+    The same texts give the same tokenizer. A space is set before each text (and taken off again by
+    ``decode``), so that a word is the same token at the start of a text and inside it.
 
     Raises:
         ValueError: If ``size`` does not hold every byte and the special tokens.
@@ -161,17 +156,10 @@ def load_tokenizer(directory: str | Path, rows: int | None = None) -> Tokenizer:
     The begin token is the one that the tokenizer itself would add, since that is what the model
     was trained on: a ``bos_token_id`` that is only named in a configuration (Qwen2) is not used.
 
-    Args:
-        directory: A directory with ``tokenizer.json`` and the usual files beside it.
-        rows: The rows of the model's embedding; checked when given.
-
-    Returns:
-        The tokenizer.
-
     Raises:
         FileNotFoundError: If there is no ``tokenizer.json``.
         ValueError: If a file is malformed, no end token is named, or the tokenizer has more
-            tokens than the embedding has rows.
+            tokens than the embedding has ``rows``, where these are given.
     """
     directory = Path(directory)
     path = directory / "tokenizer.json"
@@ -187,15 +175,26 @@ def load_tokenizer(directory: str | Path, rows: int | None = None) -> Tokenizer:
     backend.no_padding()
     backend.no_truncation()
     files = {name: _read_json(directory / f"{name}.json") for name in _SPECIAL_FILES}
-    stops = _end_tokens(directory, backend, files)
-    pad = _token(backend, files, "pad_token")
+    named = {name: _texts_of(files, name) for name in _NAMED}
+    own = directory / "chat_template.jinja"
+    template = files["tokenizer_config"].get("chat_template")
+    stops = _end_tokens(directory, _first_id(backend, named["eos_token"]), files)
+    pad = _first_id(backend, named["pad_token"])
+    # The token that opens a sequence is added by the tokenizer itself, or asked for by a flag.
+    framed = backend.encode("a", add_special_tokens=True).ids
+    plain = backend.encode("a", add_special_tokens=False).ids
+    adds = files["tokenizer_config"].get("add_bos_token")
+    bos = _first_id(backend, named["bos_token"]) if adds else None
     tokenizer = Tokenizer(
         backend,
-        bos=_begin_token(backend, files),
+        bos=bos if framed[: len(plain)] == plain else framed[0],
         eos=stops[0],
         pad=stops[0] if pad is None else pad,
         stops=stops,
-        chat=_chat_template(directory, files),
+        chat=parse_template(
+            own.read_text(encoding="utf-8") if own.is_file() else template,
+            {name: texts[0] for name, texts in named.items() if texts},
+        ),
     )
     if rows is not None and tokenizer.size > rows:
         raise ValueError(
@@ -203,15 +202,6 @@ def load_tokenizer(directory: str | Path, rows: int | None = None) -> Tokenizer:
             "rows: use the tokenizer that belongs to this model"
         )
     return tokenizer
-
-
-# Where special tokens are named, in the order in which the files are believed.
-_NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
-_SPECIAL_FILES = ("tokenizer_config", "special_tokens_map", "generation_config", "config")
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -227,16 +217,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _chat_template(directory: Path, files: dict[str, dict[str, Any]]) -> ChatTemplate | None:
-    """The template in a file of its own, or else in the tokenizer's configuration."""
-    own = directory / "chat_template.jinja"
-    stored = files["tokenizer_config"].get("chat_template")
-    return parse_template(
-        own.read_text(encoding="utf-8") if own.is_file() else stored,
-        {name: text for name in _NAMED for text in _texts_of(files, name)[:1]},
-    )
-
-
 def _texts_of(files: dict[str, dict[str, Any]], name: str) -> list[str]:
     """The texts of a special token in the configurations that name it."""
     entries = (content.get(name) for content in files.values())
@@ -244,39 +224,21 @@ def _texts_of(files: dict[str, dict[str, Any]], name: str) -> list[str]:
     return [text for text in texts if isinstance(text, str)]
 
 
-def _token(
-    backend: tokenizers.Tokenizer, files: dict[str, dict[str, Any]], name: str
-) -> int | None:
-    """The id of a special token that a configuration names by its text, if one does."""
-    ids = map(backend.token_to_id, _texts_of(files, name))
-    return next((found for found in ids if found is not None), None)
-
-
-def _begin_token(backend: tokenizers.Tokenizer, files: dict[str, dict[str, Any]]) -> int | None:
-    """The token that opens a sequence: added by the tokenizer itself, or asked for by a flag."""
-    opening = backend.encode("a", add_special_tokens=True).ids
-    plain = backend.encode("a", add_special_tokens=False).ids
-    if opening[: len(plain)] != plain:
-        return opening[0]
-    if files["tokenizer_config"].get("add_bos_token"):
-        return _token(backend, files, "bos_token")
-    return None
+def _first_id(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> int | None:
+    """The id of the first of a special token's texts that is a token."""
+    return next((i for i in map(backend.token_to_id, texts) if i is not None), None)
 
 
 def _end_tokens(
-    directory: Path, backend: tokenizers.Tokenizer, files: dict[str, dict[str, Any]]
+    directory: Path, named: int | None, files: dict[str, dict[str, Any]]
 ) -> tuple[int, ...]:
     """The ids that end a text, the one of the tokenizer first."""
-    named = _token(backend, files, "eos_token")
-    ends = [] if named is None else [named]
-    for name in ("generation_config", "config"):
-        ids = files[name].get("eos_token_id")
-        for found in ids if isinstance(ids, list) else [ids]:
-            if isinstance(found, int) and found not in ends:
-                ends.append(found)
+    given = (files[name].get("eos_token_id") for name in ("generation_config", "config"))
+    ids = (each if isinstance(each, list) else [each] for each in ([named], *given))
+    ends = tuple(dict.fromkeys(i for group in ids for i in group if isinstance(i, int)))
     if not ends:
         raise ValueError(
             f"{directory}: no file names the end-of-text token; give eos_token in "
             "tokenizer_config.json or eos_token_id in generation_config.json"
         )
-    return tuple(ends)
+    return ends

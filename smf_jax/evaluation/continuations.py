@@ -12,25 +12,17 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from smf_jax.data.batching import Batch, empty_batch
-from smf_jax.data.tokenizer import Tokenizer
+from smf_jax.data.batching import Batch, pad_pairs
+from smf_jax.data.tokenizer import Ids, Tokenizer
 from smf_jax.losses import token_losses
-
-Ids = list[int]
 
 
 class RowScores(NamedTuple):
-    """What a model says of the targets that weigh something, ``(b,)``: JAX, or NumPy once fetched.
+    """What a model says of the targets of a weight, ``(b,)``: JAX, or NumPy once fetched."""
 
-    Attributes:
-      log_probability: their log-probability, summed, nats.
-      tokens: how many there are, int32.
-      greedy: bool, whether each of them is the likeliest token, given those before it.
-    """
-
-    log_probability: Any
-    tokens: Any
-    greedy: Any
+    log_probability: Any  # their log-probability, summed, nats
+    tokens: Any  # how many there are, int32
+    greedy: Any  # bool, whether each of them is the likeliest token, given those before it
 
 
 def row_scores(logits: Float[Array, "b t vocabulary"], batch: Batch) -> RowScores:
@@ -50,19 +42,15 @@ def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list
     """Ids of prompts, ``bos`` in front where the model has one, and of what follows them.
 
     What follows is cut out of the ids of the whole text, behind as many as the prompt has by
-    itself. Spaces at the end of a prompt go to what follows. No ``eos`` is added.
-
-    Args:
-      tokenizer: of the model.
-      pairs: prompts, not empty, and what follows each.
+    itself. Spaces at the end of a prompt, which is not empty, go to what follows. There is no
+    ``eos``.
     """
     moved = [(p.rstrip(), p[len(p.rstrip()) :] + follows) for p, follows in pairs]
     prompts = list(dict.fromkeys(prompt for prompt, _ in moved))
     ids = dict(zip(prompts, tokenizer.encode_batch(prompts), strict=True))
     wholes = tokenizer.encode_batch([prompt + follows for prompt, follows in moved])
-    begin = [] if tokenizer.bos is None else [tokenizer.bos]
     return [
-        (begin + ids[prompt], whole[len(ids[prompt]) :])
+        (tokenizer.begin + ids[prompt], whole[len(ids[prompt]) :])
         for (prompt, _), whole in zip(moved, wholes, strict=True)
     ]
 
@@ -70,18 +58,10 @@ def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list
 def pair_rows(
     pairs: Sequence[tuple[Ids, Ids]], pad: int, positions: int, multiple: int = 8
 ) -> Batch:
-    """One row for each prompt and what follows it, padded on the right; the latter weighs 1.
+    """One row ``(rows, t)`` for each prompt and what follows it; the latter weighs 1.
 
-    A prompt that is too long for the model loses its beginning.
-
-    Args:
-      pairs: ids of prompts and of what follows, neither empty.
-      pad: the id at pads.
-      positions: places that the model takes.
-      multiple: the length is rounded up to a multiple of this.
-
-    Returns:
-      A batch ``(rows, t)``.
+    A prompt that is too long for the model's ``positions`` loses its beginning. The length is
+    rounded up to a ``multiple``.
 
     Raises:
       ValueError: if there is no pair, half of one is empty, or what follows takes more places than
@@ -100,17 +80,9 @@ def pair_rows(
                 f"pair {number} has {len(follows)} tokens to score, the model takes {positions}: "
                 "leave it out or take a model with more positions"
             )
-    rows = [(prompt + follows)[-positions - 1 :] for prompt, follows in pairs]
-    longest = max(map(len, rows)) - 1
-    length = min(positions, -(-longest // multiple) * multiple)
-    batch = empty_batch(len(rows), length, pad)
-    for place, (row, (_, follows)) in enumerate(zip(rows, pairs, strict=True)):
-        end = len(row) - 1
-        batch.tokens[place, :end] = row[:-1]
-        batch.targets[place, :end] = row[1:]
-        batch.weights[place, end - len(follows) : end] = 1
-        batch.valid[place, :end] = True
-    return batch
+    cut = [(prompt[len(follows) - positions - 1 :], follows) for prompt, follows in pairs]
+    longest = max(len(prompt + follows) for prompt, follows in cut) - 1
+    return pad_pairs(cut, min(positions, -(-longest // multiple) * multiple), pad)
 
 
 def count_cut(pairs: Sequence[tuple[Ids, Ids]], positions: int) -> int:

@@ -14,12 +14,7 @@ from smf_jax.losses import token_losses
 
 
 class LossSum(NamedTuple):
-    """Sum of token losses and the number of tokens, so that chunks add up exactly.
-
-    Attributes:
-      total: nats, weighted.
-      weight: sum of the weights.
-    """
+    """Weighted sum of token losses in nats, and of their weights, so that chunks add up exactly."""
 
     total: Float[Array, ""]
     weight: Float[Array, ""]
@@ -32,12 +27,9 @@ def loss_sum(logits: Float[Array, "b t vocabulary"], batch: Batch) -> LossSum:
 
 
 def mean_loss(chunks: Sequence[LossSum]) -> float:
-    """Mean loss of a text in nats per token, from the sums of its chunks.
-
-    Raises:
-      ValueError: if no token weighs anything.
-    """
-    weight = float(np.sum([np.asarray(chunk.weight, np.float64) for chunk in chunks]))
+    """Mean loss of a text in nats per token; a ``ValueError`` if no token weighs anything."""
+    sums = ([np.asarray(chunk[part], np.float64) for chunk in chunks] for part in (0, 1))
+    total, weight = (float(np.sum(each)) for each in sums)
     if not weight:
         raise ValueError("a text probe without tokens measures nothing; give a longer text")
-    return float(np.sum([np.asarray(chunk.total, np.float64) for chunk in chunks])) / weight
+    return total / weight

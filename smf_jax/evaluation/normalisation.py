@@ -35,19 +35,11 @@ def exact_score(prediction: str, answers: Sequence[str]) -> float:
 
 
 def f1_score(prediction: str, answers: Sequence[str]) -> float:
-    """The best F1 over all answers: ``2PR / (P + R)`` of the words that both have.
+    """The best F1 over all answers, 0 to 1: ``2PR / (P + R)`` of the words that both have.
 
-    Args:
-      prediction: what the model said.
-      answers: all accepted answers.
-
-    Returns:
-      0 to 1; words that occur several times count as often as both have them.
+    Words that occur several times count as often as both have them.
     """
-    predicted = normalise_answer(prediction).split()
-    return max((_f1(predicted, normalise_answer(answer).split()) for answer in answers), default=0)
-
-
-def _f1(predicted: list[str], answer: list[str]) -> float:
-    common = (Counter(predicted) & Counter(answer)).total()
-    return 2 * common / (len(predicted) + len(answer)) if common else 0.0
+    predicted = Counter(normalise_answer(prediction).split())
+    accepted = [Counter(normalise_answer(answer).split()) for answer in answers]
+    pairs = (((predicted & each).total(), (predicted + each).total()) for each in accepted)
+    return max((2 * common / words if common else 0.0 for common, words in pairs), default=0)

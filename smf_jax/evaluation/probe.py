@@ -20,21 +20,13 @@ from smf_jax.progress import say
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that a probe measures, and how to read it.
+    """A number that a probe measures, and how to read it."""
 
-    Attributes:
-      name: as in ``probe_NAME_METRIC`` of `results.jsonl`.
-      higher_is_better: whether it rises as a model gets better.
-      format: how a table writes it.
-      factor: what a table multiplies it by first; 100 writes a share in percent.
-      headline: whether it is the one of its probe to look at, which tables show.
-    """
-
-    name: str
-    higher_is_better: bool = True
-    format: str = ".1f"
-    factor: float = 100.0
-    headline: bool = False
+    name: str  # as in ``probe_NAME_METRIC`` of `results.jsonl`
+    higher_is_better: bool = True  # whether it rises as a model gets better
+    format: str = ".1f"  # how a table writes it
+    factor: float = 100.0  # what a table multiplies it by first; 100 writes a share in percent
+    headline: bool = False  # whether it is the one of its probe to look at, which tables show
 
     def worsened(self, before: float, now: float) -> float:
         """How much worse it got, relative to what it was before; NaN where that is 0."""
@@ -59,23 +51,14 @@ class Probe(Protocol):
 
 @dataclass(frozen=True)
 class ProbeOptions:
-    """What the probes of a command share.
+    """What the probes of a command share."""
 
-    Attributes:
-      limit: questions, items or windows of a probe; ``None`` for all.
-      shots: examples shown before each question of kind ``f1``.
-      answer_tokens: tokens of an answer of kind ``f1`` at most.
-      chat: whether kind ``f1`` asks by the tokenizer's chat template.
-      window: tokens of a window of kind ``ppl``; 0 for 1,024, or what the model takes if less.
-      stride: tokens from one window to the next; 0 for half a window.
-    """
-
-    limit: int | None = 500
-    shots: int = 0
-    answer_tokens: int = 32
-    chat: bool = False
-    window: int = 0
-    stride: int = 0
+    limit: int | None = 500  # questions, items or windows of a probe; ``None`` for all
+    shots: int = 0  # examples shown before each question of kind ``f1``
+    answer_tokens: int = 32  # tokens of an answer of kind ``f1`` at most
+    chat: bool = False  # whether kind ``f1`` asks by the tokenizer's chat template
+    window: int = 0  # tokens of a window of kind ``ppl``; 0 for 1,024, or all positions if fewer
+    stride: int = 0  # tokens from one window to the next; 0 for half a window
 
     @classmethod
     def of(cls, flags: Any) -> ProbeOptions:
@@ -91,33 +74,20 @@ class ProbeOptions:
 
 
 class ProbeContext(NamedTuple):
-    """What reading and encoding a probe needs.
-
-    Attributes:
-      reader: of the command.
-      tokenizer: of the model.
-      positions: the longest sequence that the model takes.
-      options: what the probes of a command share.
-    """
+    """What reading and encoding a probe needs."""
 
     reader: Reader
     tokenizer: Tokenizer
-    positions: int
+    positions: int  # the longest sequence that the model takes
     options: ProbeOptions
 
 
 class ProbeKind(NamedTuple):
-    """A kind of probe that ``--probes=NAME=KIND:SOURCE`` names.
-
-    Attributes:
-      name: the kind.
-      measured: the class of its probes, which says what they measure.
-      read: reads and encodes a source.
-    """
+    """A kind of probe that ``--probes=NAME=KIND:SOURCE`` names."""
 
     name: str
-    measured: type[Probe]
-    read: Callable[[str, ProbeContext], Probe]
+    measured: type[Probe]  # the class of its probes, which says what they measure
+    read: Callable[[str, ProbeContext], Probe]  # reads and encodes a source
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -129,11 +99,6 @@ def run_probes(
     scorer: Scorer, params: Params, probes: Mapping[str, Probe]
 ) -> dict[str, dict[str, Any]]:
     """Measures probe after probe on one model, and prints each as it is done.
-
-    Args:
-      scorer: of the model's architecture.
-      params: of the model by path.
-      probes: by name.
 
     Returns:
       For each probe what is to be told about it, its ``scores`` by metric, and its ``seconds``.

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from smf_jax.data.batching import Batch, in_chunks
-from smf_jax.evaluation.continuations import Ids, RowScores, row_scores
+from smf_jax.data.tokenizer import Ids, Tokenizer
+from smf_jax.evaluation.continuations import RowScores, row_scores
 from smf_jax.models.decoder import Decoder, plain_logits
 from smf_jax.models.generate import generate, left_pad
 from smf_jax.params import Params, unflatten
@@ -22,15 +23,10 @@ class Scorer:
     """Scores rows of text and answers prompts, for any leaves of one architecture.
 
     A probe has one shape, so each takes one compilation, which all models of the architecture
-    share.
-
-    Attributes:
-      model: the decoder.
-      rows: how many rows run at once; fewer where their logits would not fit into 1 GiB.
+    share. So many ``rows`` run at once, or fewer where their logits would not fit into 1 GiB.
     """
 
     def __init__(self, model: Decoder, rows: int = 128) -> None:
-        """Prepares the functions; nothing is compiled yet."""
         if rows < 1:
             raise ValueError(f"rows={rows}: expected at least 1")
         self.model = model
@@ -49,15 +45,7 @@ class Scorer:
         return self.model.config.max_positions
 
     def score(self, params: Params, batch: Batch) -> RowScores:
-        """Scores rows; see `row_scores`.
-
-        Args:
-          params: of a model by path.
-          batch: ``(rows, t)`` fields.
-
-        Returns:
-          NumPy arrays, the log-probability in float64, so that sums over many rows are exact.
-        """
+        """Scores ``(rows, t)`` as `row_scores` does, in NumPy and float64: sums are exact."""
         total, length = batch.tokens.shape
         fitting = max(1, _LOGITS // (length * self.model.config.vocabulary))
         rows = min(self.rows, fitting, total)
@@ -68,16 +56,10 @@ class Scorer:
     def answer(
         self, params: Params, prompts: Sequence[Ids], steps: int, stop: Sequence[int] = ()
     ) -> list[Ids]:
-        """Continues prompts greedily.
-
-        Args:
-          params: of a model by path.
-          prompts: ids of each prompt, none empty; together with `steps` within `positions`.
-          steps: tokens of an answer at most.
-          stop: tokens that end an answer.
+        """Continues prompts, none empty, greedily by ``steps`` tokens at most.
 
         Returns:
-          Ids of every answer, the token that ended it included.
+          Ids of every answer, the one of ``stop`` that ended it included.
 
         Raises:
           ValueError: if a prompt and its answer do not fit into the model.
@@ -99,11 +81,31 @@ class Scorer:
             # One shape for all: the last chunk is filled up with prompts of the first.
             chosen = np.arange(start, start + rows) % len(prompts)
             answers.append(generate(self.model, tree, tokens[chosen], valid[chosen], steps, stop))
-        ids = np.concatenate(jax.device_get(answers))[: len(prompts)]
-        return [_until(row.tolist(), frozenset(stop)) for row in ids]
+        found = [ids.tolist() for ids in np.concatenate(jax.device_get(answers))[: len(prompts)]]
+        ends = frozenset(stop)
+        first = (next((i for i, token in enumerate(ids) if token in ends), steps) for ids in found)
+        return [ids[: end + 1] for ids, end in zip(found, first, strict=True)]
 
 
-def _until(ids: Ids, stop: frozenset[int]) -> Ids:
-    """The ids up to the first that stops."""
-    end = next((place for place, token in enumerate(ids) if token in stop), len(ids))
-    return ids[: end + 1]
+def answer_texts(
+    scorer: Scorer,
+    params: Params,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Ids],
+    steps: int,
+    until: Sequence[str],
+) -> list[str]:
+    """Greedy answers as text, without what ends them: an end token, or one of the texts ``until``.
+
+    A token may hold a piece of the answer and a text that ends it; one that ends every text may
+    be no special token, and is no part of the answer.
+    """
+    stop = {*tokenizer.stops, *(i for text in until for i in tokenizer.tokens_with(text))}
+    answers = []
+    for ids in scorer.answer(params, prompts, steps, tuple(sorted(stop))):
+        answer = tokenizer.decode(ids[:-1] if ids[-1] in tokenizer.stops else ids)
+        # A text that only several tokens make together is found here.
+        for text in until:
+            answer = answer.partition(text)[0]
+        answers.append(answer)
+    return answers

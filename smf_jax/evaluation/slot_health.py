@@ -10,36 +10,19 @@ from jaxtyping import Int
 
 @dataclass(frozen=True)
 class SlotHealth:
-    """What a vector of access counts tells about a table of ``N`` slots; ``p = c / Σc``.
+    """What a vector of access counts ``c`` tells about a table of ``N`` slots; ``p = c / Σc``."""
 
-    Attributes:
-      slots: ``N``.
-      accesses: ``Σ c``.
-      used_share: share of the slots that were read at all.
-      kl_to_uniform: ``Σ p log(p·N)``, nats; 0 where all are read alike, ``log N`` where one is.
-      gini: Gini coefficient of the counts; 0 where all are read alike, ``1 - 1/N`` where one is.
-      top_1_share: share of the accesses that the busiest slot takes.
-      busiest_percent_share: share of the accesses that the busiest 1 % of the slots take, their
-        number rounded up.
-    """
-
-    slots: int
-    accesses: int
-    used_share: float
-    kl_to_uniform: float
-    gini: float
-    top_1_share: float
-    busiest_percent_share: float
+    slots: int  # ``N``
+    accesses: int  # ``Σ c``
+    used_share: float  # share of the slots that were read at all
+    kl_to_uniform: float  # ``Σ p log(p·N)``, nats; 0 if all are read alike, ``log N`` if one is
+    gini: float  # gini coefficient of the counts; 0 if all are read alike, ``1 - 1/N`` if one is
+    top_1_share: float  # share of the accesses that the busiest slot takes
+    busiest_percent_share: float  # the same of the busiest 1 % of the slots, rounded up
 
 
 def slot_health(counts: Int[np.ndarray, " N"]) -> SlotHealth:
-    """Sums up how a table is used.
-
-    Args:
-      counts: ``(N,)`` accesses of every slot, such as the background's.
-
-    Returns:
-      A `SlotHealth`.
+    """Sums up how a table is used, from the accesses of every slot, such as the background's.
 
     Raises:
       ValueError: if there is no slot or no access, or a count is negative.
@@ -66,13 +49,9 @@ def slot_health(counts: Int[np.ndarray, " N"]) -> SlotHealth:
 def usage_drift(before: Int[np.ndarray, " N"], after: Int[np.ndarray, " N"]) -> float:
     """How far the use of the slots by one text has moved: ``KL(p ‖ q) = Σ p log(p / q)``, nats.
 
-    ``p = (before + 1) / Σ(before + 1)``, ``q`` the same of ``after``: one access is added to each
-    slot, as the ranking ``kl_acc`` does (S26), so that a slot that only one count has seen leaves
-    the divergence finite. 0 where no read has moved.
-
-    Args:
-      before: ``(N,)`` accesses by the model that the background belongs to.
-      after: ``(N,)`` accesses by another model, over the same text.
+    ``p = (before + 1) / Σ(before + 1)``, the counts of the model that the background belongs to,
+    and ``q`` the same of another model's: one access is added to each slot, as the ranking
+    ``kl_acc`` does (S26), so that the divergence is finite. 0 where no read has moved.
 
     Raises:
       ValueError: if the two differ in length, or either has no access or a negative count.
@@ -95,8 +74,7 @@ def _checked(counts: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
             "one for each slot"
         )
     if counts.min() < 0:
-        slot = int(counts.argmin())
-        raise ValueError(f"counts[{slot}]={counts[slot]}: accesses cannot be negative")
+        raise ValueError(f"counts[{counts.argmin()}]={counts.min()}: accesses cannot be negative")
     if not counts.any():
         raise ValueError("counts hold no access: nothing was read; count over some text")
     return counts.astype(np.int64)

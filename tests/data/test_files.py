@@ -9,8 +9,6 @@ import pytest
 
 from smf_jax.data.files import (
     holds_records,
-    read_lines,
-    read_paragraphs,
     read_records,
     read_texts,
     read_whole,
@@ -99,7 +97,7 @@ def test_other_formats_and_encodings_are_refused(tmp_path):
 
 def test_paragraphs_are_divided_by_blank_lines(tmp_path):
     path = write(tmp_path / "text.txt", "\n = Title = \n \none\r\ntwo\n\n\nthree")
-    assert list(read_paragraphs(path)) == ["= Title =", "one\ntwo", "three"]
+    assert list(read_texts(path)) == ["= Title =", "one\ntwo", "three"]
 
 
 @pytest.mark.parametrize("suffix", OPENERS)
@@ -110,11 +108,6 @@ def test_a_text_is_read_as_it_stands_up_to_a_limit(tmp_path, suffix):
     assert read_whole(path, 6) == text[:6]
     with pytest.raises(FileNotFoundError, match=r"none\.txt: no such file"):
         read_whole(tmp_path / "none.txt", -1)
-
-
-def test_lines_keep_their_spaces_and_their_numbers(tmp_path):
-    path = write(tmp_path / "text.txt", " one \r\n\ntwo")
-    assert list(read_lines(path)) == [(1, " one "), (2, ""), (3, "two")]
 
 
 def test_texts_come_from_records_paragraphs_and_directories(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from types import SimpleNamespace
@@ -231,7 +230,7 @@ def test_the_command_runs_local_tasks_and_names_unknown_ones(tmp_path, shared, m
     data.write_text("".join(f"{json.dumps(record)}\n" for record in records))
     tasks.mkdir()
     (tasks / "task.yaml").write_text(CHOICE_TASK.format(path=data))
-    given = EvaluateConfig.of(
+    given = dict(
         base=str(shared / "data" / "models" / "tinystories656k"),
         probes=f"hella=hellaswag:{file}",
         probe_limit=12,
@@ -239,10 +238,12 @@ def test_the_command_runs_local_tasks_and_names_unknown_ones(tmp_path, shared, m
         harness_path=str(tasks),
         out=str(tmp_path / "out.json"),
     )
-    assert evaluate.main(given) == 0
+    assert evaluate.main(EvaluateConfig.of(**given)) == 0
     found = json.loads((tmp_path / "out.json").read_text())
     require_equal(found["harness"]["local_choice"], found["probes"]["hella"]["scores"])
-    unknown = dataclasses.replace(given, harness="no_such", out=str(tmp_path / "other.json"))
+    unknown = EvaluateConfig.of(
+        **given | {"harness": "no_such", "out": str(tmp_path / "other.json")}
+    )
     with pytest.raises(ValueError, match=r"^--harness=no_such: .*no_such"):
         evaluate.main(unknown)
     assert not (tmp_path / "other.json").exists()

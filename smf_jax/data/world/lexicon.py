@@ -1,13 +1,12 @@
 """The words of the built-in world: kinds of entities, relations, paraphrases and object sets.
 
-Everything here is data for ``world.py``. Paraphrases hold ``{}`` for the subject, followed by
-the object; no paraphrase serves two relations. Words are short and regular on purpose: a decoder of
-four blocks shall learn a thousand facts in two minutes on a processor.
+Words are short and regular on purpose: a decoder of four blocks shall learn a thousand facts in
+two minutes on a processor. No paraphrase serves two relations.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -94,18 +93,13 @@ NOUN_WORDINGS = (
 )
 
 
-@dataclass(frozen=True)
-class Relation:
+class Relation(NamedTuple):
     """One thing that can be said about a kind of entity."""
 
-    # Unique, such as ``person.job``.
-    name: str
-    # A key of ``KINDS``.
-    kind: str
-    # A key of ``OBJECTS``.
-    objects: str
-    # Every paraphrase, with ``{}`` for the subject; the object follows.
-    paraphrases: tuple[str, ...]
+    name: str  # unique, such as ``person.job``
+    kind: str  # a key of ``KINDS``
+    objects: str  # a key of ``OBJECTS``
+    paraphrases: tuple[str, ...]  # with ``{}`` for the subject; the object follows
 
 
 def _relation(name: str, objects: str, noun: str) -> Relation:
@@ -153,7 +147,7 @@ RELATIONS: tuple[Relation, ...] = (
     _relation("town.mine", "material", "main mineral"),
 )
 
-PARAPHRASES_PER_RELATION = min(len(relation.paraphrases) for relation in RELATIONS)
+PARAPHRASES_PER_RELATION = len(NOUN_WORDINGS)
 
 # The sounds that made-up names are built from: a short opening syllable and a short closing one.
 OPENINGS = _words(

@@ -46,24 +46,15 @@ _PATTERNS = (
     "{time} nobody {move} the {thing}, so the {who} was {feel}.",
     "If {weather}, the {thing} {place} was {adjective}.",
 )
-
-
 # A small part of what the patterns allow, so that draws seldom repeat.
 MAX_SENTENCES = 1_000_000
 
 
 def neutral_sentences(count: int, rng: random.Random) -> tuple[str, ...]:
-    """Draw different sentences.
-
-    Args:
-        count: How many, up to ``MAX_SENTENCES``.
-        rng: The source of randomness.
-
-    Returns:
-        ``count`` sentences, no two alike.
+    """Draw ``count`` sentences, no two alike.
 
     Raises:
-        ValueError: If more sentences are asked for than the grammar readily yields.
+        ValueError: If more are asked for than ``MAX_SENTENCES``.
     """
     if count > MAX_SENTENCES:
         raise ValueError(

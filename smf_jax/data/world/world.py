@@ -1,10 +1,7 @@
 """The built-in world: a seeded generator of entities, facts, a stream of tasks and neutral text.
 
-Entities are people, companies and towns with made-up two-part names. A fact joins an entity, a
-relation and an object; each is trained in some paraphrases of its relation and asked in others, in
-which neighbouring facts are trained. The base is taught the known facts; the stream then brings
-facts about new entities and other objects for known ones. What the base sees does not depend on
-the stream's size, and a longer stream begins with the tasks of a shorter one.
+The base is taught the known facts; the stream brings facts about new entities, and other objects
+for known ones. What the base sees does not depend on the stream, which grows only at its end.
 """
 
 from __future__ import annotations
@@ -15,7 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from smf_jax.data.facts import Fact, Paraphrase, Task, check_paraphrase_counts, rotate_paraphrases
+from smf_jax.data.facts import (
+    Fact,
+    Paraphrase,
+    Task,
+    check_paraphrase_counts,
+    require_at_least,
+    rotate_paraphrases,
+)
 from smf_jax.data.facts import train_paraphrases as paraphrases_of
 from smf_jax.data.world.lexicon import (
     CLOSINGS,
@@ -33,34 +37,28 @@ from smf_jax.data.world.neutral import neutral_sentences
 class WorldConfig:
     """What the world holds; equal configurations give equal worlds."""
 
-    # The seed of everything below.
     seed: int = 0
-    # Facts that the base is taught.
-    known_facts: int = 1000
-    # Relations in use: the first so many of the lexicon.
-    relations: int = len(RELATIONS)
-    # Facts per entity, known and new; fewer where a kind has fewer relations.
-    facts_per_entity: int = 5
-    # Paraphrases of a fact that training sees.
-    train_paraphrases: int = 8
-    # Paraphrases of a fact that only evaluation sees.
-    held_out_paraphrases: int = 2
-    # Tasks of the stream.
+    known_facts: int = 1000  # that the base is taught
+    relations: int = len(RELATIONS)  # in use: the first so many of the lexicon
+    facts_per_entity: int = 5  # known and new; fewer where a kind has fewer relations
+    train_paraphrases: int = 8  # of a fact, that training sees
+    held_out_paraphrases: int = 2  # of a fact, that only evaluation sees
     tasks: int = 10
-    # Facts of a task.
     facts_per_task: int = 20
-    # The share of a task's facts that give a known fact another object.
-    changed_share: float = 0.2
-    # Sentences of neutral text to train on and to hold out.
-    neutral_train: int = 4000
+    changed_share: float = 0.2  # of a task's facts, that give a known fact another object
+    neutral_train: int = 4000  # sentences of neutral text to train on
     neutral_heldout: int = 400
 
     def __post_init__(self) -> None:
-        for name in ("known_facts", "relations", "facts_per_entity", "neutral_train"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("tasks", "neutral_heldout"):
-            _at_least(name, getattr(self, name), 0)
-        _at_least("facts_per_task", self.facts_per_task, 1)
+        require_at_least(
+            1,
+            known_facts=self.known_facts,
+            relations=self.relations,
+            facts_per_entity=self.facts_per_entity,
+            neutral_train=self.neutral_train,
+            facts_per_task=self.facts_per_task,
+        )
+        require_at_least(0, tasks=self.tasks, neutral_heldout=self.neutral_heldout)
         if self.relations > len(RELATIONS):
             raise ValueError(
                 f"relations={self.relations}: the lexicon has {len(RELATIONS)}; lower it"
@@ -90,21 +88,13 @@ class WorldConfig:
         return round(self.changed_share * self.facts_per_task)
 
 
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{name}={value}: expected at least {least}")
-
-
 @dataclass(frozen=True)
 class World:
     """Everything a run on the built-in world reads."""
 
-    # The facts the base is taught.
-    known: tuple[Fact, ...]
-    # Names of known facts that the stream changes; the probe of kept facts leaves them out.
-    changed: frozenset[str]
-    # The stream.
-    tasks: tuple[Task, ...]
+    known: tuple[Fact, ...]  # the facts the base is taught
+    changed: frozenset[str]  # names of known facts that the stream gives another object
+    tasks: tuple[Task, ...]  # the stream
     # Sentences without facts, for the base, the background and the text probe.
     neutral_train: tuple[str, ...]
     neutral_heldout: tuple[str, ...]
@@ -123,9 +113,8 @@ class World:
     def tokenizer_texts(self) -> Iterator[str]:
         """The same texts with every made-up name exchanged for another, at random.
 
-        A tokenizer trained on the texts as they are would make a token of each name that the base
-        has read often and several of each new one: known and new entities would differ in kind.
-        From these it learns the syllables that all names are built from.
+        From these a tokenizer learns the syllables that all names are built from. From the texts
+        as they are it would make one token of each known name, and several of each new one.
         """
         rng = random.Random("tokenizer")
         made_up = frozenset(_ALL_MADE_UP)
@@ -184,7 +173,10 @@ class _Statement:
 
 @dataclass(frozen=True)
 class _Kind:
-    """A kind of entity; its facts are numbered, those of the known entities first."""
+    """A kind of entity; its facts are numbered, those of the known entities first.
+
+    Facts go round the relations: no entity meets one twice, and all are equally frequent.
+    """
 
     name: str
     relations: tuple[Relation, ...]
@@ -193,27 +185,26 @@ class _Kind:
     firsts: tuple[str, ...]
     lasts: tuple[str, ...]
 
-    @property
-    def known_entities(self) -> int:
-        return -(-self.known_facts // self.facts_per_entity)
+    def subject(self, entity: int, first: str = "", last: str = "") -> str:
+        """The name of an entity from its own made-up words; listed ones come round."""
+        firsts, lasts = self.firsts, self.lasts
+        return f"{first or firsts[entity % len(firsts)]} {last or lasts[entity % len(lasts)]}"
 
-    def subject(self, entity: int) -> str:
-        """The name of a known entity; made-up parts are its own, listed ones come round."""
-        return f"{_in_turn(self.firsts, entity)} {_in_turn(self.lasts, entity)}"
-
-    def place(self, entity: int, part: int) -> tuple[Relation, int]:
-        """The relation of an entity's fact, and the turn of that fact in the relation.
-
-        Facts go round the relations: no entity meets one twice, and all are equally frequent.
-        """
-        turn, relation = divmod(entity * self.facts_per_entity + part, len(self.relations))
+    def place(self, number: int) -> tuple[Relation, int]:
+        """The relation of a fact, and the turn of that fact in the relation."""
+        turn, relation = divmod(number, len(self.relations))
         return self.relations[relation], turn
 
 
 def _kinds(config: WorldConfig) -> tuple[_Kind, ...]:
     """The kinds in use, with their relations and the parts of their names."""
     rng = random.Random(f"{config.seed}/kinds")
-    relations = [_seeded_paraphrases(r, config, rng) for r in RELATIONS[: config.relations]]
+    # Just the paraphrases that a fact needs: two neighbouring facts then cover all of them.
+    needed = config.train_paraphrases + config.held_out_paraphrases
+    relations = [
+        relation._replace(paraphrases=tuple(rng.sample(relation.paraphrases, needed)))
+        for relation in RELATIONS[: config.relations]
+    ]
     groups = {kind: [r for r in relations if r.kind == kind] for kind in KINDS}
     groups = {kind: group for kind, group in groups.items() if group}
     shares = {
@@ -231,21 +222,8 @@ def _kinds(config: WorldConfig) -> tuple[_Kind, ...]:
     return tuple(kinds)
 
 
-def _seeded_paraphrases(relation: Relation, config: WorldConfig, rng: random.Random) -> Relation:
-    """The relation with just the paraphrases a fact needs, in a seeded order.
-
-    With exactly that many, two neighbouring facts of the relation cover all of them.
-    """
-    needed = config.train_paraphrases + config.held_out_paraphrases
-    return replace(relation, paraphrases=tuple(rng.sample(relation.paraphrases, needed)))
-
-
 def _made_up(count: int, used: set[str], rng: random.Random) -> tuple[str, ...]:
-    """Made-up words that are not used yet; the set of used ones grows.
-
-    Raises:
-        ValueError: If the syllables do not yield so many.
-    """
+    """Made-up words that are not used yet; the set of used ones grows."""
     free = [word for word in _ALL_MADE_UP if word not in used]
     if count > len(free):
         raise ValueError(
@@ -255,10 +233,6 @@ def _made_up(count: int, used: set[str], rng: random.Random) -> tuple[str, ...]:
     words = rng.sample(free, count)
     used.update(words)
     return tuple(words)
-
-
-def _in_turn(words: tuple[str, ...], place: int) -> str:
-    return words[place % len(words)]
 
 
 _ALL_MADE_UP = tuple(opening + closing for opening in OPENINGS for closing in CLOSINGS)
@@ -272,12 +246,12 @@ def _known_statements(config: WorldConfig, kinds: tuple[_Kind, ...]) -> list[_St
     statements = []
     for kind in kinds:
         for number in range(kind.known_facts):
-            entity, part = divmod(number, kind.facts_per_entity)
-            relation, turn = kind.place(entity, part)
+            relation, turn = kind.place(number)
             hand = hands.setdefault(relation.name, [])
             if not hand:
                 hand.extend(rng.sample(OBJECTS[relation.objects], len(OBJECTS[relation.objects])))
-            statements.append(_Statement(kind.subject(entity), relation, hand.pop(), turn))
+            subject = kind.subject(number // kind.facts_per_entity)
+            statements.append(_Statement(subject, relation, hand.pop(), turn))
     rng.shuffle(statements)
     return statements
 
@@ -304,25 +278,20 @@ def _new_statements(config: WorldConfig, kinds: tuple[_Kind, ...]) -> Iterator[_
     """Facts about new entities, without end; kinds come up by their number of relations."""
     rng = random.Random(f"{config.seed}/new")
     names = _new_names(config, kinds)
-    following = {kind.name: kind.known_entities for kind in kinds}
+    following = {kind.name: -(-kind.known_facts // kind.facts_per_entity) for kind in kinds}
     while True:
         (kind,) = rng.choices(kinds, [len(kind.relations) for kind in kinds])
         entity = following[kind.name]
         following[kind.name] += 1
-        first, last = (part and _in_turn(part, entity) for part in KINDS[kind.name])
-        subject = f"{first or next(names)} {last or next(names)}"
+        subject = kind.subject(entity, *("" if part else next(names) for part in KINDS[kind.name]))
         for part in range(kind.facts_per_entity):
-            relation, turn = kind.place(entity, part)
+            relation, turn = kind.place(entity * kind.facts_per_entity + part)
             word = rng.choice(OBJECTS[relation.objects])
             yield _Statement(subject, relation, word, turn)
 
 
 def _new_names(config: WorldConfig, kinds: tuple[_Kind, ...]) -> Iterator[str]:
-    """Made-up words that no known entity is called by, each once.
-
-    Raises:
-        ValueError: When they run out.
-    """
+    """Made-up words that no known entity is called by, each once."""
     used = {word for kind in kinds for word in (*kind.firsts, *kind.lasts)}
     free = [word for word in _ALL_MADE_UP if word not in used]
     random.Random(f"{config.seed}/names").shuffle(free)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from smf_jax.data.batching import Batch, encode_paraphrases, needed_length, split_paraphrases
 from smf_jax.data.facts import Fact, Paraphrase, first_paraphrases
 from smf_jax.data.tokenizer import Tokenizer
+from smf_jax.evaluation.continuations import row_scores
 from smf_jax.evaluation.probe import Metric, ProbeContext, ProbeKind
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import Params
@@ -20,19 +20,12 @@ from smf_jax.params import Params
 
 @dataclass(frozen=True)
 class ExactProbe:
-    """Questions and all their accepted answers, encoded.
-
-    Attributes:
-      batch: one row for every question and accepted answer, ``(rows, t)``; its weights mark the
-        answer and the end-of-text token.
-      question: ``(rows,)`` int, the question that a row answers.
-      questions: how many there are.
-    """
+    """Questions and all their accepted answers, encoded."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("exact", headline=True),)
-    batch: Batch
-    question: np.ndarray
-    questions: int
+    batch: Batch  # ``(rows, t)``, one for every question and answer; ``eos`` weighs too
+    question: np.ndarray  # ``(rows,)`` int, the question that a row answers
+    questions: int  # how many there are
 
     def __post_init__(self) -> None:
         if self.questions < 1:
@@ -44,42 +37,31 @@ class ExactProbe:
 
     @property
     def about(self) -> dict[str, int]:
-        """What to tell beside the share."""
         return {"items": self.questions}
 
 
 def answer_probe(
     tokenizer: Tokenizer, facts: Sequence[Fact], paraphrases: str, length: int, aliases: int = 4
 ) -> ExactProbe:
-    """Encodes the questions about facts.
+    """Encodes the questions about facts in rows of ``length`` places.
 
-    Args:
-      tokenizer: of the model.
-      facts: what is asked about.
-      paraphrases: ``"held_out"`` (unseen in training), ``"train"`` (seen).
-      length: ``t``, places of a row.
-      aliases: accepted answers tried per question, the taught one first; those that do not fit
-        the length are left out.
-
-    Returns:
-      An `ExactProbe`.
+    ``paraphrases`` are ``"held_out"`` (unseen in training) or ``"train"`` (seen). So many
+    ``aliases``, accepted answers, are tried per question, the taught one first; those that do not
+    fit the length are left out.
     """
     candidates: list[Paraphrase] = []
     question: list[int] = []
-    asked = [paraphrase for fact in facts for paraphrase in getattr(fact, paraphrases)]
-    accepted = [fact.answers for fact in facts for _ in getattr(fact, paraphrases)]
-    for number, (paraphrase, answers) in enumerate(zip(asked, accepted, strict=True)):
-        space = " " if paraphrase.answer.startswith(" ") else ""
-        spoken = dict.fromkeys([paraphrase.answer, *(space + answer for answer in answers)])
-        for answer in list(spoken)[:aliases]:
-            candidates.append(Paraphrase(paraphrase.prompt, answer))
-            question.append(number)
-    taught = frozenset(asked)
+    asked = [(each, fact.answers) for fact in facts for each in getattr(fact, paraphrases)]
+    for number, ((prompt, taught), answers) in enumerate(asked):
+        space = " " if taught.startswith(" ") else ""
+        spoken = list(dict.fromkeys([taught, *(space + answer for answer in answers)]))[:aliases]
+        candidates += [Paraphrase(prompt, answer) for answer in spoken]
+        question += [number] * len(spoken)
+    always = {paraphrase for paraphrase, _ in asked}
+    pairs = split_paraphrases(tokenizer, candidates)
     fits = [
-        len(prompt) + len(answer) - 1 <= length or candidate in taught
-        for candidate, (prompt, answer) in zip(
-            candidates, split_paraphrases(tokenizer, candidates), strict=True
-        )
+        len(prompt + answer) - 1 <= length or candidate in always
+        for candidate, (prompt, answer) in zip(candidates, pairs, strict=True)
     ]
     rows = [candidate for candidate, fit in zip(candidates, fits, strict=True) if fit]
     batch = encode_paraphrases(tokenizer, rows, length, prompt_loss_weight=0.0)
@@ -92,17 +74,11 @@ def is_exact_match(logits: Float[Array, "b t vocabulary"], batch: Batch) -> Bool
     Decoding yields the answer if and only if, given the answer's beginning, the likeliest token is
     each time the next one of it; so one forward pass decides it, without decoding.
     """
-    right = jnp.argmax(logits, axis=-1) == batch.targets
-    return jnp.all(right | (batch.weights == 0), axis=-1)
+    return row_scores(logits, batch).greedy
 
 
 def exact_match(probe: ExactProbe, right: np.ndarray) -> float:
-    """Share of questions that got one of their accepted answers.
-
-    Args:
-      probe: the questions.
-      right: ``(rows,)`` bool, as `is_exact_match` gives them.
-    """
+    """Share of questions with an accepted answer among the ``right`` rows of `is_exact_match`."""
     answered = np.zeros(probe.questions, bool)
     np.logical_or.at(answered, probe.question, np.asarray(right, bool))
     return float(answered.mean())

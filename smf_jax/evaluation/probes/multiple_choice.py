@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from smf_jax.data.batching import Batch
 from smf_jax.data.multiple_choice import Choice, read_hellaswag, read_medmcqa
@@ -25,25 +25,17 @@ DELIMITER = " "
 
 @dataclass(frozen=True)
 class ChoiceProbe:
-    """Encoded items of ``c`` endings each.
-
-    Attributes:
-      batch: a row for each item and ending, ``(items · c, t)``.
-      characters: ``(items, c)``, the length of every ending.
-      utf8_bytes: ``(items, c)``, the same in UTF-8.
-      right: ``(items,)``, the place of the right ending.
-      cut: rows whose prompt lost its beginning.
-    """
+    """Encoded items of ``c`` endings each."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("acc_norm", headline=True),
         *map(Metric, ("acc", "acc_bytes", "acc_tokens")),
     )
-    batch: Batch
-    characters: Int[np.ndarray, "items c"]
-    utf8_bytes: Int[np.ndarray, "items c"]
-    right: Int[np.ndarray, " items"]
-    cut: int
+    batch: Batch  # a row for each item and ending, ``(items · c, t)``
+    characters: Int[np.ndarray, "items c"]  # ``(items, c)``, the length of every ending
+    utf8_bytes: Int[np.ndarray, "items c"]  # ``(items, c)``, the same in UTF-8
+    right: Int[np.ndarray, " items"]  # ``(items,)``, the place of the right ending
+    cut: int  # rows whose prompt lost its beginning
 
     def measure(self, scorer: Scorer, params: Params) -> dict[str, float]:
         """Shares of items whose right ending has the highest score; ties go to the first.
@@ -61,33 +53,26 @@ class ChoiceProbe:
             "acc_bytes": self.utf8_bytes,
             "acc_tokens": scores.tokens.reshape(shape),
         }
-        return {name: self._accuracy(total / length) for name, length in lengths.items()}
-
-    def _accuracy(self, scores: Float[np.ndarray, "items c"]) -> float:
-        return float(np.mean(np.argmax(scores, axis=1) == self.right))
+        return {
+            name: float(np.mean(np.argmax(total / length, axis=1) == self.right))
+            for name, length in lengths.items()
+        }
 
     @property
     def about(self) -> dict[str, int]:
-        """What to tell beside the scores."""
         return {"items": len(self.right), "cut": self.cut}
 
 
 def choice_probe(tokenizer: Tokenizer, items: Sequence[Choice], positions: int) -> ChoiceProbe:
-    """Encodes items, a row for each ending: ``[bos] prompt ending``.
-
-    Args:
-      tokenizer: of the model.
-      items: of equally many endings.
-      positions: places that the model takes; a longer prompt loses its beginning.
+    """Encodes items of equally many endings, a row for each: ``[bos] prompt ending``.
 
     Raises:
       ValueError: if there is no item or an ending does not fit.
     """
     if not items:
         raise ValueError("items=(): a probe without items measures nothing; give at least one")
-    pairs = encode_pairs(
-        tokenizer, [(i.prompt, DELIMITER + end) for i in items for end in i.endings]
-    )
+    texts = [(item.prompt, DELIMITER + end) for item in items for end in item.endings]
+    pairs = encode_pairs(tokenizer, texts)
     return ChoiceProbe(
         batch=pair_rows(pairs, tokenizer.pad, positions),
         characters=np.array([[len(end) for end in item.endings] for item in items]),

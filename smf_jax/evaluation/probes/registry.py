@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,17 +29,11 @@ KINDS: Mapping[str, ProbeKind] = {
 
 
 class Probes(NamedTuple):
-    """All probes beside the stream, by name.
+    """All probes beside the stream, by name."""
 
-    Attributes:
-      questions: of facts, measured by exact match in one forward pass.
-      texts: windows of text, measured by their loss.
-      named: all others.
-    """
-
-    questions: dict[str, ExactProbe]
-    texts: dict[str, Batch]
-    named: dict[str, Probe]
+    questions: dict[str, ExactProbe]  # of facts, measured by exact match in one forward pass
+    texts: dict[str, Batch]  # windows of text, measured by their loss
+    named: dict[str, Probe]  # all others
 
     def whole(self) -> dict[str, Probe]:
         """All of them as probes of a whole model."""
@@ -94,17 +87,12 @@ def _asks(source: str) -> bool:
     if not holds_records(Path(source)):
         return False
     with blame_flag("--probes: "):
-        records = islice(read_records(existing(source, "probes")), 1)
-        record = next((record for _, record in records), {})
+        _, record = next(read_records(existing(source, "probes")), (0, {}))
     return not set(QUESTION_FIELDS).isdisjoint(record)
 
 
 def read_probes(text: str, using: ProbeContext) -> Probes:
     """Reads and encodes the probes that ``--probes`` names.
-
-    Args:
-      text: the value of the flag.
-      using: what reading and encoding need.
 
     Raises:
       ValueError: naming the item, and the file and line where one is malformed.
@@ -139,16 +127,12 @@ def _naming(item: Item) -> Iterator[None]:
 def find_metrics(keys: Iterable[str], text: str = "") -> dict[str, Metric]:
     """The metric behind each ``NAME_METRIC`` of a run; a name that is not known is left out.
 
-    Args:
-      keys: of the named probes of a run.
-      text: the value of ``--probes`` that the run was given, for the kind of each NAME; its files
-        need not be there any more. A NAME that it lacks is taken for the first kind that measures
-        all that the keys say of it.
+    The kind of each NAME is that of ``text``, the run's ``--probes``, whose files need not be there
+    any more. A NAME that it lacks is taken for the first kind that measures all that the keys say
+    of it.
     """
-    kinds = {}
-    for item in text.split(","):
-        name, _, source = item.partition("=")
-        kinds[name] = source.partition(":")[0]
+    items = (item.partition("=") for item in text.split(","))
+    kinds = {name: source.partition(":")[0] for name, _, source in items}
     known = {metric.name for kind in KINDS.values() for metric in kind.metrics}
     probes: dict[str, dict[str, str]] = {}
     for key in keys:

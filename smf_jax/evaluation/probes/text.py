@@ -10,9 +10,9 @@ from typing import ClassVar
 import numpy as np
 
 from smf_jax.data.batching import Batch, empty_batch, pack_texts
-from smf_jax.data.tokenizer import Tokenizer
+from smf_jax.data.tokenizer import Ids, Tokenizer
 from smf_jax.errors import blame_flag
-from smf_jax.evaluation.continuations import Ids, count_cut, encode_pairs, pair_rows
+from smf_jax.evaluation.continuations import count_cut, encode_pairs, pair_rows
 from smf_jax.evaluation.probe import Metric, ProbeContext, ProbeKind
 from smf_jax.evaluation.probes.open import PROMPT
 from smf_jax.evaluation.scorer import Scorer
@@ -26,18 +26,12 @@ _CHARACTERS = 32
 
 @dataclass(frozen=True)
 class LossProbe:
-    """Encoded text of which some tokens are scored.
-
-    Attributes:
-      batch: ``(rows, t)``; tokens that weigh something are scored.
-      items: what the rows are, such as ``windows``.
-      cut: rows whose prompt lost its beginning.
-    """
+    """Encoded text of which some tokens are scored."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("loss", False, ".3f", 1.0, headline=True),)
-    batch: Batch
-    items: str
-    cut: int = 0
+    batch: Batch  # ``(rows, t)``; tokens that weigh something are scored
+    items: str  # what the rows are, such as ``windows``
+    cut: int = 0  # rows whose prompt lost its beginning
 
     def measure(self, scorer: Scorer, params: Params) -> dict[str, float]:
         """``loss``: mean over all scored tokens, nats."""
@@ -46,7 +40,6 @@ class LossProbe:
 
     @property
     def about(self) -> dict[str, int]:
-        """What to tell beside the scores."""
         tokens = int(np.count_nonzero(self.batch.weights))
         return {self.items: len(self.batch.tokens), "tokens": tokens, "cut": self.cut}
 
@@ -70,13 +63,7 @@ def answer_loss_probe(
 ) -> LossProbe:
     """Encodes prompts and their answers, of which the answers are scored, without an ``eos``.
 
-    Args:
-      tokenizer: of the model.
-      pairs: prompts without a space at the end, and answers, which begin with one.
-      positions: places that the model takes; a longer prompt loses its beginning.
-
-    Raises:
-      ValueError: if there is no pair or an answer does not fit.
+    Answers begin with a space, no prompt ends with one; errors are those of `pair_rows`.
     """
     encoded = encode_pairs(tokenizer, pairs)
     batch = pair_rows(encoded, tokenizer.pad, positions)
@@ -86,21 +73,8 @@ def answer_loss_probe(
 def perplexity_probe(
     tokenizer: Tokenizer, text: str, window: int, stride: int, limit: int | None = None
 ) -> PerplexityProbe:
-    """Encodes a text, ``bos`` in front where the model has one, and lays windows over it.
-
-    Args:
-      tokenizer: of the model.
-      text: as it stands.
-      window: tokens that the model reads at once.
-      stride: tokens from one window to the next; every window but the first scores its last
-        `stride` tokens, so that each has at least ``window - stride`` before it.
-      limit: windows at most.
-
-    Raises:
-      ValueError: if window and stride do not fit each other, or the text has not two tokens.
-    """
-    begin = [] if tokenizer.bos is None else [tokenizer.bos]
-    ids = begin + tokenizer.encode(text)
+    """Encodes a text as it stands, ``bos`` in front if any, and lays `sliding_windows` over it."""
+    ids = tokenizer.encode_prompt(text)
     return PerplexityProbe(sliding_windows(ids, tokenizer.pad, window, stride, limit), "windows")
 
 
@@ -110,20 +84,11 @@ def sliding_windows(
     """Windows over a text in which each token but the first is scored exactly once.
 
     Window ``i`` holds ``ids[i·stride : i·stride + window]``; the first scores all that it predicts,
-    the others what no window before them has (S26: 1,024 and 512).
-
-    Args:
-      ids: the text.
-      pad: the id at pads.
-      window: ids of a window.
-      stride: ids from one window to the next.
-      limit: windows at most.
-
-    Returns:
-      A batch ``(windows, window)``; the last place of a window predicts nothing.
+    the others their last `stride` tokens, each with at least ``window - stride`` before it (S26:
+    1,024 and 512). Of ``(windows, window)``, at most `limit`, the last place predicts nothing.
 
     Raises:
-      ValueError: as `perplexity_probe`.
+      ValueError: if window and stride do not fit each other, or the text has not two tokens.
     """
     if not 1 <= stride <= window - 1:
         raise ValueError(
@@ -161,7 +126,7 @@ def _read_answers(source: str, using: ProbeContext) -> LossProbe:
 
 
 def _read_whole(source: str, using: ProbeContext) -> PerplexityProbe:
-    options = using.options
+    options, limit = using.options, using.options.limit
     window = options.window or min(WINDOW, using.positions)
     if window > using.positions:
         raise ValueError(
@@ -169,11 +134,9 @@ def _read_whole(source: str, using: ProbeContext) -> PerplexityProbe:
         )
     stride = options.stride or window // 2
     with blame_flag(f"--ppl_window={window}, --ppl_stride={stride}: "):
-        characters = -1
-        if options.limit is not None:
-            characters = _CHARACTERS * (window + options.limit * stride)
+        characters = -1 if limit is None else _CHARACTERS * (window + limit * stride)
         text = using.reader.whole_text(source, "probes", characters)
-        return perplexity_probe(using.tokenizer, text, window, stride, options.limit)
+        return perplexity_probe(using.tokenizer, text, window, stride, limit)
 
 
 TEXT = ProbeKind("text", LossProbe, _read_packed)
