@@ -19,15 +19,13 @@ _COMPARED_SLOTS = {NINE_MILLION: 65_536, BUILT_IN: 16_384}
 def run(flags: BenchmarkConfig, report: Report) -> None:
     """Sparse steps over all table slots, in turns; then methods, in turns, on each model."""
     groups = [[(NINE_MILLION, slots, models.SMF, models.SMF) for slots in flags.slots()]]
+    shown = {models.SMF: f"{models.SMF}, beside the others"}
     for model, slots in _COMPARED_SLOTS.items():
-        most, shown = (
-            min(slots, max(flags.slots())),
-            {models.SMF: f"{models.SMF}, beside the others"},
-        )
+        most = min(slots, max(flags.slots()))
         groups.append([(model, most, name, shown.get(name, name)) for name in models.METHODS])
     for group in groups:
         suite = Suite()
-        for model, slots, name, shown in group:
+        for model, slots, method, name in group:
             if model == BUILT_IN:
                 config = models.built_in_decoder(slots, flags.scale)
             else:
@@ -36,8 +34,8 @@ def run(flags: BenchmarkConfig, report: Report) -> None:
                 config = models.placed("decoder-9m", placement, flags.scale)
             batches = batches_for(model, config, flags.scale)
             tokens = batches[0].tokens.size
-            entry = Entry(SUITE, shown, {"model": model, "table_slots": slots, "tokens": tokens})
-            models.add_model(suite, report, entry, name, config, batches, flags.budget)
+            entry = Entry(SUITE, name, {"model": model, "table_slots": slots, "tokens": tokens})
+            models.add_model(suite, report, entry, method, config, batches, flags.budget)
         suite.run(report, flags.repetitions)
 
 
