@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 Clock = Callable[[], float]
-Call = Callable[[int], Any]
+Call = Callable[[int], Any]  # starts a repetition and gives what is to be waited for
 Inputs = Sequence[tuple[Any, ...]]
 REST_SECONDS = 0.003
 LONGEST_REST_SECONDS = 1.0
 _BUSY = 0.1  # of one core, for the process to count as at rest
-
-
-class Case(NamedTuple):
-    """Something to be timed: `call` starts repetition ``i`` and gives what is to be waited for."""
-
-    name: str
-    call: Call
 
 
 def settle(
@@ -43,7 +36,7 @@ def settle(
 
 
 def take_turns(
-    cases: Sequence[Case],
+    cases: Mapping[str, Call],
     repetitions: int,
     *,
     calls: int = 1,
@@ -55,21 +48,17 @@ def take_turns(
 
     A sample is of several ``calls`` started one after another and waited for together, which hides
     what the host does between them, as a training loop does. Rounds of ``warm_up`` do not count.
-    Raises a `ValueError` if two cases share a name.
     """
-    names = [case.name for case in cases]
-    if len(set(names)) < len(names):
-        raise ValueError(f"cases {names} must have names of their own")
-    samples: dict[str, list[float]] = {name: [] for name in names}
+    samples: dict[str, list[float]] = {name: [] for name in cases}
     for repetition in range(warm_up + repetitions):
         # Another order each round: nobody always runs in the caches that one other left.
-        for case in random.Random(repetition).sample(cases, len(cases)):
+        for name in random.Random(repetition).sample(list(cases), len(cases)):
             rest()
             begun = clock()
             for call in range(calls):
-                started = case.call(repetition * calls + call)
+                started = cases[name](repetition * calls + call)
             jax.block_until_ready(started)
-            samples[case.name].append((clock() - begun) / calls)
+            samples[name].append((clock() - begun) / calls)
     return {name: taken[warm_up:] for name, taken in samples.items()}
 
 

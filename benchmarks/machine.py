@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from benchmarks.harness import Case, Holder, compile_for, take_turns
+from benchmarks.harness import Holder, compile_for, take_turns
 from smf_jax.cpu_kernels.library import is_available
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "libtpu")
@@ -84,14 +84,11 @@ def free_bytes() -> int | None:
 
 
 def peak_bytes() -> int | None:
-    """The most memory that was ever in use: the device's, or this process's on a CPU.
-
-    ``ru_maxrss`` would not do: a child inherits that of its parent.
-    """
+    """The most memory that was ever in use: the device's, or this process's on a CPU."""
     device = jax.local_devices()[0]
     if device.platform != "cpu":
         return (device.memory_stats() or {}).get("peak_bytes_in_use")
-    return _in_bytes("self/status", "VmHWM")
+    return _in_bytes("self/status", "VmHWM")  # a child inherits ru_maxrss of its parent
 
 
 def ask_child(module: str, task: dict[str, Any]) -> dict[str, Any]:
@@ -124,18 +121,15 @@ def measure_rates(repetitions: int = 10, dtype: Any = jnp.float32, smaller: int 
     matrix = jax.random.normal(jax.random.key(0), (width, width), dtype)
     copying = Holder(jnp.zeros_like(source)).call(compile_copy(source), [(source,)], "writes")
     multiply = compile_for(lambda a, b: jnp.matmul(a, b), matrix, matrix).run
-    cases = [Case("copy", copying), Case("multiply", lambda _: multiply(matrix, matrix))]
+    cases = {"copy": copying, "multiply": lambda _: multiply(matrix, matrix)}
     timings = take_turns(cases, repetitions, calls=1 if on_cpu else 10)
-    copied, multiplied = (min(timings[case.name]) for case in cases)
+    copied, multiplied = (min(timings[name]) for name in cases)
     return Rates(2 * source.nbytes / copied, 2 * width**3 / multiplied, jnp.dtype(dtype).name)
 
 
 def compile_copy(source: Any) -> Any:
-    """``(target, source) -> copy of source`` in the buffer of the target.
-
-    Into memory that exists: pages that the system has yet to give would be timed otherwise.
-    """
-    # A mere copy may be done by one thread only.
+    """``(target, source) -> copy of source`` in the buffer of the target."""
+    # Pages that the system has yet to give would be timed, and a mere copy may use one thread.
     copy = jax.jit(lambda target, source: source + 1, donate_argnums=0, keep_unused=True)
     return copy.lower(source, source).compile()
 

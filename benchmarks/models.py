@@ -147,10 +147,7 @@ def make_trainer(name: str, config: ModelConfig, budget: int) -> Trainer:
 
 
 def make_method(name: str, config: ModelConfig, budget: int) -> tuple[Any, Any]:
-    """How a method begins, from leaves, and its step; a state ends with the latest loss.
-
-    The state that it begins with shares buffers with the leaves.
-    """
+    """How a method begins, with buffers of the leaves, and its step; states end with a loss."""
     trainer, settings = make_trainer(name, config, budget), settings_for(budget)
 
     def begin(params: Params) -> tuple[Params, Any]:

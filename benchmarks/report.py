@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.costs import Cost
-from benchmarks.harness import Call, Case, Holder, Inputs, Program, compile_for, take_turns
+from benchmarks.harness import Call, Holder, Inputs, Program, compile_for, take_turns
 from benchmarks.machine import Rates, free_bytes, machine_line
 from experiments.report.tables import markdown_table, size
 
@@ -138,10 +138,13 @@ class Suite:
     """Cases that take turns, each with the entry that its samples complete."""
 
     def __init__(self) -> None:
-        self.cases: dict[Case, Entry] = {}
+        self.cases: dict[str, tuple[Entry, Call]] = {}
 
     def add(self, entry: Entry, call: Call) -> None:
-        self.cases[Case(f"{entry.name} {sorted(entry.setting.items())}", call)] = entry
+        name = f"{entry.name} {sorted(entry.setting.items())}"
+        if name in self.cases:
+            raise ValueError(f"the suite has a case {name}; give this one a name of its own")
+        self.cases[name] = entry, call
 
     def compile(
         self, entry: Entry, function: Any, inputs: Inputs, how: str = "", holder: Holder = _EMPTY
@@ -154,7 +157,8 @@ class Suite:
 
     def fits(self, report: Report, entry: Entry) -> bool:
         """Whether the state and temporaries of a compiled program find room beside the cases."""
-        memories = [each.program.memory for each in (entry, *self.cases.values()) if each.program]
+        entries = (entry, *(each for each, _ in self.cases.values()))
+        memories = [each.program.memory for each in entries if each.program]
         # Calls run one after another: the largest temporaries of all are what has to be free.
         held = memories[0]["total"] - memories[0]["temporaries"]
         needed = held + max(memory["temporaries"] for memory in memories)
@@ -163,9 +167,10 @@ class Suite:
 
     def run(self, report: Report, repetitions: int, calls: int = 1) -> None:
         """Times all of them and reports them in the order in which they were added."""
-        timings = take_turns(list(self.cases), repetitions, calls=calls)
-        for case, entry in self.cases.items():
-            report.add(entry, timings[case.name])
+        cases = {name: call for name, (_, call) in self.cases.items()}
+        timings = take_turns(cases, repetitions, calls=calls)
+        for name, (entry, _) in self.cases.items():
+            report.add(entry, timings[name])
 
 
 def in_milliseconds(seconds: float) -> str:

@@ -9,7 +9,6 @@ import pytest
 
 from benchmarks.harness import (
     REST_SECONDS,
-    Case,
     CompileWatch,
     Holder,
     compile_for,
@@ -28,12 +27,12 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def case(self, name: str, seconds) -> Case:
+    def case(self, name: str, seconds):
         def call(repetition: int) -> None:
             self.calls.append((name, repetition))
             self.now += seconds(repetition)
 
-        return Case(name, call)
+        return call
 
     def take(self, cases, repetitions, rest=lambda: None, **options):
         return take_turns(cases, repetitions, clock=self, rest=rest, **options)
@@ -41,7 +40,7 @@ class Clock:
 
 def test_everyone_runs_once_a_round_in_orders_that_change_and_warm_up_does_not_count():
     clock, names = Clock(), ("a", "b", "c")
-    cases = [clock.case(name, lambda i: 9.0 if i < 2 else float(i)) for name in names]
+    cases = {name: clock.case(name, lambda i: 9.0 if i < 2 else float(i)) for name in names}
     assert clock.take(cases, 4, warm_up=2) == {name: [2.0, 3.0, 4.0, 5.0] for name in names}
     rounds = [clock.calls[start : start + 3] for start in range(0, 18, 3)]
     for number, calls in enumerate(rounds):
@@ -56,7 +55,7 @@ def test_a_sample_of_several_calls_is_shared_among_them_and_resting_does_not_cou
         clock.now += 50.0
 
     case = clock.case("a", lambda i: 2.0 if i % 4 == 0 else 1.0)
-    assert clock.take([case], 2, rest, calls=4, warm_up=1)["a"] == [5.0 / 4] * 2
+    assert clock.take({"a": case}, 2, rest, calls=4, warm_up=1)["a"] == [5.0 / 4] * 2
     assert [repetition for _, repetition in clock.calls] == list(range(12))
 
 
@@ -70,12 +69,6 @@ def test_a_process_settles_once_it_works_no_more(busy_for, rests):
     settle(now, lambda: min(now(), busy_for), slept.append)
     assert len(slept) == rests
     assert set(slept) == {REST_SECONDS}
-
-
-def test_two_cases_of_one_name_are_refused():
-    case = Clock().case("a", lambda _: 1.0)
-    with pytest.raises(ValueError, match=r"\['a', 'a'\].*names of their own"):
-        Clock().take([case] * 2, 1)
 
 
 def test_a_program_tells_its_memory_and_is_traced_anew():

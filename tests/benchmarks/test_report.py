@@ -101,7 +101,10 @@ def test_a_program_needs_its_arguments_its_results_and_temporaries(monkeypatch, 
     monkeypatch.setattr(reports, "_SHARE", 1.0)
     entry, suite = Entry("step", "smf", SETTING, None, program_of(100, 90, 80, 70, 180)), Suite()
     # Calls run one after another: the largest temporaries of all are what has to be free.
-    suite.add(entry._replace(program=program_of(1, 1, 1, added, 1 + added)), lambda _: None)
+    small = entry._replace(name="small", program=program_of(1, 1, 1, added, 1 + added))
+    suite.add(small, lambda _: None)
+    with pytest.raises(ValueError, match="a case small .*a name of its own"):
+        suite.add(small, lambda _: None)
     for free, enough in ((needed, True), (needed - 1, False), (None, True)):
         told = report()
         monkeypatch.setattr(reports, "free_bytes", lambda free=free: free)
