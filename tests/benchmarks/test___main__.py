@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import real_size, train
+from benchmarks import read, real_size, train
 from benchmarks.flags import SUITES, BenchmarkConfig
 from benchmarks.models import METHODS
 from benchmarks.report import Entry
@@ -46,8 +46,7 @@ def made_up(monkeypatch):
 def test_a_run_leaves_json_and_tables(tmp_path, capsys):
     out = tmp_path / "runs" / "mine"
     assert run(out=str(out)) == 0
-    files = sorted(path.name for path in out.iterdir())
-    assert files == ["results.json", "results.md"]
+    assert sorted(path.name for path in out.iterdir()) == ["results.json", "results.md"]
     result = json.loads((out / "results.json").read_text())
     assert result["format"] == 1
     assert result["flags"]["table_slots"] == "64,256"
@@ -142,6 +141,12 @@ def test_every_case_of_a_suite_is_timed_and_has_its_bounds(suite, monkeypatch):
         assert found == [["9M decoder", 256], *[["built-in base", 64]] * 3]
     told.check(suite)
     assert [check["name"] for check in told.checks] == CHECKED.get(suite, [])
+
+
+def test_a_form_that_computes_something_else_is_not_timed(monkeypatch):
+    monkeypatch.setattr(read, "plain_read", lambda *given: 1.01 * read.read(*given))
+    with quick_compilation(), pytest.raises(AssertionError, match="read"):
+        read.run(flags(table_slots="64"), report())
 
 
 def test_what_a_child_cannot_do_is_skipped(monkeypatch):
