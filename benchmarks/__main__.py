@@ -2,7 +2,7 @@
 
 ``python -m benchmarks --suite=step`` takes cases in turns, tells each with its spread, the floor
 that bytes and operations set on this machine, and its memory, and checks the bounds that must
-hold. ``--out=DIR`` keeps it as JSON, as tables and as pictures.
+hold. ``--out=DIR`` keeps it as JSON and as tables.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +18,9 @@ import jax.numpy as jnp
 from benchmarks import accelerator, generate, lookup, read, real_size, step, sweep, tpu, train
 from benchmarks.flags import BenchmarkConfig
 from benchmarks.machine import describe_machine, machine_line, measure_rates
-from benchmarks.report import Report
-from benchmarks.tables import check_table, draw_growth, markdown
+from benchmarks.report import Report, check_table, markdown
 from experiments.cli import run
+from smf_jax.checkpoints.files import write_text
 from smf_jax.errors import require_writable
 from smf_jax.progress import say
 
@@ -31,10 +30,8 @@ _MODULES = (read, lookup, step, train, sweep, generate, real_size, accelerator, 
 RUNS: Runs = {module.SUITE: module.run for module in _MODULES}
 
 
-def check_output(out: str, overwrite: bool) -> Path | None:
-    """Where results go, if anywhere; refuses to replace what may not be replaced."""
-    if not out:
-        return None
+def check_output(out: str, overwrite: bool) -> Path:
+    """Where results go; refuses to replace what may not be replaced."""
     path = Path(out)
     require_writable(out, "out")
     if path.exists() and not overwrite:
@@ -48,22 +45,10 @@ def check_output(out: str, overwrite: bool) -> Path | None:
     return path
 
 
-def write_results(directory: Path, result: Mapping[str, Any]) -> None:
-    """Writes the JSON, the tables and the pictures of what has been measured so far."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for suite in RUNS:
-        (directory / f"{suite}.png").unlink(missing_ok=True)
-    for suite, figure in draw_growth(result).items():
-        figure.savefig(directory / f"{suite}.png")
-    (directory / TABLES).write_text(markdown(result), encoding="utf-8")
-    whole = directory / f".{RESULTS}.partial"
-    whole.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    whole.replace(directory / RESULTS)
-
-
 def main(flags: BenchmarkConfig, runs: Runs = RUNS) -> int:
     """Runs the suites, one after the other; what is done is kept after each."""
-    out, suites = check_output(flags.out, flags.overwrite), flags.suites()
+    out = check_output(flags.out, flags.overwrite) if flags.out else None
+    suites = flags.suites()
     if "tpu" in suites:
         tpu.prepare()
     # A program that was compiled last week would be said to compile in no time.
@@ -78,7 +63,8 @@ def main(flags: BenchmarkConfig, runs: Runs = RUNS) -> int:
         runs[suite](flags, report)
         report.check(suite)
         if out is not None:
-            write_results(out, report.to_dict())
+            write_text(out / TABLES, markdown(report.to_dict()))
+            write_text(out / RESULTS, json.dumps(report.to_dict(), indent=1) + "\n")
     if flags.markdown:
         say(f"\n{markdown(report.to_dict())}")
     elif report.checks:
@@ -90,13 +76,9 @@ def main(flags: BenchmarkConfig, runs: Runs = RUNS) -> int:
 
 def command() -> None:
     """Reads the flags and runs."""
-    run(
-        main,
-        BenchmarkConfig,
-        "benchmarks",
-        "time what a step costs, against other ways and against the machine",
-        "python -m benchmarks --suite=step --table_slots=16384,1048576 --out=runs/step",
-    )
+    example = "python -m benchmarks --suite=step --table_slots=16384,1048576 --out=runs/step"
+    summary = "time what a step costs, against other ways and against the machine"
+    run(main, BenchmarkConfig, "benchmarks", summary, example)
 
 
 if __name__ == "__main__":

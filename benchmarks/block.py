@@ -18,29 +18,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from benchmarks.costs import BlockShape
 from benchmarks.harness import Holder, compile_for
-from benchmarks.resident import tell
+from benchmarks.machine import peak_bytes
 from smf_jax.memory.config import MemoryConfig
 from smf_jax.memory.layer import PERTURBATIONS, READS, MemoryLayer
 from smf_jax.shapes import Rows, SlotIds, Table
 from smf_jax.sparse import accesses
 from smf_jax.sparse.row_optimizer import RowStore, create_store, update_rows
 from smf_jax.sparse.rows import ReadTrace, row_gradient
-from smf_jax.sparse.selection import budget_size, select_slots
+from smf_jax.sparse.selection import select_slots
 from smf_jax.sparse.transform import freeze_all_but_rows
 from smf_jax.sparse.usage import PoolUsage
 
 SMF, MASKED, ADAM = "smf", "dense gradient, masked", "dense gradient, Adam"
-# So many different inputs are taken in turn.
-INPUT_SETS = 4
+INPUT_SETS = 4  # taken in turn
 LEARNING_RATE = 0.1
 _SGD = optax.sgd(LEARNING_RATE)
 _PATTERN_ROWS = 4096
 _BATCHES = 50  # of the made-up background
-_STEPS_OF_A_CHILD = 3
 State = tuple[Table, RowStore | None]
 
 
@@ -62,30 +60,28 @@ class Block:
         return [(self.params, self.usage, x, upstream) for x, upstream in self.inputs]
 
     def table(self) -> Table:
-        """A fresh table."""
         return random_table(self.shape.slots, self.shape.memory.value_width, self.shape.table_dtype)
 
     def begin(self, table: Table) -> State:
         """The state of plain SGD: masters where the table is narrow, for the rows of all inputs."""
-        return table, create_store(_SGD, table, INPUT_SETS * static_size(self.shape))
+        return table, create_store(_SGD, table, INPUT_SETS * self.shape.static_size)
 
 
-def make_block(shape: BlockShape, seed: int = 0) -> Block:
+def make_block(shape: BlockShape) -> Block:
     """A block with random parameters and inputs.
 
     Drawn by NumPy: every program that is compiled on the way would count among the peak memory.
     """
-    rng = np.random.default_rng(seed)
-    layer = MemoryLayer(shape.memory, shape.width, dtype=jnp.dtype(shape.dtype))
+    rng, layer = np.random.default_rng(0), layer_of(shape)
 
     def draw(leaf: jax.ShapeDtypeStruct, scale: float) -> Array:
         return jnp.asarray(scale * rng.standard_normal(leaf.shape, np.float32), leaf.dtype)
 
     def fresh(path: Any, leaf: jax.ShapeDtypeStruct) -> Array:
-        is_keys = "keys" in jax.tree_util.keystr(path)
-        return draw(leaf, leaf.shape[-1 if is_keys else 0] ** -0.5)
+        inputs = leaf.shape[-1 if "keys" in jax.tree_util.keystr(path) else 0]
+        return draw(leaf, inputs**-0.5)
 
-    params = jax.tree_util.tree_map_with_path(fresh, abstract_params(shape, layer))
+    params = jax.tree_util.tree_map_with_path(fresh, abstract_params(shape))
     df = jnp.asarray(rng.integers(0, _BATCHES, shape.slots), jnp.int32)
     usage = PoolUsage(df, df, jnp.asarray(_BATCHES, jnp.int32))
     x = jax.ShapeDtypeStruct((1, shape.tokens, shape.width), layer.dtype)
@@ -98,11 +94,15 @@ def abstract_table(shape: BlockShape) -> Any:
     return jax.ShapeDtypeStruct((shape.slots, shape.memory.value_width), shape.table_dtype)
 
 
-def abstract_params(shape: BlockShape, layer: MemoryLayer) -> dict[str, Any]:
+def layer_of(shape: BlockShape) -> MemoryLayer:
+    """The block itself."""
+    return MemoryLayer(shape.memory, shape.width, dtype=jnp.dtype(shape.dtype))
+
+
+def abstract_params(shape: BlockShape) -> dict[str, Any]:
     """Shapes of a block's parameters."""
-    x = jax.ShapeDtypeStruct((1, 1, shape.width), layer.dtype)
-    init = jax.eval_shape(layer.init, jax.random.key(0), x, abstract_table(shape))
-    return dict(init["params"])
+    x, table = jax.ShapeDtypeStruct((1, 1, shape.width), shape.dtype), abstract_table(shape)
+    return dict(jax.eval_shape(layer_of(shape).init, jax.random.key(0), x, table)["params"])
 
 
 def random_table(slots: int, width: int, dtype: str) -> Table:
@@ -110,10 +110,9 @@ def random_table(slots: int, width: int, dtype: str) -> Table:
 
     It is there when this returns: one that is still being made would not count as memory in use.
     """
-    pattern = np.random.default_rng(0).standard_normal(
-        (min(slots, _PATTERN_ROWS), width), np.float32
-    )
-    return jax.block_until_ready(grow(jnp.asarray(width**-0.5 * pattern), slots, dtype))
+    rng, size = np.random.default_rng(0), (min(slots, _PATTERN_ROWS), width)
+    pattern = jnp.asarray(width**-0.5 * rng.standard_normal(size, np.float32))
+    return jax.block_until_ready(grow(pattern, slots, dtype))
 
 
 @partial(jax.jit, static_argnames=("slots", "dtype"))
@@ -124,26 +123,20 @@ def grow(pattern: Array, slots: int, dtype: str) -> Table:
     return (pattern[place % pattern.shape[0]] * scale[:, None]).astype(dtype)
 
 
-def static_size(shape: BlockShape) -> int:
-    """Places for selected rows in a step of this budget."""
-    return min(budget_size(shape.budget), shape.slots)
-
-
 def read_trace(
     layer: MemoryLayer, params: dict[str, Any], table: Table, x: Array, upstream: Array
 ) -> ReadTrace:
     """Forward through the block, and back from its output to its read, as in a finetuning step."""
-    zeros = jnp.zeros((*x.shape[:2], table.shape[1]), layer.dtype)
 
     def output(perturbation: Array) -> tuple[Array, Any]:
         variables = {"params": params, PERTURBATIONS: {"read": perturbation}}
         out, collections = layer.apply(variables, x, table, mutable=[READS])
         return out, collections[READS]["read"]
 
+    zeros = jnp.zeros((*x.shape[:2], table.shape[1]), layer.dtype)
     _, back, read = jax.vjp(output, zeros, has_aux=True)
-    (cotangent,) = back(upstream)
-    tokens = x.shape[0] * x.shape[1]
-    return ReadTrace(*(of.reshape(tokens, -1) for of in (read.slots, read.weights, cotangent)))
+    parts, tokens = (read.slots, read.weights, *back(upstream)), x.shape[0] * x.shape[1]
+    return ReadTrace(*(part.reshape(tokens, -1) for part in parts))
 
 
 @contextmanager
@@ -161,11 +154,11 @@ def select(shape: BlockShape, slots: Array, usage: PoolUsage) -> SlotIds:
     """Counts the reads ``(t, h·k)`` and selects the best slots."""
     counted = accesses.count_reads([slots], jnp.ones(slots.shape[0], bool), shape.slots)
     budget = jnp.asarray(shape.budget)
-    return select_slots(counted, usage, rule="tfidf", top_t=budget, size=static_size(shape))
+    return select_slots(counted, usage, rule="tfidf", top_t=budget, size=shape.static_size)
 
 
 def write(state: State, selected: SlotIds, rows: Rows) -> State:
-    """Plain SGD on the selected rows, and their writing."""
+    """Plain SGD on the selected rows."""
     return update_rows(*state, selected, rows, _SGD)
 
 
@@ -176,23 +169,15 @@ def after(shape: BlockShape, state: State, usage: PoolUsage, trace: ReadTrace) -
 
 
 def step(
-    shape: BlockShape,
-    layer: MemoryLayer,
-    state: State,
-    params: dict[str, Any],
-    usage: PoolUsage,
-    x: Float[Array, "b t d"],
-    upstream: Float[Array, "b t d"],
+    shape: BlockShape, layer: MemoryLayer, state: State, params: Any, usage: PoolUsage, *inputs: Any
 ) -> State:
-    """One step of sparse memory finetuning of the block alone."""
-    return after(shape, state, usage, read_trace(layer, params, state[0], x, upstream))
+    """One step of sparse memory finetuning, given the block's input and cotangent ``(b, t, d)``."""
+    return after(shape, state, usage, read_trace(layer, params, state[0], *inputs))
 
 
 def ways(given: Block) -> dict[str, tuple[Callable[..., Any], Callable[..., Any]]]:
     """By name, how the state is made from a table and the step from that state."""
     shape, layer = given.shape, given.layer
-    masked = freeze_all_but_rows(_SGD, ["table"])
-    adam = optax.with_extra_args_support(optax.adam(5e-4))
 
     def output(tables: Any, params: Any, x: Array, upstream: Array) -> tuple[Array, Array]:
         collections: Any
@@ -214,24 +199,19 @@ def ways(given: Block) -> dict[str, tuple[Callable[..., Any], Callable[..., Any]
 
     return {
         SMF: (given.begin, partial(step, shape, layer)),
-        MASKED: dense(masked),
-        ADAM: dense(adam),
+        MASKED: dense(freeze_all_but_rows(_SGD, ["table"])),
+        ADAM: dense(optax.with_extra_args_support(optax.adam(5e-4))),
     }
-
-
-def take_steps(shape: BlockShape, way: str, steps: int = _STEPS_OF_A_CHILD) -> None:
-    """Makes the block and a few steps."""
-    given = make_block(shape)
-    start, run = ways(given)[way]
-    holder = Holder(start(given.table()))
-    program = compile_for(run, holder.state, *given.arguments()[0], donate=(0,))
-    call = holder.stepping(program.run, given.arguments())
-    for repetition in range(steps):
-        jax.block_until_ready(call(repetition))
 
 
 if __name__ == "__main__":
     task = json.loads(sys.argv[1])
     memory = MemoryConfig.from_dict(task["shape"].pop("memory"))
-    take_steps(BlockShape(memory, **task["shape"]), task["way"])
-    tell()
+    given = make_block(BlockShape(memory, **task["shape"]))
+    start, run = ways(given)[task["way"]]
+    holder = Holder(start(given.table()))
+    program = compile_for(run, holder.state, *given.arguments()[0], donate=(0,))
+    call = holder.call(program.run, given.arguments(), "writes")
+    for repetition in range(3):
+        jax.block_until_ready(call(repetition))
+    print(json.dumps({"peak_bytes": peak_bytes()}))

@@ -1,8 +1,7 @@
 """Bytes and operations that the algorithm needs, counted from shapes: the floor under a time.
 
-Bytes are what has to pass between memory and processor at least: operands and results once, every
-read its row unless the table has fewer. What a program keeps in between is not counted. Operations
-are two per multiply and add; comparisons of a top-k are not counted.
+Bytes are operands and results once, and a row for every read unless the table has fewer; what a
+program keeps in between is not counted. Operations are two per multiply and add, without a top-k.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 
 from benchmarks.machine import Rates
 from smf_jax.memory.config import MemoryConfig
+from smf_jax.sparse.selection import budget_size
 
 _INDEX = 4  # bytes of a slot id or a count
 _WIDE = 4  # bytes of a score, a gradient, a row that is being updated
@@ -35,10 +35,7 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class BlockShape:
-    """The shape of one memory block and of what it is given: ``t``, ``d``, rows a step may change.
-
-    What the block computes and its table may have dtypes of their own.
-    """
+    """A memory block, its tokens ``t`` and width ``d``, and the rows that a step may change."""
 
     memory: MemoryConfig
     tokens: int = 512
@@ -49,7 +46,6 @@ class BlockShape:
 
     @property
     def slots(self) -> int:
-        """``N``."""
         return self.memory.slots
 
     @property
@@ -58,14 +54,13 @@ class BlockShape:
         return self.tokens * self.memory.reads_per_token
 
     @property
-    def row_bytes(self) -> int:
-        """Of the table."""
-        return self.memory.value_width * jnp.dtype(self.table_dtype).itemsize
+    def table_bytes(self) -> int:
+        return self.slots * self.memory.value_width * jnp.dtype(self.table_dtype).itemsize
 
     @property
-    def table_bytes(self) -> int:
-        """Bytes of the table."""
-        return self.slots * self.row_bytes
+    def static_size(self) -> int:
+        """Places for selected rows in a step of this budget."""
+        return min(budget_size(self.budget), self.slots)
 
     @property
     def selected(self) -> int:
@@ -78,64 +73,45 @@ class BlockShape:
         return {"table_slots": self.slots, "tokens": self.tokens}
 
 
-def lookup_cost(shape: BlockShape) -> Cost:
-    """From queries to slots and scores: all keys against all queries."""
-    memory, t = shape.memory, shape.tokens
-    passed = memory.heads * memory.key_width * (memory.keys_per_half + t)
-    # kd/2 multiply-adds a score.
-    operations = t * memory.heads * 2 * memory.keys_per_half * memory.key_width
-    return Cost(_WIDE * passed + shape.reads * (_INDEX + _WIDE), operations)
-
-
-def read_cost(shape: BlockShape) -> Cost:
-    """The weighted read, or the gradient of its weights: rows, ids and weights, and the result."""
-    v, narrow = shape.memory.value_width, jnp.dtype(shape.dtype).itemsize
-    others = shape.reads * (_INDEX + narrow) + shape.tokens * v * narrow
-    return Cost(min(shape.reads, shape.slots) * shape.row_bytes + others, 2.0 * shape.reads * v)
-
-
-def select_cost(shape: BlockShape) -> Cost:
-    """Counting the reads and ranking those that were made: the ids, and two sets of statistics."""
-    return Cost(4 * shape.reads * _INDEX, 4.0 * shape.reads)
-
-
-def row_gradient_cost(shape: BlockShape) -> Cost:
-    """The selected rows' gradient: by reads, or as one matrix product where that is less."""
-    t, v, s = shape.tokens, shape.memory.value_width, shape.selected
-    moved = shape.reads * (_INDEX + _WIDE) + _WIDE * (t * v + s * v)
-    return Cost(moved, 2.0 * min(s * t, shape.reads) * v)
-
-
-def write_cost(shape: BlockShape) -> Cost:
-    """The selected rows: their gradient read, the rows read and written."""
-    v = shape.memory.value_width
-    return Cost(shape.selected * (2 * shape.row_bytes + _WIDE * v), 2.0 * shape.selected * v)
-
-
-def after_cost(shape: BlockShape) -> Cost:
-    """Everything of a step that comes after the forward and backward pass."""
-    return select_cost(shape) + row_gradient_cost(shape) + write_cost(shape)
-
-
-def forward_cost(shape: BlockShape) -> Cost:
-    """Query, lookup, read and gate, and the gradient back to the read."""
-    memory, t, d = shape.memory, shape.tokens, shape.width
+def block_costs(shape: BlockShape) -> dict[str, Cost]:
+    """Costs of a step, its parts and the dense ways, from shapes, by the names of the cases."""
+    memory, t, d, s = shape.memory, shape.tokens, shape.width, shape.selected
+    v, reads, narrow = memory.value_width, shape.reads, jnp.dtype(shape.dtype).itemsize
+    row_bytes = shape.table_bytes // shape.slots
+    key_numbers = memory.heads * memory.key_width * (memory.keys_per_half + t)
+    # All keys against all queries: kd/2 multiply-adds a score.
+    scoring = t * memory.heads * 2 * memory.keys_per_half * memory.key_width
+    lookup = Cost(_WIDE * key_numbers + reads * (_INDEX + _WIDE), scoring)
+    others = reads * (_INDEX + narrow) + t * v * narrow
+    read = Cost(min(reads, shape.slots) * row_bytes + others, 2.0 * reads * v)
     weights = d * memory.heads * memory.key_width
-    operations = 2.0 * t * weights
+    products = 2.0 * t * weights
     if memory.gate == "silu":
-        weights += 2 * d * memory.value_width
-        operations += 2.0 * t * d * memory.value_width * 3  # gate, output, and back through output
-    moved = jnp.dtype(shape.dtype).itemsize * (weights + 3 * t * d)
-    return Cost(moved, operations) + lookup_cost(shape) + read_cost(shape)
+        weights += 2 * d * v
+        products += 2.0 * t * d * v * 3  # gate, output, and back through output
+    forward = Cost(narrow * (weights + 3 * t * d), products) + lookup + read
+    # Counting the reads and ranking those that were made: the ids, and two sets of statistics.
+    select = Cost(4 * reads * _INDEX, 4.0 * reads)
+    # By reads, or as one matrix product where that is less.
+    moved = reads * (_INDEX + _WIDE) + _WIDE * (t * v + s * v)
+    row_gradient = Cost(moved, 2.0 * min(s * t, reads) * v)
+    write = Cost(s * (2 * row_bytes + _WIDE * v), 2.0 * s * v)
+    after = select + row_gradient + write
 
+    def dense(states: int) -> Cost:
+        """The table's own gradient: that, the table and so many states of its size."""
+        moved = 2 * shape.table_bytes + 2 * (1 + states) * shape.slots * v * _WIDE
+        return forward + Cost(moved + 2 * reads * v * _WIDE, 2.0 * reads * v + shape.slots * v)
 
-def step_cost(shape: BlockShape) -> Cost:
-    """One step of sparse memory finetuning of the block alone."""
-    return forward_cost(shape) + after_cost(shape)
-
-
-def dense_step_cost(shape: BlockShape, states: int) -> Cost:
-    """A step with the table's own gradient: that, the table and so many states of its size."""
-    numbers, of_reads = (count * shape.memory.value_width for count in (shape.slots, shape.reads))
-    moved = 2 * shape.table_bytes + 2 * (1 + states) * numbers * _WIDE + 2 * of_reads * _WIDE
-    return forward_cost(shape) + Cost(moved, 2.0 * of_reads + numbers)
+    return {
+        "lookup": lookup,
+        "read": read,
+        "smf": forward + after,
+        "forward and back to the read": forward,
+        "after the forward": after,
+        "count and select": select,
+        "row gradient": row_gradient,
+        "update and write": write,
+        "dense gradient, masked": dense(states=0),
+        "dense gradient, Adam": dense(states=2),
+    }

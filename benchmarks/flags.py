@@ -20,45 +20,28 @@ _SLOTS = "16384,65536,262144,1048576,4194304"
 class BenchmarkConfig(Configuration):
     """What ``python -m benchmarks`` is told."""
 
-    suite: str = setting(
-        "all", heading=_WHAT, help=f"any of {', '.join(SUITES)}; all: the first six"
-    )
-    table_slots: str = setting(_SLOTS, heading=_WHAT, help="table slots, each a square number")
-    repetitions: int = setting(
-        30, heading=_WHAT, help="samples of each case, taken in turns", least=1
-    )
-    torch: bool = setting(
-        True, heading=_WHAT, help="also time EmbeddingBag(sparse=True), where torch is installed"
-    )
-    peak: bool = setting(
-        True, heading=_WHAT, help="also take peak memory, each in a process of its own"
-    )
-    scale: float = setting(
-        1.0,
-        heading=_WHAT,
-        help="shrinks whole models and the block of accelerator and tpu",
-        above=0,
-    )
-    topology: str = setting("v5e:2x4", heading=_WHAT, help="what the suite tpu compiles for")
-    tokens: int = setting(512, heading=_BLOCK, help="tokens t in a step", least=1)
-    width: int = setting(256, heading=_BLOCK, help="model width d and value width v", least=1)
-    memory_heads: int = setting(4, heading=_BLOCK, help="heads h", least=1)
-    reads: int = setting(32, heading=_BLOCK, help="reads per head k")
-    key_width: int = setting(256, heading=_BLOCK, help="key width kd, both halves together")
-    budget: int = setting(512, heading=_BLOCK, help="rows that a step may change", least=1)
-    out: str = setting(
-        "", heading=_OUT, help="directory of results.json, results.md, pictures; must not exist"
-    )
-    overwrite: bool = setting(False, heading=_OUT, help="replace what an earlier run left at --out")
-    markdown: bool = setting(
-        False, heading=_OUT, help="print the tables in Markdown at the end, to be pasted"
-    )
+    suite: str = setting("all", f"any of {', '.join(SUITES)}; all: the first six", heading=_WHAT)
+    table_slots: str = setting(_SLOTS, "table slots, each a square number", heading=_WHAT)
+    repetitions: int = setting(30, "samples of each case, in turns", heading=_WHAT, least=1)
+    torch: bool = setting(True, "also time EmbeddingBag(sparse=True), if installed", heading=_WHAT)
+    peak: bool = setting(True, "also take peak memory, in processes of their own", heading=_WHAT)
+    scale: float = setting(1.0, "shrinks models, accelerator and tpu", heading=_WHAT, above=0)
+    topology: str = setting("v5e:2x4", "what the suite tpu compiles for", heading=_WHAT)
+    tokens: int = setting(512, "tokens t in a step", heading=_BLOCK, least=1)
+    width: int = setting(256, "model width d and value width v", heading=_BLOCK, least=1)
+    memory_heads: int = setting(4, "heads h", heading=_BLOCK, least=1)
+    reads: int = setting(32, "reads per head k", heading=_BLOCK)
+    key_width: int = setting(256, "key width kd, both halves together", heading=_BLOCK)
+    budget: int = setting(512, "rows that a step may change", heading=_BLOCK, least=1)
+    out: str = setting("", "directory to make, of results.json and results.md", heading=_OUT)
+    overwrite: bool = setting(False, "replace what an earlier run left at --out", heading=_OUT)
+    markdown: bool = setting(False, "print the tables in Markdown at the end", heading=_OUT)
 
     def suites(self) -> tuple[str, ...]:
         """The suites to run; refuses those that do not exist."""
-        if self.suite == "all":
-            return ON_THIS_MACHINE
         names = tuple(name.strip() for name in self.suite.split(","))
+        if names == ("all",):
+            return ON_THIS_MACHINE
         for name in names:
             if name not in SUITES:
                 known = ", ".join((*SUITES, "all"))
@@ -78,9 +61,9 @@ class BenchmarkConfig(Configuration):
         except ValueError:
             raise ValueError(f"{where}: expected whole numbers, as in 16384,65536") from None
         for count in counts:
-            half = math.isqrt(max(count, 0))
-            if half < 1 or half * half != count:
-                near = f"{max(half, 1) ** 2} or {(half + 1) ** 2}"
+            half = math.isqrt(max(count, 1))
+            if half**2 != count:
+                near = f"{half**2} or {(half + 1) ** 2}"
                 raise ValueError(f"{where}: {count} is not a square number; try {near}")
             if half < self.reads:
                 raise ValueError(
@@ -92,27 +75,20 @@ class BenchmarkConfig(Configuration):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.suites()
-        least = self.slots()[0]
         if self.scale > 1:
             raise ValueError(f"--scale={self.scale}: expected at most 1, the shapes as they are")
-        if self.budget > least:
+        if self.budget > self.slots()[0]:
             raise ValueError(
                 f"--budget={self.budget} is more rows than the smallest of "
                 f"--table_slots={self.table_slots}; lower it"
             )
-        self.block(least)
+        self.blocks()
 
     def block(self, slots: int) -> BlockShape:
         """The memory block with so many table slots."""
+        shape = (math.isqrt(slots), self.memory_heads, self.reads, self.key_width, self.width)
         with blame_flag("--"):
-            memory = MemoryConfig(
-                keys_per_half=math.isqrt(slots),
-                heads=self.memory_heads,
-                reads=self.reads,
-                key_width=self.key_width,
-                value_width=self.width,
-            )
-        return BlockShape(memory, self.tokens, self.width, self.budget)
+            return BlockShape(MemoryConfig(*shape), self.tokens, self.width, self.budget)
 
     def blocks(self) -> tuple[BlockShape, ...]:
         """The memory block at every number of table slots."""

@@ -13,10 +13,9 @@ from jax import lax
 from jaxtyping import Array
 
 from benchmarks.block import INPUT_SETS
-from benchmarks.costs import BlockShape, lookup_cost
+from benchmarks.costs import BlockShape, block_costs
 from benchmarks.flags import BenchmarkConfig
-from benchmarks.harness import compile_for, over_inputs
-from benchmarks.report import Measurement, Report, Suite
+from benchmarks.report import Entry, Report, Suite
 from smf_jax.memory.product_keys import Lookup, product_key_lookup
 
 SUITE = "lookup"
@@ -41,10 +40,8 @@ def add_lookup(
 ) -> Any:
     """Adds a form of the lookup to the suite of this name; gives what the first inputs give."""
     inputs = make_queries(shape)
-    program = compile_for(form, *inputs[0])
-    measurement = Measurement(of, name, shape.setting, cost=lookup_cost(shape))
-    suite.add(measurement, over_inputs(program.run, inputs), program)
-    return program.run(*inputs[0])
+    entry = Entry(of, name, shape.setting, block_costs(shape)[SUITE])
+    return suite.compile(entry, form, inputs).run(*inputs[0])
 
 
 def half_scores(queries: Array, keys: Array) -> Array:
@@ -65,10 +62,10 @@ def lookup_of_all_pairs(queries: Array, keys: Array, k: int) -> Lookup:
     return Lookup(*(x.reshape(h, t, k).swapaxes(0, 1) for x in (scores, slots)))
 
 
-def make_queries(shape: BlockShape, seed: int = 0) -> list[tuple[Array, Array]]:
+def make_queries(shape: BlockShape) -> list[tuple[Array, Array]]:
     """Sets of queries ``(t, h, 2, c)``, each with the same keys ``(h, 2, n, c)``."""
     memory, half = shape.memory, shape.memory.key_width // 2
     draw = jax.jit(jax.random.normal, static_argnums=1)
-    keys = draw(jax.random.key(seed), (memory.heads, 2, memory.keys_per_half, half))
+    keys = draw(jax.random.key(0), (memory.heads, 2, memory.keys_per_half, half))
     sides = (shape.tokens, memory.heads, 2, half)
-    return [(draw(jax.random.key(seed + 1 + i), sides), keys) for i in range(INPUT_SETS)]
+    return [(draw(jax.random.key(1 + i), sides), keys) for i in range(INPUT_SETS)]

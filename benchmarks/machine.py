@@ -1,9 +1,12 @@
-"""The machine: what it is, what memory it has, how fast it copies and multiplies."""
+"""The machine: what it is, how fast it copies and multiplies, what memory it and a process have."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import subprocess
+import sys
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,18 +14,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from benchmarks.harness import Case, Holder, compile_for, over_inputs, take_turns
-from benchmarks.resident import peak_resident_bytes
+from benchmarks.harness import Holder, compile_for, take_turns
 from smf_jax.cpu_kernels.library import is_available
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "libtpu")
 
 
 class Rates(NamedTuple):
-    """What the machine reaches at best in a second, measured in the run that quotes it.
-
-    Bytes read and written by a copy, operations (two per multiply and add) of a square product.
-    """
+    """At best in a second: bytes a copy reads and writes, operations of a product (two a term)."""
 
     copy_bytes: float
     operations: float
@@ -46,7 +45,7 @@ def describe_machine() -> dict[str, Any]:
         "cpu": _proc("cpuinfo").get("model name") or platform.processor() or platform.machine(),
         "cores": usable_cores(),
         "cpu_kernels": is_available(),
-        "memory_bytes": _in_bytes("MemTotal"),
+        "memory_bytes": _in_bytes("meminfo", "MemTotal"),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": {name: versions[name] for name in _PACKAGES if name in versions},
@@ -72,10 +71,16 @@ def usable_cores() -> int:
 def free_bytes() -> int | None:
     """Bytes that arrays may still take where they live; ``None`` where nothing tells."""
     device = jax.local_devices()[0]
-    if device.platform == "cpu":
-        return min(filter(None, (_in_bytes("MemAvailable"), _group_free())), default=None)
-    stats = device.memory_stats() or {}
-    return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else None
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        limit = stats.get("bytes_limit")
+        return None if limit is None else limit - stats.get("bytes_in_use", 0)
+    free = [_in_bytes("meminfo", "MemAvailable")]
+    # What a container's limit leaves.
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if limit.exists() and limit.read_text().strip().isdigit():
+        free.append(int(limit.read_text()) - int(used.read_text()))
+    return min(filter(None, free), default=None)
 
 
 def peak_bytes() -> int | None:
@@ -83,44 +88,50 @@ def peak_bytes() -> int | None:
     device = jax.local_devices()[0]
     if device.platform != "cpu":
         return (device.memory_stats() or {}).get("peak_bytes_in_use")
-    return peak_resident_bytes()
+    return _in_bytes("self/status", "VmHWM")  # a child inherits ru_maxrss of its parent
 
 
-def measure_rates(
-    repetitions: int = 10,
-    copy_bytes: int | None = None,
-    matrix_width: int | None = None,
-    dtype: Any = jnp.float32,
-) -> Rates:
-    """Measures copies, by default of far more than a cache holds, and products of square matrices.
+def ask_child(module: str, task: dict[str, Any]) -> dict[str, Any]:
+    """What ``python -m module TASK``, a process with nothing else in it, tells at its end.
+
+    Raises:
+      ValueError: if the child failed or could not tell its peak memory, with its last line.
+    """
+    command = [sys.executable, "-m", module, json.dumps(task)]
+    # On a CPU nothing else is wanted: the plugins of other platforms take memory too.
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    child = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    if child.returncode:
+        last = (child.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ValueError(f"{module} ended with status {child.returncode}: {last}")
+    told = json.loads(child.stdout.strip().splitlines()[-1])
+    if told["peak_bytes"] is None:
+        raise ValueError("this system does not tell the peak memory of a process")
+    return told
+
+
+def measure_rates(repetitions: int = 10, dtype: Any = jnp.float32, smaller: int = 1) -> Rates:
+    """Measures copies, of far more than a cache holds, and products of square matrices.
 
     The fastest of the repetitions counts, as a rate is what can be reached.
     """
     on_cpu = jax.default_backend() == "cpu"
-    width = matrix_width or (2048 if on_cpu else 8192)
-    source = jnp.ones((copy_bytes or (2**28 if on_cpu else 2**30)) // 4, jnp.float32)
+    width = (2048 if on_cpu else 8192) // smaller
+    source = jnp.ones((2**26 if on_cpu else 2**28) // smaller**2, jnp.float32)
     matrix = jax.random.normal(jax.random.key(0), (width, width), dtype)
-    copying = Holder(jnp.zeros_like(source)).stepping(compile_copy(source), [(source,)])
-    multiply = compile_for(lambda a, b: jnp.matmul(a, b), matrix, matrix)
-    cases = [Case("copy", copying), Case("multiply", over_inputs(multiply.run, [(matrix, matrix)]))]
+    copying = Holder(jnp.zeros_like(source)).call(compile_copy(source), [(source,)], "writes")
+    multiply = compile_for(lambda a, b: jnp.matmul(a, b), matrix, matrix).run
+    cases = {"copy": copying, "multiply": lambda _: multiply(matrix, matrix)}
     timings = take_turns(cases, repetitions, calls=1 if on_cpu else 10)
-    copied, multiplied = (min(timings[case.name].samples) for case in cases)
-    name = jnp.dtype(dtype).name
-    return Rates(2 * source.nbytes / copied, 2 * width**3 / multiplied, name)
+    copied, multiplied = (min(timings[name]) for name in cases)
+    return Rates(2 * source.nbytes / copied, 2 * width**3 / multiplied, jnp.dtype(dtype).name)
 
 
 def compile_copy(source: Any) -> Any:
-    """``(target, source) -> copy of source`` in the buffer of the target.
-
-    Into memory that exists: pages that the system has yet to give would be timed otherwise.
-    """
-
-    def copy(target: jax.Array, source: jax.Array) -> jax.Array:
-        del target
-        return source + 1  # a mere copy may be done by one thread only
-
-    compiled = jax.jit(copy, donate_argnums=0, keep_unused=True)
-    return compiled.lower(source, source).compile()
+    """``(target, source) -> copy of source`` in the buffer of the target."""
+    # Pages that the system has yet to give would be timed, and a mere copy may use one thread.
+    copy = jax.jit(lambda target, source: source + 1, donate_argnums=0, keep_unused=True)
+    return copy.lower(source, source).compile()
 
 
 def _proc(name: str) -> dict[str, str]:
@@ -130,14 +141,7 @@ def _proc(name: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
-def _in_bytes(entry: str) -> int | None:
-    words = _proc("meminfo").get(entry, "").split()
+def _in_bytes(file: str, entry: str) -> int | None:
+    """An entry that Linux tells in kB; ``None`` elsewhere."""
+    words = _proc(file).get(entry, "").split()
     return int(words[0]) * 1024 if words else None
-
-
-def _group_free() -> int | None:
-    """What a container's limit leaves."""
-    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
-    if not limit.exists() or not limit.read_text().strip().isdigit():
-        return None
-    return int(limit.read_text()) - int(used.read_text())

@@ -1,4 +1,4 @@
-"""Whole models to be timed: shapes, random leaves and batches, methods, what a step needs."""
+"""Whole models to be timed: shapes, random leaves and batches, methods."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.block import random_table
-from benchmarks.costs import BlockShape, Cost, forward_cost, step_cost
-from benchmarks.harness import Holder, compile_for
-from benchmarks.report import Measurement, Report, Suite
+from benchmarks.harness import Call, Holder, Program, compile_for
+from benchmarks.report import Entry, Report, Suite
 from smf_jax.continual.config import PretrainConfig
 from smf_jax.continual.pretraining import model_config
 from smf_jax.data.batching import Batch
@@ -30,7 +29,7 @@ from smf_jax.sparse.usage import PoolUsage
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
 from smf_jax.training.step import Settings, Shared
-from smf_jax.training.trainers import dense_trainer, lora_trainer
+from smf_jax.training.trainers import Trainer, dense_trainer, lora_trainer
 
 SHAPES = {
     name: ModelConfig.from_dict(values)
@@ -38,11 +37,9 @@ SHAPES = {
 }
 SMF, FULL, LORA = "smf", "full, AdamW", "LoRA r 8, AdamW"
 METHODS = (SMF, LORA, FULL)
-LORA_TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
-# Rows with optimizer state: needed where the table is narrower than its masters.
-STORE_STEPS = 30
-_LEARNING_RATE = 1e-3
-_BACKGROUND_BATCHES = 50
+_LORA_TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
+# Of a task; so many budgets of rows may have optimizer state or masters.
+STEPS = 30
 
 
 def built_in_decoder(slots: int, scale: float = 1.0) -> ModelConfig:
@@ -87,20 +84,18 @@ def abstract_leaves(
     config: ModelConfig, dtype: str = "float32", table_dtype: str | None = None
 ) -> Params:
     """Shapes of all leaves by path, in a dtype; tables may have one of their own."""
-    leaves: dict[str, Any] = {}
-    for path, leaf in flatten(abstract_params(config)).items():
-        own = (table_dtype or dtype) if path.endswith("/values") else dtype
-        leaves[path] = jax.ShapeDtypeStruct(leaf.shape, own)
-    return leaves
+    own = {True: table_dtype or dtype, False: dtype}
+    leaves: Any = flatten(abstract_params(config))
+    return {path: leaf.update(dtype=own[path.endswith("/values")]) for path, leaf in leaves.items()}
 
 
-def random_leaf(path: str, leaf: Any, seed: int = 0, part: int = 1 << 20) -> np.ndarray:
+def random_leaf(path: str, leaf: Any, seed: int = 0) -> np.ndarray:
     """A leaf drawn part by part: scales near 1, everything else near 0, std 0.02."""
     rng = np.random.default_rng([seed, zlib.crc32(path.encode())])
-    drawn = np.empty(leaf.shape, leaf.dtype)
-    flat, mean = drawn.reshape(-1), np.float32(path.endswith("/scale"))
-    for start in range(0, flat.size, part):
-        piece = flat[start : start + part]
+    drawn, mean = np.empty(leaf.shape, leaf.dtype), np.float32(path.endswith("/scale"))
+    flat = drawn.reshape(-1)
+    for start in range(0, flat.size, 1 << 20):
+        piece = flat[start : start + (1 << 20)]
         piece[:] = mean + np.float32(0.02) * rng.standard_normal(piece.size, np.float32)
     return drawn
 
@@ -119,50 +114,41 @@ def random_batches(config: ModelConfig, rows: int, length: int, count: int = 4) 
     """Batches of full rows of random tokens; the last half of each row is its answer."""
     weights = np.tile(np.where(np.arange(length) >= length // 2, 1, 0.1), (rows, 1))
     of_all = (jnp.asarray(weights, jnp.float32), jnp.ones((rows, length), bool))
-    batches = []
-    for seed in range(count):
-        drawn = np.random.default_rng(seed).integers(0, config.vocabulary, (rows, length + 1))
-        tokens = jnp.asarray(drawn, jnp.int32)
-        batches.append(Batch(tokens[:, :-1], tokens[:, 1:], *of_all))
-    return batches
+    shape = (rows, length + 1)
+    drawn = (np.random.default_rng(i).integers(0, config.vocabulary, shape) for i in range(count))
+    tokens = (jnp.asarray(each, jnp.int32) for each in drawn)
+    return [Batch(each[:, :-1], each[:, 1:], *of_all) for each in tokens]
 
 
 def random_usage(config: ModelConfig) -> dict[str, PoolUsage]:
-    """A made-up background of every pool."""
-    placement, batches = memory_of(config), jnp.asarray(_BACKGROUND_BATCHES, jnp.int32)
-    usage = {}
+    """A made-up background of 50 batches for every pool."""
+    placement, usage = memory_of(config), {}
     for pool in placement.pools:
-        shape = (placement.memory.slots,)
-        df = jax.random.randint(jax.random.key(pool), shape, 0, _BACKGROUND_BATCHES)
-        usage[pool_path(pool)] = PoolUsage(df, 2 * df, batches)
+        df = jax.random.randint(jax.random.key(pool), (placement.memory.slots,), 0, 50)
+        usage[pool_path(pool)] = PoolUsage(df, 2 * df, jnp.asarray(50, jnp.int32))
     return usage
 
 
-def settings_for(budget: int, learning_rate: float = _LEARNING_RATE) -> Settings:
+def settings_for(budget: int) -> Settings:
     """Settings of one trial."""
-    kinds = (jnp.float32, jnp.int32, jnp.uint32)
-    return Settings(*map(jnp.asarray, (learning_rate, budget, 0), kinds))
+    return Settings(jnp.asarray(1e-3, jnp.float32), jnp.asarray(budget, jnp.int32), jnp.uint32(0))
 
 
-class Method(NamedTuple):
-    """A method on one model; its state shares buffers with the leaves and ends with the loss."""
-
-    begin: Callable[[Params], tuple[Params, Any]]
-    step: Callable[[Any, Params, Any, Batch], Any]
-
-
-def make_method(name: str, config: ModelConfig, budget: int) -> Method:
+def make_trainer(name: str, config: ModelConfig, budget: int) -> Trainer:
     """A method of `METHODS` on a model with memories."""
     model, optimizer = Decoder(config), OptimizerConfig("adamw")
+    if name == LORA:
+        return lora_trainer(model, optimizer, 8, 16.0, _LORA_TARGETS)
+    if name == FULL:
+        return dense_trainer(model, optimizer)
     slots = memory_of(config).memory.slots
     size = min(budget_size(budget), slots)
-    if name == SMF:
-        trainer = sparse_trainer(model, SparseConfig(size=size), min(slots, STORE_STEPS * size))
-    elif name == LORA:
-        trainer = lora_trainer(model, optimizer, 8, 16.0, LORA_TARGETS)
-    else:
-        trainer = dense_trainer(model, optimizer)
-    settings = settings_for(budget)
+    return sparse_trainer(model, SparseConfig(size=size), min(slots, STEPS * size))
+
+
+def make_method(name: str, config: ModelConfig, budget: int) -> tuple[Any, Any]:
+    """How a method begins, with buffers of the leaves, and its step; states end with a loss."""
+    trainer, settings = make_trainer(name, config, budget), settings_for(budget)
 
     def begin(params: Params) -> tuple[Params, Any]:
         return trainer.frozen(params), (trainer.begin(params, settings), jnp.zeros(()))
@@ -171,55 +157,29 @@ def make_method(name: str, config: ModelConfig, budget: int) -> Method:
         trained, metrics = trainer.step(Shared(frozen, usage), state[0], batch, settings)
         return trained, metrics.loss
 
-    return Method(begin, step)
+    return begin, step
 
 
-def add_model(
-    suite: Suite,
-    report: Report,
-    measurement: Measurement,
-    name: str,
-    config: ModelConfig,
-    batches: Sequence[Batch],
-    budget: int,
-    dtype: str = "float32",
-) -> None:
-    """Adds a method on a model, where there is memory for it."""
-    cost = model_cost(config, name, batches[0].tokens.size, budget, dtype)
-    measurement = replace(measurement, cost=cost)
-    method, usage = make_method(name, config, budget), random_usage(config)
-    frozen, state = jax.eval_shape(method.begin, abstract_leaves(config, dtype))
-    program = compile_for(method.step, state, frozen, usage, batches[0], donate=(0,))
-    setting = ", ".join(map(str, measurement.setting.values()))
-    if not suite.fits(report, f"{measurement.suite}, {measurement.name}, {setting}", program):
-        return
-    # The state shares buffers with the leaves, which nobody else holds.
-    frozen, state = jax.block_until_ready(method.begin(random_leaves(config, dtype)))
-    inputs = [(frozen, usage, batch) for batch in batches]
-    suite.add(measurement, Holder(state).stepping(program.run, inputs), program)
+def compile_step(
+    name: str, config: ModelConfig, batches: Sequence[Batch], budget: int, *dtypes: str
+) -> tuple[Program, Callable[[], Call]]:
+    """A method's step, compiled, and what makes its state and then gives the call to be timed."""
+    (begin, step), usage = make_method(name, config, budget), random_usage(config)
+    frozen, state = jax.eval_shape(begin, abstract_leaves(config, *dtypes))
+    program = compile_for(step, state, frozen, usage, batches[0], donate=(0,))
+
+    def start() -> Call:
+        # The leaves are held by nobody else.
+        frozen, state = jax.block_until_ready(begin(random_leaves(config, *dtypes)))
+        inputs = [(frozen, usage, batch) for batch in batches]
+        return Holder(state).call(program.run, inputs, "writes")
+
+    return program, start
 
 
-def model_cost(
-    config: ModelConfig, method: str, tokens: int, budget: int, dtype: str = "float32"
-) -> Cost:
-    """Operations and bytes of one step, attention's own products left out.
-
-    ``smf`` goes back to the lowest memory only, the others through all blocks; full finetuning
-    also makes every gradient and updates every leaf.
-    """
-    placement, kernels, back, everything = memory_of(config), 0, 0, 0
-    for path, leaf in abstract_leaves(config).items():
-        everything += leaf.size
-        module, kind = path.partition("/")[0], path.rpartition("/")[2]
-        # A tied embedding is the head too; an untied one is only looked up.
-        if (kind == "kernel" and module != "memory") or (config.tied and module == "embedder"):
-            block = int(module[7:]) if module.startswith("layers_") else config.layers
-            kernels += leaf.size
-            back += leaf.size * (method != SMF or block >= min(placement.layers))
-    cost = Cost(jnp.dtype(dtype).itemsize * (kernels + back), 2.0 * tokens * (kernels + back))
-    if method == FULL:  # gradient, leaf and both moments, read and written
-        cost += Cost(4 * everything * 8, 2.0 * tokens * kernels + everything)
-    shape = BlockShape(placement.memory, tokens, config.width, budget, config.dtype, dtype)
-    for _ in placement.layers:
-        cost += step_cost(shape) if method == SMF else forward_cost(shape)
-    return cost
+def add_model(suite: Suite, report: Report, entry: Entry, *what: Any) -> None:
+    """Adds a method on a model, given as to `compile_step`, where there is memory for it."""
+    program, start = compile_step(*what)
+    entry = entry._replace(program=program)
+    if suite.fits(report, entry):
+        suite.add(entry, start())

@@ -16,33 +16,30 @@ from experiments.cli import run
 from smf_jax.checkpoints.files import whole_directory
 from smf_jax.configuration import Configuration, setting
 from smf_jax.data.bpe_files import read_qwen
-from smf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from smf_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from smf_jax.data.world.neutral import neutral_sentences
 from smf_jax.errors import blame_flag, require_writable
 from smf_jax.interop.huggingface.checkpoint import write_huggingface
 from smf_jax.params import count_parameters
 from smf_jax.progress import say
 
+Dtype = Literal["bfloat16", "float32", "float16"]
+_TOKENIZER = (
+    "directory of its tokenizer: tokenizer.json, or Qwen's vocab.json and merges.txt (also .xz); "
+    "empty: a small one trained on the built-in sentences"
+)
+
 
 @dataclass(frozen=True)
 class RandomConfig(Configuration):
     """What ``benchmarks.random_checkpoint`` is told."""
 
-    out: str = setting(
-        "", heading="Output", help="directory of the checkpoint to make; must not exist"
-    )
-    shape: str = setting("qwen2.5-0.5b", heading="Model", help=f"any of {', '.join(SHAPES)}")
-    dtype: Literal["bfloat16", "float32", "float16"] = setting(
-        "bfloat16", heading="Model", help="of the weights"
-    )
-    seed: int = setting(0, heading="Model", help="seed of the weights", least=0)
-    tokenizer: str = setting(
-        "",
-        heading="Model",
-        help="directory of its tokenizer: tokenizer.json, or Qwen's vocab.json and merges.txt "
-        "(also .xz); empty: a small one trained on the built-in sentences",
-    )
-    shard_mb: int = setting(300, heading="Output", help="megabytes of weights in a file", least=1)
+    out: str = setting("", "directory of the checkpoint to make; must not exist", heading="Output")
+    shape: str = setting("qwen2.5-0.5b", f"any of {', '.join(SHAPES)}", heading="Model")
+    dtype: Dtype = setting("bfloat16", "of the weights", heading="Model")
+    seed: int = setting(0, "seed of the weights", heading="Model", least=0)
+    tokenizer: str = setting("", _TOKENIZER, heading="Model")
+    shard_mb: int = setting(300, "megabytes of weights in a file", heading="Output", least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,46 +48,33 @@ class RandomConfig(Configuration):
             raise ValueError(f"--shape={self.shape} is unknown; choose from {known}")
 
 
-def read_tokenizer(directory: str) -> Tokenizer:
-    """The tokenizer of ``--tokenizer``; by default 1,000 tokens of the built-in sentences."""
-    if not directory:
-        return train_tokenizer(neutral_sentences(2000, random.Random(0)), 1000)
-    with blame_flag(f"--tokenizer={directory}: "):
-        whole = (Path(directory) / "tokenizer.json").is_file()
-        return load_tokenizer(directory) if whole else read_qwen(directory)
-
-
 def main(flags: RandomConfig) -> int:
     """Makes the checkpoint at ``--out``."""
     if not flags.out:
         raise ValueError("--out is empty; name the directory to make")
     require_writable(flags.out, "out")
-    tokenizer = read_tokenizer(flags.tokenizer)
+    if flags.tokenizer:
+        with blame_flag(f"--tokenizer={flags.tokenizer}: "):
+            whole = (Path(flags.tokenizer) / "tokenizer.json").is_file()
+            tokenizer = (load_tokenizer if whole else read_qwen)(flags.tokenizer)
+    else:
+        tokenizer = train_tokenizer(neutral_sentences(2000, random.Random(0)), 1000)
     config = replace(SHAPES[flags.shape], dtype=flags.dtype)
     if tokenizer.size > config.vocabulary:
         raise ValueError(
             f"--tokenizer={flags.tokenizer} has {tokenizer.size} tokens, --shape={flags.shape} "
             f"embeds {config.vocabulary}; choose another of the two"
         )
-    params = abstract_leaves(config, flags.dtype)
+    params, shard = abstract_leaves(config, flags.dtype), flags.shard_mb * 10**6
     with blame_flag("--out: "), whole_directory(flags.out) as partial:
-        write_huggingface(
-            partial,
-            config,
-            params,
-            lambda path: random_leaf(path, params[path], flags.seed),
-            flags.shard_mb * 10**6,
-        )
+        draw = lambda path: random_leaf(path, params[path], flags.seed)  # noqa: E731
+        write_huggingface(partial, config, params, draw, shard)
         tokenizer.save(partial)
     say(f"{flags.out}: {count_parameters(params):,} random parameters, {flags.dtype}")
     return 0
 
 
 if __name__ == "__main__":
-    run(
-        main,
-        RandomConfig,
-        "benchmarks.random_checkpoint",
-        "write a checkpoint of a known model's exact shape with random weights",
-        "python -m benchmarks.random_checkpoint --shape=qwen2.5-0.5b --out=/tmp/qwen_random",
-    )
+    example = "python -m benchmarks.random_checkpoint --shape=qwen2.5-0.5b --out=/tmp/qwen_random"
+    summary = "write a checkpoint of a known model's exact shape with random weights"
+    run(main, RandomConfig, "benchmarks.random_checkpoint", summary, example)

@@ -15,10 +15,8 @@ import jax
 
 from benchmarks import models
 from benchmarks.flags import BenchmarkConfig
-from benchmarks.harness import Holder, Timing, compile_for
-from benchmarks.machine import free_bytes, peak_bytes
-from benchmarks.report import Measurement, Report
-from benchmarks.resident import ask_child
+from benchmarks.machine import ask_child, free_bytes, peak_bytes
+from benchmarks.report import Entry, Report
 from experiments.report.tables import size
 from smf_jax.memory.config import MemoryConfig
 from smf_jax.models.config import MemoryPlacement
@@ -44,26 +42,18 @@ def run(flags: BenchmarkConfig, report: Report) -> None:
         except ValueError as error:
             report.skip(f"{SUITE}, {name}", str(error))
             continue
-        timing, compiling = Timing(tuple(found.pop("seconds"))), found.pop("compile_seconds")
-        report.add(Measurement(SUITE, name, setting, None, timing, compiling, more=found))
+        report.add(Entry(SUITE, name, setting), **found)
 
 
 def take_steps(name: str, scale: float, budget: int) -> dict[str, Any]:
     """Compiles a method's step and takes three, if there is room; tells seconds and memory."""
     config = models.placed(SHAPE, PLACEMENT, scale)
-    method = models.make_method(name, config, budget)
-    leaves, usage = models.abstract_leaves(config, *_DTYPES), models.random_usage(config)
-    frozen, state = jax.eval_shape(method.begin, leaves)
     batches = models.random_batches(config, _ROWS, _LENGTH, _STEPS)
-    program = compile_for(method.step, state, frozen, usage, batches[0], donate=(0,))
-    memory, free = program.memory, free_bytes()
-    needed = memory.held + memory.temporaries if memory else 0
+    program, start = models.compile_step(name, config, batches, budget, *_DTYPES)
+    needed, free = program.memory["total"], free_bytes()
     if free is not None and needed > free:
         raise ValueError(f"needs {size(needed)}, {size(free)} are free")
-    frozen, state = jax.block_until_ready(method.begin(models.random_leaves(config, *_DTYPES)))
-    holder, seconds = Holder(state), []
-    del state
-    call = holder.stepping(program.run, [(frozen, usage, batch) for batch in batches])
+    call, seconds = start(), []
     for number in range(_STEPS):
         begun = time.perf_counter()
         _, loss = jax.block_until_ready(call(number))
@@ -71,11 +61,11 @@ def take_steps(name: str, scale: float, budget: int) -> dict[str, Any]:
         if not jax.numpy.isfinite(loss):
             raise FloatingPointError(f"step {number} of {name} was not finite: loss {loss}")
     return {
-        "parameters": count_parameters(leaves),
-        "first_step_seconds": seconds[0],
-        "peak_bytes": peak_bytes(),
         "seconds": seconds,
         "compile_seconds": program.compile_seconds,
+        "parameters": count_parameters(models.abstract_leaves(config)),
+        "first_step_seconds": seconds[0],
+        "peak_bytes": peak_bytes(),
     }
 
 

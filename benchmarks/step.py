@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, get_args
 
 import jax
 import numpy as np
 import optax
 
-from benchmarks import block, costs, torch_twin
+from benchmarks import block
 from benchmarks.block import ADAM, MASKED, SMF, Block, abstract_table, make_block, ways
-from benchmarks.costs import BlockShape, Cost
+from benchmarks.costs import BlockShape, block_costs
 from benchmarks.flags import BenchmarkConfig
-from benchmarks.harness import Holder, compile_for, over_inputs
-from benchmarks.machine import usable_cores
-from benchmarks.report import Measurement, Report, Suite
-from benchmarks.resident import ask_child
+from benchmarks.harness import Holder, compile_for
+from benchmarks.machine import ask_child, usable_cores
+from benchmarks.report import Entry, Report, Suite
+from benchmarks.torch_twin import TorchBlock
 from smf_jax.params import count_bytes
 from smf_jax.sparse.accesses import Form
 from smf_jax.sparse.row_optimizer import create_store
@@ -27,12 +28,9 @@ SUITE = "step"
 TORCH = "torch EmbeddingBag(sparse=True), SGD"
 AFTER = "after the forward"
 FORMS: tuple[Form, ...] = get_args(Form)
-# Processes that measure peak memory have this many table slots, or the most below.
-PEAK_SLOTS = 2**20
-# Steps of a task, of the store that Adam's moments of rows would need.
-_TASK_STEPS = 30
-# One float32 product of ten thousands of terms against another.
-_TOLERANCE = 1e-3
+PEAK_SLOTS = 2**20  # of processes that measure peak memory, or the most below
+_TASK_STEPS = 30  # of the store that Adam's moments of rows would need
+_TOLERANCE = 1e-3  # of one float32 product of ten thousands of terms against another
 
 
 def run(flags: BenchmarkConfig, report: Report) -> None:
@@ -48,29 +46,25 @@ def run(flags: BenchmarkConfig, report: Report) -> None:
     for shape in shapes:
         # Smf again, in turns with the others: a ratio is of times that were taken in turns.
         suite, given = Suite(), make_block(shape)
-        _add_way(suite, report, given, SMF, f"{SMF}, beside the dense ways", costs.step_cost(shape))
-        _add_way(suite, report, given, MASKED, MASKED, costs.dense_step_cost(shape, states=0))
-        _add_way(suite, report, given, ADAM, ADAM, costs.dense_step_cost(shape, states=2))
+        for way, beside in ((SMF, "beside the dense ways"), (MASKED, ""), (ADAM, "")):
+            _add_way(suite, report, given, way, beside)
         suite.run(report, flags.repetitions)
         del suite
         if flags.torch:
             suite = Suite()
             if _add_torch(suite, report, given):
-                _add_way(suite, report, given, SMF, f"{SMF}, beside torch", costs.step_cost(shape))
+                _add_way(suite, report, given, SMF, "beside torch")
                 suite.run(report, flags.repetitions)
             del suite
     if flags.peak and jax.default_backend() == "cpu":
-        take_peaks(flags, report, shapes)
+        take_peaks(report, shapes)
     for shape in shapes:
-        _tell_store(report, shape)
+        _report_store(report, shape)
 
 
 def add_parts(suite: Suite, of: str, given: Block, holder: Holder) -> None:
-    """Adds the step, what it begins with, what comes after, and the parts of that, on one table.
-
-    What comes after is added once more in each form of counting, forced.
-    """
-    shape, usage = given.shape, given.usage
+    """Adds the step and its parts, on one table; what counts also in each form, forced."""
+    shape, usage, costs = given.shape, given.usage, block_costs(given.shape)
     forward = lambda table, *inputs: block.read_trace(given.layer, inputs[0], table, *inputs[1:])  # noqa: E731
     reading = [(params, x, upstream) for params, _, x, upstream in given.arguments()]
     select = lambda trace, usage: block.select(shape, trace.slots, usage)  # noqa: E731
@@ -80,125 +74,89 @@ def add_parts(suite: Suite, of: str, given: Block, holder: Holder) -> None:
     pairs = list(zip(traces, selected, strict=True))
     rows = [jax.jit(differentiate)(*pair) for pair in pairs]
 
-    def add(
-        name: str, function: Callable[..., Any], cost: Cost, inputs: Sequence[Any], how: str = ""
-    ) -> None:
-        takes = {"": (), "reads": (holder.state[0],), "writes": (holder.state,)}[how]
-        call = {"": over_inputs, "reads": holder.reading, "writes": holder.stepping}[how]
-        donate = (0,) if how == "writes" else ()
-        program = compile_for(function, *takes, *inputs[0], donate=donate)
-        measurement = Measurement(of, name, shape.setting, cost=cost)
-        suite.add(measurement, call(program.run, inputs), program)
+    def add(name: str, function: Callable[..., Any], inputs: Any, how: str = "") -> None:
+        cost = costs[name.partition(",")[0]]  # that of all forms
+        suite.compile(Entry(of, name, shape.setting, cost), function, inputs, how, holder)
 
     step, after = partial(block.step, shape, given.layer), partial(block.after, shape)
-    add(SMF, step, costs.step_cost(shape), given.arguments(), "writes")
-    add("forward and back to the read", forward, costs.forward_cost(shape), reading, "reads")
+    add(SMF, step, given.arguments(), "writes")
+    add("forward and back to the read", forward, reading, "reads")
     ending = [(usage, trace) for trace in traces]
-    add(AFTER, after, costs.after_cost(shape), ending, "writes")
+    add(AFTER, after, ending, "writes")
     for form in FORMS:
         with block.forced(form):
-            add(f"{AFTER}, {form} form", after, costs.after_cost(shape), ending, "writes")
-    ranking = [(trace, usage) for trace in traces]
-    add("count and select", select, costs.select_cost(shape), ranking)
-    add("row gradient", differentiate, costs.row_gradient_cost(shape), pairs)
-    writing = list(zip(selected, rows, strict=True))
-    add("update and write", block.write, costs.write_cost(shape), writing, "writes")
+            add(f"{AFTER}, {form} form", after, ending, "writes")
+    add("count and select", select, [(trace, usage) for trace in traces])
+    add("row gradient", differentiate, pairs)
+    add("update and write", block.write, list(zip(selected, rows, strict=True)), "writes")
 
 
-def _add_way(suite: Suite, report: Report, given: Block, way: str, name: str, cost: Cost) -> None:
+def _add_way(suite: Suite, report: Report, given: Block, way: str, beside: str) -> None:
     """Adds one of our own ways to train the block, where there is memory for it."""
     shape, (start, run) = given.shape, ways(given)[way]
     state = jax.eval_shape(start, abstract_table(shape))
     program = compile_for(run, state, *given.arguments()[0], donate=(0,))
-    if suite.fits(report, f"{SUITE}, {name}, at {shape.slots:,} table slots", program):
+    name = f"{way}, {beside}" if beside else way
+    entry = Entry(SUITE, name, shape.setting, block_costs(shape)[way], program)
+    if suite.fits(report, entry):
         holder = Holder(jax.block_until_ready(start(given.table())))
-        call = holder.stepping(program.run, given.arguments())
-        suite.add(Measurement(SUITE, name, shape.setting, cost=cost), call, program)
+        suite.add(entry, holder.call(program.run, given.arguments(), "writes"))
 
 
 def _add_torch(suite: Suite, report: Report, given: Block) -> bool:
     """Adds PyTorch's block, once its output has been found to be the same; whether it did."""
-    shape = given.shape
-    what = f"{SUITE}, {TORCH}, at {shape.slots:,} table slots"
-    if not torch_twin.is_installed():
+    shape, what = given.shape, f"{SUITE}, {TORCH}, at {given.shape.slots:,} table slots"
+    if find_spec("torch") is None:
         report.skip(what, "torch is not installed")
         return False
     # Its table is made from another, which is given back before anything runs.
     if not report.has_room(what, 2 * shape.table_bytes):
         return False
-    table = given.table()
-    inputs = [(x[0], upstream[0]) for x, upstream in given.inputs]
-    theirs = torch_twin.TorchBlock(
-        sizes_of(shape), np.array(table), given.params, inputs, block.LEARNING_RATE, usable_cores()
-    )
-    ours = jax.jit(given.layer.apply)({"params": given.params}, given.inputs[0][0], table)[0]
+    theirs, x = TorchBlock(given, usable_cores()), given.inputs[0][0]
+    ours = jax.jit(given.layer.apply)({"params": given.params}, x, given.table())[0]
     tolerance = _TOLERANCE * float(abs(ours).max())
     found = theirs.output(0).detach().numpy()
     np.testing.assert_allclose(found, ours, rtol=0, atol=tolerance, err_msg="PyTorch's block")
-    measurement = Measurement(SUITE, TORCH, shape.setting, cost=costs.step_cost(shape))
-    suite.add(measurement, theirs)
+    suite.add(Entry(SUITE, TORCH, shape.setting, block_costs(shape)[SMF]), theirs)
     return True
 
 
-def sizes_of(shape: BlockShape) -> torch_twin.Sizes:
-    """The block's sizes as plain numbers."""
-    of = shape.memory
-    return torch_twin.Sizes(
-        shape.slots, shape.tokens, shape.width, of.heads, of.reads, of.key_width
-    )
-
-
-def take_peaks(
-    flags: BenchmarkConfig,
-    report: Report,
-    shapes: Sequence[BlockShape],
-    ask: Callable[[str, dict[str, Any]], dict[str, Any]] = ask_child,
-) -> None:
+def take_peaks(report: Report, shapes: Sequence[BlockShape]) -> None:
     """The peak memory of every way, each in a process of its own."""
     shape = max((s for s in shapes if s.slots <= PEAK_SLOTS), key=lambda s: s.slots, default=None)
     if shape is None:
         report.skip(f"{SUITE}, peak memory", f"needs at most {PEAK_SLOTS:,} table slots")
         return
-    fields = {**shape.__dict__, "memory": shape.memory.to_dict()}
-    children = {
-        way: ("benchmarks.block", {"shape": fields, "way": way}) for way in (SMF, MASKED, ADAM)
-    }
-    if flags.torch and torch_twin.is_installed():
-        task = {"sizes": sizes_of(shape)._asdict(), "threads": usable_cores()}
-        children[TORCH] = ("benchmarks.torch_twin", task)
-    for way, (module, task) in children.items():
-        what, tables = f"{SUITE}, peak memory of {way}", 8 if way in (MASKED, ADAM) else 2
-        if not report.has_room(what, tables * shape.table_bytes):
+    fields, table = {**shape.__dict__, "memory": shape.memory.to_dict()}, shape.table_bytes
+    for way, tables in ((SMF, 2), (MASKED, 8), (ADAM, 8)):
+        what = f"{SUITE}, peak memory of {way}"
+        if not report.has_room(what, tables * table):
             continue
         try:
-            peak = ask(module, task)["peak_bytes"]
+            peak = ask_child("benchmarks.block", {"shape": fields, "way": way})["peak_bytes"]
         except ValueError as error:
             report.skip(what, str(error))
             continue
-        table = shape.table_bytes
         more = {"peak_bytes": peak, "table_bytes": table, "above_table_bytes": peak - table}
-        name = f"peak of {way}"
-        report.add(Measurement(SUITE, name, shape.setting, more=more))
+        report.add(Entry(SUITE, f"peak of {way}", shape.setting), **more)
 
 
-def _tell_store(report: Report, shape: BlockShape) -> None:
+def _report_store(report: Report, shape: BlockShape) -> None:
     """What trains and what the optimizers hold: under SGD, and under Adam with its store."""
-    capacity = min(shape.slots, _TASK_STEPS * block.static_size(shape))
+    capacity = min(shape.slots, _TASK_STEPS * shape.static_size)
     table = abstract_table(shape)
-    held = {
-        name: count_bytes(
-            jax.eval_shape(partial(create_store, optimizer, capacity=capacity), table)
-        )
-        for name, optimizer in (("sgd", optax.sgd(1.0)), ("adam", optax.adam(1.0)))
-    }
+    sgd, adam = (
+        count_bytes(jax.eval_shape(partial(create_store, optimizer, capacity=capacity), table))
+        for optimizer in (optax.sgd(1.0), optax.adam(1.0))
+    )
     trained = shape.selected * shape.memory.value_width * table.dtype.itemsize
-    more = {
-        "trained_bytes": trained,
-        "sgd_state_bytes": held["sgd"],
-        "adam_state_bytes": held["adam"],
-        "adam_store_capacity": capacity,
-        "dense_trained_bytes": shape.table_bytes,
-        "dense_adam_state_bytes": 2 * shape.slots * shape.memory.value_width * 4,
-        "dense_over_smf_trained": shape.table_bytes / (trained + held["sgd"]),
-    }
-    report.add(Measurement(SUITE, "trained, and optimizer state", shape.setting, more=more))
+    report.add(
+        Entry(SUITE, "trained, and optimizer state", shape.setting),
+        trained_bytes=trained,
+        sgd_state_bytes=sgd,
+        adam_state_bytes=adam,
+        adam_store_capacity=capacity,
+        dense_trained_bytes=shape.table_bytes,
+        dense_adam_state_bytes=2 * shape.slots * shape.memory.value_width * 4,
+        dense_over_smf_trained=shape.table_bytes / (trained + sgd),
+    )

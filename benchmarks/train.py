@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from benchmarks import models
 from benchmarks.flags import BenchmarkConfig
-from benchmarks.report import Measurement, Report, Suite
-from smf_jax.models.config import MemoryPlacement
+from benchmarks.report import Entry, Report, Suite
+from smf_jax.data.batching import Batch
+from smf_jax.models.config import MemoryPlacement, ModelConfig
 
 SUITE = "train"
 NINE_MILLION, BUILT_IN = "9M decoder", "built-in base"
@@ -17,37 +16,30 @@ BATCHES = {NINE_MILLION: (16, 64), BUILT_IN: (48, 24)}
 _COMPARED_SLOTS = {NINE_MILLION: 65_536, BUILT_IN: 16_384}
 
 
-def run(flags: BenchmarkConfig, report: Report, names: Sequence[str] = models.METHODS) -> None:
+def run(flags: BenchmarkConfig, report: Report) -> None:
     """Sparse steps over all table slots, in turns; then methods, in turns, on each model."""
-    suite = Suite()
-    for slots in flags.slots():
-        _add(suite, flags, report, NINE_MILLION, slots, models.SMF, models.SMF)
-    suite.run(report, flags.repetitions)
+    groups = [[(NINE_MILLION, slots, models.SMF, models.SMF) for slots in flags.slots()]]
+    shown = {models.SMF: f"{models.SMF}, beside the others"}
     for model, slots in _COMPARED_SLOTS.items():
+        most = min(slots, max(flags.slots()))
+        groups.append([(model, most, name, shown.get(name, name)) for name in models.METHODS])
+    for group in groups:
         suite = Suite()
-        for name in names:
-            shown = f"{name}, beside the others" if name == models.SMF else name
-            _add(suite, flags, report, model, min(slots, max(flags.slots())), name, shown)
+        for model, slots, method, name in group:
+            if model == BUILT_IN:
+                config = models.built_in_decoder(slots, flags.scale)
+            else:
+                # A memory in place of a feed-forward in the middle.
+                placement = MemoryPlacement((4,), "pretrain", flags.block(slots).memory)
+                config = models.placed("decoder-9m", placement, flags.scale)
+            batches = batches_for(model, config, flags.scale)
+            tokens = batches[0].tokens.size
+            entry = Entry(SUITE, name, {"model": model, "table_slots": slots, "tokens": tokens})
+            models.add_model(suite, report, entry, method, config, batches, flags.budget)
         suite.run(report, flags.repetitions)
 
 
-def _add(
-    suite: Suite,
-    flags: BenchmarkConfig,
-    report: Report,
-    model: str,
-    slots: int,
-    name: str,
-    shown: str,
-) -> None:
-    if model == BUILT_IN:
-        config = models.built_in_decoder(slots, flags.scale)
-    else:
-        # A memory in place of a feed-forward in the middle.
-        placement = MemoryPlacement((4,), "pretrain", flags.block(slots).memory)
-        config = models.placed("decoder-9m", placement, flags.scale)
-    rows, length = (max(2, round(size * flags.scale)) for size in BATCHES[model])
-    setting = {"model": model, "table_slots": slots, "tokens": rows * length}
-    batches = models.random_batches(config, rows, length)
-    measurement = Measurement(SUITE, shown, setting)
-    models.add_model(suite, report, measurement, name, config, batches, flags.budget)
+def batches_for(model: str, config: ModelConfig, scale: float, count: int = 4) -> list[Batch]:
+    """Random batches of a model's usual size."""
+    rows, length = (max(2, round(size * scale)) for size in BATCHES[model])
+    return models.random_batches(config, rows, length, count)

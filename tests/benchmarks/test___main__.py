@@ -8,19 +8,20 @@ import jax
 import pytest
 
 from benchmarks import __main__ as command
+from benchmarks import read, real_size, train
 from benchmarks.flags import SUITES, BenchmarkConfig
-from benchmarks.harness import Timing
-from benchmarks.report import Measurement
+from benchmarks.models import METHODS
+from benchmarks.report import Entry
 from experiments import benchmark
 from experiments.cli import help_text
-from tests.benchmarks.tiny import RATES, flags
+from tests.benchmarks.tiny import PARTS, RATES, flags, names_of, report
+from tests.tiny_sweep import quick_compilation
 
 
 def measure(flags, report):
     for slots in flags.slots():
         setting = {"table_slots": slots, "tokens": 16}
-        timing = Timing((1e-5 * slots,))
-        report.add(Measurement("lookup", "lookup", setting, timing=timing))
+        report.add(Entry("lookup", "lookup", setting), [1e-5 * slots])
     report.skip("torch", "it is not installed")
 
 
@@ -42,11 +43,10 @@ def made_up(monkeypatch):
     jax.config.update("jax_enable_compilation_cache", cached)
 
 
-def test_a_run_leaves_json_tables_and_a_picture(tmp_path, capsys):
+def test_a_run_leaves_json_and_tables(tmp_path, capsys):
     out = tmp_path / "runs" / "mine"
     assert run(out=str(out)) == 0
-    files = sorted(path.name for path in out.iterdir())
-    assert files == ["lookup.png", "results.json", "results.md"]
+    assert sorted(path.name for path in out.iterdir()) == ["results.json", "results.md"]
     result = json.loads((out / "results.json").read_text())
     assert result["format"] == 1
     assert result["flags"]["table_slots"] == "64,256"
@@ -74,7 +74,7 @@ def test_an_earlier_run_is_replaced_only_if_asked_and_nothing_else_ever(tmp_path
     with pytest.raises(FileExistsError, match="--out=.*mine exists; .*--overwrite"):
         run(out=str(out))
     assert run(out=str(out), overwrite=True, table_slots="64") == 0
-    assert not (out / "lookup.png").exists()
+    assert len(json.loads((out / "results.json").read_text())["measurements"]) == 1
     other = tmp_path / "other"
     other.mkdir()
     (other / "precious").write_text("")
@@ -104,7 +104,62 @@ def test_bad_flags_are_refused_before_anything_is_measured(wrong, message, tmp_p
     assert not (tmp_path / "x").exists()
 
 
-def test_every_suite_runs_and_the_command_has_two_names():
+LARGE = ["read", "gradient of weights", "read, one gather", "lookup", *PARTS]
+NAMES = {
+    "read": [x + y for x in ("read", "gradient of weights") for y in ("", ", one gather")],
+    "lookup": ["lookup", "lookup, all k × k pairs", "scores alone"],
+    "train": ["smf", "smf, beside the others", "LoRA r 8, AdamW", "full, AdamW"],
+    "generate": ["generate 16 tokens", "generate 16 tokens, no memory"],
+    "real_size": ["smf", "LoRA r 8, AdamW"],
+    "accelerator": [*LARGE, "smf step", "smf step, least memory", "everything"],
+}
+CHECKED = {
+    "train": ["train_smf_over_lora_built_in"],
+    "accelerator": ["accelerator_read_of_copy_bandwidth", "accelerator_memory_adds_to_step"],
+}
+
+
+@pytest.mark.parametrize("suite", NAMES)
+def test_every_case_of_a_suite_is_timed_and_has_its_bounds(suite, monkeypatch):
+    monkeypatch.setattr(real_size, "_LENGTH", 8)
+    monkeypatch.setattr(train, "_COMPARED_SLOTS", {"built-in base": 64})
+    told = report()
+    with quick_compilation():
+        command.RUNS[suite](flags(table_slots="256"), told)
+    assert names_of(told) == NAMES[suite]
+    for row in told.measurements:
+        if row["name"] != "everything":
+            assert row["seconds"]["samples"] == (3 if suite == "real_size" else 2)
+            assert row["compile_seconds"] > 0
+        if suite == "real_size" or row["name"] == "everything":
+            assert row["peak_bytes"] > 2**20
+        if suite in ("read", "lookup"):
+            assert row["floor_seconds"] > 0
+            assert row["memory"]["total"] > 0
+    if suite == "train":
+        found = [list(row["setting"].values())[:2] for row in told.measurements]
+        assert found == [["9M decoder", 256], *[["built-in base", 64]] * 3]
+    told.check(suite)
+    assert [check["name"] for check in told.checks] == CHECKED.get(suite, [])
+
+
+def test_a_form_that_computes_something_else_is_not_timed(monkeypatch):
+    monkeypatch.setattr(read, "plain_read", lambda *given: 1.01 * read.read(*given))
+    with quick_compilation(), pytest.raises(AssertionError, match="read"):
+        read.run(flags(table_slots="64"), report())
+
+
+def test_what_a_child_cannot_do_is_skipped(monkeypatch):
+    def ask(module, task):
+        raise ValueError("needs 9.0 GiB, 1.0 GiB are free")
+
+    monkeypatch.setattr(real_size, "ask_child", ask)
+    told = report()
+    real_size.run(flags(peak=True), told)
+    assert [each["what"] for each in told.skipped] == [f"real_size, {each}" for each in METHODS[:2]]
+
+
+def test_every_suite_is_known_and_the_command_has_two_names():
     assert set(command.RUNS) == set(SUITES)
     assert BenchmarkConfig().suites() == SUITES[:6]
     assert benchmark.command is command.command

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import block, torch_twin
+from benchmarks import block
 from benchmarks.block import ADAM, MASKED, SMF, forced, make_block
 from benchmarks.harness import compile_for
-from benchmarks.step import FORMS, sizes_of
+from benchmarks.step import FORMS
+from benchmarks.torch_twin import TorchBlock
 from tests.benchmarks.tiny import shape
 from tests.tiny_sweep import quick_compilation
 
@@ -27,8 +28,8 @@ def test_rows_of_a_table_are_distinct_and_nothing_of_its_size_is_held_beside_it(
     assert len(np.unique(table, axis=0)) == 10_000
     pattern = jnp.zeros((4096, 8))
     program = compile_for(lambda rows: block.grow(rows, 65_536, "float32"), pattern)
-    assert program.memory.outputs == 65_536 * 8 * 4
-    assert program.memory.temporaries < program.memory.outputs / 4
+    assert program.memory["outputs"] == 65_536 * 8 * 4
+    assert program.memory["temporaries"] < program.memory["outputs"] / 4
 
 
 def test_the_masked_step_is_the_sparse_one_in_either_form_and_adam_moves_all_that_was_read(given):
@@ -51,15 +52,12 @@ def test_the_masked_step_is_the_sparse_one_in_either_form_and_adam_moves_all_tha
 
 
 def test_pytorch_s_block_gives_the_same_and_moves_rows_against_their_gradient(given):
-    if not torch_twin.is_installed():
-        pytest.skip("torch is not installed: pip install .[parity]")
-    table = given.table()
-    inputs = [(x[0], upstream[0]) for x, upstream in given.inputs]
-    sizes, rate = sizes_of(SHAPE), block.LEARNING_RATE
-    theirs = torch_twin.TorchBlock(sizes, np.array(table), given.params, inputs, rate, threads=1)
+    pytest.importorskip("torch", reason="torch is not installed: pip install .[parity]")
+    theirs = TorchBlock(given, threads=1)
     for number, (x, _) in enumerate(given.inputs):
-        expected = given.layer.apply({"params": given.params}, x, table)[0]
+        expected = given.layer.apply({"params": given.params}, x, given.table())[0]
         np.testing.assert_allclose(theirs.output(number).detach(), expected, atol=1e-5)
-    before = np.sum(theirs.output(0).detach().numpy() * np.asarray(inputs[0][1]))
+    upstream = np.asarray(given.inputs[0][1][0])
+    before = np.sum(theirs.output(0).detach().numpy() * upstream)
     theirs(0)
-    assert np.sum(theirs.output(0).detach().numpy() * np.asarray(inputs[0][1])) < before
+    assert np.sum(theirs.output(0).detach().numpy() * upstream) < before

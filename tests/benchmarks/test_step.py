@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import step, torch_twin
+from benchmarks import step
 from benchmarks.report import BOUNDS, Report
-from tests.benchmarks.tiny import flags, names_of, report, shape
+from tests.benchmarks.tiny import PARTS, flags, names_of, report, shape
 from tests.tiny_sweep import quick_compilation
 
-PARTS = [
-    "smf",
-    "forward and back to the read",
-    "after the forward",
-    "after the forward, vector form",
-    "after the forward, sorted form",
-    "count and select",
-    "row gradient",
-    "update and write",
-]
 WAYS = ["smf, beside the dense ways", "dense gradient, masked", "dense gradient, Adam"]
 
 
@@ -51,19 +41,19 @@ def test_peaks_are_taken_of_every_way_at_a_million_slots_or_below(monkeypatch):
     tasks = []
 
     def ask(module, task):
-        if task.get("way") == "dense gradient, masked":
+        if task["way"] == "dense gradient, masked":
             raise ValueError("status 9: no room")
         tasks.append((module, task))
         return {"peak_bytes": 10**6}
 
     monkeypatch.setattr(step, "PEAK_SLOTS", 100)
-    monkeypatch.setattr(torch_twin, "is_installed", lambda: True)
+    monkeypatch.setattr(step, "ask_child", ask)
     told = report()
-    step.take_peaks(flags(torch=True), told, [shape(8), shape(16)], ask)
-    ways = ("smf", "dense gradient, Adam", step.TORCH)
-    assert names_of(told) == [f"peak of {way}" for way in ways]
+    step.take_peaks(told, [shape(8), shape(16)])
+    assert names_of(told) == [f"peak of {way}" for way in ("smf", "dense gradient, Adam")]
     assert told.measurements[0]["above_table_bytes"] == 10**6 - 64 * 8 * 4
+    assert tasks[0][0] == "benchmarks.block"
     assert tasks[0][1]["shape"]["memory"]["keys_per_half"] == 8
     assert told.skipped[0]["reason"] == "status 9: no room"
-    step.take_peaks(flags(), told, [shape(16)], ask)
+    step.take_peaks(told, [shape(16)])
     assert "at most 100 table slots" in told.skipped[-1]["reason"]

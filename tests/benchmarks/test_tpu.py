@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import tpu
+from benchmarks.accelerator import accelerator_shape
+from benchmarks.harness import Program, compile_for
 
 TEXT = """
   %a = f32[8]{0} all-reduce(f32[8]{0} %x), replica_groups={}
@@ -20,7 +23,9 @@ def test_without_libtpu_the_remedy_is_told_and_collectives_are_counted_once(monk
     monkeypatch.setattr(tpu, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r"--suite=tpu: the package libtpu.*jax\[tpu\]"):
         tpu.prepare()
-    assert tpu.collectives(TEXT) == {"all-reduce": 2, "all-gather": 1}
+    compiled = SimpleNamespace(cost_analysis=dict, as_text=lambda: TEXT)
+    told = tpu.told(Program(compiled, 0.0, {"arguments": 1}))
+    assert told["collectives"] == {"all-reduce": 2, "all-gather": 1}
 
 
 def test_the_memory_s_step_compiles_with_the_tokens_split(monkeypatch):
@@ -34,9 +39,10 @@ def test_the_memory_s_step_compiles_with_the_tokens_split(monkeypatch):
     found = tpu.layouts("v5e:2x4")
     splits = [f"8 chips, {what} split" for what in ("tokens", "rows", "columns")]
     assert [layout.name for layout in found] == ["one chip", *splits]
-    shape = tpu.tpu_shape(0.02)
-    program = tpu.programs(shape, 0.02, found[1])["smf memory step"]()
+    shape = accelerator_shape(0.02)
+    function, *given = tpu.programs(shape, 0.02, found[1])["smf memory step"]
+    program = compile_for(function, *given, donate=(0,))
     told = tpu.told(program)
     assert told["collectives"]
     assert told["argument_bytes"] > shape.table_bytes
-    assert program.memory.aliased >= shape.table_bytes
+    assert program.memory["aliased"] >= shape.table_bytes
