@@ -55,27 +55,16 @@ def part(section: Any, heading: str = "", names: Mapping[str, str] | None = None
 
 @dataclass(frozen=True)
 class Flag:
-    """One setting of a configuration.
+    """One setting of a configuration."""
 
-    Attributes:
-      name: of the flag.
-      path: of the field, from the root of the configuration.
-      kind: ``bool``, ``int``, ``float`` or ``str``.
-      choices: that a text is one of; empty for any.
-      default: its value where the flag is not given.
-      help: what it does.
-      heading: that it stands under.
-      first: whether it stands on the first page of ``--help``.
-    """
-
-    name: str
-    path: tuple[str, ...]
-    kind: type
-    choices: tuple[str, ...]
-    default: Any
-    help: str
-    heading: str
-    first: bool
+    name: str  # of the flag
+    path: tuple[str, ...]  # of the field, from the root of the configuration
+    kind: type  # ``bool``, ``int``, ``float`` or ``str``
+    choices: tuple[str, ...]  # that a text is one of; empty for any
+    default: Any  # its value where the flag is not given
+    help: str  # what it does
+    heading: str  # that it stands under
+    first: bool  # whether it stands on the first page of ``--help``
 
 
 class Configuration:

@@ -31,20 +31,13 @@ _TOKENIZER = "tokenizer.json"
 
 @dataclass(frozen=True)
 class Base:
-    """A model before the stream.
+    """A model before the stream."""
 
-    Attributes:
-      config: of the decoder.
-      params: by path; shapes only in an outline, see `abstract_params_of`.
-      tokenizer: of the model.
-      origin: where it came from, for people.
-      recipe: how a built-in base was made (`PretrainConfig.recipe`); ``None`` for others.
-    """
-
-    config: ModelConfig
-    params: Params
-    tokenizer: Tokenizer
-    origin: str
+    config: ModelConfig  # of the decoder
+    params: Params  # by path; shapes only in an outline, see `abstract_params_of`
+    tokenizer: Tokenizer  # of the model
+    origin: str  # where it came from, for people
+    # How a built-in base was made (`PretrainConfig.recipe`); ``None`` for others.
     recipe: dict[str, Any] | None = None
 
     @property

@@ -27,19 +27,12 @@ _BLOCK = 1 << 22
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The model a checkpoint stands for.
+    """The model a checkpoint stands for."""
 
-    Attributes:
-     path: the checkpoint.
-     metadata: what was saved with it.
-     base: fingerprint of the base.
-     arrays: every leaf by path.
-    """
-
-    path: Path
-    metadata: Mapping[str, Any]
-    base: str
-    arrays: Mapping[str, np.ndarray]
+    path: Path  # the checkpoint
+    metadata: Mapping[str, Any]  # what was saved with it
+    base: str  # fingerprint of the base
+    arrays: Mapping[str, np.ndarray]  # every leaf by path
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,26 +79,17 @@ class Sweep:
 
 @dataclass
 class TrialBatch:
-    """Trials of one group that run at once, one on each device of its mesh.
+    """Trials of one group that run at once, one on each device of its mesh."""
 
-    Attributes:
-      sweep: what all groups share.
-      method: of the trials.
-      setup: of the method.
-      group: its compiled functions.
-      trains: what each of the trials trains.
-      done: how many tasks of each an earlier run has left behind.
-      failed: those that have failed, which are not run on.
-      histories: of the trials whose tasks leave patches.
-    """
-
-    sweep: Sweep
-    method: Method[Any]
-    setup: Setup
-    group: TrialGroup
-    trains: Mapping[Trial, TrainableSummary]
+    sweep: Sweep  # what all groups share
+    method: Method[Any]  # of the trials
+    setup: Setup  # of the method
+    group: TrialGroup  # its compiled functions
+    trains: Mapping[Trial, TrainableSummary]  # what each of the trials trains
+    # How many tasks of each an earlier run has left behind.
     done: dict[Trial, int] = field(default_factory=dict)
-    failed: set[Trial] = field(default_factory=set)
+    failed: set[Trial] = field(default_factory=set)  # those that have failed, which are not run on
+    # Of the trials whose tasks leave patches.
     histories: dict[Trial, PatchHistory] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

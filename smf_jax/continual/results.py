@@ -17,59 +17,33 @@ PROBE, OF_BASE = "probe_", "_base"
 
 @dataclass(frozen=True)
 class ResultRow:
-    """What one task of one trial came to; docs/run_files.md explains the keys.
+    """What one task of one trial came to; docs/run_files.md explains the keys."""
 
-    Attributes:
-      trial: the cell of the grid; its fields stand in the row by their own names.
-      task: from 0.
-      task_name: of the stream.
-      facts: of the task.
-      steps: of the task.
-      seen: accuracy on the task right after it, in paraphrases that it was trained in.
-      unseen: the same in paraphrases that only other facts were trained in.
-      stream_seen: the same as `seen`, over all tasks so far.
-      stream_unseen: the same as `unseen`, over all tasks so far.
-      retention: `unseen` of each task so far.
-      known: accuracy on the first question probe, ``None`` without one.
-      known_base: the same of the base.
-      text_loss: loss on the first text probe, nats a token.
-      text_loss_base: the same of the base.
-      loss_first: training loss of the task's first step.
-      loss_last: that of its last.
-      rows_selected: rows written a step, mean; ``None`` for methods that select none.
-      rows_changed: rows of the task's patch; ``None`` for methods without.
-      trainable_parameters: numbers that a step may change.
-      trainable_share: the same as a share of the model.
-      optimizer_bytes: of the optimizer's state.
-      failed_step: the first step that was not finite, ``None`` if all were.
-      further: of all other probes, by key, and of the base, by key and ``_base``.
-      seconds: of the training.
-    """
-
-    trial: Trial
-    task: int
-    task_name: str
-    facts: int
-    steps: int
-    seen: float
-    unseen: float
-    stream_seen: float
-    stream_unseen: float
-    retention: list[float]
-    known: float | None
-    known_base: float | None
-    text_loss: float | None
-    text_loss_base: float | None
-    loss_first: float
-    loss_last: float
-    rows_selected: float | None
-    rows_changed: int | None
-    trainable_parameters: int
-    trainable_share: float
-    optimizer_bytes: int
-    failed_step: int | None
+    trial: Trial  # the cell of the grid; its fields stand in the row by their own names
+    task: int  # from 0
+    task_name: str  # of the stream
+    facts: int  # of the task
+    steps: int  # of the task
+    seen: float  # accuracy on the task right after it, in paraphrases that it was trained in
+    unseen: float  # the same in paraphrases that only other facts were trained in
+    stream_seen: float  # the same as `seen`, over all tasks so far
+    stream_unseen: float  # the same as `unseen`, over all tasks so far
+    retention: list[float]  # `unseen` of each task so far
+    known: float | None  # accuracy on the first question probe, ``None`` without one
+    known_base: float | None  # the same of the base
+    text_loss: float | None  # loss on the first text probe, nats a token
+    text_loss_base: float | None  # the same of the base
+    loss_first: float  # training loss of the task's first step
+    loss_last: float  # that of its last
+    rows_selected: float | None  # rows written a step, mean; ``None`` for methods that select none
+    rows_changed: int | None  # rows of the task's patch; ``None`` for methods without
+    trainable_parameters: int  # numbers that a step may change
+    trainable_share: float  # the same as a share of the model
+    optimizer_bytes: int  # of the optimizer's state
+    failed_step: int | None  # the first step that was not finite, ``None`` if all were
+    # Of all other probes, by key, and of the base, by key and ``_base``.
     further: Mapping[str, float | None]
-    seconds: float
+    seconds: float  # of the training
 
     def to_json(self) -> dict[str, Any]:
         """The row as it is written."""

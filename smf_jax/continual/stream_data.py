@@ -43,39 +43,26 @@ OWN_STREAM = ("", "world")
 
 @dataclass(frozen=True)
 class General:
-    """General text, encoded: what the background is measured on and replay draws from.
+    """General text, encoded: what the background is measured on and replay draws from."""
 
-    Attributes:
-      rows: ``(rows, t)``.
-      corpus: its name.
-    """
-
-    rows: Batch
-    corpus: str
+    rows: Batch  # ``(rows, t)``
+    corpus: str  # its name
 
 
 @dataclass(frozen=True)
 class StreamData:
-    """Everything a sweep reads.
+    """Everything a sweep reads."""
 
-    Attributes:
-      tasks: the stream.
-      examples: per task, its facts in their trained paraphrases, ``(rows, t)``.
-      seen: per task, its facts asked in paraphrases they are trained in.
-      unseen: per task, its facts asked in paraphrases that only other facts are trained in.
-      questions: further probes of facts by name; the first is that of known facts.
-      texts: probes of text by name; the first is that of neutral text.
-      general: background and replay; ``None`` if there is none.
-      named: probes that are measured on whole models, by name.
-    """
-
-    tasks: tuple[Task, ...]
-    examples: tuple[Batch, ...]
-    seen: tuple[ExactProbe, ...]
+    tasks: tuple[Task, ...]  # the stream
+    examples: tuple[Batch, ...]  # per task, its facts in their trained paraphrases, ``(rows, t)``
+    seen: tuple[ExactProbe, ...]  # per task, its facts asked in paraphrases they are trained in
+    # Per task, its facts asked in paraphrases that only other facts are trained in.
     unseen: tuple[ExactProbe, ...]
+    # Further probes of facts by name; the first is that of known facts.
     questions: Mapping[str, ExactProbe]
-    texts: Mapping[str, Batch]
-    general: General | None
+    texts: Mapping[str, Batch]  # probes of text by name; the first is that of neutral text
+    general: General | None  # background and replay; ``None`` if there is none
+    # Probes that are measured on whole models, by name.
     named: Mapping[str, Probe] = field(default_factory=dict)
 
     def batches(

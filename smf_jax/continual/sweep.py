@@ -30,28 +30,19 @@ from smf_jax.training.background import measure_background, routing_fingerprint
 
 @dataclass(frozen=True)
 class Tools:
-    """What a sweep does its work with; whoever has done some of it before brings their own.
+    """What a sweep does its work with; whoever has done some of it before brings their own."""
 
-    Attributes:
-      load_base: reads a base.
-      pretrain: makes a built-in base.
-      retrofit_base: puts memories into a base.
-      save_base: writes one.
-      load_stream_data: reads the stream.
-      measure_background: counts how general text uses the slots.
-      make_group: makes the compiled functions of a trial group.
-      run_group: runs it.
-      on_task: told what each trial has trained after each task.
-    """
-
-    load_base: Callable[..., Base] = load_base
-    pretrain: Callable[[PretrainConfig], Base] = pretrain
-    retrofit_base: Callable[..., Base] = retrofit_base
-    save_base: Callable[..., str] = save_base
+    load_base: Callable[..., Base] = load_base  # reads a base
+    pretrain: Callable[[PretrainConfig], Base] = pretrain  # makes a built-in base
+    retrofit_base: Callable[..., Base] = retrofit_base  # puts memories into a base
+    save_base: Callable[..., str] = save_base  # writes one
+    # Reads the stream.
     load_stream_data: Callable[[SweepConfig, Base], StreamData] = load_stream_data
+    # Counts how general text uses the slots.
     measure_background: Callable[..., Background] = measure_background
-    make_group: MakeGroup = new_group
-    run_group: Callable[..., None] = run_group
+    make_group: MakeGroup = new_group  # makes the compiled functions of a trial group
+    run_group: Callable[..., None] = run_group  # runs it
+    # Told what each trial has trained after each task.
     on_task: Callable[[Trial, int, Any], None] | None = None
 
 

@@ -25,17 +25,11 @@ CARRIED = "carried/"
 
 
 class TaskMetrics(NamedTuple):
-    """Of the steps of one task, one row per trial.
+    """Of the steps of one task, one row per trial."""
 
-    Attributes:
-      losses: ``(trials, steps)``.
-      selected: ``(trials, steps)`` rows written.
-      failed_step: ``(trials,)`` first step that was not finite, or -1.
-    """
-
-    losses: Float[np.ndarray, "trials steps"]
-    selected: Int[np.ndarray, "trials steps"]
-    failed_step: Int[np.ndarray, " trials"]
+    losses: Float[np.ndarray, "trials steps"]  # ``(trials, steps)``
+    selected: Int[np.ndarray, "trials steps"]  # ``(trials, steps)`` rows written
+    failed_step: Int[np.ndarray, " trials"]  # ``(trials,)`` first step that was not finite, or -1
 
 
 class TrialGroup(Generic[State]):

@@ -42,38 +42,24 @@ class NoConfig(Configuration):
 
 
 class Setup(NamedTuple):
-    """What the trainers of a sweep are made for.
+    """What the trainers of a sweep are made for."""
 
-    Attributes:
-      own: the settings of the method.
-      training: those that all methods share.
-      tasks: of the stream.
-      base: with its memory; an abstract one will do for all that is not computed.
-      examples: per task, its facts in their training paraphrases, ``(rows, t)``.
-    """
-
-    own: Any
-    training: TrainingConfig
-    tasks: int
-    base: Base
-    examples: tuple[Batch, ...]
+    own: Any  # the settings of the method
+    training: TrainingConfig  # those that all methods share
+    tasks: int  # of the stream
+    base: Base  # with its memory; an abstract one will do for all that is not computed
+    examples: tuple[Batch, ...]  # per task, its facts in their training paraphrases, ``(rows, t)``
 
 
 @dataclass(frozen=True)
 class TrainableSummary:
-    """What a trial trains, told before its first step.
+    """What a trial trains, told before its first step."""
 
-    Attributes:
-      rows: rows of the tables that a step may change, over all pools; ``None`` for dense methods.
-      parameters: numbers that a step may change.
-      share: the same as a share of the model.
-      optimizer_bytes: of the optimizer's state, its index of slots included.
-    """
-
+    # Rows of the tables that a step may change, over all pools; ``None`` for dense methods.
     rows: int | None
-    parameters: int
-    share: float
-    optimizer_bytes: int
+    parameters: int  # numbers that a step may change
+    share: float  # the same as a share of the model
+    optimizer_bytes: int  # of the optimizer's state, its index of slots included
 
     def __str__(self) -> str:
         rows = "" if self.rows is None else f"{self.rows:,} rows, "
@@ -84,27 +70,18 @@ class TrainableSummary:
 
 
 class Method(Generic[Own]):
-    """A method of finetuning; subclasses set the attributes and make the trainer.
+    """A method of finetuning; subclasses set the attributes and make the trainer."""
 
-    Attributes:
-      name: in flags, results and pictures.
-      about: what it is, in a line.
-      colour: in pictures.
-      config: the section of its settings, which become flags.
-      optimizer: the default.
-      learning_rates: by optimizer, the rates of its default sweep.
-      is_sparse: whether it selects rows, hence has the axes slots, rule and granularity.
-      artefact: what a task leaves on disk.
-    """
-
-    name: ClassVar[str]
-    about: ClassVar[str]
-    colour: ClassVar[str]
-    config: type[Own]
-    optimizer: ClassVar[str] = "adamw"
+    name: ClassVar[str]  # in flags, results and pictures
+    about: ClassVar[str]  # what it is, in a line
+    colour: ClassVar[str]  # in pictures
+    config: type[Own]  # the section of its settings, which become flags
+    optimizer: ClassVar[str] = "adamw"  # the default
+    # By optimizer, the rates of its default sweep.
     learning_rates: ClassVar[Mapping[str, tuple[float, ...]]] = DENSE_RATES
+    # Whether it selects rows, hence has the axes slots, rule and granularity.
     is_sparse: ClassVar[bool] = False
-    artefact: ClassVar[Artefact] = "leaves"
+    artefact: ClassVar[Artefact] = "leaves"  # what a task leaves on disk
 
     def check(self, setup: Setup, has_text: bool) -> None:
         """Refuses a setup that the method cannot run in, before anything is computed.
