@@ -126,11 +126,6 @@ def save_base(path: Path, base: Base, overwrite: bool = False) -> str:
 def load_base(path: str, flag: str = "base", dtype: str = "float32") -> Base:
     """Reads a base that `save_base` wrote, an exported model, or a Hugging Face directory.
 
-    Args:
-      path: the directory.
-      flag: that named it, for errors.
-      dtype: compute dtype of a Hugging Face checkpoint.
-
     Raises:
       FileNotFoundError: if it is not there, or is neither of the two.
       ValueError: if it is damaged, incomplete, or its parts do not fit each other.

@@ -88,11 +88,6 @@ class Comparison:
 def compare(first: Path, second: Path, base: Path | None = None) -> Comparison:
     """Compares the models that two checkpoints stand for.
 
-    Args:
-     first: A, a base, a patch, trained leaves or adapters.
-     second: B.
-     base: directory of the base; that of each one's run if not given.
-
     Raises:
      FileNotFoundError: a checkpoint or the base of one is not there.
      ValueError: a checkpoint is damaged, or patches are missing between it and the base.

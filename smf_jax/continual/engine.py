@@ -297,13 +297,7 @@ class TrialBatch:
 
 
 def run_group(sweep: Sweep, trials: Sequence[Trial], advance: Callable[[int], None]) -> None:
-    """Runs trials of one static shape, as many side by side as there are devices.
-
-    Args:
-      sweep: what the groups share.
-      trials: of one `Trial.group`.
-      advance: told how many tasks of trials are done.
-    """
+    """Runs trials of one static shape, as many side by side as there are devices."""
     method = METHODS[trials[0].method]
     setup = setup_of(sweep.config, method.name, sweep.base, sweep.stream_data)
     trainer = method.trainer(setup, trials[0])

@@ -60,10 +60,6 @@ def check_trials(
 def measured_background(background: str, tokenizer: str) -> Background | None:
     """The statistics that ``--background`` names, ``None`` where it names text or nothing.
 
-    Args:
-      background: the value of the flag.
-      tokenizer: fingerprint of the base's tokenizer.
-
     Raises:
       ValueError: if the file is damaged, of another kind, or of another tokenizer.
     """

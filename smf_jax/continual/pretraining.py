@@ -114,9 +114,6 @@ def _abstract_base(config: PretrainConfig, world: World, further: list[str]) -> 
 def pretrain(config: PretrainConfig) -> Base:
     """Trains a base from nothing; prints what it does.
 
-    Args:
-      config: the recipe.
-
     Returns:
       The base.
     """

@@ -30,12 +30,6 @@ def check_retrofit(
 ) -> Base:
     """The shapes of what `retrofit_base` will make; nothing is computed.
 
-    Args:
-      config: the memory and the healing.
-      base: the base, or an abstract one.
-      has_text: whether there is text to heal on.
-      text_flag: the flag that brings this text.
-
     Raises:
       ValueError: if the base has memories, the memory does not fit it, or text is missing.
     """

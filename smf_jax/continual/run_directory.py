@@ -292,12 +292,6 @@ class RunDirectory:
     def load_model(self, trial: Trial, task: int, base: Params, base_fingerprint: str) -> Params:
         """The parameters that a trial has come to: patches applied, adapters merged.
 
-        Args:
-          trial: one of the run.
-          task: the last that the model was taught, from 0.
-          base: parameters of the base by path.
-          base_fingerprint: of the base.
-
         Raises:
           ValueError: if a checkpoint is missing, damaged or of another base.
         """

@@ -75,11 +75,6 @@ def measure_slot_health(
     What is counted again are the first `--recount_batches` batches of the background, with the
     base and with each trial's last model, so that a drift between them is the stream's doing.
     What an earlier run has measured is kept.
-
-    Args:
-      sweep: that has run.
-      background: its statistics, if a rule needed them.
-      trials: to look at.
     """
     base, config = sweep.base, sweep.config.background
     if base.config.memory is None:

@@ -84,12 +84,7 @@ class Method(Generic[Own]):
     artefact: ClassVar[Artefact] = "leaves"  # what a task leaves on disk
 
     def check(self, setup: Setup, has_text: bool) -> None:
-        """Refuses a setup that the method cannot run in, before anything is computed.
-
-        Args:
-          setup: of the sweep.
-          has_text: whether there is general text beside the stream.
-        """
+        """Refuses a setup that the method cannot run in, before anything is computed."""
 
     def trainer(self, setup: Setup, trial: Trial) -> Trainer:
         """The trainer that the trials of one group share."""
