@@ -2,16 +2,12 @@
 
 A file is an ``.npz`` whose ``meta_json`` names the layout of its weights, as ``layout`` or as
 ``peer``, the source that computed it; where none that is known fits, the layout is guessed.
-There are two kinds, told by the arrays. *Memory*: weights of one block, or of several that read one
-table in turn (``h = x + A(x); out = h + B(h)``, arrays ``a_keys``, ``b_keys`` and so on), ``x``,
-``out``, a cotangent ``cot``, and the gradients of ``Σ out · cot`` under the weights' names with
-``grad_``. *Selection*: the reads of background batches and of one batch, and the slots that a rule
-selects.
 """
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,12 +21,12 @@ from smf_jax.interop.golden_names import guess_layout
 from smf_jax.interop.public_memories import (
     LAYOUTS,
     PLAIN_MEMORY,
-    TABLES,
     Arrays,
     ImportedMemory,
     Leaves,
     MemoryLayout,
     import_memory,
+    split_tables,
 )
 from smf_jax.memory.layer import LOOKUPS, MemoryLayer
 from smf_jax.memory.product_keys import Lookup, read_weights
@@ -43,36 +39,23 @@ TOLERANCE = 2e-6
 
 _SEEN = ("indices", "scores", "weights")  # of every block
 _OBSERVED = ("x", "h", "out", "cot", "min_gap", "grad_x", *_SEEN)
-_SELECTION = ("background_indices", "batch_indices", "selected")
+_SELECTION = {"background_indices", "batch_indices", "selected"}
 
 
 class Comparison(NamedTuple):
-    """What was compared, and how far apart it is.
-
-    Attributes:
-      name: of the golden array.
-      difference: largest difference over the largest number; for slots the share that differs.
-      agrees: whether that is within the tolerance; for slots whether none differs.
-    """
+    """How far a golden array is apart: as a share of its largest number; of slots, those amiss."""
 
     name: str
     difference: float
-    agrees: bool
+    agrees: bool  # within the tolerance; of slots, none differs
 
 
 class GoldenMemory(NamedTuple):
-    """The blocks of a file.
+    """The blocks of a file, and the gradients that it holds."""
 
-    Attributes:
-      blocks: by prefix, ``""`` where there is one.
-      gradients: of each block's leaves, by prefix and path; of leaves that the file has no
-        gradient of, none.
-      table_gradients: of ``values`` and ``expert_inputs``.
-    """
-
-    blocks: dict[str, ImportedMemory]
-    gradients: dict[str, Leaves]
-    table_gradients: Leaves
+    blocks: dict[str, ImportedMemory]  # by prefix, ``""`` where there is one
+    gradients: dict[str, Leaves]  # of each block's leaves, by prefix and path
+    table_gradients: Leaves  # of ``values`` and ``expert_inputs``
 
 
 def load_golden(path: str | Path) -> tuple[Leaves, dict[str, Any]]:
@@ -85,25 +68,22 @@ def load_golden(path: str | Path) -> tuple[Leaves, dict[str, Any]]:
 
 
 def check_golden(path: str | Path) -> list[Comparison]:
-    """Computes what a golden file holds, and compares.
-
-    Args:
-      path: of the ``.npz``.
-
-    Returns:
-      One comparison for each array that could be compared.
+    """Computes what a golden file holds, and compares every array that can be.
 
     Raises:
       ValueError: if the file holds arrays that are not understood, naming them.
     """
     arrays, meta = load_golden(path)
-    if set(_SELECTION) <= arrays.keys():
+    if arrays.keys() >= _SELECTION:
         return check_selection(arrays)
     return check_memory(arrays, read_memory(arrays, meta))
 
 
 def read_memory(arrays: Leaves, meta: Mapping[str, Any]) -> GoldenMemory:
-    """The blocks of a file of memories, and the gradients that it holds.
+    """The blocks of a file of memories, and the gradients of ``Σ out · cot`` that it holds.
+
+    Several blocks read one table in turn, ``h = x + A(x); out = h + B(h)``, arrays ``a_keys``,
+    ``b_keys`` and so on; gradients stand under the weights' names with ``grad_``.
 
     Raises:
       ValueError: if arrays are not understood, naming them.
@@ -112,18 +92,21 @@ def read_memory(arrays: Leaves, meta: Mapping[str, Any]) -> GoldenMemory:
     prefixes = [prefix for prefix in names if "grad_" not in prefix and len(prefix) <= len("a_")]
     if not prefixes:
         raise ValueError(f"no keys among the arrays {sorted(arrays)}")
-    tensors: dict[str, Leaves] = {prefix: {} for prefix in ("", *prefixes)}
-    gradients: dict[str, Leaves] = {prefix: {} for prefix in ("", *prefixes)}
+    tensors: dict[str, Leaves] = defaultdict(dict)
+    gradients: dict[str, Leaves] = defaultdict(dict)
     for name, array in arrays.items():
         plain = name.replace("grad_", "", 1)
         prefix = next((p for p in prefixes if p and plain.startswith(p)), "")
-        plain = plain.removeprefix(prefix)
-        if plain not in _OBSERVED:
-            (tensors if plain == name.removeprefix(prefix) else gradients)[prefix][plain] = array
+        if (leaf := plain.removeprefix(prefix)) not in _OBSERVED:
+            (tensors if plain == name else gradients)[prefix][leaf] = array
     golden = GoldenMemory({}, {}, {})
+    named = LAYOUTS.get(str(meta.get("layout", meta.get("peer"))).partition("@")[0])
     for prefix in prefixes:
         seen = {name: arrays[prefix + name] for name in _SEEN if prefix + name in arrays}
-        layout, weights = _layout(tensors[""] | tensors[prefix], seen, meta)
+        layout, weights = named, tensors[""] | tensors[prefix]
+        known = layout and (layout is PLAIN_MEMORY or weights.keys() <= layout.tensors.keys())
+        if layout is None or not known:
+            layout, weights = guess_layout(weights, seen, meta)
         block = golden.blocks[prefix] = import_memory(layout, weights, meta)
         of_leaves, of_tables = _gradients(gradients[""] | gradients[prefix], layout, block)
         golden.gradients[prefix] = of_leaves
@@ -131,32 +114,17 @@ def read_memory(arrays: Leaves, meta: Mapping[str, Any]) -> GoldenMemory:
     return golden
 
 
-def _layout(tensors: Leaves, seen: Arrays, meta: Mapping[str, Any]) -> tuple[MemoryLayout, Leaves]:
-    """The layout that the file names, and all tensors of a block; a guess where that fails."""
-    layout = LAYOUTS.get(str(meta.get("layout", meta.get("peer"))).partition("@")[0])
-    if layout and (layout is PLAIN_MEMORY or tensors.keys() <= layout.tensors.keys()):
-        return layout, tensors
-    return guess_layout(tensors, seen, meta)
-
-
-def _gradients(
-    gradients: Leaves, layout: MemoryLayout, block: ImportedMemory
-) -> tuple[Leaves, Leaves]:
+def _gradients(given: Leaves, layout: MemoryLayout, block: ImportedMemory) -> tuple[Leaves, Leaves]:
     """Gradients of leaves and of tables, of which a file may hold the touched rows only."""
-    rows = {name: array for name, array in gradients.items() if name.endswith("_rows")}
-    given = {name: array for name, array in gradients.items() if name not in rows}
-    unknown = sorted(given.keys() - layout.tensors.keys())
-    if unknown:
+    rows = {name: array for name, array in given.items() if name.endswith("_rows")}
+    given = {name: array for name, array in given.items() if name not in rows}
+    if unknown := sorted(given.keys() - layout.tensors.keys()):
         raise ValueError(f"gradients of {unknown} are not understood; known are {layout.tensors}")
-    tables: Leaves = {}
-    for name in [name for name in given if layout.tensors[name] in TABLES]:
-        array = given.pop(name)
-        if f"{name}_rows" in rows:
-            dense = np.zeros((block.config.slots, array.shape[1]), np.float32)
-            dense[rows[f"{name}_rows"]] = array
-            array = dense
-        tables[layout.tensors[name]] = array
-    return layout.leaves(given, block.config.heads), tables
+    for name in [name for name in given if f"{name}_rows" in rows]:
+        dense = np.zeros((block.config.slots, given[name].shape[1]), np.float32)
+        dense[rows[f"{name}_rows"]] = given[name]
+        given[name] = dense
+    return split_tables(layout.leaves(given, block.config.heads))
 
 
 def check_memory(arrays: Leaves, golden: GoldenMemory) -> list[Comparison]:
@@ -165,8 +133,14 @@ def check_memory(arrays: Leaves, golden: GoldenMemory) -> list[Comparison]:
     params = {prefix: block.params for prefix, block in golden.blocks.items()}
 
     def total(params: Any, tables: Any, x: Array) -> tuple[Array, Any]:
-        out, lookups = _run(golden.blocks, params, tables, x)
-        return jnp.sum(out * arrays["cot"]), (out, lookups)
+        lookups = {}
+        for prefix, block in golden.blocks.items():
+            layer, inputs = MemoryLayer(block.config, block.width), tables.get("expert_inputs")
+            variables = {"params": unflatten(params[prefix])}
+            y, sown = layer.apply(variables, x, tables["values"], None, inputs, mutable=[LOOKUPS])
+            lookups[prefix] = sown[LOOKUPS]["lookup"]
+            x = x + y if len(golden.blocks) > 1 else y
+        return jnp.sum(x * arrays["cot"]), (x, jax.lax.stop_gradient(lookups))
 
     run = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))
     (_, (out, lookups)), (of_leaves, of_tables, of_x) = run(params, tables, arrays["x"])
@@ -180,44 +154,23 @@ def check_memory(arrays: Leaves, golden: GoldenMemory) -> list[Comparison]:
     return found
 
 
-def _run(
-    blocks: Mapping[str, ImportedMemory], params: Any, tables: Any, x: Array
-) -> tuple[Array, Any]:
-    """One block, or several with a residual stream around them; also what each looked up."""
-    lookups = {}
-    for prefix, block in blocks.items():
-        layer, inputs = MemoryLayer(block.config, block.width), tables.get("expert_inputs")
-        variables = {"params": unflatten(params[prefix])}
-        y, sown = layer.apply(variables, x, tables["values"], None, inputs, mutable=[LOOKUPS])
-        lookups[prefix] = sown[LOOKUPS]["lookup"]
-        x = x + y if len(blocks) > 1 else y
-    return x, jax.lax.stop_gradient(lookups)
-
-
 def _compare_lookup(
     prefix: str, block: ImportedMemory, lookup: Lookup, arrays: Arrays
 ) -> list[Comparison]:
     """Slots, exactly and in order (any of those that tie), their scores and weights."""
     expected = arrays[f"{prefix}indices"]
     differs = np.asarray(lookup.slots).reshape(expected.shape) != expected
-    computed = {
-        "scores": lookup.scores,
-        "weights": read_weights(lookup.scores, block.config.score),
-    }
-    scores = arrays.get(f"{prefix}scores")
-    if scores is not None:
-        apart = np.diff(scores, axis=-1) != 0
+    if f"{prefix}scores" in arrays:
+        apart = np.diff(arrays[f"{prefix}scores"], axis=-1) != 0
         edge = np.ones_like(apart[..., :1])
         differs &= np.concatenate([edge, apart], -1) & np.concatenate([apart, edge], -1)
     share = float(differs.mean())
-    return [
-        Comparison(f"{prefix}indices", share, share == 0),
-        *(
-            _close(prefix + name, value, arrays[prefix + name])
-            for name, value in computed.items()
-            if prefix + name in arrays
-        ),
-    ]
+    found = [Comparison(f"{prefix}indices", share, share == 0)]
+    weights = read_weights(lookup.scores, block.config.score)
+    for name, value in ((f"{prefix}scores", lookup.scores), (f"{prefix}weights", weights)):
+        if name in arrays:
+            found.append(_close(name, value, arrays[name]))
+    return found
 
 
 def _close(name: str, value: Any, expected: np.ndarray) -> Comparison:
@@ -234,31 +187,28 @@ def check_selection(arrays: Leaves) -> list[Comparison]:
     file holds accesses ``acc``, else ``kl_df``.
     """
     backgrounds, table_slots = arrays["background_indices"], len(arrays["df"])
-    reads = [_counts(batch, table_slots) for batch in (*backgrounds, arrays["batch_indices"])]
-    df = np.sum([batch > 0 for batch in reads[:-1]], axis=0)
-    acc = np.sum(reads[:-1], axis=0)
-    found = [_close("df", df, arrays["df"])]
-    if "acc" in arrays:
-        found.append(_close("acc", acc, arrays["acc"]))
-    batches = arrays.get("num_background_batches", np.asarray(len(backgrounds)))
+    *of_background, of_batch = (
+        np.bincount(batch.reshape(-1), minlength=table_slots).astype(np.int32)
+        for batch in (*backgrounds, arrays["batch_indices"])
+    )
+    background = {
+        "df": np.sum([batch > 0 for batch in of_background], axis=0),
+        "acc": np.sum(of_background, axis=0),
+    }
+    found = [_close(name, a, arrays[name]) for name, a in background.items() if name in arrays]
     usage = PoolUsage(
-        document_frequency=jnp.asarray(df, jnp.int32),
-        accesses=jnp.asarray(acc, jnp.int32),
-        batches=jnp.asarray(batches, jnp.int32),
+        document_frequency=jnp.asarray(background["df"], jnp.int32),
+        accesses=jnp.asarray(background["acc"], jnp.int32),
+        batches=jnp.asarray(arrays.get("num_background_batches", len(backgrounds)), jnp.int32),
     )
     name = next(n for n in arrays if n.removesuffix("_float64") in (*RULES, "kl"))
     rule: Any = name.removesuffix("_float64")
     rule = ("kl_acc" if "acc" in arrays else "kl_df") if rule == "kl" else rule
-    counts = jnp.asarray(reads[-1])
+    counts, accessed = jnp.asarray(of_batch), of_batch > 0
     scores = np.asarray(score_slots(counts, usage, rule))
-    accessed = reads[-1] > 0
     found.append(_close(name, scores[accessed], arrays[name][accessed]))
     top_t = int(arrays.get("top_t", len(arrays["selected"])))
     chosen = np.asarray(select_slots(counts, usage, rule=rule, top_t=top_t))
     chosen, expected = set(chosen[chosen < table_slots].tolist()), set(arrays["selected"].tolist())
     differs = len(chosen ^ expected) / max(1, len(expected))
     return [*found, Comparison("selected", differs, not differs)]
-
-
-def _counts(slots: np.ndarray, table_slots: int) -> np.ndarray:
-    return np.bincount(slots.reshape(-1), minlength=table_slots).astype(np.int32)

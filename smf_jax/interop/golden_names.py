@@ -7,6 +7,7 @@ by the explicit layouts of `smf_jax.interop.public_memories`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,15 +28,8 @@ _PARTS = {
     "expert_inputs": ("values_u", "value_u", "weight_down_embed", "down_embed", "down", "u"),
 }
 _PART = {name: part for part, names in _PARTS.items() for name in names}
-_KINDS = {
-    "_weight": "scale",
-    "_bias": "bias",
-    "_w": "scale",
-    "_b": "bias",
-    "_running_mean": "mean",
-    "_running_var": "variance",
-    "": "scale",
-}
+_KINDS = {"bias": "bias", "b": "bias", "running_mean": "mean", "running_var": "variance"}
+_NAME = re.compile(r"(.+?)(?:_(weight|w|bias|b|running_mean|running_var))?")
 
 
 def guess_layout(
@@ -43,52 +37,45 @@ def guess_layout(
 ) -> tuple[MemoryLayout, Leaves]:
     """The layout of one block, and its tensors, biases and scales of no effect among them.
 
-    Args:
-      tensors: weights of the block.
-      seen: its ``indices`` and, where the file has them, ``scores`` and ``weights``.
-      meta: what the file says of itself.
+    ``seen`` has its ``indices`` and, where the file has them, ``scores`` and ``weights``; ``meta``
+    is what the file says of itself.
 
     Raises:
       ValueError: if tensors are not understood, naming them.
     """
     paths = {name: _path(name) for name in tensors}
-    unknown = sorted(name for name, path in paths.items() if path is None)
-    if unknown:
+    if unknown := sorted(name for name, path in paths.items() if not path):
         raise ValueError(
             f"arrays {unknown} are no part of a memory, neither in the layouts of "
             f"{', '.join(LAYOUTS)} nor by another name that is known: {sorted(_PART)}"
         )
-    by_path = {path: np.asarray(tensors[name]) for name, path in paths.items() if path}
+    by_path = {path: np.asarray(tensors[name]) for name, path in paths.items()}
     if len(by_path) < len(tensors):
         raise ValueError(f"two of the arrays {sorted(tensors)} are one part of a memory")
     choices = _choices(by_path, seen, meta)
     if choices["qk_norm"]:
-        norms = {"query_norm/scale": "query_scale", "key_norm/scale": "key_scale"}
-        paths = {name: norms.get(path or "", path) for name, path in paths.items()}
+        scales = {"query_norm/scale": "query_scale", "key_norm/scale": "key_scale"}
+        paths = {name: scales.get(path, path) for name, path in paths.items()}
     neutral = _neutral(by_path, choices)
-    known = {name: path for name, path in paths.items() if path}
-    neutral = {path: array for path, array in neutral.items() if path not in known.values()}
+    for path in paths.values():
+        neutral.pop(path, None)
     keys = by_path.get("keys", np.zeros(0))
     layout = MemoryLayout(
         source="a guess from names",
-        tensors=known | {path: path for path in neutral},
+        tensors=paths | {path: path for path in neutral},
         choices=lambda _: choices,
         half_major=keys.ndim == 4 and keys.shape[1] != 2,
     )
     return layout, {**tensors, **neutral}
 
 
-def _path(name: str) -> str | None:
-    plain = name.replace(".", "_")
-    for ending, kind in _KINDS.items():
-        part = _PART.get(plain.removesuffix(ending))
-        if not plain.endswith(ending) or part is None:
-            continue
-        if part in ("keys", "values", "expert_inputs"):
-            return part
-        is_matrix = kind == "scale" and not part.endswith("_norm")
-        return f"{part}/{'kernel' if is_matrix else kind}"
-    return None
+def _path(name: str) -> str:
+    """The path of a leaf by its name in a file; empty if it is of no part."""
+    found = _NAME.fullmatch(name.replace(".", "_"))
+    part, kind = (_PART.get(found[1], ""), _KINDS.get(found[2], "scale")) if found else ("", "")
+    if part in ("", "keys", "values", "expert_inputs"):
+        return part
+    return f"{part}/{'kernel' if kind == 'scale' and not part.endswith('_norm') else kind}"
 
 
 def _choices(by_path: Arrays, seen: Arrays, meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,12 +112,11 @@ def _is_relu(seen: Arrays, meta: Mapping[str, Any]) -> bool:
 
 def _neutral(by_path: Arrays, choices: Mapping[str, Any]) -> Leaves:
     """Leaves that change nothing, for biases and scales that a source does without."""
-    leaves: Leaves = {}
-    for part in ("gate", "output"):
-        if f"{part}/kernel" in by_path:
-            leaves[f"{part}/bias"] = np.zeros(len(by_path[f"{part}/kernel"]), np.float32)
-    if choices["output_norm"] == "layer":
-        leaves["output_norm/bias"] = np.zeros_like(by_path["output_norm/scale"])
+    zeros = {"gate/bias": "gate/kernel", "output/bias": "output/kernel"}
+    zeros["output_norm/bias"] = "output_norm/scale"
+    leaves = {
+        path: np.zeros(len(by_path[of]), np.float32) for path, of in zeros.items() if of in by_path
+    }
     if choices["qk_norm"]:
         scale = np.ones(by_path["keys"].shape[-1], np.float32)
         leaves |= {"query_scale": scale, "key_scale": scale}

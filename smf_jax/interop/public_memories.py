@@ -1,8 +1,6 @@
 """Weights of public product-key memories, read into this library's layout.
 
-Every source has a `MemoryLayout`: a table from its tensors' names to our paths, how its queries and
-keys lie, and what its hyper-parameters are called. Nothing is guessed: a tensor that a layout does
-not list is refused.
+Nothing is guessed: a tensor that the `MemoryLayout` of its source does not list is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smf_jax.interop.tensor_files import is_kernel
+from smf_jax.interop.tensor_files import is_kernel, shape_problems
 from smf_jax.memory.config import MemoryConfig
 from smf_jax.memory.layer import MemoryLayer
 from smf_jax.params import flatten
@@ -48,12 +46,7 @@ class MemoryLayout:
     half_major: bool = False
 
     def leaves(self, tensors: Arrays, heads: int) -> Leaves:
-        """Tensors, or gradients with respect to them, by our paths and in our layout.
-
-        Args:
-          tensors: by the source's names, each of which the layout lists.
-          heads: ``h``.
-        """
+        """Tensors that the layout lists, or gradients by them, by our paths and in our layout."""
         return {
             self.tensors[name]: self._leaf(self.tensors[name], np.asarray(tensor), heads)
             for name, tensor in tensors.items()
@@ -108,17 +101,13 @@ LUCIDRAINS_PKM = MemoryLayout(
     half_major=True,
 )
 # Our own paths and our own configuration: of files that are made from the formulas.
+_PATHS = ("query/kernel", "query/bias", "keys", "query_scale", "key_scale", *TABLES)
+_PATHS += tuple(f"query_norm/{leaf}" for leaf in ("scale", "bias", "mean", "variance"))
+_PATHS += ("gate/kernel", "gate/bias", "output/kernel", "output/bias")
+_PATHS += ("output_norm/scale", "output_norm/bias")
 PLAIN_MEMORY = MemoryLayout(
     source="smf_jax",
-    tensors={
-        path: path
-        for path in (
-            *("query/kernel", "query/bias", "keys", "query_scale", "key_scale"),
-            *(f"query_norm/{leaf}" for leaf in ("scale", "bias", "mean", "variance")),
-            *("gate/kernel", "gate/bias", "output/kernel", "output/bias"),
-            *("output_norm/scale", "output_norm/bias", *TABLES),
-        )
-    },
+    tensors={path: path for path in _PATHS},
     choices=lambda given: {field.name: given[field.name] for field in fields(MemoryConfig)},
     turned=False,
 )
@@ -126,34 +115,12 @@ LAYOUTS = {each.source: each for each in (FACEBOOK_MEMORY, LUCIDRAINS_PKM, PLAIN
 
 
 class ImportedMemory(NamedTuple):
-    """A memory block in this library's layout.
-
-    Attributes:
-      config: of the block.
-      width: ``d``, of the model.
-      params: of the layer, by path.
-      tables: ``values`` ``(N, v)`` and, of experts, ``expert_inputs`` ``(N, d)``.
-    """
+    """A memory block in this library's layout, for a model of width ``d``."""
 
     config: MemoryConfig
     width: int
-    params: Leaves
-    tables: Leaves
-
-
-def layout_of(source: str) -> MemoryLayout:
-    """The layout of a source, as in ``facebookresearch/memory`` or with ``@`` and a commit.
-
-    Raises:
-      ValueError: the source is not known.
-    """
-    layout = LAYOUTS.get(source.partition("@")[0])
-    if layout is None:
-        raise ValueError(
-            f"source={source!r} has no layout here; known are {', '.join(LAYOUTS)}: give one of "
-            "these, or a MemoryLayout of your own"
-        )
-    return layout
+    params: Leaves  # of the layer, by path
+    tables: Leaves  # ``values`` ``(N, v)`` and, of experts, ``expert_inputs`` ``(N, d)``
 
 
 def import_memory(
@@ -170,8 +137,7 @@ def import_memory(
       ValueError: a tensor is not of the layout, a weight or a hyper-parameter is missing, or a
         shape does not fit the others; naming which.
     """
-    unknown = sorted(tensors.keys() - layout.tensors.keys())
-    if unknown:
+    if unknown := sorted(tensors.keys() - layout.tensors.keys()):
         raise ValueError(
             f"tensors {unknown} are not of {layout.source}, whose tensors are "
             f"{sorted(layout.tensors)}; layouts are known of {', '.join(LAYOUTS)}"
@@ -192,31 +158,22 @@ def import_memory(
     if missing:
         raise ValueError(f"no {', no '.join(missing)} among the tensors {sorted(tensors)}")
     leaves = {path: leaf.astype(np.float32) for path, leaf in leaves.items()}
-    tables = {name: leaves.pop(name) for name in TABLES if name in leaves}
+    params, tables = split_tables(leaves)
     sizes = {
         "keys_per_half": math.isqrt(len(tables["values"])),
         "key_width": 2 * leaves["keys"].shape[-1],
         "value_width": tables["values"].shape[1],
     }
-    imported = ImportedMemory(
-        MemoryConfig(**{**sizes, **choices}), len(leaves["query/kernel"]), leaves, tables
-    )
-    _check_leaves(imported)
-    return imported
+    config, width = MemoryConfig(**{**sizes, **choices}), len(leaves["query/kernel"])
+    arguments = tables["values"], None, tables.get("expert_inputs")
+    init, x = MemoryLayer(config, width).init, jnp.zeros((1, 1, width))
+    wanted = flatten(jax.eval_shape(init, jax.random.key(0), x, *arguments)["params"])
+    if problems := shape_problems(params, wanted):
+        raise ValueError(f"the tensors make no memory of {config}: {problems}")
+    return ImportedMemory(config, width, params, tables)
 
 
-def _check_leaves(imported: ImportedMemory) -> None:
-    """Refuses leaves that are not exactly those of the layer that they were taken for."""
-    layer = MemoryLayer(imported.config, imported.width)
-    x, tables = jnp.zeros((1, 1, imported.width)), imported.tables
-    arguments = x, tables["values"], None, tables.get("expert_inputs")
-    outline = jax.eval_shape(layer.init, jax.random.key(0), *arguments)["params"]
-    wanted = {path: leaf.shape for path, leaf in flatten(outline).items()}
-    given = {path: leaf.shape for path, leaf in imported.params.items()}
-    differences = sorted(
-        f"{path} is {given.get(path, 'missing')}, expected {wanted.get(path, 'no such leaf')}"
-        for path in wanted.keys() | given.keys()
-        if wanted.get(path) != given.get(path)
-    )
-    if differences:
-        raise ValueError(f"the tensors make no memory of {imported.config}: {differences}")
+def split_tables(leaves: Leaves) -> tuple[Leaves, Leaves]:
+    """Leaves of a memory layer, and the tables that it reads."""
+    tables = {path: leaf for path, leaf in leaves.items() if path in TABLES}
+    return {path: leaf for path, leaf in leaves.items() if path not in tables}, tables
