@@ -116,7 +116,7 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def split(flat: Mapping[str, Array], trains: Callable[[str], bool]) -> tuple[Params, Params]:
+def split(flat: Mapping[str, Any], trains: Callable[[str], bool]) -> tuple[Params, Params]:
     """Splits flat parameters by path into those that train and those that are frozen.
 
     Args:

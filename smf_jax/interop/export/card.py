@@ -20,26 +20,22 @@ _PLACES = {
     "pretrain": "in place of the feed-forward, whose weights are zeros in the base's files",
 }
 
+_PATCHES = """What each task taught, in order: slots, old rows, new rows. The memory's file holds \
+the rows before the first of them."""
+_LICENCE_UNKNOWN = """Not known: no licence was named when this was exported. That of the base \
+applies; ask whoever gave you this directory."""
+
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a model card tells beyond what stands in the model itself.
-
-    Attributes:
-      name: of the model, its heading.
-      origin: where the base came from.
-      licence: of the base and of what was added, an identifier such as ``apache-2.0``.
-      base_model: name of the base on a hub, if it has one.
-      trained_on: a line for each thing that is known about the training.
-      scores: measured numbers by name.
-    """
+    """What a model card tells beyond what stands in the model itself."""
 
     name: str
-    origin: str
-    licence: str = _UNKNOWN
-    base_model: str = ""
-    trained_on: Sequence[str] = ()
-    scores: Mapping[str, float | str] = field(default_factory=dict)
+    origin: str  # of the base
+    licence: str = _UNKNOWN  # of base and additions, an identifier such as ``apache-2.0``
+    base_model: str = ""  # name of the base on a hub, if it has one
+    trained_on: Sequence[str] = ()  # a line for each thing that is known
+    scores: Mapping[str, float | str] = field(default_factory=dict)  # measured, by name
 
 
 def model_card(
@@ -47,21 +43,23 @@ def model_card(
 ) -> str:
     """The text of ``README.md``, with the metadata header that hubs read.
 
-    Args:
-      config: of the model.
-      params: by path, before the patches.
-      patches: in order.
-      facts: what else is known.
+    ``params`` are by path and before the patches, which are in order.
     """
     parts = [_header(config, facts), f"# {facts.name}", _summary(config, params)]
     if patches:
-        parts += ["## Patches", _patch_table(patches)]
+        rows = [
+            (number, patch.task.replace("|", "\\|"), f"{patch.rows:,}", patch.fingerprint[:12])
+            for number, patch in enumerate(patches, start=1)
+        ]
+        parts += ["## Patches", _PATCHES]
+        parts.append(_table(("", "task", "rows changed", "state after it"), rows))
     parts += ["## Read it", _reading(config, patches)]
     known = [f"Base: {facts.origin}.", *facts.trained_on]
     parts += ["## Trained on", "\n".join(f"* {line}" for line in known)]
     if facts.scores:
         parts += ["## Measured", _table(("", ""), list(facts.scores.items()))]
-    parts += ["## Licence", _licence(facts)]
+    named = f"{facts.licence}, as named for the base and for what was added to it."
+    parts += ["## Licence", _LICENCE_UNKNOWN if facts.licence == _UNKNOWN else named]
     return "\n\n".join(parts) + "\n"
 
 
@@ -107,18 +105,6 @@ def _summary(config: ModelConfig, params: Mapping[str, Any]) -> str:
     )
 
 
-def _patch_table(patches: Sequence[Patch]) -> str:
-    rows = [
-        (str(number), patch.task.replace("|", "\\|"), f"{patch.rows:,}", patch.fingerprint[:12])
-        for number, patch in enumerate(patches, start=1)
-    ]
-    table = _table(("", "task", "rows changed", "state after it"), rows)
-    return (
-        "What each task taught, in order: slots, old rows, new rows. The memory's file holds the "
-        "rows before the first of them.\n\n" + table
-    )
-
-
 def _reading(config: ModelConfig, patches: Sequence[Patch]) -> str:
     ours = """With `smf_jax`, every leaf checked against its digest:
 
@@ -155,15 +141,6 @@ load_memories(model, ".")
 ```
 
 Without the last line it is the base alone."""
-
-
-def _licence(facts: CardFacts) -> str:
-    if facts.licence == _UNKNOWN:
-        return (
-            "Not known: no licence was named when this was exported. That of the base applies; ask "
-            "whoever gave you this directory."
-        )
-    return f"{facts.licence}, as named for the base and for what was added to it."
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,58 +14,50 @@ import numpy as np
 
 from smf_jax.checkpoints.files import whole_directory
 from smf_jax.interop.huggingface.config import config_values, read_config
-from smf_jax.interop.huggingface.files import (
-    Stored,
-    read_stored,
-    stored_tensors,
-    write_sharded,
-)
-from smf_jax.interop.tensor_files import is_kernel, transposed
+from smf_jax.interop.huggingface.files import Stored, stored_tensors, write_sharded
+from smf_jax.interop.tensor_files import is_kernel, shape_problems, transposed
 from smf_jax.models.config import ComputeType, ModelConfig
 from smf_jax.models.decoder import abstract_params
-from smf_jax.params import flatten, unflatten
+from smf_jax.params import block_of, block_path, flatten, unflatten
 
 CONFIG = "config.json"
 SHARD_BYTES = 5 * 10**9
 ParamType = ComputeType | Literal["stored"]
 
-# Module here -> module there. Of its leaves, a bias is a bias and everything else is the weight;
-# kernels are (in, out) here and (out, in) there.
+# Module here -> module there; those of a block stand below it. Of the leaves, a bias is a bias and
+# everything else is the weight; kernels are (in, out) here and (out, in) there.
 _MODULES = {
     "embedder": "model.embed_tokens",
-    "layers_{i}/attention_norm": "model.layers.{i}.input_layernorm",
-    "layers_{i}/attention/query": "model.layers.{i}.self_attn.q_proj",
-    "layers_{i}/attention/key": "model.layers.{i}.self_attn.k_proj",
-    "layers_{i}/attention/value": "model.layers.{i}.self_attn.v_proj",
-    "layers_{i}/attention/output": "model.layers.{i}.self_attn.o_proj",
-    "layers_{i}/attention/query_norm": "model.layers.{i}.self_attn.q_norm",
-    "layers_{i}/attention/key_norm": "model.layers.{i}.self_attn.k_norm",
-    "layers_{i}/feed_forward_norm": "model.layers.{i}.post_attention_layernorm",
-    "layers_{i}/feed_forward/gate": "model.layers.{i}.mlp.gate_proj",
-    "layers_{i}/feed_forward/up": "model.layers.{i}.mlp.up_proj",
-    "layers_{i}/feed_forward/down": "model.layers.{i}.mlp.down_proj",
+    "attention_norm": "input_layernorm",
+    "attention/query": "self_attn.q_proj",
+    "attention/key": "self_attn.k_proj",
+    "attention/value": "self_attn.v_proj",
+    "attention/output": "self_attn.o_proj",
+    "attention/query_norm": "self_attn.q_norm",
+    "attention/key_norm": "self_attn.k_norm",
+    "feed_forward_norm": "post_attention_layernorm",
+    "feed_forward/gate": "mlp.gate_proj",
+    "feed_forward/up": "mlp.up_proj",
+    "feed_forward/down": "mlp.down_proj",
     "final_norm": "model.norm",
     "head": "lm_head",
 }
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 _COMPUTED = ".rotary_emb.inv_freq"  # old files store what the configuration implies
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_COMPANIONS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "chat_template.jinja",
-)
+_COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_COMPANIONS += ("generation_config.json", "chat_template.jinja")
 
 
 def huggingface_name(path: str) -> str:
     """The name in a Hugging Face file of the parameter at ``path``."""
     module, _, leaf = path.rpartition("/")
-    number = re.search(r"layers_(\d+)", module)
-    index = number.group(1) if number else ""
-    there = _MODULES[module.replace(f"layers_{index}", "layers_{i}") if number else module]
-    return there.format(i=index) + (".bias" if leaf == "bias" else ".weight")
+    block = block_of(path)
+    if block is None:
+        there = _MODULES[module]
+    else:
+        there = f"model.layers.{block}.{_MODULES[module.removeprefix(f'{block_path(block)}/')]}"
+    return there + (".bias" if leaf == "bias" else ".weight")
 
 
 def load_huggingface(
@@ -74,7 +65,7 @@ def load_huggingface(
     dtype: ComputeType = "float32",
     param_dtype: ParamType | None = None,
 ) -> tuple[ModelConfig, dict[str, Any]]:
-    """Reads a checkpoint directory of the Qwen2, Qwen3 or Llama family.
+    """Reads a checkpoint of the Qwen2, Qwen3 or Llama family: its configuration, nested parameters.
 
     Every tensor is checked against the configuration before the first one is read; then they are
     read one at a time, so that no more than one is held twice.
@@ -86,9 +77,6 @@ def load_huggingface(
         that of the computation. Bfloat16 parameters under a float32 computation take half the
         memory and give the same numbers, where the file holds bfloat16.
 
-    Returns:
-      The configuration and the nested parameters.
-
     Raises:
       FileNotFoundError: the directory, the configuration or a file of weights is not there.
       ValueError: a file is damaged, the model is of another kind, or tensors are missing,
@@ -99,15 +87,12 @@ def load_huggingface(
     stored = stored_tensors(directory)
     if config.tied and _HEAD in stored:  # one table; some files keep it under its other name
         stored.setdefault(_EMBEDDING, stored[_HEAD])
-    paths = {huggingface_name(path): path for path in flatten(abstract_params(config))}
-    _check_tensors(directory, huggingface_shapes(config), stored, config.tied)
-    if config.tied and _HEAD in stored:
-        _check_tied_head(directory, stored)
-    param_dtype = dtype if param_dtype is None else param_dtype
+    _check_tensors(directory, config, stored)
     params = {}
-    for name, tensor in read_stored({name: stored[name] for name in paths}):
-        kind = tensor.dtype if param_dtype == "stored" else param_dtype
-        params[paths[name]] = jnp.asarray(transposed(paths[name], tensor), kind)
+    for path in flatten(abstract_params(config)):
+        tensor = stored[huggingface_name(path)].read()
+        kind = tensor.dtype if param_dtype == "stored" else param_dtype or dtype
+        params[path] = jnp.asarray(transposed(path, tensor), kind)
     return config, unflatten(params)
 
 
@@ -152,34 +137,17 @@ def write_huggingface(
 ) -> None:
     """Writes ``config.json`` and the weights into an existing directory, file by file.
 
-    Args:
-      directory: to write into.
-      config: of a model without memory.
-      params: every leaf by path, anything with ``shape`` and ``dtype``.
-      read: gives the leaf at a path; what one file holds is in memory at a time.
-      shard_bytes: weights beyond this many bytes are spread over several files with an index.
+    ``params`` are the leaves of a model without memory by path, anything with ``shape`` and
+    ``dtype``; ``read`` gives the leaf at a path. What one file holds is in memory at a time.
     """
     values = config_values(config)  # refuses what the family cannot express
     paths = {huggingface_name(path): path for path in params}
-    shapes = huggingface_shapes(config)
-    tensors = {
-        name: jax.ShapeDtypeStruct(shapes[name], params[path].dtype) for name, path in paths.items()
-    }
-
-    def tensor(name: str) -> np.ndarray:
-        return transposed(paths[name], read(paths[name]))
-
-    write_sharded(directory, tensors, tensor, shard_bytes)
+    tensors = _as_stored(params)
+    write_sharded(
+        directory, tensors, lambda name: transposed(paths[name], read(paths[name])), shard_bytes
+    )
     values["dtype"] = values["torch_dtype"] = str(tensors[_EMBEDDING].dtype)
     (directory / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
-
-
-def huggingface_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes of all tensors by their names in a file."""
-    return {
-        huggingface_name(path): leaf.shape[::-1] if is_kernel(path) else leaf.shape
-        for path, leaf in flatten(abstract_params(config)).items()
-    }
 
 
 def check_params(config: ModelConfig, params: Mapping[str, Any]) -> None:
@@ -188,15 +156,7 @@ def check_params(config: ModelConfig, params: Mapping[str, Any]) -> None:
     Raises:
       ValueError: listing every leaf that is missing, unexpected or of another shape.
     """
-    wanted = flatten(abstract_params(config))
-    problems = [f"missing: {path}" for path in sorted(set(wanted) - set(params))]
-    problems += [f"unexpected: {path}" for path in sorted(set(params) - set(wanted))]
-    problems += [
-        f"shape: {path} is {params[path].shape}, expected {wanted[path].shape}"
-        for path in sorted(set(params) & set(wanted))
-        if params[path].shape != wanted[path].shape
-    ]
-    if problems:
+    if problems := shape_problems(params, flatten(abstract_params(config))):
         raise ValueError("the parameters do not fit the model:\n  " + "\n  ".join(problems))
 
 
@@ -207,35 +167,32 @@ def copy_companions(source: Path | str | None, directory: Path) -> None:
             shutil.copyfile(file, directory / name)
 
 
-def _check_tensors(
-    directory: Path, shapes: dict[str, tuple[int, ...]], stored: dict[str, Stored], tied: bool
-) -> None:
-    """Lists everything that does not fit, in one error."""
-    optional = {_HEAD} if tied else set()
-    problems = [f"missing: {name} {shapes[name]}" for name in sorted(set(shapes) - set(stored))]
-    problems += [
-        f"unexpected: {name} {stored[name].shape}"
-        for name in sorted(set(stored) - set(shapes) - optional)
-        if not name.endswith(_COMPUTED)
+def _as_stored(params: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """The tensors of a file by their names there, without their values."""
+    shapes = {path: leaf.shape[:: -1 if is_kernel(path) else 1] for path, leaf in params.items()}
+    return {
+        huggingface_name(path): jax.ShapeDtypeStruct(shapes[path], leaf.dtype)
+        for path, leaf in params.items()
+    }
+
+
+def _check_tensors(directory: Path, config: ModelConfig, stored: dict[str, Stored]) -> None:
+    """Lists everything that does not fit, in one error; a tied head is a copy of the embedding."""
+    wanted = _as_stored(flatten(abstract_params(config)))
+    given = {name: each for name, each in stored.items() if not name.endswith(_COMPUTED)}
+    head = given.pop(_HEAD, None) if config.tied else None
+    problems = shape_problems(given, wanted) + [
+        f"dtype: {name} is {given[name].kind}; quantised weights are not read"
+        for name in sorted(wanted.keys() & given.keys())
+        if given[name].kind not in _FLOATS
     ]
-    for name in sorted(set(shapes) & set(stored)):
-        if stored[name].shape != shapes[name]:
-            problems.append(f"shape: {name} is {stored[name].shape}, expected {shapes[name]}")
-        if stored[name].kind not in _FLOATS:
-            problems.append(f"dtype: {name} is {stored[name].kind}; quantised weights are not read")
     if problems:
         raise ValueError(
             f"the weights in {directory} do not fit its {CONFIG}:\n  " + "\n  ".join(problems)
         )
-
-
-def _check_tied_head(directory: Path, stored: dict[str, Stored]) -> None:
-    """Some tied checkpoints keep a copy of the embedding as their head; no more than a copy."""
-    if stored[_EMBEDDING] == stored[_HEAD]:
-        return
-    both = dict(read_stored({name: stored[name] for name in (_HEAD, _EMBEDDING)}))
-    if not np.array_equal(both[_HEAD], both[_EMBEDDING]):
+    table = given[_EMBEDDING]
+    if head and head != table and not np.array_equal(head.read(), table.read()):
         raise ValueError(
-            f"{directory}/{CONFIG} says tie_word_embeddings, but {_HEAD} in "
-            f"{stored[_HEAD].file.name} differs from {_EMBEDDING}; set it to false to use the head"
+            f"{directory}/{CONFIG} says tie_word_embeddings, but {_HEAD} in {head.file.name} "
+            f"differs from {_EMBEDDING}; set it to false to use the head"
         )
