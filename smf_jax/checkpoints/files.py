@@ -40,8 +40,7 @@ def whole_directory(path: Path | str, overwrite: bool = False) -> Iterator[Path]
     process left beside ``path`` goes when the same machine writes it again.
 
     Raises:
-      FileExistsError: ``path`` exists and ``overwrite`` is false, or another process has made it
-        in the meantime.
+      FileExistsError: ``path`` exists without ``overwrite``, or another process has made it since.
     """
     path = Path(path)
     exists = FileExistsError(f"{path} exists; choose another directory or remove it")
@@ -92,8 +91,8 @@ def _runs(process: str) -> bool:
         os.kill(int(process), 0)
     except ProcessLookupError:
         return False
-    except (OSError, ValueError):
-        return True  # it belongs to somebody else
+    except (OSError, ValueError):  # it belongs to somebody else
+        pass
     return True
 
 

@@ -16,10 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 FORMAT = 1
-DAMAGED = (
-    "The files changed after they were saved or were copied only in part; restore them from a "
-    "copy, or save the checkpoint again."
-)
+DAMAGED = "The files changed since, or were copied in part; restore a copy, or save them again."
 
 _BLOCK_BYTES = 16 << 20
 
@@ -52,10 +49,7 @@ class Manifest:
         try:
             metadata = json.loads(json.dumps(self.metadata, allow_nan=False))
         except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"metadata: {error}. Pass JSON values: strings, finite numbers, booleans, None, "
-                "lists and dictionaries of these."
-            ) from None
+            raise ValueError(f"metadata: {error}. Pass finite JSON values.") from None
         leaves = {name: dataclasses.asdict(leaf) for name, leaf in self.leaves.items()}
         body = {"format": FORMAT, "leaves": leaves, "metadata": metadata}
         return {**body, "sha256": sha256_of_json(body)}

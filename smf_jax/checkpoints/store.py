@@ -46,9 +46,7 @@ def save(
     checkpoint under the same path, which ``overwrite`` replaces, is still on disk. The arrays lie
     there as the nested tree that their paths spell: ``orbax.checkpoint.v1.load(path)`` gives it to
     people without this package. No path may be a part of another; tuples come back as lists.
-
-    Returns:
-      The fingerprint of the arrays.
+    Returns the fingerprint of the arrays.
 
     Raises:
       FileExistsError: ``path`` exists and ``overwrite`` is False.
@@ -56,7 +54,12 @@ def save(
       ValueError: a key, an array or a metadata value that cannot be stored.
     """
     target = _absolute(path)
-    _check_target(target, overwrite)
+    if _UNFINISHED in target.name:
+        raise ValueError(f"checkpoint {target}: {_UNFINISHED} marks unfinished saves; rename it.")
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"checkpoint {target} exists. Choose another or give overwrite=True.")
+    if target.exists() and not is_complete(target):
+        raise FileExistsError(f"{target} is not a checkpoint. Choose another path or remove it.")
     host = to_host(arrays)
     tree = _nest({name: array for name, array in host.items() if array.size})
     manifest = Manifest(describe(host), dict(metadata))
@@ -74,12 +77,9 @@ def load(
 
     Every process reads and verifies the whole checkpoint on the host, then places its own shards.
 
-    Args:
-      path: directory of the checkpoint.
-      expected: anything with ``shape`` and ``dtype`` by path. If given, the checkpoint must hold
-        exactly these leaves; all differences are reported at once, before any data is read.
-      shardings: where to place the arrays, one for all or one per leaf. Without it the arrays
-        stay on the host as NumPy arrays, with no cast.
+    It must hold exactly the leaves of ``expected``, if given, anything with ``shape`` and ``dtype``
+    by path; all differences are reported at once, before any data is read. Without ``shardings``,
+    one for all or one per leaf, the arrays stay on the host as NumPy arrays, with no cast.
 
     Raises:
       FileNotFoundError: nothing is there, or only an unfinished save.
@@ -133,24 +133,13 @@ def _nest(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
         if not all((*parents, last)) or "." in name:  # Orbax joins the levels with a dot
             raise ValueError(f"array {name!r}: not a path. Join names without dots by '/'.")
         node = tree
+        # Sorted order puts a path before the longer ones it is a part of, never after.
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise ValueError(f"array {name!r}: another array stands at a part of this path.")
-        # Sorted order puts a path before the longer ones it is a part of, never after.
         node[last] = array
     return tree
-
-
-def _check_target(target: epath.Path, overwrite: bool) -> None:
-    if _UNFINISHED in target.name:
-        raise ValueError(f"checkpoint {target}: {_UNFINISHED} marks unfinished saves; rename it.")
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"checkpoint {target} exists. Choose another or give overwrite=True.")
-    if target.exists() and not is_complete(target):
-        raise FileExistsError(
-            f"{target} is not a checkpoint. Choose another or remove it yourself."
-        )
 
 
 def _commit(target: epath.Path, tree: dict[str, Any], manifest: dict[str, Any]) -> None:
@@ -198,7 +187,10 @@ def _check_source(source: epath.Path) -> None:
     if not source.exists():
         raise FileNotFoundError(f"checkpoint {source} does not exist{trace}.")
     if not is_complete(source):
-        raise ValueError(f"{source} is not a complete checkpoint of smf_jax{trace}. Copy it again.")
+        raise ValueError(
+            f"{source} is not a complete checkpoint of smf_jax{trace}. Check the path, or copy the "
+            "whole directory again."
+        )
 
 
 def _check_expected(
@@ -259,8 +251,7 @@ def _place(name: str, array: np.ndarray, sharding: jax.sharding.Sharding) -> jax
 
 
 def _brief(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:160]
 
 
 def _context() -> ocp.Context:
