@@ -1,7 +1,6 @@
 """What golden vectors of other sources call things: a layout guessed from names and numbers.
 
-For `smf_jax.interop.golden` alone, where a wrong guess shows as a difference. Weights are imported
-by the explicit layouts of `smf_jax.interop.public_memories`.
+For `smf_jax.interop.golden` alone, where a wrong guess shows as a difference.
 """
 
 from __future__ import annotations
@@ -38,10 +37,7 @@ def guess_layout(
     """The layout of one block, and its tensors, biases and scales of no effect among them.
 
     ``seen`` has its ``indices`` and, where the file has them, ``scores`` and ``weights``; ``meta``
-    is what the file says of itself.
-
-    Raises:
-      ValueError: if tensors are not understood, naming them.
+    is what the file says of itself. A ValueError names the tensors that are not understood.
     """
     paths = {name: _path(name) for name in tensors}
     if unknown := sorted(name for name, path in paths.items() if not path):
@@ -53,12 +49,17 @@ def guess_layout(
     if len(by_path) < len(tensors):
         raise ValueError(f"two of the arrays {sorted(tensors)} are one part of a memory")
     choices = _choices(by_path, seen, meta)
+    # Leaves that change nothing, for biases and scales that a source does without.
+    zeros = {"gate/bias": "gate/kernel", "output/bias": "output/kernel"}
+    zeros["output_norm/bias"] = "output_norm/scale"
+    neutral = {
+        path: np.zeros(len(by_path[of]), np.float32) for path, of in zeros.items() if of in by_path
+    }
     if choices["qk_norm"]:
         scales = {"query_norm/scale": "query_scale", "key_norm/scale": "key_scale"}
         paths = {name: scales.get(path, path) for name, path in paths.items()}
-    neutral = _neutral(by_path, choices)
-    for path in paths.values():
-        neutral.pop(path, None)
+        neutral |= dict.fromkeys(scales.values(), np.ones(by_path["keys"].shape[-1], np.float32))
+    neutral = {path: leaf for path, leaf in neutral.items() if path not in paths.values()}
     keys = by_path.get("keys", np.zeros(0))
     layout = MemoryLayout(
         source="a guess from names",
@@ -84,10 +85,9 @@ def _choices(by_path: Arrays, seen: Arrays, meta: Mapping[str, Any]) -> dict[str
     gate = by_path.get("gate/kernel")
     said = any("qk_norm" in key.lower() and bool(value) for key, value in meta.items())
     qk_norm = said or "key_norm/scale" in by_path
-    query_norm = "none"
-    if "query_norm/scale" in by_path and not qk_norm:
-        query_norm = "layer" if "query_norm/bias" in by_path else "rms"
-        query_norm = "batch" if "query_norm/mean" in by_path else query_norm
+    query_norm = "layer" if "query_norm/bias" in by_path else "rms"
+    query_norm = "batch" if "query_norm/mean" in by_path else query_norm
+    query_norm = query_norm if "query_norm/scale" in by_path and not qk_norm else "none"
     return {
         "heads": heads,
         "reads": reads,
@@ -108,16 +108,3 @@ def _is_relu(seen: Arrays, meta: Mapping[str, Any]) -> bool:
     sums = seen["weights"].sum(axis=-1)
     negative = (seen["scores"] < 0).any(where=seen["weights"] != 0)
     return not np.allclose(sums, 1, rtol=0, atol=1e-4) and not negative
-
-
-def _neutral(by_path: Arrays, choices: Mapping[str, Any]) -> Leaves:
-    """Leaves that change nothing, for biases and scales that a source does without."""
-    zeros = {"gate/bias": "gate/kernel", "output/bias": "output/kernel"}
-    zeros["output_norm/bias"] = "output_norm/scale"
-    leaves = {
-        path: np.zeros(len(by_path[of]), np.float32) for path, of in zeros.items() if of in by_path
-    }
-    if choices["qk_norm"]:
-        scale = np.ones(by_path["keys"].shape[-1], np.float32)
-        leaves |= {"query_scale": scale, "key_scale": scale}
-    return leaves

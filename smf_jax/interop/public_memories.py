@@ -26,42 +26,32 @@ TABLES = ("values", "expert_inputs")
 
 @dataclass(frozen=True)
 class MemoryLayout:
-    """How a source lays out one memory block.
+    """How a source lays out one memory block."""
 
-    Attributes:
-      source: the repository.
-      tensors: name there to path here: a leaf of `MemoryLayer`, or one of `TABLES`.
-      choices: from the source's hyper-parameters to fields of `MemoryConfig`; at least ``heads``
-        and ``reads``. Sizes are told by the shapes.
-      turned: whether matrices are ``(out, in)``, as PyTorch has them.
-      half_major: whether the halves of a query lie outside of its heads, ``(2·h·c, d)``, and those
-        of the keys inside of their slots, ``(h, n, 2, c)``; otherwise ``(h·2·c, d)`` and
-        ``(h·2·n, c)``.
-    """
-
-    source: str
-    tensors: Mapping[str, str]
+    source: str  # the repository
+    tensors: Mapping[str, str]  # name there to path here: a leaf of `MemoryLayer`, or of `TABLES`
+    # From the source's hyper-parameters to fields of `MemoryConfig`; at least ``heads`` and
+    # ``reads``. Sizes are told by the shapes.
     choices: Callable[[Mapping[str, Any]], dict[str, Any]]
-    turned: bool = True
+    turned: bool = True  # matrices are ``(out, in)``, as PyTorch has them
+    # The halves of a query lie outside of its heads, ``(2·h·c, d)``, and those of the keys inside
+    # of their slots, ``(h, n, 2, c)``; otherwise ``(h·2·c, d)`` and ``(h·2·n, c)``.
     half_major: bool = False
 
     def leaves(self, tensors: Arrays, heads: int) -> Leaves:
         """Tensors that the layout lists, or gradients by them, by our paths and in our layout."""
-        return {
-            self.tensors[name]: self._leaf(self.tensors[name], np.asarray(tensor), heads)
-            for name, tensor in tensors.items()
-        }
-
-    def _leaf(self, path: str, tensor: np.ndarray, heads: int) -> np.ndarray:
-        if path == "keys":
-            half = tensor.shape[-1]
-            if self.half_major:
-                return tensor.reshape(heads, -1, 2, half).swapaxes(1, 2)
-            return tensor.reshape(heads, 2, -1, half)
-        if path.startswith("query/") and self.half_major:
-            split = tensor.reshape(2, heads, -1, *tensor.shape[1:])
-            tensor = split.swapaxes(0, 1).reshape(tensor.shape)
-        return tensor.T if self.turned and is_kernel(path) else tensor
+        leaves = {}
+        for name, tensor in tensors.items():
+            path, leaf = self.tensors[name], np.asarray(tensor)
+            if path == "keys":
+                order = (-1, 2) if self.half_major else (2, -1)
+                leaf = leaf.reshape(heads, *order, leaf.shape[-1])
+                leaf = leaf.swapaxes(1, 2) if self.half_major else leaf
+            elif path.startswith("query/") and self.half_major:
+                split = leaf.reshape(2, heads, -1, *leaf.shape[1:])
+                leaf = split.swapaxes(0, 1).reshape(leaf.shape)
+            leaves[path] = leaf.T if self.turned and is_kernel(path) else leaf
+        return leaves
 
 
 FACEBOOK_MEMORY = MemoryLayout(
@@ -126,12 +116,10 @@ class ImportedMemory(NamedTuple):
 def import_memory(
     layout: MemoryLayout, tensors: Arrays, hyper_parameters: Mapping[str, Any]
 ) -> ImportedMemory:
-    """Reads one memory block of a public implementation.
+    """Reads one memory block of a public implementation, whose layout is one of `LAYOUTS`.
 
-    Args:
-      layout: of its source, such as `FACEBOOK_MEMORY`.
-      tensors: all weights of the block by the source's names, and nothing else.
-      hyper_parameters: of the source, by its names; those that no choice needs are not heeded.
+    ``tensors`` are all its weights by the source's names and nothing else, ``hyper_parameters``
+    those of the source; what no choice needs is not heeded.
 
     Raises:
       ValueError: a tensor is not of the layout, a weight or a hyper-parameter is missing, or a

@@ -14,12 +14,8 @@ from smf_jax.params import count_parameters, is_memory
 from smf_jax.sparse.patch import Patch
 
 _UNKNOWN = "unknown"
-_PLACES = {
-    "add": "beside the feed-forward, scaled by a learned α",
-    "replace": "in place of the feed-forward, whose weights are zeros in the base's files",
-    "pretrain": "in place of the feed-forward, whose weights are zeros in the base's files",
-}
-
+_BESIDE = "beside the feed-forward, scaled by a learned α"
+_INSTEAD = "in place of the feed-forward, whose weights are zeros in the base's files"
 _PATCHES = """What each task taught, in order: slots, old rows, new rows. The memory's file holds \
 the rows before the first of them."""
 _LICENCE_UNKNOWN = """Not known: no licence was named when this was exported. That of the base \
@@ -41,11 +37,14 @@ class CardFacts:
 def model_card(
     config: ModelConfig, params: Mapping[str, Any], patches: Sequence[Patch], facts: CardFacts
 ) -> str:
-    """The text of ``README.md``, with the metadata header that hubs read.
-
-    ``params`` are by path and before the patches, which are in order.
-    """
-    parts = [_header(config, facts), f"# {facts.name}", _summary(config, params)]
+    """The text of ``README.md`` with the header that hubs read; ``params`` before the patches."""
+    tags = ["smf_jax", "jax", config.family]
+    if config.memory is not None:
+        tags += ["product-key-memory", "sparse-memory-finetuning", "continual-learning"]
+    header = ["---", f"license: {json.dumps(facts.licence)}", "library_name: smf_jax"]
+    header += ["pipeline_tag: text-generation", "tags:", *(f"- {tag}" for tag in tags)]
+    header += [f"base_model: {json.dumps(facts.base_model)}"] if facts.base_model else []
+    parts = ["\n".join([*header, "---"]), f"# {facts.name}", _summary(config, params)]
     if patches:
         rows = [
             (number, patch.task.replace("|", "\\|"), f"{patch.rows:,}", patch.fingerprint[:12])
@@ -66,22 +65,10 @@ def model_card(
 def licence_of(directory: Path) -> str:
     """The licence that a directory's own model card names, or ``unknown``."""
     card = directory / "README.md"
-    if not card.is_file():
-        return _UNKNOWN
-    header = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL)
-    found = re.search(r"^license:\s*(\S+)", header.group(1), re.MULTILINE) if header else None
-    return found.group(1).strip("\"'") if found else _UNKNOWN
-
-
-def _header(config: ModelConfig, facts: CardFacts) -> str:
-    tags = ["smf_jax", "jax", config.family]
-    if config.memory is not None:
-        tags += ["product-key-memory", "sparse-memory-finetuning", "continual-learning"]
-    lines = ["---", f"license: {json.dumps(facts.licence)}", "library_name: smf_jax"]
-    lines += ["pipeline_tag: text-generation", "tags:", *(f"- {tag}" for tag in tags)]
-    if facts.base_model:
-        lines.append(f"base_model: {json.dumps(facts.base_model)}")
-    return "\n".join([*lines, "---"])
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    header = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    found = re.search(r"^license:\s*(\S+)", header[1], re.MULTILINE) if header else None
+    return found[1].strip("\"'") if found else _UNKNOWN
 
 
 def _summary(config: ModelConfig, params: Mapping[str, Any]) -> str:
@@ -95,11 +82,12 @@ def _summary(config: ModelConfig, params: Mapping[str, Any]) -> str:
     placement, shape = config.memory, config.memory.memory
     blocks = ", ".join(map(str, placement.layers))
     plural = "s" if len(placement.layers) > 1 else ""
+    place = _BESIDE if placement.mode == "add" else _INSTEAD
     shared = ", which read one table" if placement.shared_pool else ""
     return (
         f"A {config.family} decoder with product-key memories: {total:,} parameters, of which "
         f"{count_parameters(memory):,} are the memories'. They stand in block{plural} {blocks} of "
-        f"{config.layers}{shared}, {_PLACES[placement.mode]}. A table has {shape.slots:,} slots of "
+        f"{config.layers}{shared}, {place}. A table has {shape.slots:,} slots of "
         f"width {shape.value_width}; every token reads {shape.reads} of them with each of "
         f"{shape.heads} heads."
     )

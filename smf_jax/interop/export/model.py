@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -35,7 +34,7 @@ from smf_jax.params import Params, flatten, is_memory, split
 from smf_jax.sparse.patch import Patch, apply_patch
 
 FORMAT = 1
-MANIFEST, MEMORY_FILE, PATCHES, CARD = "smf_jax.json", "memory.safetensors", "patches", "README.md"
+MANIFEST, MEMORY_FILE = "smf_jax.json", "memory.safetensors"
 READER = Path(__file__).with_name("pytorch_memory.py")
 
 
@@ -60,15 +59,7 @@ def export_model(
 ) -> None:
     """Writes a directory that `load_exported` reads bit for bit, and ``transformers`` its base.
 
-    ::
-
-        config.json, model*.safetensors   the base, as transformers loads it; no memory in it
-        tokenizer.json, …                 its tokenizer
-        smf_jax.json                      the configuration, a digest of every leaf, the patches
-        memory.safetensors                queries, keys, gates, α and tables, before any patch
-        patches/00_NAME.safetensors       what each task taught, to be applied in order
-        pytorch_memory.py                 reads the memory in PyTorch
-        README.md                         the model card
+    ``docs/serving.md`` lists its files.
 
     Args:
       directory: to write; must not exist. It appears whole or not at all.
@@ -110,7 +101,7 @@ def export_model(
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         if facts is not None:
             text = model_card(config, params, patches, facts)
-            (partial / CARD).write_text(text, encoding="utf-8")
+            (partial / "README.md").write_text(text, encoding="utf-8")
         if tokenizer is not None:
             tokenizer.save(partial)
         copy_companions(companions, partial)
@@ -126,10 +117,8 @@ def load_exported(
 ) -> Exported:
     """Reads a model that `export_model` wrote, every leaf checked against its digest.
 
-    Args:
-      directory: the whole of it.
-      dtype: of the computation; that of the exported model if not given. Leaves keep theirs.
-      patches: how many of the patches to apply, from the first; all if not given.
+    ``dtype`` is that of the computation, if not of the exported model; leaves keep theirs. The
+    first ``patches`` patches are applied; all if not given.
 
     Raises:
       FileNotFoundError: the directory or a file of it is not there.
@@ -165,14 +154,10 @@ def _write_base(
     """Writes the model without its memories; feed-forwards that they stand in for are zeros."""
     plain, dtype = config.with_memory(None), params["embedder/embedding"].dtype
     base = {
-        path: params.get(path, jax.ShapeDtypeStruct(leaf.shape, dtype))
+        path: params.get(path, np.broadcast_to(np.zeros((), dtype), leaf.shape))
         for path, leaf in flatten(abstract_params(plain)).items()
     }
-
-    def read(path: str) -> np.ndarray:
-        return params[path] if path in params else np.zeros(base[path].shape, dtype)
-
-    write_huggingface(directory, plain, base, read, shard_bytes)
+    write_huggingface(directory, plain, base, base.__getitem__, shard_bytes)
 
 
 def _save_patches(directory: Path, patches: Sequence[Patch]) -> list[dict[str, str]]:
@@ -180,7 +165,7 @@ def _save_patches(directory: Path, patches: Sequence[Patch]) -> list[dict[str, s
     names = []
     for number, patch in enumerate(patches):
         task = re.sub(r"[^A-Za-z0-9]+", "_", patch.task).strip("_")[:40]
-        name = f"{PATCHES}/{number:02d}_{task or 'task'}.safetensors"
+        name = f"patches/{number:02d}_{task or 'task'}.safetensors"
         save_patch(directory / name, patch)
         digest = fingerprint(patch.to_arrays()[0])
         names.append({"file": name, "task": patch.task, "digest": digest})
@@ -190,15 +175,15 @@ def _save_patches(directory: Path, patches: Sequence[Patch]) -> list[dict[str, s
 def _load_patches(
     directory: Path, names: Sequence[Mapping[str, str]], count: int | None
 ) -> list[Patch]:
+    """Reads so many of the patches, or all."""
     if count is not None and not 0 <= count <= len(names):
         raise ValueError(f"patches={count}: {directory} holds {len(names)}; choose 0 to that")
     patches = []
-    for file, digest in ((directory / entry["file"], entry["digest"]) for entry in names[:count]):
+    for entry in names[:count]:
+        file = directory / entry["file"]
         patches.append(load_patch(file))
-        if fingerprint(patches[-1].to_arrays()[0]) != digest:
-            raise ValueError(
-                f"{file}: its arrays are not those that were exported; copy the file again"
-            )
+        if fingerprint(patches[-1].to_arrays()[0]) != entry["digest"]:
+            raise ValueError(f"{file}: its arrays are not those exported; copy the file again")
     return patches
 
 
@@ -206,8 +191,7 @@ def _read_manifest(directory: Path) -> Manifest:
     file = directory / MANIFEST
     if not file.is_file():
         raise FileNotFoundError(
-            f"{file} does not exist; give a directory that export_model wrote, or read a plain "
-            "checkpoint with load_huggingface"
+            f"{file} does not exist; give a directory that export_model wrote, or load_huggingface"
         )
     try:
         manifest = Manifest.from_json(json.loads(file.read_text()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,14 +108,9 @@ def save_huggingface(
     """Writes a directory that ``transformers`` loads as the same model.
 
     The inverse of `load_huggingface`; a model with memories is for
-    `smf_jax.interop.export.model.export_model`.
-
-    Args:
-      directory: to write; must not exist. It appears whole or not at all.
-      config: of a model without memory.
-      params: nested parameters, or leaves by path; they keep their dtype.
-      companions: a directory whose tokenizer and generation files are copied, if any.
-      shard_bytes: weights beyond this many bytes are spread over several files with an index.
+    `smf_jax.interop.export.model.export_model`. All of it appears or nothing. ``params`` are
+    nested or by path and keep their dtype; those beyond ``shard_bytes`` are spread over several
+    files. The tokenizer and generation files of a directory ``companions`` are copied.
 
     Raises:
       FileExistsError: ``directory`` exists.
@@ -162,9 +158,9 @@ def check_params(config: ModelConfig, params: Mapping[str, Any]) -> None:
 
 def copy_companions(source: Path | str | None, directory: Path) -> None:
     """Copies the tokenizer and generation files that are there, if a directory is given."""
-    for name in _COMPANIONS if source is not None else ():
-        if (file := Path(source or "", name)).exists():
-            shutil.copyfile(file, directory / name)
+    for name in () if source is None else _COMPANIONS:
+        with suppress(FileNotFoundError):
+            shutil.copyfile(Path(str(source), name), directory / name)
 
 
 def _as_stored(params: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
