@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +16,18 @@ import numpy as np
 
 from smf_jax.checkpoints.files import whole_directory
 from smf_jax.interop.huggingface.config import config_values, read_config
-from smf_jax.interop.huggingface.files import Stored, stored_tensors, write_sharded
-from smf_jax.interop.tensor_files import is_kernel, shape_problems, transposed
+from smf_jax.interop.tensor_files import (
+    is_kernel,
+    open_tensors,
+    shape_problems,
+    transposed,
+    write_tensors,
+)
 from smf_jax.models.config import ComputeType, ModelConfig
 from smf_jax.models.decoder import abstract_params
 from smf_jax.params import block_of, block_path, flatten, unflatten
 
-CONFIG = "config.json"
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
 ParamType = ComputeType | Literal["stored"]
 
@@ -48,6 +54,42 @@ _COMPUTED = ".rotary_emb.inv_freq"  # old files store what the configuration imp
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _COMPANIONS += ("generation_config.json", "chat_template.jinja")
+
+
+class _Stored(NamedTuple):
+    """One tensor as the header of its file announces it."""
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+
+    def read(self) -> np.ndarray:
+        with open_tensors(self.file) as opened:
+            return opened.get_tensor(self.name)
+
+
+def _stored_tensors(directory: Path) -> dict[str, _Stored]:
+    """All tensors of a checkpoint by name, from the headers of its files."""
+    index, files, expected = directory / INDEX, [WEIGHTS], f"{WEIGHTS} or {INDEX}"
+    if index.exists():
+        expected = f"every file that {INDEX} names"
+        try:
+            files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"{index} is no index of weights ({error}); copy it again") from error
+    if absent := [file for file in files if not (directory / file).exists()]:
+        raise FileNotFoundError(
+            f"{directory} lacks {', '.join(absent)}; expected {expected}; copy the missing files, "
+            "or save the model as safetensors"
+        )
+    stored = {}
+    for file in (directory / name for name in files):
+        with open_tensors(file) as opened:
+            for name in opened.keys():  # noqa: SIM118, not a dictionary
+                part = opened.get_slice(name)
+                stored[name] = _Stored(file, name, tuple(part.get_shape()), part.get_dtype())
+    return stored
 
 
 def huggingface_name(path: str) -> str:
@@ -85,7 +127,7 @@ def load_huggingface(
     """
     directory = Path(directory)
     config = read_config(directory / CONFIG, dtype)
-    stored = stored_tensors(directory)
+    stored = _stored_tensors(directory)
     if config.tied and _HEAD in stored:  # one table; some files keep it under its other name
         stored.setdefault(_EMBEDDING, stored[_HEAD])
     _check_tensors(directory, config, stored)
@@ -137,12 +179,24 @@ def write_huggingface(
     ``dtype``; ``read`` gives the leaf at a path. What one file holds is in memory at a time.
     """
     values = config_values(config)  # refuses what the family cannot express
-    paths = {huggingface_name(path): path for path in params}
-    tensors = _as_stored(params)
-    write_sharded(
-        directory, tensors, lambda name: transposed(paths[name], read(paths[name])), shard_bytes
-    )
-    values["dtype"] = values["torch_dtype"] = str(tensors[_EMBEDDING].dtype)
+    shards: list[dict[str, int]] = [{}]  # bytes by path
+    for path, leaf in params.items():
+        size = math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+        if shards[-1] and sum(shards[-1].values()) + size > shard_bytes:
+            shards.append({})
+        shards[-1][path] = size
+    weight_map = {}
+    for number, paths in enumerate(shards, start=1):
+        several = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        file = several if len(shards) > 1 else WEIGHTS
+        tensors = {huggingface_name(path): transposed(path, read(path)) for path in paths}
+        write_tensors(directory / file, tensors)
+        weight_map |= dict.fromkeys(tensors, file)
+    if len(shards) > 1:
+        total = sum(sum(shard.values()) for shard in shards)
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    values["dtype"] = values["torch_dtype"] = np.dtype(params["embedder/embedding"].dtype).name
     (directory / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
 
 
@@ -163,18 +217,14 @@ def copy_companions(source: Path | str | None, directory: Path) -> None:
             shutil.copyfile(Path(str(source), name), directory / name)
 
 
-def _as_stored(params: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
-    """The tensors of a file by their names there, without their values."""
-    shapes = {path: leaf.shape[:: -1 if is_kernel(path) else 1] for path, leaf in params.items()}
-    return {
-        huggingface_name(path): jax.ShapeDtypeStruct(shapes[path], leaf.dtype)
-        for path, leaf in params.items()
-    }
-
-
-def _check_tensors(directory: Path, config: ModelConfig, stored: dict[str, Stored]) -> None:
+def _check_tensors(directory: Path, config: ModelConfig, stored: dict[str, _Stored]) -> None:
     """Lists everything that does not fit, in one error; a tied head is a copy of the embedding."""
-    wanted = _as_stored(flatten(abstract_params(config)))
+    wanted = {
+        huggingface_name(path): jax.ShapeDtypeStruct(
+            leaf.shape[:: -1 if is_kernel(path) else 1], leaf.dtype
+        )
+        for path, leaf in flatten(abstract_params(config)).items()
+    }
     given = {name: each for name, each in stored.items() if not name.endswith(_COMPUTED)}
     head = given.pop(_HEAD, None) if config.tied else None
     problems = shape_problems(given, wanted) + [
