@@ -146,7 +146,8 @@ def import_memory(
     if missing:
         raise ValueError(f"no {', no '.join(missing)} among the tensors {sorted(tensors)}")
     leaves = {path: leaf.astype(np.float32) for path, leaf in leaves.items()}
-    params, tables = split_tables(leaves)
+    tables = {path: leaf for path, leaf in leaves.items() if path in TABLES}
+    params = {path: leaf for path, leaf in leaves.items() if path not in TABLES}
     sizes = {
         "keys_per_half": math.isqrt(len(tables["values"])),
         "key_width": 2 * leaves["keys"].shape[-1],
@@ -159,9 +160,3 @@ def import_memory(
     if problems := shape_problems(params, wanted):
         raise ValueError(f"the tensors make no memory of {config}: {problems}")
     return ImportedMemory(config, width, params, tables)
-
-
-def split_tables(leaves: Leaves) -> tuple[Leaves, Leaves]:
-    """Leaves of a memory layer, and the tables that it reads."""
-    tables = {path: leaf for path, leaf in leaves.items() if path in TABLES}
-    return {path: leaf for path, leaf in leaves.items() if path not in tables}, tables

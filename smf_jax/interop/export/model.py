@@ -59,17 +59,11 @@ def export_model(
 ) -> None:
     """Writes a directory that `load_exported` reads bit for bit, and ``transformers`` its base.
 
-    ``docs/serving.md`` lists its files.
-
-    Args:
-      directory: to write; must not exist. It appears whole or not at all.
-      config: of the model, with or without memories.
-      params: of the model by path, before any of the patches.
-      patches: what tasks taught, in order.
-      facts: for the model card; without them there is none.
-      tokenizer: its ``save(directory)`` writes it beside the weights, if given.
-      companions: a directory whose own tokenizer and generation files are copied, if any.
-      shard_bytes: the base's weights beyond this many bytes are spread over several files.
+    ``docs/serving.md`` lists its files, which appear all or none. ``params`` are by path and before
+    any of the ``patches``, which are in order. Without ``facts`` there is no model card.
+    ``tokenizer.save(directory)`` writes a tokenizer beside the weights; of a directory
+    ``companions`` its tokenizer and generation files are copied. A base beyond ``shard_bytes`` is
+    spread over several files.
 
     Raises:
       FileExistsError: ``directory`` exists.

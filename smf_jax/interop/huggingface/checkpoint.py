@@ -111,14 +111,10 @@ def load_huggingface(
     """Reads a checkpoint of the Qwen2, Qwen3 or Llama family: its configuration, nested parameters.
 
     Every tensor is checked against the configuration before the first one is read; then they are
-    read one at a time, so that no more than one is held twice.
-
-    Args:
-      directory: with ``config.json`` and ``model.safetensors``, or several files and their index.
-      dtype: of the computation.
-      param_dtype: of the parameters; ``"stored"`` keeps each as it is in its file, ``None`` takes
-        that of the computation. Bfloat16 parameters under a float32 computation take half the
-        memory and give the same numbers, where the file holds bfloat16.
+    read one at a time, so that no more than one is held twice. ``dtype`` is that of the
+    computation, ``param_dtype`` that of the parameters, if another; ``"stored"`` keeps each as it
+    is in its file. Bfloat16 parameters under a float32 computation take half the memory and give
+    the same numbers, where the file holds bfloat16.
 
     Raises:
       FileNotFoundError: the directory, the configuration or a file of weights is not there.
@@ -201,11 +197,7 @@ def write_huggingface(
 
 
 def check_params(config: ModelConfig, params: Mapping[str, Any]) -> None:
-    """Refuses leaves by path that are not exactly those of a model.
-
-    Raises:
-      ValueError: listing every leaf that is missing, unexpected or of another shape.
-    """
+    """Refuses leaves by path that are not those of a model: a ValueError lists what differs."""
     if problems := shape_problems(params, flatten(abstract_params(config))):
         raise ValueError("the parameters do not fit the model:\n  " + "\n  ".join(problems))
 
@@ -219,12 +211,10 @@ def copy_companions(source: Path | str | None, directory: Path) -> None:
 
 def _check_tensors(directory: Path, config: ModelConfig, stored: dict[str, _Stored]) -> None:
     """Lists everything that does not fit, in one error; a tied head is a copy of the embedding."""
-    wanted = {
-        huggingface_name(path): jax.ShapeDtypeStruct(
-            leaf.shape[:: -1 if is_kernel(path) else 1], leaf.dtype
-        )
-        for path, leaf in flatten(abstract_params(config)).items()
-    }
+    wanted = jax.eval_shape(
+        lambda params: {huggingface_name(p): x.T if is_kernel(p) else x for p, x in params.items()},
+        flatten(abstract_params(config)),
+    )
     given = {name: each for name, each in stored.items() if not name.endswith(_COMPUTED)}
     head = given.pop(_HEAD, None) if config.tied else None
     problems = shape_problems(given, wanted) + [
