@@ -79,15 +79,14 @@ def load_golden(path: str | Path) -> tuple[Leaves, dict[str, Any]]:
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     meta = json.loads(str(arrays.pop("meta_json", "{}")))
-    half = {name: a.astype(np.float32) for name, a in arrays.items() if a.dtype == np.float16}
-    return arrays | half, meta
+    half = np.dtype(np.float16)
+    return {n: a.astype(np.float32) if a.dtype == half else a for n, a in arrays.items()}, meta
 
 
 def check_golden(path: str | Path) -> list[Comparison]:
     """Computes what a golden file holds, and compares every array that can be.
 
-    Raises:
-      ValueError: if the file holds arrays that are not understood, naming them.
+    A ValueError names arrays that are not understood.
     """
     arrays, meta = load_golden(path)
     if arrays.keys() >= _SELECTION:
@@ -99,10 +98,8 @@ def read_memory(arrays: Leaves, meta: Mapping[str, Any]) -> GoldenMemory:
     """The blocks of a file of memories, and the gradients of ``Σ out · cot`` that it holds.
 
     Several blocks read one table in turn, ``h = x + A(x); out = h + B(h)``, arrays ``a_keys``,
-    ``b_keys`` and so on; gradients stand under the weights' names with ``grad_``.
-
-    Raises:
-      ValueError: if arrays are not understood, naming them.
+    ``b_keys`` and so on; gradients stand under the weights' names with ``grad_``. A ValueError
+    names arrays that are not understood.
     """
     names = sorted(name.removesuffix("keys") for name in arrays if name.endswith("keys"))
     prefixes = [prefix for prefix in names if "grad_" not in prefix and len(prefix) <= len("a_")]

@@ -142,8 +142,7 @@ def import_memory(
     except ValueError as error:
         shapes = {name: np.shape(tensor) for name, tensor in tensors.items()}
         raise ValueError(f"heads={choices['heads']} do not fit {shapes}: {error}") from None
-    missing = [path for path in ("query/kernel", "keys", "values") if path not in leaves]
-    if missing:
+    if missing := [path for path in ("query/kernel", "keys", "values") if path not in leaves]:
         raise ValueError(f"no {', no '.join(missing)} among the tensors {sorted(tensors)}")
     leaves = {path: leaf.astype(np.float32) for path, leaf in leaves.items()}
     tables = {path: leaf for path, leaf in leaves.items() if path in TABLES}

@@ -51,12 +51,7 @@ def read_tensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 @contextmanager
 def open_tensors(file: Path) -> Iterator[Any]:
-    """A file opened by ``safetensors.safe_open``.
-
-    Raises:
-      FileNotFoundError: no such file.
-      ValueError: it is truncated or damaged.
-    """
+    """A file opened by ``safetensors.safe_open``; a ValueError tells that it is damaged."""
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist; copy the whole directory again")
     try:

@@ -129,17 +129,16 @@ def load_exported(
         memory = load_memory(directory / MEMORY_FILE, list(filter(is_memory, manifest.leaves)))
         params |= {path: jnp.asarray(leaf) for path, leaf in memory.items()}
     found = describe({path: np.asarray(leaf) for path, leaf in params.items()})
-    wrong = [path for path, leaf in manifest.leaves.items() if found.get(path) != leaf]
-    if wrong:
+    if wrong := [path for path, leaf in manifest.leaves.items() if found.get(path) != leaf]:
         raise ValueError(
             f"{directory}: {len(wrong)} leaves are not those that were exported: "
             f"{', '.join(wrong[:8])}{', …' if len(wrong) > 8 else ''}; copy the directory again"
         )
     applied = _load_patches(directory, manifest.metadata["patches"], patches)
-    flat: dict[str, Any] = flatten(params)
+    params = flatten(params)
     for patch in applied:
-        flat = apply_patch(flat, patch, base=manifest.fingerprint)
-    return Exported(config, flat, tuple(applied))
+        params = apply_patch(params, patch, base=manifest.fingerprint)
+    return Exported(config, params, tuple(applied))
 
 
 def _write_base(
@@ -192,8 +191,7 @@ def _read_manifest(directory: Path) -> Manifest:
         kind, version = (manifest.metadata.get(key) for key in ("kind", "version"))
         if (kind, version) != ("exported", FORMAT):
             raise ValueError(
-                f"{kind=}, {version=}; expected an exported model of version {FORMAT}: load it "
-                "with the smf_jax that wrote it"
+                f"{kind=}, {version=}, not an export of version {FORMAT}; use its smf_jax"
             )
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error

@@ -94,13 +94,11 @@ def _stored_tensors(directory: Path) -> dict[str, _Stored]:
 
 def huggingface_name(path: str) -> str:
     """The name in a Hugging Face file of the parameter at ``path``."""
+    block, prefix = block_of(path), ""
+    if block is not None:
+        path, prefix = path.removeprefix(f"{block_path(block)}/"), f"model.layers.{block}."
     module, _, leaf = path.rpartition("/")
-    block = block_of(path)
-    if block is None:
-        there = _MODULES[module]
-    else:
-        there = f"model.layers.{block}.{_MODULES[module.removeprefix(f'{block_path(block)}/')]}"
-    return there + (".bias" if leaf == "bias" else ".weight")
+    return prefix + _MODULES[module] + (".bias" if leaf == "bias" else ".weight")
 
 
 def load_huggingface(
@@ -152,8 +150,7 @@ def save_huggingface(
 
     Raises:
       FileExistsError: ``directory`` exists.
-      ValueError: a memory stands in the model, the leaves do not fit it, or its family cannot
-        express it.
+      ValueError: the model has a memory, other leaves, or what its family cannot express.
     """
     flat = flatten(params)
     with whole_directory(directory) as partial:

@@ -28,9 +28,7 @@ def read_config(file: Path, dtype: ComputeType = "float32") -> ModelConfig:
       ValueError: not JSON, another kind of model, or a feature that the decoder does not have.
     """
     if not file.exists():
-        raise FileNotFoundError(
-            f"{file} does not exist; give the directory of a Hugging Face checkpoint"
-        )
+        raise FileNotFoundError(f"{file} does not exist; give a Hugging Face checkpoint")
     try:
         return replace(parse_config(json.loads(file.read_text())), dtype=dtype)
     except json.JSONDecodeError as error:
@@ -49,9 +47,7 @@ def parse_config(values: Mapping[str, Any]) -> ModelConfig:
     family = values.get("model_type", "")
     qwen2, llama = family == "qwen2", family == "llama"
     if family not in get_args(Family):
-        raise ValueError(
-            f"model_type={family!r} is not supported; choose a model of {get_args(Family)}"
-        )
+        raise ValueError(f"model_type={family!r} is not supported; choose of {get_args(Family)}")
     if absent := [key for key in _REQUIRED.values() if values.get(key) is None]:
         raise ValueError(f"the keys {absent} are missing; is this the file of a whole model?")
     _refuse_unsupported(values)
@@ -79,8 +75,7 @@ def parse_config(values: Mapping[str, Any]) -> ModelConfig:
 def config_values(config: ModelConfig) -> dict[str, Any]:
     """The values of a ``config.json``, in the spelling of old and new ``transformers`` alike.
 
-    Raises:
-      ValueError: a memory stands in the model, or its family has no such variant.
+    A ValueError tells of a memory in the model, or that its family has no such variant.
     """
     if config.memory is not None:
         raise ValueError(
@@ -133,9 +128,7 @@ def _parse_rope(values: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     if kind == "default":
         return float(theta), None
     if kind != "llama3":
-        raise ValueError(
-            f"rope_type={kind!r} is not supported; choose a model with 'default' or 'llama3'"
-        )
+        raise ValueError(f"rope_type={kind!r} is not supported; choose 'default' or 'llama3'")
     if absent := [name for name in _LLAMA3 if rope.get(name) is None]:
         raise ValueError(f"rope_type='llama3' needs the keys {absent}")
     return float(theta), RopeScaling(*(rope[name] for name in _LLAMA3))
