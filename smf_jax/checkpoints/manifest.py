@@ -41,8 +41,7 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """That of the arrays, equal to ``fingerprint(arrays)``."""
-        leaves = {name: dataclasses.asdict(leaf) for name, leaf in self.leaves.items()}
-        return sha256_of_json(leaves)
+        return sha256_of_json({n: dataclasses.asdict(leaf) for n, leaf in self.leaves.items()})
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as JSON, with a checksum of itself; a ValueError if JSON cannot hold it."""

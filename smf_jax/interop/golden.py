@@ -121,8 +121,7 @@ def read_memory(arrays: Leaves, meta: Mapping[str, Any]) -> GoldenMemory:
         if layout is None or not known:
             layout, weights = guess_layout(weights, seen, meta)
         block = golden.blocks[prefix] = import_memory(layout, weights, meta)
-        of_block = _gradients(gradients[""] | gradients[prefix], layout, block)
-        for path, array in of_block.items():
+        for path, array in _gradients(gradients[""] | gradients[prefix], layout, block).items():
             golden.gradients[f"{'' if path in TABLES else prefix}grad {path}"] = array
     return golden
 

@@ -190,9 +190,7 @@ def _read_manifest(directory: Path) -> Manifest:
         manifest = Manifest.from_json(json.loads(file.read_text()))
         kind, version = (manifest.metadata.get(key) for key in ("kind", "version"))
         if (kind, version) != ("exported", FORMAT):
-            raise ValueError(
-                f"{kind=}, {version=}, not an export of version {FORMAT}; use its smf_jax"
-            )
+            raise ValueError(f"{kind=}, {version=}: load it with the smf_jax that wrote it")
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     return manifest
