@@ -42,12 +42,10 @@ def setting(
 
 
 def part(section: Any, heading: str = "", names: Mapping[str, str] | None = None) -> Any:
-    """A field of a configuration that is a section of it.
+    """A field of a configuration that is a section of it, with its default.
 
-    Args:
-      section: its default.
-      heading: that its flags stand under in ``--help``; that of the section around it if empty.
-      names: the flags of some of its fields, where they differ from the fields' names.
+    Its flags stand under ``heading``, if empty that of the section around it; ``names`` are the
+    flags of some of its fields, where they differ from the fields' names.
     """
     metadata = {"heading": heading, "names": dict(names or {})}
     return dataclasses.field(default=section, metadata=metadata)
@@ -55,16 +53,16 @@ def part(section: Any, heading: str = "", names: Mapping[str, str] | None = None
 
 @dataclass(frozen=True)
 class Flag:
-    """One setting of a configuration."""
+    """One setting of a configuration; `setting` says what its words are."""
 
-    name: str  # of the flag
+    name: str
     path: tuple[str, ...]  # of the field, from the root of the configuration
     kind: type  # ``bool``, ``int``, ``float`` or ``str``
     choices: tuple[str, ...]  # that a text is one of; empty for any
-    default: Any  # its value where the flag is not given
-    help: str  # what it does
-    heading: str  # that it stands under
-    first: bool  # whether it stands on the first page of ``--help``
+    default: Any
+    help: str
+    heading: str
+    first: bool
 
 
 class Configuration:
@@ -93,7 +91,7 @@ class Configuration:
 
     def values(self) -> dict[str, Any]:
         """Every setting by the name of its flag: the form that files hold."""
-        return {name: _at(self, flag.path) for name, flag in flags_of(self).items()}
+        return {name: flag.default for name, flag in flags_of(self).items()}
 
 
 def flags_of(configuration: Any) -> dict[str, Flag]:
@@ -124,18 +122,13 @@ def check_settings(section: Any) -> None:
         if choices and value not in choices:
             raise ValueError(f"--{name}={value} is unknown; choose from {', '.join(choices)}")
         least, above = field.metadata["least"], field.metadata["above"]
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"--{name}={value}: expected {_bound(least, above)}")
-        if value is not None and least is not None and not value >= least:
-            raise ValueError(f"--{name}={value}: expected at least {least}")
-        if value is not None and above is not None and not value > above:
-            raise ValueError(f"--{name}={value}: expected a number above {above}")
-
-
-def _bound(least: float | None, above: float | None) -> str:
-    if least is not None:
-        return f"at least {least}"
-    return "a number" if above is None else f"a number above {above}"
+        if value is None:
+            continue
+        fits = (least is None or value >= least) and (above is None or value > above)
+        if not fits or (isinstance(value, float) and not math.isfinite(value)):
+            expected = "a number" if above is None else f"a number above {above}"
+            expected = expected if least is None else f"at least {least}"
+            raise ValueError(f"--{name}={value}: expected {expected}")
 
 
 def _walk(
@@ -166,39 +159,17 @@ def _kind_of(section: type, name: str) -> tuple[type, tuple[str, ...]]:
 
 
 def _with_paths(section: Any, values: Mapping[tuple[str, ...], Any]) -> Any:
-    own: dict[str, Any] = {}
-    inner: dict[str, dict[tuple[str, ...], Any]] = {}
-    for path, value in values.items():
-        if len(path) == 1:
-            own[path[0]] = value
-        else:
-            inner.setdefault(path[0], {})[path[1:]] = value
+    """The section with values by the paths of their fields."""
+    own = {path[0]: value for path, value in values.items() if len(path) == 1}
     for field in dataclasses.fields(section):
-        if field.name in inner:
-            part_of = getattr(section, field.name)
-            with _naming(field.metadata["names"]):
-                own[field.name] = _with_paths(part_of, inner[field.name])
+        inner = {path[1:]: v for path, v in values.items() if path[0] == field.name and path[1:]}
+        if not inner:
+            continue
+        try:
+            own[field.name] = _with_paths(getattr(section, field.name), inner)
+        except ValueError as error:  # of a section that knows only its fields' names
+            name, equals, rest = str(error).partition("=")
+            if not equals or name.startswith("--"):
+                raise
+            raise ValueError(f"--{field.metadata['names'].get(name, name)}={rest}") from error
     return dataclasses.replace(section, **own)
-
-
-class _naming:
-    """Puts the flags' names into an error of a section that knows only its fields'."""
-
-    def __init__(self, names: Mapping[str, str]) -> None:
-        self._names = names
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if not isinstance(error, ValueError) or str(error).startswith("--"):
-            return
-        field, equals, rest = str(error).partition("=")
-        if equals:
-            raise ValueError(f"--{self._names.get(field, field)}={rest}") from error
-
-
-def _at(section: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        section = getattr(section, name)
-    return section

@@ -10,11 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def blame_flag(where: str) -> Iterator[None]:
-    """Puts the flag that is to blame before an error of what it was given to.
+    """Puts ``where``, the flag to blame, before a ValueError or FileNotFoundError raised inside.
 
-    Args:
-      where: ``--flag=value: ``; or ``--`` alone where the error begins with the name of an argument
-        that is also the flag's.
+    It is ``--flag=value: ``; or ``--`` alone where the error begins with the name of an argument
+    that is also the flag's. What begins with a flag already is left alone.
     """
     try:
         yield
@@ -26,11 +25,7 @@ def blame_flag(where: str) -> Iterator[None]:
 
 
 def require_writable(path: str, name: str) -> None:
-    """Refuses a directory to make where none can be made.
-
-    Raises:
-      ValueError: naming the flag, and what stands in the way.
-    """
+    """Refuses a directory to make where none can be: a ValueError that names flag and cause."""
     above = next(each for each in Path(path).absolute().parents if each.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise ValueError(

@@ -29,17 +29,11 @@ _BATCH_STATS = ("/query_norm/mean", "/query_norm/variance")
 
 
 class MemoryPart(NamedTuple):
-    """Where a leaf of a decoder's memory belongs.
+    """Where a leaf of a decoder's memory belongs."""
 
-    Attributes:
-      kind: ``layer`` or ``pool``.
-      number: of the block that has the layer, or that is the first to read the pool.
-      leaf: the rest of the path.
-    """
-
-    kind: str
-    number: int
-    leaf: str
+    kind: str  # ``layer`` or ``pool``
+    number: int  # of the block that has the layer, or that is the first to read the pool
+    leaf: str  # the rest of the path
 
 
 def pool_path(pool: int) -> str:
@@ -92,8 +86,7 @@ def is_batch_stats(path: str) -> bool:
 
 def flatten(tree: Tree) -> Params:
     """Nested parameters to ``{"layers_0/attention/query/kernel": array, …}``, in sorted order."""
-    leaves = dict(_leaves(tree, ""))
-    return {path: leaves[path] for path in sorted(leaves)}
+    return dict(sorted(_leaves(tree, ""), key=lambda leaf: leaf[0]))
 
 
 def _leaves(tree: Tree, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -116,16 +109,8 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def split(flat: Mapping[str, Array], trains: Callable[[str], bool]) -> tuple[Params, Params]:
-    """Splits flat parameters by path into those that train and those that are frozen.
-
-    Args:
-      flat: parameters by path.
-      trains: whether the leaf at a path is trained.
-
-    Returns:
-      ``(trainable, frozen)``; together they hold every leaf once.
-    """
+def split(flat: Mapping[str, Any], trains: Callable[[str], bool]) -> tuple[Params, Params]:
+    """Flat parameters whose path ``trains``, and the others: ``(trainable, frozen)``."""
     trainable = {path: leaf for path, leaf in flat.items() if trains(path)}
     frozen = {path: leaf for path, leaf in flat.items() if path not in trainable}
     return trainable, frozen

@@ -11,18 +11,10 @@ from tqdm import tqdm
 
 @contextmanager
 def progress_bar(total: int, what: str, unit: str = "step") -> Iterator[Callable[[int], None]]:
-    """A bar that is told how much is done.
+    """A bar with ``what`` before it; yields a function to be told the number done so far.
 
     Where standard error is no terminal, it is redrawn every ten seconds only, so that logs stay
     readable.
-
-    Args:
-      total: how much there is to do.
-      what: stands before the bar.
-      unit: what is counted.
-
-    Yields:
-      A function of the number done so far.
     """
     interval = 0.2 if sys.stderr.isatty() else 10.0
     with tqdm(total=total, desc=what, unit=unit, mininterval=interval, file=sys.stderr) as bar:

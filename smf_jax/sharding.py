@@ -18,12 +18,7 @@ DATA = "data"
 
 
 def device_mesh(axis: str, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of one automatic axis over the local devices.
-
-    Args:
-      axis: its name, `TRIAL` or `DATA`.
-      devices: all local ones if not given.
-    """
+    """A mesh of one automatic axis, `TRIAL` or `DATA`, over all local devices or those given."""
     devices = jax.local_devices() if devices is None else devices
     return jax.make_mesh((len(devices),), (axis,), axis_types=(AxisType.Auto,), devices=devices)
 
@@ -47,10 +42,7 @@ def stack(trees: Sequence[Any]) -> Any:
 def unstack(tree: Any, index: int, rows: Any = None) -> Any:
     """One trial's leaves of a stacked tree, bit for bit, still on the device that holds them.
 
-    Args:
-      tree: of leaves with a leading trial axis.
-      index: of the trial.
-      rows: where given, only these rows of each leaf.
+    The trials are the leading axis; of each leaf only ``rows`` where these are given.
     """
 
     def own(leaf: Any) -> Any:
@@ -58,8 +50,8 @@ def unstack(tree: Any, index: int, rows: Any = None) -> Any:
         for shard in getattr(leaf, "addressable_shards", ()):
             first, end, _ = shard.index[0].indices(leaf.shape[0])
             if first <= index < end:
-                place = index - first
-                return shard.data[place] if rows is None else shard.data[place, rows]
+                leaf, place = shard.data, index - first
+                return leaf[place] if rows is None else leaf[place, rows]
         return leaf[index] if rows is None else leaf[index, rows]
 
     return jax.tree.map(own, tree)
@@ -71,16 +63,13 @@ def over_trials(
     per_trial: Sequence[bool],
     donate: Sequence[int] = (),
 ) -> Callable[..., Any]:
-    """Runs ``function`` of one trial on every device at once, each on its own trial.
+    """A jitted function that runs ``function`` of one trial on every device, each on its own.
 
     Args:
-      function: of one trial, without a trial axis.
+      function: of one trial, without a trial axis; its outputs come stacked.
       mesh: from `device_mesh(TRIAL)`; its size is the number of trials side by side.
       per_trial: for each argument, whether it carries a leading trial axis; the others are shared.
       donate: arguments whose buffers the outputs take over.
-
-    Returns:
-      A jitted function of stacked arguments, whose outputs are stacked.
     """
 
     def local(*arguments: Any) -> Any:

@@ -24,18 +24,9 @@ def write_text(path: Path | str, text: str) -> None:
 def whole_file(path: Path | str) -> Iterator[Path]:
     """A file to write, which takes its name when the block ends and is gone if it fails.
 
-    Args:
-      path: of the file to be; its directory is made where there is none. An older file of this
-        name stays until the end.
-
-    Yields:
-      The path under which to write.
-
-    Raises:
-      OSError: the disk is full or may not be written; the older file is as it was.
+    Yields the path under which to write; after an OSError an older file is as it was.
     """
-    path = Path(path)
-    with _beside(path) as partial:
+    with _beside(Path(path)) as partial:
         yield partial
         partial.replace(path)
 
@@ -44,45 +35,35 @@ def whole_file(path: Path | str) -> Iterator[Path]:
 def whole_directory(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
     """A directory to fill, which takes its name when the block ends and is gone if it fails.
 
-    Of two processes that write one directory at a time, the first to end wins. What a killed
+    Yields the path under which to write. With ``overwrite`` an older directory is replaced at the
+    end. Of two processes that write one directory at a time, the first to end wins. What a killed
     process left beside ``path`` goes when the same machine writes it again.
 
-    Args:
-      path: of the directory to be; those above it are made.
-      overwrite: whether an older directory of this name may be replaced, at the end.
-
-    Yields:
-      The path under which to write.
-
     Raises:
-      FileExistsError: ``path`` exists and ``overwrite`` is false, or another process has made it
-        in the meantime.
+      FileExistsError: ``path`` exists without ``overwrite``, or another process has made it since.
     """
     path = Path(path)
+    exists = FileExistsError(f"{path} exists; choose another directory or remove it")
     with _beside(path) as partial:
         if path.exists() and not overwrite:
-            raise _exists(path)
+            raise exists
         partial.mkdir()
         yield partial
-        _take_place(partial, path, overwrite)
-
-
-def _take_place(partial: Path, path: Path, overwrite: bool) -> None:
-    """Renames a directory; one that it replaces moves aside first and is not touched until then."""
-    aside = partial.with_name(partial.name.removesuffix(_PARTIAL) + _REPLACED)
-    if overwrite:
-        with suppress(FileNotFoundError):
-            path.rename(aside)
-    try:
-        partial.rename(path)
-    except OSError:
-        if path.exists():
-            raise _exists(path) from None
-        if aside.exists():
-            aside.rename(path)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        # What is replaced moves aside first and is not touched until then.
+        aside = partial.with_name(partial.name.removesuffix(_PARTIAL) + _REPLACED)
+        if overwrite:
+            with suppress(FileNotFoundError):
+                path.rename(aside)
+        try:
+            partial.rename(path)
+        except OSError:
+            if path.exists():
+                raise exists from None
+            if aside.exists():
+                aside.rename(path)
+            raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager
@@ -106,13 +87,11 @@ def _beside(path: Path) -> Iterator[Path]:
 
 def _runs(process: str) -> bool:
     """Whether a process of this machine still runs; what is no number of one counts as running."""
-    if not process.isdecimal():
-        return True
     try:
         os.kill(int(process), 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it belongs to somebody else
+    except (OSError, ValueError):  # it belongs to somebody else
         pass
     return True
 
@@ -122,7 +101,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _exists(path: Path) -> FileExistsError:
-    return FileExistsError(f"{path} exists; choose another directory or remove it")

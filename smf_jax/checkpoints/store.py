@@ -1,12 +1,7 @@
 """Checkpoints: Orbax underneath, a manifest with a digest of every leaf on top.
 
 Orbax commits a save atomically, but it loads flipped bytes without a word and reports a tree that
-does not fit in hundreds of lines. The manifest (``manifest/data.json``) closes both gaps: it is
-committed with the arrays, and every load is compared with it leaf by leaf.
-
-A checkpoint is a flat dictionary of arrays, ``{"layers_0/attention/query/kernel": ..., ...}``, and
-a dictionary of JSON values. On disk the arrays form the nested tree that the paths spell, so that
-``orbax.checkpoint.v1.load(path)`` gives the parameter tree to people without this package.
+does not fit in hundreds of lines. The manifest (``manifest/data.json``) closes both gaps.
 """
 
 from __future__ import annotations
@@ -18,6 +13,8 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import jax
@@ -28,7 +25,7 @@ from orbax.checkpoint import v1 as ocp
 
 from smf_jax.checkpoints.manifest import DAMAGED, Leaf, Manifest, describe, to_host
 
-# 16 MiB chunks without compression save five times faster than Orbax's defaults.
+# Without compression, five times faster than Orbax's defaults.
 _CHUNK_BYTES = 16 << 20
 _ARRAYS, _MANIFEST = "arrays", "manifest"  # the two parts of a checkpoint, a directory each
 _UNFINISHED = ".orbax-checkpoint-tmp"  # what Orbax appends to a directory until it is committed
@@ -43,19 +40,13 @@ def save(
     *,
     overwrite: bool = False,
 ) -> str:
-    """Saves named arrays and metadata; the checkpoint appears whole or not at all.
+    """Saves arrays by path and JSON values; the checkpoint appears whole or not at all.
 
     Every process of a multi-process program calls this together. Killed at any moment, an earlier
-    checkpoint under the same path, which ``overwrite`` replaces, is still on disk.
-
-    Args:
-      path: directory to create.
-      arrays: flat dictionary of arrays, keys joined with "/"; no key may be a prefix of another.
-      metadata: JSON values (tuples come back as lists).
-      overwrite: replace the checkpoint that stands at ``path``.
-
-    Returns:
-      The fingerprint of the arrays.
+    checkpoint under the same path, which ``overwrite`` replaces, is still on disk. The arrays lie
+    there as the nested tree that their paths spell: ``orbax.checkpoint.v1.load(path)`` gives it to
+    people without this package. No path may be a part of another; tuples come back as lists.
+    Returns the fingerprint of the arrays.
 
     Raises:
       FileExistsError: ``path`` exists and ``overwrite`` is False.
@@ -63,7 +54,12 @@ def save(
       ValueError: a key, an array or a metadata value that cannot be stored.
     """
     target = _absolute(path)
-    _check_target(target, overwrite)
+    if _UNFINISHED in target.name:
+        raise ValueError(f"checkpoint {target}: {_UNFINISHED} marks unfinished saves; rename it.")
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"checkpoint {target} exists. Choose another or give overwrite=True.")
+    if target.exists() and not is_complete(target):
+        raise FileExistsError(f"{target} is not a checkpoint. Choose another path or remove it.")
     host = to_host(arrays)
     tree = _nest({name: array for name, array in host.items() if array.size})
     manifest = Manifest(describe(host), dict(metadata))
@@ -77,55 +73,39 @@ def load(
     expected: Mapping[str, Any] | None = None,
     shardings: jax.sharding.Sharding | Mapping[str, jax.sharding.Sharding] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Loads a checkpoint and verifies every leaf against the manifest.
+    """Loads arrays by path and the metadata, and verifies every leaf against the manifest.
 
     Every process reads and verifies the whole checkpoint on the host, then places its own shards.
 
-    Args:
-      path: directory of the checkpoint.
-      expected: flat dictionary of anything with ``shape`` and ``dtype``. If given, the checkpoint
-        must hold exactly these leaves; all differences are reported at once, before any data
-        is read.
-      shardings: where to place the arrays, one for all or one per leaf. Without it the arrays
-        stay on the host as NumPy arrays, with no cast.
-
-    Returns:
-      The flat dictionary of arrays and the metadata.
+    It must hold exactly the leaves of ``expected``, if given, anything with ``shape`` and ``dtype``
+    by path; all differences are reported at once, before any data is read. Without ``shardings``,
+    one for all or one per leaf, the arrays stay on the host as NumPy arrays, with no cast.
 
     Raises:
       FileNotFoundError: nothing is there, or only an unfinished save.
       ValueError: the checkpoint is incomplete, damaged, of another format or of other leaves.
     """
-    manifest = read_manifest(path)
+    manifest, source = read_manifest(path), _absolute(path)
     if expected is not None:
-        _check_expected(_absolute(path), manifest, expected)
-    if isinstance(shardings, Mapping) and (unplaced := manifest.leaves.keys() - shardings.keys()):
+        _check_expected(source, manifest.leaves, expected)
+    if shardings is not None and not isinstance(shardings, Mapping):
+        shardings = dict.fromkeys(manifest.leaves, shardings)
+    if shardings is not None and (unplaced := manifest.leaves.keys() - shardings.keys()):
         raise ValueError(f"shardings: none for {', '.join(sorted(unplaced))}; give one per leaf.")
     with _quiet_orbax():
-        host = _read_verified(_absolute(path), manifest.leaves)
-    if shardings is None:
-        return host, manifest.metadata
-    placed = {
-        name: _place(name, array, shardings[name] if isinstance(shardings, Mapping) else shardings)
-        for name, array in host.items()
-    }
-    return placed, manifest.metadata
+        host = _read_verified(source, manifest.leaves)
+    if shardings is not None:
+        host = {name: _place(name, array, shardings[name]) for name, array in host.items()}
+    return host, manifest.metadata
 
 
 def read_manifest(path: epath.PathLike) -> Manifest:
-    """Reads what a checkpoint holds, without its arrays.
-
-    Raises:
-      FileNotFoundError: nothing is there, or only an unfinished save.
-      ValueError: not a checkpoint of this package, or a damaged one.
-    """
-    source = _absolute(path)
+    """Reads what a checkpoint holds, without its arrays; raises as `load`."""
+    source, stored = _absolute(path), None
     _check_source(source)
-    try:
-        with _quiet_orbax(), _context():
-            stored = ocp.load_checkpointables(source, {_MANIFEST: None})[_MANIFEST]
-    except Exception:  # damaged files raise errors of many types, which blame Orbax's handlers
-        raise ValueError(_damaged(source, f"{_MANIFEST}/data.json cannot be read. ")) from None
+    # Damaged files raise errors of many types, which blame Orbax's handlers.
+    with contextlib.suppress(Exception), _quiet_orbax(), _context():
+        stored = ocp.load_checkpointables(source, {_MANIFEST: None})[_MANIFEST]
     try:
         return Manifest.from_json(stored)
     except ValueError as error:
@@ -133,7 +113,7 @@ def read_manifest(path: epath.PathLike) -> Manifest:
 
 
 def read_metadata(path: epath.PathLike) -> dict[str, Any]:
-    """Reads the metadata given to `save`, without the arrays; raises as `read_manifest`."""
+    """Reads the metadata given to `save`, without the arrays; raises as `load`."""
     return read_manifest(path).metadata
 
 
@@ -142,7 +122,7 @@ def is_complete(path: epath.PathLike) -> bool:
     # Orbax commits both parts by one rename. Its own is_orbax_checkpoint accepts any directory.
     source = _absolute(path)
     parts = (source / _ARRAYS, source / _MANIFEST)
-    return not _is_unfinished(source) and all(part.exists() for part in parts)
+    return _UNFINISHED not in source.name and all(part.exists() for part in parts)
 
 
 def _nest(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -151,163 +131,113 @@ def _nest(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
     for name, array in flat.items():
         *parents, last = name.split("/")
         if not all((*parents, last)) or "." in name:  # Orbax joins the levels with a dot
-            raise ValueError(
-                f"array {name!r}: not a path. Join non-empty names without dots by '/', "
-                "such as 'layers_0/attention/query/kernel'."
-            )
+            raise ValueError(f"array {name!r}: not a path. Join names without dots by '/'.")
         node = tree
+        # Sorted order puts a path before the longer ones it is a part of, never after.
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise ValueError(f"array {name!r}: another array stands at a part of this path.")
-        # Sorted order puts a path before the longer ones it is a part of, never after.
         node[last] = array
     return tree
 
 
-def _check_target(target: epath.Path, overwrite: bool) -> None:
-    if _is_unfinished(target):
-        raise ValueError(f"checkpoint {target}: {_UNFINISHED} marks unfinished saves; rename it.")
-    if not target.exists():
-        return
-    if not overwrite:
-        raise FileExistsError(
-            f"checkpoint {target} exists. Choose another path or pass overwrite=True to replace it."
-        )
-    if not is_complete(target):
-        raise FileExistsError(
-            f"{target} exists and is not a checkpoint, so it is not overwritten. "
-            "Choose another path or remove it yourself."
-        )
-
-
 def _commit(target: epath.Path, tree: dict[str, Any], manifest: dict[str, Any]) -> None:
     """Writes a checkpoint; one that is replaced goes only when its successor is complete."""
-    incoming, outgoing = _staged(target)
+    incoming, outgoing = _beside(target, ".incoming"), _beside(target, ".outgoing")
     replaces = target.exists()
     # An `incoming` left by a kill is older than what is being saved: Orbax may replace it.
-    destination = incoming if replaces else target
+    destination, parts = incoming if replaces else target, {_ARRAYS: tree, _MANIFEST: manifest}
     try:
         with _quiet_orbax(), _context():
-            ocp.save_checkpointables(
-                destination, {_ARRAYS: tree, _MANIFEST: manifest}, overwrite=replaces
-            )
+            ocp.save_checkpointables(destination, parts, overwrite=replaces)
     except Exception as error:  # a full disk raises errors of many types
         raise OSError(
-            f"checkpoint {target} could not be saved ({_brief(error)}). Nothing that was saved "
+            f"checkpoint {target} could not be saved ({error!r:.160}). Nothing that was saved "
             "before is lost. Check the free space and the permissions, then save again."
         ) from None
     if jax.process_index() == 0:
         if replaces:
-            _remove(outgoing)
+            outgoing.rmtree(missing_ok=True)
             target.rename(outgoing)
             incoming.rename(target)
-        for leftover in (incoming, outgoing):
-            _remove(leftover)
+        incoming.rmtree(missing_ok=True)
+        outgoing.rmtree(missing_ok=True)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"smf_jax.checkpoints.store.commit:{target}")
 
 
-def _staged(target: epath.Path) -> tuple[epath.Path, epath.Path]:
-    return (
-        target.parent / f"{target.name}.incoming",
-        target.parent / f"{target.name}.outgoing",
-    )
+def _beside(path: epath.Path, ending: str) -> epath.Path:
+    return path.parent / (path.name + ending)
 
 
 def _absolute(path: epath.PathLike) -> epath.Path:
     return epath.Path(path).expanduser().resolve()  # Orbax takes absolute paths only
 
 
-def _remove(path: epath.Path) -> None:
-    if path.exists():
-        path.rmtree()
-
-
-def _is_unfinished(path: epath.Path) -> bool:
-    return _UNFINISHED in path.name
-
-
 def _check_source(source: epath.Path) -> None:
-    if _is_unfinished(source):
-        raise ValueError(
-            f"checkpoint {source} is an unfinished save (its process was stopped). "
-            "Delete it and load an earlier checkpoint."
-        )
+    """Refuses what is no checkpoint, telling what an interrupted save left beside it."""
+    if _UNFINISHED in source.name:
+        raise ValueError(f"checkpoint {source} is an unfinished save. Load an earlier one.")
+    incoming, trace = _beside(source, ".incoming"), ""
+    if is_complete(incoming):
+        trace = f"; replacing it was interrupted and {incoming} holds the new one: rename that"
+    elif _beside(source, _UNFINISHED).exists():
+        trace = "; a save to it was interrupted: save it again, or load an earlier checkpoint"
     if not source.exists():
-        raise FileNotFoundError(f"checkpoint {source} does not exist{_trace_of(source)}.")
+        raise FileNotFoundError(f"checkpoint {source} does not exist{trace}.")
     if not is_complete(source):
         raise ValueError(
-            f"{source} is not a complete checkpoint of smf_jax{_trace_of(source)}. "
-            "Check the path, or copy the whole directory again."
+            f"{source} is not a complete checkpoint of smf_jax{trace}. Check the path, or copy the "
+            "whole directory again."
         )
 
 
-def _trace_of(source: epath.Path) -> str:
-    """What an interrupted save left beside a path, and what to do about it."""
-    incoming, _ = _staged(source)
-    if is_complete(incoming):
-        return f"; replacing it was interrupted and {incoming} holds the new one: rename that"
-    if (source.parent / (source.name + _UNFINISHED)).exists():
-        return "; a save to it was interrupted: save it again, or load an earlier checkpoint"
-    return ""
-
-
-def _check_expected(source: epath.Path, manifest: Manifest, expected: Mapping[str, Any]) -> None:
-    if found := manifest.differences(expected):
-        raise ValueError(
-            f"checkpoint {source}: {len(found)} leaves differ from what is expected:\n  "
-            + "\n  ".join(found)
-            + "\nLoad a checkpoint of the same configuration, or change the configuration."
-        )
+def _check_expected(
+    source: epath.Path, leaves: Mapping[str, Leaf], expected: Mapping[str, Any]
+) -> None:
+    """Lists every leaf that is missing, not expected, or of another shape or dtype."""
+    have = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()}
+    want = {n: f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}" for n, leaf in expected.items()}
+    found = [f"{name}: missing" for name in sorted(want.keys() - have.keys())]
+    found += [f"{name}: not expected" for name in sorted(have.keys() - want.keys())]
+    both = sorted(have.keys() & want.keys())
+    found += [f"{n}: {have[n]}, expected {want[n]}" for n in both if have[n] != want[n]]
+    if found:
+        head = f"checkpoint {source}: {len(found)} leaves differ from what is expected:"
+        last = "\nLoad a checkpoint of the same configuration, or change the configuration."
+        raise ValueError("\n  ".join([head, *found]) + last)
 
 
 def _read_verified(source: epath.Path, leaves: Mapping[str, Leaf]) -> dict[str, np.ndarray]:
-    try:
+    # Orbax and tensorstore raise many types, none of which names the leaf.
+    with contextlib.suppress(Exception):
         host = _read(source, leaves)
-    except Exception:  # Orbax and tensorstore raise many types, none of which names the leaf
-        damaged = _find_unreadable(source, leaves)
-    else:
-        found = describe(host)
-        damaged = [
-            f"{name}: stored bytes are not those that were saved"
-            for name, leaf in leaves.items()
-            if found[name] != leaf
-        ]
-        if not damaged:
+        if describe(host) == leaves:
             return host
-    if len(damaged) > _MOST_NAMED:
-        damaged = [*damaged[:_MOST_NAMED], "and more"]
-    raise ValueError(_damaged(source, "damaged leaves:\n  " + "\n  ".join(damaged) + "\n"))
-
-
-def _read(source: epath.Path, leaves: Mapping[str, Leaf]) -> dict[str, np.ndarray]:
-    """Reads the named leaves to the host, unverified."""
-    abstract = {name: np.empty(leaf.shape, np.dtype(leaf.dtype)) for name, leaf in leaves.items()}
-    stored = {name: array for name, array in abstract.items() if array.size}
-    if stored:
-        with _context():
-            tree = ocp.load(source, _nest(stored), checkpointable_name=_ARRAYS)
-        for name in stored:
-            node: Any = tree
-            for part in name.split("/"):
-                node = node[part]
-            abstract[name] = np.asarray(node)
-    return abstract
-
-
-def _find_unreadable(source: epath.Path, leaves: Mapping[str, Leaf]) -> list[str]:
-    """Reads leaf by leaf, to name those that cannot be read or verified."""
     damaged: list[str] = []
     for name, leaf in leaves.items():
         try:
             if describe(_read(source, {name: leaf}))[name] != leaf:
                 damaged.append(f"{name}: stored bytes are not those that were saved")
         except Exception as error:
-            damaged.append(f"{name}: cannot be read ({_brief(error)})")
+            damaged.append(f"{name}: cannot be read ({error!r:.160})")
         if len(damaged) > _MOST_NAMED:
+            damaged[_MOST_NAMED:] = ["and more"]
             break
-    return damaged or ["every leaf reads alone, but not together: Orbax's own files are damaged"]
+    damaged = damaged or ["every leaf reads alone, but not together: Orbax's files are damaged"]
+    raise ValueError(f"checkpoint {source}: damaged leaves:\n  " + "\n  ".join([*damaged, DAMAGED]))
+
+
+def _read(source: epath.Path, leaves: Mapping[str, Leaf]) -> dict[str, np.ndarray]:
+    """Reads the named leaves to the host, unverified."""
+    host = {name: np.empty(leaf.shape, np.dtype(leaf.dtype)) for name, leaf in leaves.items()}
+    if stored := {name: array for name, array in host.items() if array.size}:
+        with _context():
+            tree = ocp.load(source, _nest(stored), checkpointable_name=_ARRAYS)
+        for name in stored:
+            host[name] = np.asarray(reduce(getitem, name.split("/"), tree))
+    return host
 
 
 def _place(name: str, array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
@@ -318,15 +248,6 @@ def _place(name: str, array: np.ndarray, sharding: jax.sharding.Sharding) -> jax
             "Enable jax_enable_x64, or load without shardings."
         )
     return placed
-
-
-def _damaged(source: epath.Path, what: str) -> str:
-    return f"checkpoint {source}: {what}{DAMAGED}"
-
-
-def _brief(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
 
 
 def _context() -> ocp.Context:
@@ -356,7 +277,7 @@ def _quiet_orbax() -> Iterator[None]:
         if str(unraisable.exc_value) != "Event loop is closed":
             previous_hook(unraisable)
 
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    loggers = logging.getLogger("absl"), logging.getLogger("asyncio")
     for logger in loggers:
         logger.addFilter(keep)
     previous_hook, sys.unraisablehook = sys.unraisablehook, report

@@ -1,8 +1,6 @@
 """Weights of public product-key memories, read into this library's layout.
 
-Every source has a `MemoryLayout`: a table from its tensors' names to our paths, how its queries and
-keys lie, and what its hyper-parameters are called. Nothing is guessed: a tensor that a layout does
-not list is refused.
+Nothing is guessed: a tensor that the `MemoryLayout` of its source does not list is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smf_jax.interop.tensor_files import is_kernel
+from smf_jax.interop.tensor_files import is_kernel, shape_problems
 from smf_jax.memory.config import MemoryConfig
 from smf_jax.memory.layer import MemoryLayer
 from smf_jax.params import flatten
@@ -28,47 +26,32 @@ TABLES = ("values", "expert_inputs")
 
 @dataclass(frozen=True)
 class MemoryLayout:
-    """How a source lays out one memory block.
+    """How a source lays out one memory block."""
 
-    Attributes:
-      source: the repository.
-      tensors: name there to path here: a leaf of `MemoryLayer`, or one of `TABLES`.
-      choices: from the source's hyper-parameters to fields of `MemoryConfig`; at least ``heads``
-        and ``reads``. Sizes are told by the shapes.
-      turned: whether matrices are ``(out, in)``, as PyTorch has them.
-      half_major: whether the halves of a query lie outside of its heads, ``(2·h·c, d)``, and those
-        of the keys inside of their slots, ``(h, n, 2, c)``; otherwise ``(h·2·c, d)`` and
-        ``(h·2·n, c)``.
-    """
-
-    source: str
-    tensors: Mapping[str, str]
+    source: str  # the repository
+    tensors: Mapping[str, str]  # name there to path here: a leaf of `MemoryLayer`, or of `TABLES`
+    # From the source's hyper-parameters to fields of `MemoryConfig`; at least ``heads`` and
+    # ``reads``. Sizes are told by the shapes.
     choices: Callable[[Mapping[str, Any]], dict[str, Any]]
-    turned: bool = True
+    turned: bool = True  # matrices are ``(out, in)``, as PyTorch has them
+    # The halves of a query lie outside of its heads, ``(2·h·c, d)``, and those of the keys inside
+    # of their slots, ``(h, n, 2, c)``; otherwise ``(h·2·c, d)`` and ``(h·2·n, c)``.
     half_major: bool = False
 
     def leaves(self, tensors: Arrays, heads: int) -> Leaves:
-        """Tensors, or gradients with respect to them, by our paths and in our layout.
-
-        Args:
-          tensors: by the source's names, each of which the layout lists.
-          heads: ``h``.
-        """
-        return {
-            self.tensors[name]: self._leaf(self.tensors[name], np.asarray(tensor), heads)
-            for name, tensor in tensors.items()
-        }
-
-    def _leaf(self, path: str, tensor: np.ndarray, heads: int) -> np.ndarray:
-        if path == "keys":
-            half = tensor.shape[-1]
-            if self.half_major:
-                return tensor.reshape(heads, -1, 2, half).swapaxes(1, 2)
-            return tensor.reshape(heads, 2, -1, half)
-        if path.startswith("query/") and self.half_major:
-            split = tensor.reshape(2, heads, -1, *tensor.shape[1:])
-            tensor = split.swapaxes(0, 1).reshape(tensor.shape)
-        return tensor.T if self.turned and is_kernel(path) else tensor
+        """Tensors that the layout lists, or gradients by them, by our paths and in our layout."""
+        leaves = {}
+        for name, tensor in tensors.items():
+            path, leaf = self.tensors[name], np.asarray(tensor)
+            if path == "keys":
+                order = (-1, 2) if self.half_major else (2, -1)
+                leaf = leaf.reshape(heads, *order, leaf.shape[-1])
+                leaf = leaf.swapaxes(1, 2) if self.half_major else leaf
+            elif path.startswith("query/") and self.half_major:
+                split = leaf.reshape(2, heads, -1, *leaf.shape[1:])
+                leaf = split.swapaxes(0, 1).reshape(leaf.shape)
+            leaves[path] = leaf.T if self.turned and is_kernel(path) else leaf
+        return leaves
 
 
 FACEBOOK_MEMORY = MemoryLayout(
@@ -108,17 +91,13 @@ LUCIDRAINS_PKM = MemoryLayout(
     half_major=True,
 )
 # Our own paths and our own configuration: of files that are made from the formulas.
+_PATHS = ("query/kernel", "query/bias", "keys", "query_scale", "key_scale", *TABLES)
+_PATHS += tuple(f"query_norm/{leaf}" for leaf in ("scale", "bias", "mean", "variance"))
+_PATHS += ("gate/kernel", "gate/bias", "output/kernel", "output/bias")
+_PATHS += ("output_norm/scale", "output_norm/bias")
 PLAIN_MEMORY = MemoryLayout(
     source="smf_jax",
-    tensors={
-        path: path
-        for path in (
-            *("query/kernel", "query/bias", "keys", "query_scale", "key_scale"),
-            *(f"query_norm/{leaf}" for leaf in ("scale", "bias", "mean", "variance")),
-            *("gate/kernel", "gate/bias", "output/kernel", "output/bias"),
-            *("output_norm/scale", "output_norm/bias", *TABLES),
-        )
-    },
+    tensors={path: path for path in _PATHS},
     choices=lambda given: {field.name: given[field.name] for field in fields(MemoryConfig)},
     turned=False,
 )
@@ -126,52 +105,27 @@ LAYOUTS = {each.source: each for each in (FACEBOOK_MEMORY, LUCIDRAINS_PKM, PLAIN
 
 
 class ImportedMemory(NamedTuple):
-    """A memory block in this library's layout.
-
-    Attributes:
-      config: of the block.
-      width: ``d``, of the model.
-      params: of the layer, by path.
-      tables: ``values`` ``(N, v)`` and, of experts, ``expert_inputs`` ``(N, d)``.
-    """
+    """A memory block in this library's layout, for a model of width ``d``."""
 
     config: MemoryConfig
     width: int
-    params: Leaves
-    tables: Leaves
-
-
-def layout_of(source: str) -> MemoryLayout:
-    """The layout of a source, as in ``facebookresearch/memory`` or with ``@`` and a commit.
-
-    Raises:
-      ValueError: the source is not known.
-    """
-    layout = LAYOUTS.get(source.partition("@")[0])
-    if layout is None:
-        raise ValueError(
-            f"source={source!r} has no layout here; known are {', '.join(LAYOUTS)}: give one of "
-            "these, or a MemoryLayout of your own"
-        )
-    return layout
+    params: Leaves  # of the layer, by path
+    tables: Leaves  # ``values`` ``(N, v)`` and, of experts, ``expert_inputs`` ``(N, d)``
 
 
 def import_memory(
     layout: MemoryLayout, tensors: Arrays, hyper_parameters: Mapping[str, Any]
 ) -> ImportedMemory:
-    """Reads one memory block of a public implementation.
+    """Reads one memory block of a public implementation, whose layout is one of `LAYOUTS`.
 
-    Args:
-      layout: of its source, such as `FACEBOOK_MEMORY`.
-      tensors: all weights of the block by the source's names, and nothing else.
-      hyper_parameters: of the source, by its names; those that no choice needs are not heeded.
+    ``tensors`` are all its weights by the source's names and nothing else, ``hyper_parameters``
+    those of the source; what no choice needs is not heeded.
 
     Raises:
       ValueError: a tensor is not of the layout, a weight or a hyper-parameter is missing, or a
         shape does not fit the others; naming which.
     """
-    unknown = sorted(tensors.keys() - layout.tensors.keys())
-    if unknown:
+    if unknown := sorted(tensors.keys() - layout.tensors.keys()):
         raise ValueError(
             f"tensors {unknown} are not of {layout.source}, whose tensors are "
             f"{sorted(layout.tensors)}; layouts are known of {', '.join(LAYOUTS)}"
@@ -188,35 +142,20 @@ def import_memory(
     except ValueError as error:
         shapes = {name: np.shape(tensor) for name, tensor in tensors.items()}
         raise ValueError(f"heads={choices['heads']} do not fit {shapes}: {error}") from None
-    missing = [path for path in ("query/kernel", "keys", "values") if path not in leaves]
-    if missing:
+    if missing := [path for path in ("query/kernel", "keys", "values") if path not in leaves]:
         raise ValueError(f"no {', no '.join(missing)} among the tensors {sorted(tensors)}")
     leaves = {path: leaf.astype(np.float32) for path, leaf in leaves.items()}
-    tables = {name: leaves.pop(name) for name in TABLES if name in leaves}
+    tables = {path: leaf for path, leaf in leaves.items() if path in TABLES}
+    params = {path: leaf for path, leaf in leaves.items() if path not in TABLES}
     sizes = {
         "keys_per_half": math.isqrt(len(tables["values"])),
         "key_width": 2 * leaves["keys"].shape[-1],
         "value_width": tables["values"].shape[1],
     }
-    imported = ImportedMemory(
-        MemoryConfig(**{**sizes, **choices}), len(leaves["query/kernel"]), leaves, tables
-    )
-    _check_leaves(imported)
-    return imported
-
-
-def _check_leaves(imported: ImportedMemory) -> None:
-    """Refuses leaves that are not exactly those of the layer that they were taken for."""
-    layer = MemoryLayer(imported.config, imported.width)
-    x, tables = jnp.zeros((1, 1, imported.width)), imported.tables
-    arguments = x, tables["values"], None, tables.get("expert_inputs")
-    outline = jax.eval_shape(layer.init, jax.random.key(0), *arguments)["params"]
-    wanted = {path: leaf.shape for path, leaf in flatten(outline).items()}
-    given = {path: leaf.shape for path, leaf in imported.params.items()}
-    differences = sorted(
-        f"{path} is {given.get(path, 'missing')}, expected {wanted.get(path, 'no such leaf')}"
-        for path in wanted.keys() | given.keys()
-        if wanted.get(path) != given.get(path)
-    )
-    if differences:
-        raise ValueError(f"the tensors make no memory of {imported.config}: {differences}")
+    config, width = MemoryConfig(**{**sizes, **choices}), len(leaves["query/kernel"])
+    arguments = tables["values"], None, tables.get("expert_inputs")
+    init, x = MemoryLayer(config, width).init, jnp.zeros((1, 1, width))
+    wanted = flatten(jax.eval_shape(init, jax.random.key(0), x, *arguments)["params"])
+    if problems := shape_problems(params, wanted):
+        raise ValueError(f"the tensors make no memory of {config}: {problems}")
+    return ImportedMemory(config, width, params, tables)

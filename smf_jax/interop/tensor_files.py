@@ -24,6 +24,17 @@ def transposed(path: str, array: Any) -> np.ndarray:
     return np.asarray(array.T if is_kernel(path) else array, order="C")
 
 
+def shape_problems(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """A line for each array, anything with ``shape``, that is missing, unexpected or misshapen."""
+    problems = [f"missing: {n} {wanted[n].shape}" for n in sorted(wanted.keys() - given.keys())]
+    problems += [f"unexpected: {n} {given[n].shape}" for n in sorted(given.keys() - wanted.keys())]
+    return problems + [
+        f"shape: {name} is {given[name].shape}, expected {wanted[name].shape}"
+        for name in sorted(given.keys() & wanted.keys())
+        if given[name].shape != wanted[name].shape
+    ]
+
+
 def write_tensors(file: Path, tensors: Mapping[str, np.ndarray], **header: str) -> None:
     """Writes one file, whole or not at all; ``header`` is its text by key."""
     with whole_file(file) as partial:
@@ -32,14 +43,7 @@ def write_tensors(file: Path, tensors: Mapping[str, np.ndarray], **header: str) 
 
 
 def read_tensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """All tensors of a file, and the text of its header.
-
-    Raises:
-      FileNotFoundError: no such file.
-      ValueError: a damaged one.
-    """
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist; copy the whole directory again")
+    """All tensors of a file, and the text of its header; raises as `open_tensors`."""
     with open_tensors(file) as opened:
         names = list(opened.keys())
         return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}
@@ -47,11 +51,9 @@ def read_tensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 @contextmanager
 def open_tensors(file: Path) -> Iterator[Any]:
-    """A file opened by ``safetensors.safe_open``.
-
-    Raises:
-      ValueError: it is truncated or damaged.
-    """
+    """A file opened by ``safetensors.safe_open``; a ValueError tells that it is damaged."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} does not exist; copy the whole directory again")
     try:
         with safe_open(file, "numpy") as opened:
             yield opened

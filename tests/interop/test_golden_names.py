@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from smf_jax.interop.golden import check_memory, read_memory
-from smf_jax.interop.golden_names import guess_layout
+from smf_jax.interop.golden import check_memory, guess_layout, read_memory
 from smf_jax.interop.public_memories import import_memory
 from tests.golden import OWN, load
 

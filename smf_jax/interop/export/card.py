@@ -14,76 +14,61 @@ from smf_jax.params import count_parameters, is_memory
 from smf_jax.sparse.patch import Patch
 
 _UNKNOWN = "unknown"
-_PLACES = {
-    "add": "beside the feed-forward, scaled by a learned α",
-    "replace": "in place of the feed-forward, whose weights are zeros in the base's files",
-    "pretrain": "in place of the feed-forward, whose weights are zeros in the base's files",
-}
+_BESIDE = "beside the feed-forward, scaled by a learned α"
+_INSTEAD = "in place of the feed-forward, whose weights are zeros in the base's files"
+_PATCHES = """What each task taught, in order: slots, old rows, new rows. The memory's file holds \
+the rows before the first of them."""
+_LICENCE_UNKNOWN = """Not known: no licence was named when this was exported. That of the base \
+applies; ask whoever gave you this directory."""
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a model card tells beyond what stands in the model itself.
-
-    Attributes:
-      name: of the model, its heading.
-      origin: where the base came from.
-      licence: of the base and of what was added, an identifier such as ``apache-2.0``.
-      base_model: name of the base on a hub, if it has one.
-      trained_on: a line for each thing that is known about the training.
-      scores: measured numbers by name.
-    """
+    """What a model card tells beyond what stands in the model itself."""
 
     name: str
-    origin: str
-    licence: str = _UNKNOWN
-    base_model: str = ""
-    trained_on: Sequence[str] = ()
-    scores: Mapping[str, float | str] = field(default_factory=dict)
+    origin: str  # of the base
+    licence: str = _UNKNOWN  # of base and additions, an identifier such as ``apache-2.0``
+    base_model: str = ""  # name of the base on a hub, if it has one
+    trained_on: Sequence[str] = ()  # a line for each thing that is known
+    scores: Mapping[str, float | str] = field(default_factory=dict)  # measured, by name
 
 
 def model_card(
     config: ModelConfig, params: Mapping[str, Any], patches: Sequence[Patch], facts: CardFacts
 ) -> str:
-    """The text of ``README.md``, with the metadata header that hubs read.
-
-    Args:
-      config: of the model.
-      params: by path, before the patches.
-      patches: in order.
-      facts: what else is known.
-    """
-    parts = [_header(config, facts), f"# {facts.name}", _summary(config, params)]
+    """The text of ``README.md`` with the header that hubs read; ``params`` before the patches."""
+    tags = ["smf_jax", "jax", config.family]
+    if config.memory is not None:
+        tags += ["product-key-memory", "sparse-memory-finetuning", "continual-learning"]
+    header = ["---", f"license: {json.dumps(facts.licence)}", "library_name: smf_jax"]
+    header += ["pipeline_tag: text-generation", "tags:", *(f"- {tag}" for tag in tags)]
+    header += [f"base_model: {json.dumps(facts.base_model)}"] if facts.base_model else []
+    parts = ["\n".join([*header, "---"]), f"# {facts.name}", _summary(config, params)]
     if patches:
-        parts += ["## Patches", _patch_table(patches)]
+        rows = [
+            (number, patch.task.replace("|", "\\|"), f"{patch.rows:,}", patch.fingerprint[:12])
+            for number, patch in enumerate(patches, start=1)
+        ]
+        parts += ["## Patches", _PATCHES]
+        parts.append(_table(("", "task", "rows changed", "state after it"), rows))
     parts += ["## Read it", _reading(config, patches)]
     known = [f"Base: {facts.origin}.", *facts.trained_on]
     parts += ["## Trained on", "\n".join(f"* {line}" for line in known)]
     if facts.scores:
         parts += ["## Measured", _table(("", ""), list(facts.scores.items()))]
-    parts += ["## Licence", _licence(facts)]
+    named = f"{facts.licence}, as named for the base and for what was added to it."
+    parts += ["## Licence", _LICENCE_UNKNOWN if facts.licence == _UNKNOWN else named]
     return "\n\n".join(parts) + "\n"
 
 
 def licence_of(directory: Path) -> str:
     """The licence that a directory's own model card names, or ``unknown``."""
     card = directory / "README.md"
-    if not card.is_file():
-        return _UNKNOWN
-    header = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL)
-    found = re.search(r"^license:\s*(\S+)", header.group(1), re.MULTILINE) if header else None
-    return found.group(1).strip("\"'") if found else _UNKNOWN
-
-
-def _header(config: ModelConfig, facts: CardFacts) -> str:
-    tags = ["smf_jax", "jax", config.family]
-    if config.memory is not None:
-        tags += ["product-key-memory", "sparse-memory-finetuning", "continual-learning"]
-    lines = ["---", f"license: {json.dumps(facts.licence)}", "library_name: smf_jax"]
-    lines += ["pipeline_tag: text-generation", "tags:", *(f"- {tag}" for tag in tags)]
-    if facts.base_model:
-        lines.append(f"base_model: {json.dumps(facts.base_model)}")
-    return "\n".join([*lines, "---"])
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    header = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    found = re.search(r"^license:\s*(\S+)", header[1], re.MULTILINE) if header else None
+    return found[1].strip("\"'") if found else _UNKNOWN
 
 
 def _summary(config: ModelConfig, params: Mapping[str, Any]) -> str:
@@ -97,25 +82,14 @@ def _summary(config: ModelConfig, params: Mapping[str, Any]) -> str:
     placement, shape = config.memory, config.memory.memory
     blocks = ", ".join(map(str, placement.layers))
     plural = "s" if len(placement.layers) > 1 else ""
+    place = _BESIDE if placement.mode == "add" else _INSTEAD
     shared = ", which read one table" if placement.shared_pool else ""
     return (
         f"A {config.family} decoder with product-key memories: {total:,} parameters, of which "
         f"{count_parameters(memory):,} are the memories'. They stand in block{plural} {blocks} of "
-        f"{config.layers}{shared}, {_PLACES[placement.mode]}. A table has {shape.slots:,} slots of "
+        f"{config.layers}{shared}, {place}. A table has {shape.slots:,} slots of "
         f"width {shape.value_width}; every token reads {shape.reads} of them with each of "
         f"{shape.heads} heads."
-    )
-
-
-def _patch_table(patches: Sequence[Patch]) -> str:
-    rows = [
-        (str(number), patch.task.replace("|", "\\|"), f"{patch.rows:,}", patch.fingerprint[:12])
-        for number, patch in enumerate(patches, start=1)
-    ]
-    table = _table(("", "task", "rows changed", "state after it"), rows)
-    return (
-        "What each task taught, in order: slots, old rows, new rows. The memory's file holds the "
-        "rows before the first of them.\n\n" + table
     )
 
 
@@ -155,15 +129,6 @@ load_memories(model, ".")
 ```
 
 Without the last line it is the base alone."""
-
-
-def _licence(facts: CardFacts) -> str:
-    if facts.licence == _UNKNOWN:
-        return (
-            "Not known: no licence was named when this was exported. That of the base applies; ask "
-            "whoever gave you this directory."
-        )
-    return f"{facts.licence}, as named for the base and for what was added to it."
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -1,15 +1,5 @@
 """A model with memories as a directory that others can read: base + memory + patches + card.
 
-::
-
-    config.json, model*.safetensors   the base, as transformers loads it; no memory in it
-    tokenizer.json, …                 its tokenizer
-    smf_jax.json                      the model's configuration, a digest of every leaf, the patches
-    memory.safetensors                queries, keys, gates, α and tables, before any patch
-    patches/00_NAME.safetensors       what each task taught, to be applied in order
-    pytorch_memory.py                 reads the memory in PyTorch
-    README.md                         the model card
-
 Where a memory stands in for a feed-forward (``replace``, ``pretrain``), the base holds zeros in its
 place, so that "feed-forward plus memory" reads every kind of model.
 """
@@ -21,14 +11,13 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from smf_jax.checkpoints.files import whole_directory
-from smf_jax.checkpoints.manifest import Manifest, describe, fingerprint, fingerprint_of_leaves
+from smf_jax.checkpoints.manifest import Manifest, describe, fingerprint
 from smf_jax.interop.export.card import CardFacts, model_card
 from smf_jax.interop.export.patches import load_memory, load_patch, save_memory, save_patch
 from smf_jax.interop.huggingface.checkpoint import (
@@ -41,38 +30,20 @@ from smf_jax.interop.huggingface.checkpoint import (
 from smf_jax.interop.huggingface.config import config_values
 from smf_jax.models.config import ComputeType, ModelConfig
 from smf_jax.models.decoder import abstract_params
-from smf_jax.params import Params, flatten, is_memory
+from smf_jax.params import Params, flatten, is_memory, split
 from smf_jax.sparse.patch import Patch, apply_patch
 
 FORMAT = 1
-MANIFEST, MEMORY_FILE, PATCHES, CARD = (
-    "smf_jax.json",
-    "memory.safetensors",
-    "patches",
-    "README.md",
-)
+MANIFEST, MEMORY_FILE = "smf_jax.json", "memory.safetensors"
 READER = Path(__file__).with_name("pytorch_memory.py")
 
 
 class Exported(NamedTuple):
-    """A model read from its directory.
-
-    Attributes:
-      config: of the decoder, its memory among it.
-      params: by path, with the patches applied.
-      patches: those that were applied, in order.
-    """
+    """A model read from its directory."""
 
     config: ModelConfig
-    params: Params
-    patches: tuple[Patch, ...]
-
-
-class SavedInto(Protocol):
-    """What writes files of its own into a directory: a tokenizer."""
-
-    def save(self, directory: Path) -> None:
-        """Writes them."""
+    params: Params  # by path, with the patches applied
+    patches: tuple[Patch, ...]  # those that were applied, in order
 
 
 def export_model(
@@ -82,21 +53,17 @@ def export_model(
     patches: Sequence[Patch] = (),
     *,
     facts: CardFacts | None = None,
-    tokenizer: SavedInto | None = None,
+    tokenizer: Any = None,
     companions: Path | str | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes a directory that `load_exported` reads bit for bit, and ``transformers`` its base.
 
-    Args:
-      directory: to write; must not exist. It appears whole or not at all.
-      config: of the model, with or without memories.
-      params: of the model by path, before any of the patches.
-      patches: what tasks taught, in order.
-      facts: for the model card; without them there is none.
-      tokenizer: is saved beside the weights, if given.
-      companions: a directory whose own tokenizer and generation files are copied, if any.
-      shard_bytes: the base's weights beyond this many bytes are spread over several files.
+    ``docs/serving.md`` lists its files, which appear all or none. ``params`` are by path and before
+    any of the ``patches``, which are in order. Without ``facts`` there is no model card.
+    ``tokenizer.save(directory)`` writes a tokenizer beside the weights; of a directory
+    ``companions`` its tokenizer and generation files are copied. A base beyond ``shard_bytes`` is
+    spread over several files.
 
     Raises:
       FileExistsError: ``directory`` exists.
@@ -105,14 +72,22 @@ def export_model(
     """
     params = flatten(params)
     config_values(config.with_memory(None))  # refuses what the family cannot express
+    if patches and config.memory is None:
+        raise ValueError(
+            f"patches={[patch.task for patch in patches]} belong to a memory, and the model has "
+            "none (config.memory=None); export it without patches"
+        )
     with whole_directory(directory) as partial:
         check_params(config, params)
         host = {path: np.asarray(leaf) for path, leaf in params.items()}
-        leaves = describe(host)
-        _check_patches(config, host, patches, fingerprint_of_leaves(leaves))
+        memory, _ = split(host, is_memory)
+        leaves, patched = describe(host), memory
+        base = Manifest(leaves, {}).fingerprint
+        for patch in patches:  # which tells whether they fit the base and each other
+            patched = apply_patch(patched, patch, base=base)
         _write_base(partial, config, host, shard_bytes)
         if config.memory is not None:
-            save_memory(partial / MEMORY_FILE, _memory_of(host))
+            save_memory(partial / MEMORY_FILE, memory)
             shutil.copyfile(READER, partial / READER.name)
         names = _save_patches(partial, patches)
         about = {"kind": "exported", "version": FORMAT, "model": config.to_dict(), "patches": names}
@@ -120,7 +95,7 @@ def export_model(
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         if facts is not None:
             text = model_card(config, params, patches, facts)
-            (partial / CARD).write_text(text, encoding="utf-8")
+            (partial / "README.md").write_text(text, encoding="utf-8")
         if tokenizer is not None:
             tokenizer.save(partial)
         copy_companions(companions, partial)
@@ -136,10 +111,8 @@ def load_exported(
 ) -> Exported:
     """Reads a model that `export_model` wrote, every leaf checked against its digest.
 
-    Args:
-      directory: the whole of it.
-      dtype: of the computation; that of the exported model if not given. Leaves keep theirs.
-      patches: how many of the patches to apply, from the first; all if not given.
+    ``dtype`` is that of the computation, if not of the exported model; leaves keep theirs. The
+    first ``patches`` patches are applied; all if not given.
 
     Raises:
       FileNotFoundError: the directory or a file of it is not there.
@@ -148,70 +121,44 @@ def load_exported(
     """
     directory = Path(directory)
     manifest = _read_manifest(directory)
-    config = ModelConfig.from_dict(
-        manifest.metadata["model"] | ({} if dtype is None else {"dtype": dtype})
-    )
+    about = manifest.metadata["model"]
+    config = ModelConfig.from_dict(about if dtype is None else {**about, "dtype": dtype})
     _, tree = load_huggingface(directory, config.dtype, "stored")
-    base = flatten(tree)
-    params = {path: leaf for path, leaf in base.items() if path in manifest.leaves}
+    params = {path: leaf for path, leaf in flatten(tree).items() if path in manifest.leaves}
     if config.memory is not None:
-        paths = [path for path in manifest.leaves if is_memory(path)]
-        memory = load_memory(directory / MEMORY_FILE, paths)
+        memory = load_memory(directory / MEMORY_FILE, list(filter(is_memory, manifest.leaves)))
         params |= {path: jnp.asarray(leaf) for path, leaf in memory.items()}
-    _check_digests(directory, manifest, params)
+    found = describe({path: np.asarray(leaf) for path, leaf in params.items()})
+    if wrong := [path for path, leaf in manifest.leaves.items() if found.get(path) != leaf]:
+        raise ValueError(
+            f"{directory}: {len(wrong)} leaves are not those that were exported: "
+            f"{', '.join(wrong[:8])}{', …' if len(wrong) > 8 else ''}; copy the directory again"
+        )
     applied = _load_patches(directory, manifest.metadata["patches"], patches)
-    flat: dict[str, Any] = flatten(params)
+    params = flatten(params)
     for patch in applied:
-        flat = apply_patch(flat, patch, base=manifest.fingerprint)
-    return Exported(config, flat, tuple(applied))
-
-
-def _memory_of(params: Mapping[str, Any]) -> dict[str, Any]:
-    return {path: leaf for path, leaf in params.items() if is_memory(path)}
+        params = apply_patch(params, patch, base=manifest.fingerprint)
+    return Exported(config, params, tuple(applied))
 
 
 def _write_base(
     directory: Path, config: ModelConfig, params: Mapping[str, np.ndarray], shard_bytes: int
 ) -> None:
     """Writes the model without its memories; feed-forwards that they stand in for are zeros."""
-    plain = config.with_memory(None)
-    dtype = params["embedder/embedding"].dtype
+    plain, dtype = config.with_memory(None), params["embedder/embedding"].dtype
     base = {
-        path: params.get(path, jax.ShapeDtypeStruct(leaf.shape, dtype))
+        path: params.get(path, np.broadcast_to(np.zeros((), dtype), leaf.shape))
         for path, leaf in flatten(abstract_params(plain)).items()
     }
-
-    def read(path: str) -> np.ndarray:
-        return params[path] if path in params else np.zeros(base[path].shape, dtype)
-
-    write_huggingface(directory, plain, base, read, shard_bytes)
-
-
-def _check_patches(
-    config: ModelConfig,
-    params: Mapping[str, np.ndarray],
-    patches: Sequence[Patch],
-    base_fingerprint: str,
-) -> None:
-    """Applies the patches in order, which tells whether they fit the base and each other."""
-    if patches and config.memory is None:
-        raise ValueError(
-            f"patches={[patch.task for patch in patches]} belong to a memory, and the model has "
-            "none (config.memory=None); export it without patches"
-        )
-    memory: Mapping[str, Any] = _memory_of(params)
-    for patch in patches:
-        memory = apply_patch(memory, patch, base=base_fingerprint)
+    write_huggingface(directory, plain, base, base.__getitem__, shard_bytes)
 
 
 def _save_patches(directory: Path, patches: Sequence[Patch]) -> list[dict[str, str]]:
     """Writes the patches; returns name, task and digest of each."""
-    if patches:
-        (directory / PATCHES).mkdir()
     names = []
     for number, patch in enumerate(patches):
         task = re.sub(r"[^A-Za-z0-9]+", "_", patch.task).strip("_")[:40]
-        name = f"{PATCHES}/{number:02d}_{task or 'task'}.safetensors"
+        name = f"patches/{number:02d}_{task or 'task'}.safetensors"
         save_patch(directory / name, patch)
         digest = fingerprint(patch.to_arrays()[0])
         names.append({"file": name, "task": patch.task, "digest": digest})
@@ -221,17 +168,15 @@ def _save_patches(directory: Path, patches: Sequence[Patch]) -> list[dict[str, s
 def _load_patches(
     directory: Path, names: Sequence[Mapping[str, str]], count: int | None
 ) -> list[Patch]:
+    """Reads so many of the patches, or all."""
     if count is not None and not 0 <= count <= len(names):
         raise ValueError(f"patches={count}: {directory} holds {len(names)}; choose 0 to that")
     patches = []
     for entry in names[:count]:
-        patch = load_patch(directory / entry["file"])
-        if fingerprint(patch.to_arrays()[0]) != entry["digest"]:
-            raise ValueError(
-                f"{directory / entry['file']}: its arrays are not those that were exported; copy "
-                "the file again"
-            )
-        patches.append(patch)
+        file = directory / entry["file"]
+        patches.append(load_patch(file))
+        if fingerprint(patches[-1].to_arrays()[0]) != entry["digest"]:
+            raise ValueError(f"{file}: its arrays are not those exported; copy the file again")
     return patches
 
 
@@ -239,27 +184,13 @@ def _read_manifest(directory: Path) -> Manifest:
     file = directory / MANIFEST
     if not file.is_file():
         raise FileNotFoundError(
-            f"{file} does not exist; give a directory that export_model wrote, or read a plain "
-            "checkpoint with load_huggingface"
+            f"{file} does not exist; give a directory that export_model wrote, or load_huggingface"
         )
     try:
         manifest = Manifest.from_json(json.loads(file.read_text()))
+        kind, version = (manifest.metadata.get(key) for key in ("kind", "version"))
+        if (kind, version) != ("exported", FORMAT):
+            raise ValueError(f"{kind=}, {version=}: load it with the smf_jax that wrote it")
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    about = manifest.metadata
-    if (about.get("kind"), about.get("version")) != ("exported", FORMAT):
-        raise ValueError(
-            f"{file}: kind={about.get('kind')!r}, version {about.get('version')!r}; expected an "
-            f"exported model of version {FORMAT}: load it with the smf_jax that wrote it"
-        )
     return manifest
-
-
-def _check_digests(directory: Path, manifest: Manifest, params: Mapping[str, Any]) -> None:
-    found = describe({path: np.asarray(leaf) for path, leaf in params.items()})
-    wrong = [path for path, leaf in manifest.leaves.items() if found.get(path) != leaf]
-    if wrong:
-        raise ValueError(
-            f"{directory}: {len(wrong)} leaves are not those that were exported: "
-            f"{', '.join(wrong[:8])}{', …' if len(wrong) > 8 else ''}; copy the directory again"
-        )

@@ -33,12 +33,7 @@ def memory_name(path: str) -> str:
 
 
 def save_patch(file: Path | str, patch: Patch) -> None:
-    """Writes a patch as one safetensors file, which `load_patch` reads bit for bit.
-
-    Args:
-      file: to write.
-      patch: arrays go in as tensors, everything else as JSON into the file's header.
-    """
+    """Writes a patch as one safetensors file: arrays as tensors, the rest as JSON in its header."""
     arrays, about = patch.to_arrays()
     tensors = {_patch_name(path): np.asarray(array, order="C") for path, array in arrays.items()}
     header = {_ABOUT: json.dumps({**about, "paths": sorted(arrays)})}
@@ -46,12 +41,7 @@ def save_patch(file: Path | str, patch: Patch) -> None:
 
 
 def load_patch(file: Path | str) -> Patch:
-    """Reads what `save_patch` wrote.
-
-    Raises:
-      FileNotFoundError: no such file.
-      ValueError: the file is damaged, or holds no patch of this format.
-    """
+    """Reads what `save_patch` wrote; a ValueError tells of damage, or of another format."""
     arrays, header = read_tensors(Path(file))
     try:
         about = json.loads(header[_ABOUT])
@@ -73,21 +63,15 @@ def save_memory(file: Path, params: Mapping[str, Any]) -> None:
 
 
 def load_memory(file: Path, paths: list[str]) -> dict[str, np.ndarray]:
-    """Reads leaves that `save_memory` wrote.
-
-    Raises:
-      FileNotFoundError: no such file.
-      ValueError: the file is damaged, or a leaf is not in it.
-    """
+    """Reads leaves that `save_memory` wrote; a ValueError tells of damage, or of other leaves."""
     tensors, _ = read_tensors(file)
-    names = {path: memory_name(path) for path in paths}
-    absent = sorted(set(names.values()) - set(tensors))
-    unknown = sorted(set(tensors) - set(names.values()))
-    if absent or unknown:
+    names = {memory_name(path): path for path in paths}
+    if names.keys() != tensors.keys():
         raise ValueError(
-            f"{file}: tensors missing {absent}, not expected {unknown}; copy the directory again"
+            f"{file}: tensors missing {sorted(names.keys() - tensors.keys())}, not expected "
+            f"{sorted(tensors.keys() - names.keys())}; copy the directory again"
         )
-    return {path: transposed(path, tensors[name]) for path, name in names.items()}
+    return {path: transposed(path, tensors[name]) for name, path in names.items()}
 
 
 def _patch_name(path: str) -> str:

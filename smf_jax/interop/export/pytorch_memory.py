@@ -12,18 +12,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 
-class Memory(torch.nn.Module):
+class Memory:
     """A product-key memory: from a block's normalised input to what it adds to the block."""
 
     def __init__(self, config: dict, weights: dict, tables: dict):
-        super().__init__()
-        self.config, self.tables = config, tables
-        self.names = {name: name.replace(".", "_") for name in weights}
-        for name, tensor in weights.items():
-            self.register_buffer(self.names[name], tensor)
-
-    def get(self, name: str) -> torch.Tensor | None:
-        return getattr(self, self.names[name]) if name in self.names else None
+        self.config, self.get, self.tables = config, weights.get, tables
 
     def linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
         bias = self.get(f"{name}.bias")
@@ -45,7 +38,7 @@ class Memory(torch.nn.Module):
             return F.rms_norm(q, q.shape[-1:], self.get("query_norm.scale"), 1e-6)
         return F.rms_norm(q, q.shape[-1:], self.get("query_scale"), 1e-6) if c["qk_norm"] else q
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
         c, rows = self.config, x.flatten(0, -2)
         keys = self.get("keys").float()
         if c["qk_norm"]:
@@ -65,7 +58,7 @@ class Memory(torch.nn.Module):
         if c["gate"] == "silu":
             y = self.linear(y * F.silu(self.linear(rows, "gate")), "output")
         else:
-            y = self.linear(y, "output") if "output.weight" in self.names else y
+            y = y if self.get("output.weight") is None else self.linear(y, "output")
             y = y * self.linear(rows, "gate").sigmoid() if c["gate"] == "scalar" else y
         alpha = self.get("alpha")
         return (y if alpha is None else alpha.to(y) * y).view_as(x)

@@ -4,50 +4,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from smf_jax.models.config import ComputeType, Family, ModelConfig, RopeScaling
 
-_ARCHITECTURES = {
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "llama": "LlamaForCausalLM",
+_REQUIRED = {
+    "vocabulary": "vocab_size",
+    "width": "hidden_size",
+    "hidden_width": "intermediate_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
 }
-_REQUIRED = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-)
-# What transformers assumes where a file leaves it out.
-_POSITIONS = {"qwen2": 32_768, "qwen3": 32_768, "llama": 2048}
-_KEY_VALUE_HEADS = {"qwen2": 32, "qwen3": 32, "llama": None}
+_LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
 def read_config(file: Path, dtype: ComputeType = "float32") -> ModelConfig:
-    """Reads a ``config.json``.
-
-    Args:
-      file: the file.
-      dtype: compute dtype of the resulting configuration; the file's own is not heeded.
+    """Reads a ``config.json``, for computation in ``dtype``; the file's own is not heeded.
 
     Raises:
       FileNotFoundError: no such file.
       ValueError: not JSON, another kind of model, or a feature that the decoder does not have.
     """
     if not file.exists():
-        raise FileNotFoundError(
-            f"{file} does not exist; give the directory of a Hugging Face checkpoint"
-        )
+        raise FileNotFoundError(f"{file} does not exist; give a Hugging Face checkpoint")
     try:
-        values = json.loads(file.read_text())
-    except ValueError as error:
+        return replace(parse_config(json.loads(file.read_text())), dtype=dtype)
+    except json.JSONDecodeError as error:
         raise ValueError(f"{file} is not JSON: {error}; copy the file again") from error
-    try:
-        return replace(parse_config(values), dtype=dtype)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
 
@@ -60,58 +45,51 @@ def parse_config(values: Mapping[str, Any]) -> ModelConfig:
     too; ``head_dim`` is ``hidden_size / num_attention_heads``, for Qwen3 128.
     """
     family = values.get("model_type", "")
+    qwen2, llama = family == "qwen2", family == "llama"
     if family not in get_args(Family):
-        raise ValueError(
-            f"model_type={family!r} is not supported; choose a model of {get_args(Family)}"
-        )
-    absent = [key for key in _REQUIRED if values.get(key) is None]
-    if absent:
+        raise ValueError(f"model_type={family!r} is not supported; choose of {get_args(Family)}")
+    if absent := [key for key in _REQUIRED.values() if values.get(key) is None]:
         raise ValueError(f"the keys {absent} are missing; is this the file of a whole model?")
     _refuse_unsupported(values)
-    width, heads = values["hidden_size"], values["num_attention_heads"]
+    sizes = {field: values[key] for field, key in _REQUIRED.items()}
+    width, heads = sizes["width"], sizes["heads"]
     bias = bool(values.get("attention_bias", False))
     theta, scaling = _parse_rope(values)
     return ModelConfig(
         family=family,
-        vocabulary=values["vocab_size"],
-        width=width,
-        layers=values["num_hidden_layers"],
-        heads=heads,
-        key_value_heads=values.get("num_key_value_heads", _KEY_VALUE_HEADS[family]) or heads,
+        **sizes,
+        key_value_heads=values.get("num_key_value_heads", None if llama else 32) or heads,
         head_width=values.get("head_dim") or (128 if family == "qwen3" else width // heads),
-        hidden_width=values["intermediate_size"],
         rope_theta=theta,
         rope_scaling=scaling,
         norm_epsilon=values.get("rms_norm_eps", 1e-6),
         tied=bool(values.get("tie_word_embeddings", False)),
-        attention_bias=True if family == "qwen2" else bias,
-        attention_output_bias=False if family == "qwen2" else bias,
-        feed_forward_bias=bool(values.get("mlp_bias", False)) if family == "llama" else False,
+        attention_bias=qwen2 or bias,
+        attention_output_bias=bias and not qwen2,
+        feed_forward_bias=llama and bool(values.get("mlp_bias", False)),
         query_key_norm=family == "qwen3",
-        max_positions=values.get("max_position_embeddings", _POSITIONS[family]),
+        max_positions=values.get("max_position_embeddings", 2048 if llama else 32_768),
     )
 
 
 def config_values(config: ModelConfig) -> dict[str, Any]:
     """The values of a ``config.json``, in the spelling of old and new ``transformers`` alike.
 
-    Raises:
-      ValueError: a memory stands in the model, or its family has no such variant.
+    A ValueError tells of a memory in the model, or that its family has no such variant.
     """
     if config.memory is not None:
         raise ValueError(
             f"memories in layers {config.memory.layers} have no place in a {config.family} "
             "checkpoint; export the base without them, and the memory as a patch"
         )
-    rope = _rope_values(config)
+    rope: dict[str, Any] = {"rope_type": "default"}
+    if config.rope_scaling is not None:
+        scaling = zip(_LLAMA3, astuple(config.rope_scaling), strict=True)
+        rope = {"rope_type": "llama3", **dict(scaling)}
     values = {
-        "architectures": [_ARCHITECTURES[config.family]],
+        "architectures": [f"{config.family.capitalize()}ForCausalLM"],
         "model_type": config.family,
-        "vocab_size": config.vocabulary,
-        "hidden_size": config.width,
-        "intermediate_size": config.hidden_width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
+        **{key: getattr(config, field) for field, key in _REQUIRED.items()},
         "num_key_value_heads": config.key_value_heads,
         "head_dim": config.head_width,
         "hidden_act": "silu",
@@ -130,23 +108,16 @@ def config_values(config: ModelConfig) -> dict[str, Any]:
         values |= {"use_sliding_window": False, "sliding_window": None}
     if config.family == "qwen2" and config.head_width * config.heads == config.width:
         del values["head_dim"]
-    _check_expressible(config, values)
-    return values
-
-
-def _check_expressible(config: ModelConfig, values: dict[str, Any]) -> None:
-    """What is written must read back as the same model."""
+    # What is written must read back as the same model.
     again = replace(parse_config(values), dtype=config.dtype, remat=config.remat)
-    differing = [
-        f"{field.name}={getattr(config, field.name)}"
-        for field in fields(config)
-        if getattr(config, field.name) != getattr(again, field.name)
-    ]
-    if differing:
+    if config != again:
+        pairs = ((f.name, getattr(config, f.name), getattr(again, f.name)) for f in fields(config))
+        differing = ", ".join(f"{name}={here}" for name, here, there in pairs if here != there)
         raise ValueError(
-            f"the family {config.family} has no variant with {', '.join(differing)}; export under "
-            f"another of {get_args(Family)}"
+            f"the family {config.family} has no variant with {differing}; export under another of "
+            f"{get_args(Family)}"
         )
+    return values
 
 
 def _parse_rope(values: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
@@ -157,43 +128,24 @@ def _parse_rope(values: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     if kind == "default":
         return float(theta), None
     if kind != "llama3":
-        raise ValueError(
-            f"rope_type={kind!r} is not supported; choose a model with 'default' or 'llama3'"
-        )
-    names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    absent = [name for name in names if rope.get(name) is None]
-    if absent:
+        raise ValueError(f"rope_type={kind!r} is not supported; choose 'default' or 'llama3'")
+    if absent := [name for name in _LLAMA3 if rope.get(name) is None]:
         raise ValueError(f"rope_type='llama3' needs the keys {absent}")
-    return float(theta), RopeScaling(*(rope[name] for name in names))
-
-
-def _rope_values(config: ModelConfig) -> dict[str, Any]:
-    scaling = config.rope_scaling
-    if scaling is None:
-        return {"rope_type": "default"}
-    return {
-        "rope_type": "llama3",
-        "factor": scaling.factor,
-        "low_freq_factor": scaling.low_frequency_factor,
-        "high_freq_factor": scaling.high_frequency_factor,
-        "original_max_position_embeddings": scaling.original_max_positions,
-    }
+    return float(theta), RopeScaling(*(rope[name] for name in _LLAMA3))
 
 
 def _refuse_unsupported(values: Mapping[str, Any]) -> None:
     """Features that would change the logits and that the decoder does not have."""
-    layer_types = set(values.get("layer_types") or ()) - {"full_attention"}
-    rope = values.get("rope_parameters") or {}
-    values = {"partial_rotary_factor": rope.get("partial_rotary_factor", 1.0)} | dict(values)
+    rope: dict[str, Any] = {"partial_rotary_factor": 1.0} | (values.get("rope_parameters") or {})
+    values = rope | dict(values)
     checks = {
         "hidden_act": values.get("hidden_act", "silu") not in ("silu", "swish"),
         "use_sliding_window": bool(values.get("use_sliding_window", False)),
-        "layer_types": bool(layer_types),
+        "layer_types": bool(set(values.get("layer_types") or ()) - {"full_attention"}),
         "partial_rotary_factor": values["partial_rotary_factor"] != 1.0,
         "quantization_config": values.get("quantization_config") is not None,
     }
-    refused = [f"{key}={values[key]!r}" for key, wrong in checks.items() if wrong]
-    if refused:
+    if refused := [f"{key}={values[key]!r}" for key, wrong in checks.items() if wrong]:
         raise ValueError(
             f"{', '.join(refused)} is not supported: the decoder has silu, full attention, whole "
             "rotations and unquantised weights; choose a model with these"
