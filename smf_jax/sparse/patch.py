@@ -1,11 +1,8 @@
 """Patches: what a task taught, as the rows it changed.
 
-A patch holds, for each pool, slot ids with the old and the new rows, and the scalars that changed
-(such as α). Applying it, taking it back, stacking and merging are exact: rows are compared bit for
-bit before anything is written, so a patch never lands on a model that it does not fit.
-
-States of a model are named by fingerprints, as commits are: the base by its arrays, the state after
-a patch by the state before it (``parent``) and what the patch holds.
+Rows are compared bit for bit before anything is written, so that a patch never lands on a model
+that it does not fit. States of a model are named by fingerprints, as commits are: the base by its
+arrays, the state after a patch by the state before it (``parent``) and what the patch holds.
 """
 
 from __future__ import annotations
@@ -20,11 +17,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from smf_jax.checkpoints.manifest import fingerprint, sha256_of_json, to_host
-from smf_jax.params import is_pool
-from smf_jax.sparse.exactness import rows_differ, same_bits
+from smf_jax.sparse.exactness import rows_differ
 
 FORMAT = 1
-
+_POOL_FIELDS = ("slots", "old", "new")
 _MOST_NAMED = 8  # slots named in one line of an error
 
 
@@ -78,7 +74,6 @@ class Patch:
 
     def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays by path and JSON metadata, as checkpoints store them."""
-        arrays = _content(self.pools, self.scalars)
         names = {
             "format": FORMAT,
             "task": self.task,
@@ -87,7 +82,8 @@ class Patch:
             "pools": {path: change.table_slots for path, change in self.pools.items()},
             "scalars": sorted(self.scalars),
         }
-        return arrays, {"kind": "patch", "base": self.base, "patch": names}
+        metadata = {"kind": "patch", "base": self.base, "patch": names}
+        return _content(self.pools, self.scalars), metadata
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> Patch:
@@ -102,37 +98,25 @@ class Patch:
                 f"kind={metadata.get('kind')!r}, patch format {found!r}: expected a patch of "
                 f"format {FORMAT}; load it with the version of smf_jax that wrote it"
             )
+
+        def read(path: str, fields: Sequence[str]) -> dict[str, np.ndarray]:
+            return {field: np.asarray(arrays[f"{path}/{field}"]) for field in fields}
+
         names = metadata["patch"]
-        return cls(
-            task=names["task"],
-            base=metadata["base"],
-            parent=names["parent"],
-            fingerprint=names["fingerprint"],
-            pools={
-                path: PoolChange(
-                    *(np.asarray(arrays[f"{path}/{field}"]) for field in ("slots", "old", "new")),
-                    table_slots=table_slots,
-                )
-                for path, table_slots in names["pools"].items()
-            },
-            scalars={
-                path: ScalarChange(*(np.asarray(arrays[f"{path}/{f}"]) for f in ("old", "new")))
-                for path in names["scalars"]
-            },
-        )
-
-
-# --- making ------------------------------------------------------------------------------------
+        pools = {
+            path: PoolChange(**read(path, _POOL_FIELDS), table_slots=table_slots)
+            for path, table_slots in names["pools"].items()
+        }
+        scalars = {path: ScalarChange(**read(path, ("old", "new"))) for path in names["scalars"]}
+        states = (metadata["base"], names["parent"], names["fingerprint"])
+        return cls(names["task"], *states, pools, scalars)
 
 
 def pool_change(slots: Any, old: Any, new: Any, table_slots: int) -> PoolChange:
-    """Brings the rows a task touched into the form of a patch.
+    """Brings the ``(s, v)`` rows a task touched, before and after it, into the form of a patch.
 
-    Args:
-      slots: ``(s,)`` distinct ids in any order; unused places hold ``N`` or more and are dropped.
-      old: ``(s, v)`` rows before the task.
-      new: ``(s, v)`` rows after it; rows that end as they began are dropped.
-      table_slots: ``N``.
+    ``slots`` are ``(s,)`` distinct ids in any order; unused places hold ``N`` or more and are
+    dropped, and so are rows that end as they began.
 
     Raises:
       ValueError: shapes or dtypes that differ, repeated or negative slots, new rows not finite.
@@ -167,14 +151,13 @@ def make_patch(
     base: str,
     parent: str | None = None,
 ) -> Patch:
-    """Makes a patch of the rows and scalars that a task changed.
+    """Makes a patch of the rows, by pool path, and scalars that a task changed.
 
-    Args:
-      pools: changed rows by pool path.
-      scalars: old and new value by path; those that did not change are dropped.
-      task: what was taught.
-      base: fingerprint of the base.
-      parent: ``fingerprint`` of the patch before; the base if not given.
+    Of scalars, by path, the old and the new value is given; those that did not change are dropped.
+    ``parent`` is the ``fingerprint`` of the patch before; the base's if not given.
+
+    Raises:
+      ValueError: naming a scalar that is none, or not finite.
     """
     pools = {path: pools[path] for path in sorted(pools) if pools[path].slots.size}
     changed = {}
@@ -194,59 +177,6 @@ def make_patch(
     return Patch(task, base, parent, sha256_of_json([parent, content]), pools, changed)
 
 
-def diff_params(
-    before: Mapping[str, Any],
-    after: Mapping[str, Any],
-    *,
-    task: str,
-    base: str,
-    parent: str | None = None,
-) -> Patch:
-    """Makes the patch that leads from one flat parameter dictionary to another.
-
-    Reads every leaf: the way to prove that nothing but rows and scalars changed, whatever
-    trained them.
-
-    Args:
-      before: parameters by path, NumPy or JAX.
-      after: the same paths, after the task.
-      task: what was taught.
-      base: fingerprint of the base.
-      parent: ``fingerprint`` of the patch before; the base if not given.
-
-    Returns:
-      A patch; without pools and scalars if nothing changed.
-
-    Raises:
-      ValueError: naming every leaf that differs and is neither a pool's table nor a scalar.
-    """
-    if before.keys() != after.keys():
-        raise ValueError(f"paths in one only: {sorted(before.keys() ^ after.keys())}")
-    pools, scalars, other = {}, {}, []
-    for path in sorted(before):
-        old, new = np.asarray(before[path]), np.asarray(after[path])
-        if old.shape == new.shape and old.dtype == new.dtype and same_bits(old, new):
-            continue
-        if old.shape != new.shape or old.dtype != new.dtype:
-            other.append(path)
-        elif is_pool(path):
-            slots = np.flatnonzero(rows_differ(old, new))
-            pools[path] = pool_change(slots, old[slots], new[slots], len(old))
-        elif old.shape == ():
-            scalars[path] = (old, new)
-        else:
-            other.append(path)
-    if other:
-        raise ValueError(
-            f"{', '.join(other)} changed: a patch holds rows of pools and scalars only; "
-            "save these leaves as a checkpoint"
-        )
-    return make_patch(pools, scalars, task=task, base=base, parent=parent)
-
-
-# --- using -------------------------------------------------------------------------------------
-
-
 def apply_patch(
     params: Mapping[str, Any], patch: Patch, *, base: str | None = None
 ) -> dict[str, Any]:
@@ -258,7 +188,7 @@ def apply_patch(
       base: fingerprint of the base under ``params``, to be compared with the patch's.
 
     Returns:
-      The parameters with the changed leaves replaced, of the kind (NumPy or JAX) they were.
+      The parameters with the changed ones replaced, of the kind (NumPy or JAX) they were.
 
     Raises:
       ValueError: naming every pool and scalar that does not fit; nothing is written.
@@ -276,10 +206,7 @@ def revert_patch(
 ) -> dict[str, Any]:
     """Takes a patch back: the rows and scalars it changed are those before it, bit for bit.
 
-    Args:
-      params: flat parameters, which stay as they are.
-      patch: the patch to take back.
-      later: patches applied after it. They may touch other slots only.
+    Patches applied ``later`` may touch other slots only; ``params`` stay as they are.
 
     Raises:
       ValueError: naming the later patches in the way and their slots, or, where the rows are not
@@ -299,13 +226,7 @@ def revert_patch(
 
 
 def shared_places(first: Patch, second: Patch, *, disagreeing: bool = False) -> list[str]:
-    """Names the pools with slots, and the scalars, that both patches change.
-
-    Args:
-      first: a patch.
-      second: another.
-      disagreeing: only the places where their new values differ.
-    """
+    """Names the pools with slots, and the scalars, that both patches change, or disagree on."""
     found = []
     for path in sorted(first.pools.keys() & second.pools.keys()):
         a, b = first.pools[path], second.pools[path]
@@ -321,16 +242,13 @@ def shared_places(first: Patch, second: Patch, *, disagreeing: bool = False) -> 
     return found
 
 
-# --- exactness ---------------------------------------------------------------------------------
-
-
 def _content(
     pools: Mapping[str, PoolChange], scalars: Mapping[str, ScalarChange]
 ) -> dict[str, np.ndarray]:
     arrays = {
         f"{path}/{field}": getattr(change, field)
         for path, change in pools.items()
-        for field in ("slots", "old", "new")
+        for field in _POOL_FIELDS
     }
     for path, change in scalars.items():
         arrays |= {f"{path}/old": change.old, f"{path}/new": change.new}

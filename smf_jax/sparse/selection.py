@@ -28,12 +28,7 @@ _SHARE_UNIT = 2.0**-20
 
 
 class Ranking(NamedTuple):
-    """The best slots of one pool, best first; ties stand by the lower slot.
-
-    Attributes:
-      slots: ``(s,)`` int32; ``N`` where fewer were accessed.
-      scores: ``(s,)`` float32; ``-inf`` at those places.
-    """
+    """The best slots of one pool and their scores; ``N`` and ``-inf`` where fewer were accessed."""
 
     slots: SlotIds
     scores: Float[Array, " s"]
@@ -91,12 +86,10 @@ def select_slots(
         raise ValueError(
             f"top_t={top_t} is outside [1, N={table_slots}]; choose a budget within the table"
         )
-    if size is None and not budgeted:
-        size = table_slots
-    elif size is None:
-        if not isinstance(top_t, int):
+    if size is None:
+        if budgeted and not isinstance(top_t, int):
             raise ValueError("top_t is an array; give the static size, size=budget_size(largest)")
-        size = budget_size(top_t)
+        size = budget_size(top_t) if budgeted and isinstance(top_t, int) else table_slots
     scores = score_slots(accesses, background, rule, key)
     ranking = rank_slots(accesses, scores, min(size, table_slots))
     return _first(ranking, top_t if budgeted else size, table_slots)
@@ -113,22 +106,16 @@ def select_in_pools(
     scope: BudgetScope = "per_layer",
     score_share: float | None = None,
 ) -> dict[str, SlotIds]:
-    """Selects slots of several pools, each within a budget of its own or all within one.
+    """Selects slots of several pools as `select_slots` does, mappings being by pool path.
 
-    Args:
-      accesses: of the batch, by pool path.
-      background: usage of general text by pool path, or ``None`` for rules without.
-      rule: see `score_slots`.
-      top_t: the budget of each pool, or of all together.
-      size: static number of places ``s`` in each pool.
-      key: random key, for ``random`` only; every pool draws from its own.
-      scope: ``per_layer``: a budget for each pool (2604.05248, 2605.03229); ``shared``: one for
-        all of them, scores compared across pools, ties by the pool named first.
-      score_share: where given, no more slots than cover this share of the summed positive scores,
-        those of every accessed slot: the smallest such set, at most ``top_t``.
+    Scope ``per_layer`` is a budget for each pool (2604.05248, 2605.03229), ``shared`` one for all
+    of them: scores are compared across pools, ties go by the pool named first. Where a
+    ``score_share`` is given, no more slots are taken than cover this share of the summed positive
+    scores of all accessed slots: the smallest such set, at most ``top_t``. Rule ``random`` draws
+    for every pool from a key of its own.
 
     Returns:
-      ``(s,)`` slot ids by pool path, best first; unused places hold ``N``.
+      ``(s,)`` slot ids by pool path, best first; ``size`` places, unused ones hold ``N``.
     """
     scores, rankings = {}, {}
     for index, (pool, of_pool) in enumerate(sorted(accesses.items())):
@@ -151,13 +138,7 @@ def select_in_pools(
 
 
 def rank_slots(accesses: Accesses, scores: SlotScores, size: int) -> Ranking:
-    """The ``size`` best slots of a pool.
-
-    Args:
-      accesses: of the batch.
-      scores: from `score_slots`, in the places of the accesses.
-      size: static number of places, at most ``N``.
-    """
+    """The ``size <= N`` best slots of a pool, best first; ties stand by the lower slot."""
     best, places = top_places(scores, min(size, scores.shape[0]))
     slots = places if accesses.slots is None else accesses.slots[places]
     slots = jnp.where(best > -jnp.inf, slots, accesses.table_slots).astype(jnp.int32)
@@ -174,10 +155,6 @@ def top_places(scores: SlotScores, size: int) -> tuple[Float[Array, " s"], Int[A
     Of a long vector the maxima of groups are ranked first: whoever is among the best ``s`` stands
     in one of the ``s`` groups of the largest maxima, because each group ahead of its own holds a
     score ahead of it. Measured on a CPU at 4M scores: 1.6 ms where `lax.top_k` takes 15.
-
-    Args:
-      scores: ``(m,)``.
-      size: static, at most ``m``.
     """
     length = scores.shape[0]
     if length < 4 * size * GROUP:
