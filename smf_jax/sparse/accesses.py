@@ -6,7 +6,7 @@ Both forms say the same of every slot, so that what is selected does not depend 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -28,11 +28,7 @@ _LARGEST_WEIGHT = 2047.0
 _LOW_BITS = 8
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["slots", "counts", "amounts", "total"],
-    meta_fields=["table_slots"],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Accesses:
     """How often a batch read each slot.
@@ -51,12 +47,7 @@ class Accesses:
     counts: Int[Array, " m"]
     amounts: Float[Array, " m"] | None
     total: Int[Array, ""] | Float[Array, ""]
-    table_slots: int
-
-    @property
-    def places(self) -> int:
-        """Length of the arrays: ``N``, or the number of reads."""
-        return self.counts.shape[0]
+    table_slots: int = field(metadata={"static": True})
 
 
 def form_for(reads: int, table_slots: int) -> Form:
@@ -95,7 +86,7 @@ def count_reads(
     Raises:
       ValueError: if there are no reads.
     """
-    require_reads(reads)
+    check_reads(reads)
     ids = jnp.concatenate([counted_ids(slots, valid, table_slots) for slots in reads])
     form = form or form_for(ids.shape[0], table_slots)
     number = jnp.sum(valid, dtype=jnp.int32) * sum(slots.shape[1] for slots in reads)
@@ -116,7 +107,7 @@ def count_reads(
     return Accesses(in_order, counts, amounts, total, table_slots)
 
 
-def require_reads(reads: Sequence[object]) -> None:
+def check_reads(reads: Sequence[object]) -> None:
     """Refuses a pool that no layer reads."""
     if not reads:
         raise ValueError("reads is empty: give the reads of at least one layer of the pool")

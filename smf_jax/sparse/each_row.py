@@ -96,6 +96,4 @@ def _try(optimizer: optax.GradientTransformation, extra_args: Mapping[str, Any])
     return False
 
 
-@lru_cache(maxsize=64)
-def _mixes(optimizer: optax.GradientTransformation) -> bool:
-    return _try(optimizer, {})
+_mixes = lru_cache(maxsize=64)(partial(_try, extra_args={}))

@@ -25,13 +25,9 @@ _MOST_NAMED = 8  # slots named in one line of an error
 
 
 class PoolChange(NamedTuple):
-    """The rows of one pool that a patch changes; `pool_change` makes one.
+    """The rows of one pool that a patch changes, no two of them equal; `pool_change` makes one.
 
-    Attributes:
-      slots: ``(s,)`` int32, ascending and distinct.
-      old: ``(s, v)`` rows before, each different from its new row.
-      new: ``(s, v)`` rows after.
-      table_slots: ``N``.
+    Slots are int32, ascending and distinct, out of ``N``; rows are those before and after.
     """
 
     slots: Int[np.ndarray, " s"]
@@ -87,11 +83,7 @@ class Patch:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> Patch:
-        """Reads what `to_arrays` gave; other keys of the metadata are left alone.
-
-        Raises:
-          ValueError: if the metadata is not that of a patch of this format.
-        """
+        """Reads what `to_arrays` gave; an error if that is no patch of this format."""
         if metadata.get("kind") != "patch" or metadata["patch"].get("format") != FORMAT:
             found = metadata.get("patch", {}).get("format")
             raise ValueError(
@@ -173,22 +165,17 @@ def make_patch(
         if old.tobytes() != new.tobytes():
             changed[path] = ScalarChange(old, new)
     parent = base if parent is None else parent
-    content = fingerprint(_content(pools, changed))
-    return Patch(task, base, parent, sha256_of_json([parent, content]), pools, changed)
+    state = sha256_of_json([parent, fingerprint(_content(pools, changed))])
+    return Patch(task, base, parent, state, pools, changed)
 
 
 def apply_patch(
     params: Mapping[str, Any], patch: Patch, *, base: str | None = None
 ) -> dict[str, Any]:
-    """Writes a patch's new rows and scalars.
+    """Parameters with a patch's new rows and scalars, of the kind (NumPy or JAX) they were.
 
-    Args:
-      params: flat parameters, NumPy or JAX, which stay as they are.
-      patch: its old rows must be the parameters' rows, bit for bit.
-      base: fingerprint of the base under ``params``, to be compared with the patch's.
-
-    Returns:
-      The parameters with the changed ones replaced, of the kind (NumPy or JAX) they were.
+    The old rows must be those of ``params``, bit for bit, which stay as they are. If ``base`` is
+    given, the fingerprint of the base under them, it has to be the patch's.
 
     Raises:
       ValueError: naming every pool and scalar that does not fit; nothing is written.
@@ -257,11 +244,18 @@ def _content(
 
 def _exchange(params: Mapping[str, Any], patch: Patch, here: str, there: str) -> dict[str, Any]:
     """Replaces the rows and scalars ``here`` by those ``there``, after all of them were checked."""
-    problems = [
-        f"{path}: {problem}"
-        for path, change in patch.pools.items()
-        if (problem := _misfit(params.get(path), change, here))
-    ]
+    problems = []
+    for path, change in patch.pools.items():
+        table, want, slots = params.get(path), getattr(change, here), change.slots
+        shape = (change.table_slots, want.shape[1])
+        if table is None:
+            problems.append(f"{path}: missing")
+        elif tuple(table.shape) != shape or table.dtype != want.dtype:
+            found = f"{path}: {table.dtype}{list(table.shape)}"
+            problems.append(f"{found}, expected {want.dtype}{list(shape)}")
+        elif (wrong := slots[rows_differ(np.asarray(table[slots]), want)]).size:
+            differ = f"{wrong.size} of {slots.size} rows differ"
+            problems.append(f"{path}: {differ} (slots {_some(wrong)})")
     for path, change in patch.scalars.items():
         want, have = getattr(change, here), np.asarray(params.get(path))
         if path not in params:
@@ -274,35 +268,18 @@ def _exchange(params: Mapping[str, Any], patch: Patch, here: str, there: str) ->
             + "\n  ".join(problems)
             + f"\nBring the model to state {patch.parent if here == 'old' else patch.fingerprint}."
         )
-    replaced = {
-        path: _write(params[path], change.slots, getattr(change, there))
-        for path, change in patch.pools.items()
-    }
+    changed = dict(params)
+    for path, change in patch.pools.items():
+        rows = getattr(change, there)
+        if isinstance(changed[path], jax.Array):
+            changed[path] = changed[path].at[change.slots].set(rows)
+        else:
+            changed[path] = np.array(changed[path])
+            changed[path][change.slots] = rows
     for path, change in patch.scalars.items():
-        kind = jnp.asarray if isinstance(params[path], jax.Array) else np.asarray
-        replaced[path] = kind(getattr(change, there))
-    return {**params, **replaced}
-
-
-def _misfit(table: Any, change: PoolChange, here: str) -> str | None:
-    want = getattr(change, here)
-    if table is None:
-        return "missing"
-    shape = (change.table_slots, want.shape[1])
-    if tuple(table.shape) != shape or table.dtype != want.dtype:
-        return f"{table.dtype}{list(table.shape)}, expected {want.dtype}{list(shape)}"
-    wrong = change.slots[rows_differ(np.asarray(table[change.slots]), want)]
-    if wrong.size:
-        return f"{wrong.size} of {change.slots.size} rows differ (slots {_some(wrong)})"
-    return None
-
-
-def _write(table: Any, slots: np.ndarray, rows: np.ndarray) -> Any:
-    if isinstance(table, jax.Array):
-        return table.at[slots].set(rows)
-    written = np.array(table)
-    written[slots] = rows
-    return written
+        kind = jnp.asarray if isinstance(changed[path], jax.Array) else np.asarray
+        changed[path] = kind(getattr(change, there))
+    return changed
 
 
 def _some(slots: np.ndarray) -> str:

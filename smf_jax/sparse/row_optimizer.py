@@ -122,7 +122,13 @@ def step_rows(
         updates, _ = each.update(gradients, each.init(rows), rows, **extra_args)
         return RowStep(slots, rows + scale * updates, None, None, jnp.zeros((), bool))
 
-    slots, places, is_new, overflowed = _find_places(store, slots, values.shape[0])
+    # A new row's place is the next one free; where too few are left, nothing is selected.
+    table_slots, capacity = values.shape[0], _capacity(store)
+    places = store.index.at[slots].get(mode="fill", fill_value=capacity)
+    is_new = (places == capacity) & (slots < table_slots)
+    overflowed = store.overflowed | (store.used + jnp.sum(is_new) > capacity)
+    places = jnp.where(is_new, store.used + jnp.cumsum(is_new) - 1, places).astype(jnp.int32)
+    slots = jnp.where(overflowed, table_slots, slots)
     rows = gather_rows(values, slots).astype(_master_dtype(values))
     if store.masters is not None:
         rows = where_rows(is_new, rows, gather_rows(store.masters, places))
@@ -173,19 +179,6 @@ def update_rows(
     """One step of the selected rows: `step_rows`, then `write_step`."""
     step = step_rows(values, store, slots, gradients, optimizer, scale, **extra_args)
     return write_step(values, store, step)
-
-
-def _find_places(
-    store: RowStore, slots: SlotIds, table_slots: int
-) -> tuple[SlotIds, Int[Array, " s"], Bool[Array, " s"], Bool[Array, ""]]:
-    """Places of the slots in the store, new ones at its end; too few left selects nothing."""
-    capacity = _capacity(store)
-    places = store.index.at[slots].get(mode="fill", fill_value=capacity)
-    is_new = (places == capacity) & (slots < table_slots)
-    overflowed = store.overflowed | (store.used + jnp.sum(is_new) > capacity)
-    places = jnp.where(is_new, store.used + jnp.cumsum(is_new) - 1, places)
-    slots = jnp.where(overflowed, table_slots, slots)
-    return slots, places.astype(jnp.int32), is_new, overflowed
 
 
 def _capacity(store: RowStore) -> int:

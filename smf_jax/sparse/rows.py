@@ -12,14 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from smf_jax.shapes import Rows, SlotIds, Table, TokenMask
-from smf_jax.sparse.accesses import (
-    Accesses,
-    Form,
-    counted_ids,
-    form_for,
-    require_reads,
-    run_lengths,
-)
+from smf_jax.sparse.accesses import Accesses, Form, check_reads, counted_ids, form_for, run_lengths
 
 GradientForm = Literal["matrix", "scatter"]
 
@@ -56,7 +49,7 @@ def row_gradient(
     Returns:
       ``(s, v)`` in float32 (float64 for float64 reads); zero at unused places, whose id is ``N``.
     """
-    require_reads(reads)
+    check_reads(reads)
     return reduce(jnp.add, [_rows_of_trace(read, selected, table_slots, form) for read in reads])
 
 
@@ -69,14 +62,18 @@ def _rows_of_trace(
 
     def on_cpu(trace: ReadTrace, selected: SlotIds) -> Rows:
         places = places_among(selected, trace.slots, table_slots)
-        if (form or ("matrix" if size <= MATRIX_SPEED * reads else "scatter")) == "matrix":
-            return _product(_scattered_matrix(trace, places, size), trace)
-        return _by_scatter(trace, places, size)
+        if (form or ("matrix" if size <= MATRIX_SPEED * reads else "scatter")) == "scatter":
+            return _by_scatter(trace, places, size)
+        matrix, token = jnp.zeros((size, tokens), dtype), jnp.arange(tokens)[:, None]
+        return _product(matrix.at[places, token].add(trace.weights, mode="drop"), trace)
 
     def elsewhere(trace: ReadTrace, selected: SlotIds) -> Rows:
-        if (form or ("matrix" if size * tokens <= MATRIX_SCALARS else "scatter")) == "matrix":
-            return _product(_compared_matrix(trace, selected), trace)
-        return _by_scatter(trace, places_among(selected, trace.slots, table_slots), size)
+        if (form or ("matrix" if size * tokens <= MATRIX_SCALARS else "scatter")) == "scatter":
+            return _by_scatter(trace, places_among(selected, trace.slots, table_slots), size)
+        # Every pair of a read and a selected slot is compared inside one reduction: nothing of
+        # (s, t, r) is held, and the sum has one order, which scattered additions have not.
+        same = jnp.expand_dims(selected, (1, 2)) == trace.slots[None]
+        return _product(jnp.sum(jnp.where(same, trace.weights[None], 0), axis=2), trace)
 
     return lax.platform_dependent(trace, selected, cpu=on_cpu, default=elsewhere)
 
@@ -100,19 +97,6 @@ def places_among(
     return jnp.where(in_order[found] == slots, order[found], size).astype(jnp.int32)
 
 
-def _scattered_matrix(trace: ReadTrace, places: Int[Array, "t r"], size: int) -> Array:
-    tokens = jnp.arange(places.shape[0])[:, None]
-    matrix = jnp.zeros((size, places.shape[0]), trace.weights.dtype)
-    return matrix.at[places, tokens].add(trace.weights, mode="drop")
-
-
-def _compared_matrix(trace: ReadTrace, selected: SlotIds) -> Array:
-    # Every pair of a read and a selected slot is compared inside one reduction: nothing of
-    # (s, t, r) is held, and the sum has one order, which scattered additions have not.
-    same = jnp.expand_dims(selected, (1, 2)) == trace.slots[None]
-    return jnp.sum(jnp.where(same, trace.weights[None], 0), axis=2)
-
-
 def _product(matrix: Float[Array, "s t"], trace: ReadTrace) -> Rows:
     return jnp.matmul(matrix, trace.cotangent, precision=lax.Precision.HIGHEST)
 
@@ -132,12 +116,9 @@ def count_with_norms(
     """Accesses of a pool, each slot with the norm of its row's gradient to be scored.
 
     Reads are sorted by slot and walked over in chunks, so that no more than a chunk of rows is
-    ever held: the rows of a slot are summed, and only their norm is kept.
-
-    Returns:
-      The sorted form of `Accesses`, its amounts ``‖dV[slot]‖``.
+    ever held: the rows of a slot are summed, and only their norm ``‖dV[slot]‖`` is kept.
     """
-    require_reads(reads)
+    check_reads(reads)
     ids = jnp.concatenate([counted_ids(read.slots, valid, table_slots) for read in reads])
     cotangents = jnp.concatenate([read.cotangent for read in reads]).astype(jnp.float32)
     tokens, offset = [], 0

@@ -120,7 +120,7 @@ def _divergence(
 
 
 def _equal(accesses: Accesses, *_: object) -> SlotScores:
-    return jnp.zeros(accesses.places, jnp.float32)
+    return jnp.zeros(accesses.counts.shape, jnp.float32)
 
 
 def _random(accesses: Accesses, _: object, key: Array) -> SlotScores:

@@ -51,10 +51,7 @@ class PoolUsage(NamedTuple):
 def used_at(
     usage: PoolUsage, statistic: Literal["df", "acc"], slots: Int[Array, " m"] | None
 ) -> Float[Array, " m"]:
-    """``df`` or ``acc`` of given slots (ids outside of the table: of one in it), or of all.
-
-    Protected slots are counted as used.
-    """
+    """``df`` or ``acc`` of given slots (clipped to the table), or of all; protected ones are used."""
 
     def at(vector: Array) -> Array:
         # Gathered before anything is computed: no second vector of N.
@@ -142,11 +139,7 @@ class Background:
         object.__setattr__(self, "pools", totalled)
 
     def require(self, fingerprint: str, tokenizer: str) -> None:
-        """Refuses to serve another base than the one that was measured.
-
-        Raises:
-          ValueError: naming both fingerprints.
-        """
+        """Refuses to serve another base than the one that was measured, naming both."""
         for name, mine, theirs in (
             ("model", self.fingerprint, fingerprint),
             ("tokenizer", self.tokenizer, tokenizer),
@@ -170,11 +163,7 @@ class Background:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> Background:
-        """Reads what `to_arrays` gave.
-
-        Raises:
-          ValueError: if the metadata is not that of a background of this format.
-        """
+        """Reads what `to_arrays` gave; an error if that is no background of this format."""
         if metadata.get("background_format") != FORMAT:
             raise ValueError(
                 f"background_format={metadata.get('background_format')!r} is not {FORMAT}: "
