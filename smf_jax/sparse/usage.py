@@ -51,7 +51,7 @@ class PoolUsage(NamedTuple):
 def used_at(
     usage: PoolUsage, statistic: Literal["df", "acc"], slots: Int[Array, " m"] | None
 ) -> Float[Array, " m"]:
-    """``df`` or ``acc`` of given slots (clipped to the table), or of all; protected ones are used."""
+    """``df`` or ``acc`` of given slots (clipped to the table) or of all, protected ones as used."""
 
     def at(vector: Array) -> Array:
         # Gathered before anything is computed: no second vector of N.

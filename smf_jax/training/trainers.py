@@ -43,9 +43,9 @@ class Trainer(NamedTuple, Generic[State]):
         not, if it was told so); ``examples`` are all of the task, ``(chunks, b, t)``.
       step: ``(shared, state, batch, settings) -> (state, metrics)``.
       logits: ``(shared, state, tokens, valid) -> logits``, of the model as trained so far.
-      trained: ``(state) -> params by path`` that training may have changed.
-      resume: ``(state, params) -> state`` with those params in place of the trained ones.
-      frozen: ``(base params) -> params by path`` that stay as they are; goes into `Shared`.
+      trained: ``(state) -> leaves by path`` that training may have changed.
+      resume: ``(state, leaves) -> state`` with those leaves in place of the trained ones.
+      frozen: ``(base leaves) -> leaves by path`` that stay as they are; goes into `Shared`.
     """
 
     begin: Callable[[Params, Settings], State]
