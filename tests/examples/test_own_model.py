@@ -33,7 +33,9 @@ def test_the_example_teaches_all_of_its_facts(capsys):
 
 def reference(usage):
     """One step of the plain way: the table differentiated, the update masked by the transform."""
-    transform = freeze_all_but_rows(RULE, [TABLE], RATE)
+    transform = freeze_all_but_rows(
+        RULE.transformation(), [TABLE], max_norm=RULE.clip, schedule=lambda _: RATE
+    )
 
     def loss(params, batch):
         logits = Transformer().apply({"params": unflatten(params)}, batch.tokens, batch.valid)
