@@ -21,11 +21,7 @@ class SlotOverlap(NamedTuple):
 
 
 def stack_patches(patches: Sequence[Patch]) -> Patch:
-    """Joins patches, each the parent of the next, into one that has the effect of all in turn.
-
-    Raises:
-      ValueError: if there is none, or one does not continue the one before it.
-    """
+    """Joins patches, each the parent of the next, into one that has the effect of all in turn."""
     _require_some(patches)
     for before, after in itertools.pairwise(patches):
         if after.parent != before.fingerprint:

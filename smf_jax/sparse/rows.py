@@ -70,10 +70,7 @@ def _rows_of_trace(
     def elsewhere(trace: ReadTrace, selected: SlotIds) -> Rows:
         if (form or ("matrix" if size * tokens <= MATRIX_SCALARS else "scatter")) == "scatter":
             return _by_scatter(trace, places_among(selected, trace.slots, table_slots), size)
-        # Every pair of a read and a selected slot is compared inside one reduction: nothing of
-        # (s, t, r) is held, and the sum has one order, which scattered additions have not.
-        same = jnp.expand_dims(selected, (1, 2)) == trace.slots[None]
-        return _product(jnp.sum(jnp.where(same, trace.weights[None], 0), axis=2), trace)
+        return _product(_compared_matrix(trace, selected), trace)
 
     return lax.platform_dependent(trace, selected, cpu=on_cpu, default=elsewhere)
 
@@ -95,6 +92,13 @@ def places_among(
     in_order = selected[order]
     found = jnp.minimum(jnp.searchsorted(in_order, slots, method="scan_unrolled"), size - 1)
     return jnp.where(in_order[found] == slots, order[found], size).astype(jnp.int32)
+
+
+def _compared_matrix(trace: ReadTrace, selected: SlotIds) -> Array:
+    # Every pair of a read and a selected slot is compared inside one reduction: nothing of
+    # (s, t, r) is held, and the sum has one order, which scattered additions have not.
+    same = jnp.expand_dims(selected, (1, 2)) == trace.slots[None]
+    return jnp.sum(jnp.where(same, trace.weights[None], 0), axis=2)
 
 
 def _product(matrix: Float[Array, "s t"], trace: ReadTrace) -> Rows:

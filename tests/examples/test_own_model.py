@@ -60,7 +60,7 @@ def test_twenty_steps_are_those_of_the_plain_way_in_float64():
         counts = read_counts(MODEL, params, Batch(*(f[0] for f in own_model.general_text())))
         usage = {TABLE: add_batch(no_usage(own_model.MEMORY.slots), counts[TABLE])}
         trainer = sparse_trainer(
-            MODEL, SparseConfig(size=SIZE, update=RULE), own_model.MEMORY.slots
+            MODEL, SparseConfig(size=SIZE, optimizer=RULE), own_model.MEMORY.slots
         )
         settings = Settings(jnp.asarray(RATE), jnp.asarray(BUDGET), jnp.asarray(0))
         shared, state = Shared(trainer.frozen(params), usage), trainer.begin(params, settings)
