@@ -6,7 +6,7 @@ Both forms say the same of every slot, so that what is selected does not depend 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -28,11 +28,7 @@ _LARGEST_WEIGHT = 2047.0
 _LOW_BITS = 8
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["slots", "counts", "amounts", "total"],
-    meta_fields=["table_slots"],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Accesses:
     """How often a batch read each slot.
@@ -51,12 +47,7 @@ class Accesses:
     counts: Int[Array, " m"]
     amounts: Float[Array, " m"] | None
     total: Int[Array, ""] | Float[Array, ""]
-    table_slots: int
-
-    @property
-    def places(self) -> int:
-        """Length of the arrays: ``N``, or the number of reads."""
-        return self.counts.shape[0]
+    table_slots: int = field(metadata={"static": True})
 
 
 def form_for(reads: int, table_slots: int) -> Form:
@@ -86,25 +77,16 @@ def count_reads(
     weights: Sequence[Float[Array, "t r"]] | None = None,
     form: Form | None = None,
 ) -> Accesses:
-    """Accesses of a pool by all layers that read it, pads left out.
+    """Accesses of a pool by all layers that read it, pads left out; the form goes by size.
 
-    Args:
-      reads: the slots that each layer of the pool read, ``(t, r)`` int32.
-      valid: ``(t,)`` bool, false on pads.
-      table_slots: ``N``.
-      weights: where given, the read weights: the sum of the sizes of a slot's weights is scored
-        instead of the number of its reads. Each is rounded to a multiple of ``2⁻²⁰`` and summed as
-        an integer, so that sums do not depend on how a batch was split.
-      form: which form; by size if not given.
-
-    Returns:
-      The `Accesses`, equal for all forms but for where a number stands.
+    Where ``weights`` of the reads are given, the sum of the sizes of a slot's weights is scored
+    instead of the number of its reads. Each is rounded to a multiple of ``2⁻²⁰`` and summed as an
+    integer, so that sums do not depend on how a batch was split.
 
     Raises:
       ValueError: if there are no reads.
     """
-    if not reads:
-        raise ValueError("reads is empty: give the reads of at least one layer of the pool")
+    check_reads(reads)
     ids = jnp.concatenate([counted_ids(slots, valid, table_slots) for slots in reads])
     form = form or form_for(ids.shape[0], table_slots)
     number = jnp.sum(valid, dtype=jnp.int32) * sum(slots.shape[1] for slots in reads)
@@ -123,6 +105,12 @@ def count_reads(
     mass = jnp.concatenate([weight.reshape(-1) for weight in weights])
     amounts, total = _masses(mass, ids < table_slots, places, length)
     return Accesses(in_order, counts, amounts, total, table_slots)
+
+
+def check_reads(reads: Sequence[object]) -> None:
+    """Refuses a pool that no layer reads."""
+    if not reads:
+        raise ValueError("reads is empty: give the reads of at least one layer of the pool")
 
 
 def counts_at(accesses: Accesses, slots: SlotIds) -> Int[Array, " s"]:
@@ -165,7 +153,7 @@ def run_lengths(in_order: Int[Array, " m"], table_slots: int) -> Int[Array, " m"
 def _masses(
     weights: Float[Array, " m"], valid: Bool[Array, " m"], places: Int[Array, " m"], length: int
 ) -> tuple[Float[Array, " l"], Float[Array, ""]]:
-    """Sums of weights at their places, and the sum of all; as of integers, whatever the order."""
+    """Sums of weights at their places, and of all, as of integers: whatever the order."""
     weights = jnp.minimum(jnp.abs(weights.astype(jnp.float32)), _LARGEST_WEIGHT)
     whole = jnp.where(valid, jnp.round(weights / MASS_UNIT), 0).astype(jnp.int32)
     sums = jnp.zeros((2, length), jnp.int32).at[:, places].add(_words(whole), mode="drop")
@@ -178,11 +166,10 @@ def exact_sum(whole: Int[Array, " m"]) -> Float[Array, ""]:
 
 
 def _words(whole: Int[Array, " m"]) -> Int[Array, "2 m"]:
-    """High and low words: one of 32 bits would be full at 2,048 tokens that read one slot."""
+    # High and low: one word of 32 bits would be full at 2,048 tokens that read one slot.
     return jnp.stack([whole >> _LOW_BITS, whole & (2**_LOW_BITS - 1)])
 
 
 def _joined(words: Int[Array, "2 ..."]) -> Float[Array, "..."]:
-    high = words[0] + (words[1] >> _LOW_BITS)
-    low = words[1] & (2**_LOW_BITS - 1)
+    high, low = words[0] + (words[1] >> _LOW_BITS), words[1] & (2**_LOW_BITS - 1)
     return high.astype(jnp.float32) * 2**_LOW_BITS + low.astype(jnp.float32)

@@ -21,13 +21,7 @@ _BEGINNINGS = ((0.0, 1.0), (1.0, 1e15, 1e-15), (1.0, np.inf), (1.0, np.nan))
 
 
 class RowOptimizer(NamedTuple):
-    """An optimizer that runs on every row by itself, state stacked over the rows.
-
-    Attributes:
-      init: ``(s, v) rows -> state``.
-      update: ``(gradients, state, rows, **extra_args) -> updates, state``; the extra arguments
-        are the same for all rows.
-    """
+    """An optax optimizer of ``(s, v)`` rows, their states stacked and extra arguments shared."""
 
     init: Callable[[Rows], Any]
     update: Callable[..., tuple[Rows, Any]]
@@ -52,11 +46,8 @@ def check_each_row(
 ) -> None:
     """Refuses optimizers that would do something else to rows together than to each alone.
 
-    It is tried on random rows, over a few steps of gradients of very different sizes.
-
-    Args:
-      optimizer: of one row.
-      extra_args: examples of the extra arguments that its ``update`` needs.
+    It is tried on random rows, over a few steps of gradients of very different sizes;
+    ``extra_args`` are examples of the extra arguments that its ``update`` needs.
 
     Raises:
       ValueError: if rows mix, or if the optimizer could not be tried.
@@ -105,6 +96,4 @@ def _try(optimizer: optax.GradientTransformation, extra_args: Mapping[str, Any])
     return False
 
 
-@lru_cache(maxsize=64)
-def _mixes(optimizer: optax.GradientTransformation) -> bool:
-    return _try(optimizer, {})
+_mixes = lru_cache(maxsize=64)(partial(_try, extra_args={}))

@@ -11,13 +11,9 @@ def rows_differ(a: np.ndarray, b: np.ndarray) -> Bool[np.ndarray, " N"]:
 
     Unlike numbers, a NaN equals itself, and 0 differs from -0.
     """
-    return (_bits(a) != _bits(b)).any(axis=1)
-
-
-def _bits(rows: np.ndarray) -> np.ndarray:
-    size = rows.dtype.itemsize
-    word = f"u{size}" if size in (1, 2, 4, 8) else "u1"
-    return np.ascontiguousarray(rows).view(word)
+    word = f"u{a.dtype.itemsize}" if a.dtype.itemsize in (1, 2, 4, 8) else "u1"
+    first, second = (np.ascontiguousarray(rows).view(word) for rows in (a, b))
+    return (first != second).any(axis=1)
 
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:

@@ -20,8 +20,8 @@ T = TypeVar("T")
 class OptimizerConfig:
     """How gradients become updates, in three stages of three scopes.
 
-    The bound of the norm sees all gradients of a step; the optimizer acts on whole leaves, or in
-    a row store on each row by itself; the schedule follows the global step. The learning rate is
+    The bound of the norm sees all gradients of a step; the optimizer acts on whole params, or
+    in a row store on each row by itself; the schedule follows the global step. The learning rate is
     an argument of each step, so that trials that differ in it share a compilation.
 
     Attributes:
@@ -50,14 +50,10 @@ class OptimizerConfig:
     weight_decay: float = 0.01
 
     def __post_init__(self) -> None:
-        if isinstance(self.optimizer, str) and self.optimizer not in OPTIMIZERS:
-            raise ValueError(
-                f"optimizer={self.optimizer!r} is unknown; choose from {', '.join(OPTIMIZERS)}"
-            )
-        if self.schedule not in get_args(Schedule):
-            raise ValueError(
-                f"schedule={self.schedule!r} is unknown; choose from {get_args(Schedule)}"
-            )
+        for name, choices in (("optimizer", OPTIMIZERS), ("schedule", get_args(Schedule))):
+            chosen = getattr(self, name)
+            if isinstance(chosen, str) and chosen not in choices:
+                raise ValueError(f"{name}={chosen!r} is unknown; choose from {', '.join(choices)}")
         if self.schedule == "cosine" and self.schedule_steps <= self.warmup_steps:
             raise ValueError(
                 f"schedule='cosine' over schedule_steps={self.schedule_steps} leaves no step "
@@ -85,14 +81,8 @@ class OptimizerConfig:
         return rate * factor
 
 
-def _adam(config: OptimizerConfig) -> optax.GradientTransformation:
-    return optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
-
-
-def _decayed(
-    config: OptimizerConfig, inner: optax.GradientTransformation
-) -> optax.GradientTransformation:
-    return optax.chain(inner, optax.add_decayed_weights(config.weight_decay))
+def _decayed(inner: optax.GradientTransformation, rate: float) -> optax.GradientTransformation:
+    return optax.chain(inner, optax.add_decayed_weights(rate))
 
 
 # By name, from a configuration the direction that an optimizer steps against, no rate in it.
@@ -101,10 +91,10 @@ def _decayed(
 OPTIMIZERS: dict[str, Callable[[OptimizerConfig], optax.GradientTransformation]] = {
     "sgd": lambda config: optax.identity(),
     "momentum": lambda config: optax.trace(decay=config.momentum),
-    "adam": _adam,
-    "adamw": lambda config: _decayed(config, _adam(config)),
+    "adam": lambda config: optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+    "adamw": lambda config: _decayed(OPTIMIZERS["adam"](config), config.weight_decay),
     "nesterov": lambda config: optax.trace(decay=config.momentum, nesterov=True),
-    "lion": lambda config: _decayed(config, optax.scale_by_lion()),
+    "lion": lambda config: _decayed(optax.scale_by_lion(), config.weight_decay),
     "rmsprop": lambda config: optax.scale_by_rms(eps=config.eps, eps_in_sqrt=False),
     "adagrad": lambda config: optax.scale_by_rss(initial_accumulator_value=0.0, eps=1e-16),
     "adabelief": lambda config: optax.scale_by_belief(b1=config.b1, b2=config.b2),
@@ -119,7 +109,7 @@ def _transformation(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def clip_to_norm(gradients: T, max_norm: float | None) -> T:
-    """Scales all leaves alike so that their global norm is at most ``max_norm``, if there is one.
+    """Scales all arrays alike so that their global norm is at most ``max_norm``, if there is one.
 
     Gradients within the bound keep every bit, and those of norm zero stay zero.
     """

@@ -1,11 +1,8 @@
 """Patches: what a task taught, as the rows it changed.
 
-A patch holds, for each pool, slot ids with the old and the new rows, and the scalars that changed
-(such as α). Applying it, taking it back, stacking and merging are exact: rows are compared bit for
-bit before anything is written, so a patch never lands on a model that it does not fit.
-
-States of a model are named by fingerprints, as commits are: the base by its arrays, the state after
-a patch by the state before it (``parent``) and what the patch holds.
+Rows are compared bit for bit before anything is written, so that a patch never lands on a model
+that it does not fit. States of a model are named by fingerprints, as commits are: the base by its
+arrays, the state after a patch by the state before it (``parent``) and what the patch holds.
 """
 
 from __future__ import annotations
@@ -20,22 +17,17 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from smf_jax.checkpoints.manifest import fingerprint, sha256_of_json, to_host
-from smf_jax.params import is_pool
-from smf_jax.sparse.exactness import rows_differ, same_bits
+from smf_jax.sparse.exactness import rows_differ
 
 FORMAT = 1
-
+_POOL_FIELDS = ("slots", "old", "new")
 _MOST_NAMED = 8  # slots named in one line of an error
 
 
 class PoolChange(NamedTuple):
-    """The rows of one pool that a patch changes; `pool_change` makes one.
+    """The rows of one pool that a patch changes, no two of them equal; `pool_change` makes one.
 
-    Attributes:
-      slots: ``(s,)`` int32, ascending and distinct.
-      old: ``(s, v)`` rows before, each different from its new row.
-      new: ``(s, v)`` rows after.
-      table_slots: ``N``.
+    Slots are int32, ascending and distinct, out of ``N``; rows are those before and after.
     """
 
     slots: Int[np.ndarray, " s"]
@@ -78,7 +70,6 @@ class Patch:
 
     def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays by path and JSON metadata, as checkpoints store them."""
-        arrays = _content(self.pools, self.scalars)
         names = {
             "format": FORMAT,
             "task": self.task,
@@ -87,52 +78,37 @@ class Patch:
             "pools": {path: change.table_slots for path, change in self.pools.items()},
             "scalars": sorted(self.scalars),
         }
-        return arrays, {"kind": "patch", "base": self.base, "patch": names}
+        metadata = {"kind": "patch", "base": self.base, "patch": names}
+        return _content(self.pools, self.scalars), metadata
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> Patch:
-        """Reads what `to_arrays` gave; other keys of the metadata are left alone.
-
-        Raises:
-          ValueError: if the metadata is not that of a patch of this format.
-        """
+        """Reads what `to_arrays` gave; an error if that is no patch of this format."""
         if metadata.get("kind") != "patch" or metadata["patch"].get("format") != FORMAT:
             found = metadata.get("patch", {}).get("format")
             raise ValueError(
                 f"kind={metadata.get('kind')!r}, patch format {found!r}: expected a patch of "
                 f"format {FORMAT}; load it with the version of smf_jax that wrote it"
             )
+
+        def read(path: str, fields: Sequence[str]) -> dict[str, np.ndarray]:
+            return {field: np.asarray(arrays[f"{path}/{field}"]) for field in fields}
+
         names = metadata["patch"]
-        return cls(
-            task=names["task"],
-            base=metadata["base"],
-            parent=names["parent"],
-            fingerprint=names["fingerprint"],
-            pools={
-                path: PoolChange(
-                    *(np.asarray(arrays[f"{path}/{field}"]) for field in ("slots", "old", "new")),
-                    table_slots=table_slots,
-                )
-                for path, table_slots in names["pools"].items()
-            },
-            scalars={
-                path: ScalarChange(*(np.asarray(arrays[f"{path}/{f}"]) for f in ("old", "new")))
-                for path in names["scalars"]
-            },
-        )
-
-
-# --- making ------------------------------------------------------------------------------------
+        pools = {
+            path: PoolChange(**read(path, _POOL_FIELDS), table_slots=table_slots)
+            for path, table_slots in names["pools"].items()
+        }
+        scalars = {path: ScalarChange(**read(path, ("old", "new"))) for path in names["scalars"]}
+        states = (metadata["base"], names["parent"], names["fingerprint"])
+        return cls(names["task"], *states, pools, scalars)
 
 
 def pool_change(slots: Any, old: Any, new: Any, table_slots: int) -> PoolChange:
-    """Brings the rows a task touched into the form of a patch.
+    """Brings the ``(s, v)`` rows a task touched, before and after it, into the form of a patch.
 
-    Args:
-      slots: ``(s,)`` distinct ids in any order; unused places hold ``N`` or more and are dropped.
-      old: ``(s, v)`` rows before the task.
-      new: ``(s, v)`` rows after it; rows that end as they began are dropped.
-      table_slots: ``N``.
+    ``slots`` are ``(s,)`` distinct ids in any order; unused places hold ``N`` or more and are
+    dropped, and so are rows that end as they began.
 
     Raises:
       ValueError: shapes or dtypes that differ, repeated or negative slots, new rows not finite.
@@ -167,14 +143,13 @@ def make_patch(
     base: str,
     parent: str | None = None,
 ) -> Patch:
-    """Makes a patch of the rows and scalars that a task changed.
+    """Makes a patch of the rows, by pool path, and scalars that a task changed.
 
-    Args:
-      pools: changed rows by pool path.
-      scalars: old and new value by path; those that did not change are dropped.
-      task: what was taught.
-      base: fingerprint of the base.
-      parent: ``fingerprint`` of the patch before; the base if not given.
+    Of scalars, by path, the old and the new value is given; those that did not change are dropped.
+    ``parent`` is the ``fingerprint`` of the patch before; the base's if not given.
+
+    Raises:
+      ValueError: naming a scalar that is none, or not finite.
     """
     pools = {path: pools[path] for path in sorted(pools) if pools[path].slots.size}
     changed = {}
@@ -190,75 +165,17 @@ def make_patch(
         if old.tobytes() != new.tobytes():
             changed[path] = ScalarChange(old, new)
     parent = base if parent is None else parent
-    content = fingerprint(_content(pools, changed))
-    return Patch(task, base, parent, sha256_of_json([parent, content]), pools, changed)
-
-
-def diff_params(
-    before: Mapping[str, Any],
-    after: Mapping[str, Any],
-    *,
-    task: str,
-    base: str,
-    parent: str | None = None,
-) -> Patch:
-    """Makes the patch that leads from one flat parameter dictionary to another.
-
-    Reads every leaf: the way to prove that nothing but rows and scalars changed, whatever
-    trained them.
-
-    Args:
-      before: parameters by path, NumPy or JAX.
-      after: the same paths, after the task.
-      task: what was taught.
-      base: fingerprint of the base.
-      parent: ``fingerprint`` of the patch before; the base if not given.
-
-    Returns:
-      A patch; without pools and scalars if nothing changed.
-
-    Raises:
-      ValueError: naming every leaf that differs and is neither a pool's table nor a scalar.
-    """
-    if before.keys() != after.keys():
-        raise ValueError(f"paths in one only: {sorted(before.keys() ^ after.keys())}")
-    pools, scalars, other = {}, {}, []
-    for path in sorted(before):
-        old, new = np.asarray(before[path]), np.asarray(after[path])
-        if old.shape == new.shape and old.dtype == new.dtype and same_bits(old, new):
-            continue
-        if old.shape != new.shape or old.dtype != new.dtype:
-            other.append(path)
-        elif is_pool(path):
-            slots = np.flatnonzero(rows_differ(old, new))
-            pools[path] = pool_change(slots, old[slots], new[slots], len(old))
-        elif old.shape == ():
-            scalars[path] = (old, new)
-        else:
-            other.append(path)
-    if other:
-        raise ValueError(
-            f"{', '.join(other)} changed: a patch holds rows of pools and scalars only; "
-            "save these leaves as a checkpoint"
-        )
-    return make_patch(pools, scalars, task=task, base=base, parent=parent)
-
-
-# --- using -------------------------------------------------------------------------------------
+    state = sha256_of_json([parent, fingerprint(_content(pools, changed))])
+    return Patch(task, base, parent, state, pools, changed)
 
 
 def apply_patch(
     params: Mapping[str, Any], patch: Patch, *, base: str | None = None
 ) -> dict[str, Any]:
-    """Writes a patch's new rows and scalars.
+    """Parameters with a patch's new rows and scalars, of the kind (NumPy or JAX) they were.
 
-    Args:
-      params: flat parameters, NumPy or JAX, which stay as they are.
-      patch: its old rows must be the parameters' rows, bit for bit.
-      base: fingerprint of the base under ``params``, to be compared with the patch's.
-
-    Returns:
-      The parameters with the changed leaves replaced, of the kind (NumPy or JAX) they were.
+    The old rows must be those of ``params``, bit for bit, which stay as they are. If ``base`` is
+    given, the fingerprint of the base under them, it has to be the patch's.
 
     Raises:
       ValueError: naming every pool and scalar that does not fit; nothing is written.
@@ -276,10 +193,7 @@ def revert_patch(
 ) -> dict[str, Any]:
     """Takes a patch back: the rows and scalars it changed are those before it, bit for bit.
 
-    Args:
-      params: flat parameters, which stay as they are.
-      patch: the patch to take back.
-      later: patches applied after it. They may touch other slots only.
+    Patches applied ``later`` may touch other slots only; ``params`` stay as they are.
 
     Raises:
       ValueError: naming the later patches in the way and their slots, or, where the rows are not
@@ -299,13 +213,7 @@ def revert_patch(
 
 
 def shared_places(first: Patch, second: Patch, *, disagreeing: bool = False) -> list[str]:
-    """Names the pools with slots, and the scalars, that both patches change.
-
-    Args:
-      first: a patch.
-      second: another.
-      disagreeing: only the places where their new values differ.
-    """
+    """Names the pools with slots, and the scalars, that both patches change, or disagree on."""
     found = []
     for path in sorted(first.pools.keys() & second.pools.keys()):
         a, b = first.pools[path], second.pools[path]
@@ -321,16 +229,13 @@ def shared_places(first: Patch, second: Patch, *, disagreeing: bool = False) -> 
     return found
 
 
-# --- exactness ---------------------------------------------------------------------------------
-
-
 def _content(
     pools: Mapping[str, PoolChange], scalars: Mapping[str, ScalarChange]
 ) -> dict[str, np.ndarray]:
     arrays = {
         f"{path}/{field}": getattr(change, field)
         for path, change in pools.items()
-        for field in ("slots", "old", "new")
+        for field in _POOL_FIELDS
     }
     for path, change in scalars.items():
         arrays |= {f"{path}/old": change.old, f"{path}/new": change.new}
@@ -339,11 +244,18 @@ def _content(
 
 def _exchange(params: Mapping[str, Any], patch: Patch, here: str, there: str) -> dict[str, Any]:
     """Replaces the rows and scalars ``here`` by those ``there``, after all of them were checked."""
-    problems = [
-        f"{path}: {problem}"
-        for path, change in patch.pools.items()
-        if (problem := _misfit(params.get(path), change, here))
-    ]
+    problems = []
+    for path, change in patch.pools.items():
+        table, want, slots = params.get(path), getattr(change, here), change.slots
+        shape = (change.table_slots, want.shape[1])
+        if table is None:
+            problems.append(f"{path}: missing")
+        elif tuple(table.shape) != shape or table.dtype != want.dtype:
+            found = f"{path}: {table.dtype}{list(table.shape)}"
+            problems.append(f"{found}, expected {want.dtype}{list(shape)}")
+        elif (wrong := slots[rows_differ(np.asarray(table[slots]), want)]).size:
+            differ = f"{wrong.size} of {slots.size} rows differ"
+            problems.append(f"{path}: {differ} (slots {_some(wrong)})")
     for path, change in patch.scalars.items():
         want, have = getattr(change, here), np.asarray(params.get(path))
         if path not in params:
@@ -356,35 +268,18 @@ def _exchange(params: Mapping[str, Any], patch: Patch, here: str, there: str) ->
             + "\n  ".join(problems)
             + f"\nBring the model to state {patch.parent if here == 'old' else patch.fingerprint}."
         )
-    replaced = {
-        path: _write(params[path], change.slots, getattr(change, there))
-        for path, change in patch.pools.items()
-    }
+    changed = dict(params)
+    for path, change in patch.pools.items():
+        rows = getattr(change, there)
+        if isinstance(changed[path], jax.Array):
+            changed[path] = changed[path].at[change.slots].set(rows)
+        else:
+            changed[path] = np.array(changed[path])
+            changed[path][change.slots] = rows
     for path, change in patch.scalars.items():
-        kind = jnp.asarray if isinstance(params[path], jax.Array) else np.asarray
-        replaced[path] = kind(getattr(change, there))
-    return {**params, **replaced}
-
-
-def _misfit(table: Any, change: PoolChange, here: str) -> str | None:
-    want = getattr(change, here)
-    if table is None:
-        return "missing"
-    shape = (change.table_slots, want.shape[1])
-    if tuple(table.shape) != shape or table.dtype != want.dtype:
-        return f"{table.dtype}{list(table.shape)}, expected {want.dtype}{list(shape)}"
-    wrong = change.slots[rows_differ(np.asarray(table[change.slots]), want)]
-    if wrong.size:
-        return f"{wrong.size} of {change.slots.size} rows differ (slots {_some(wrong)})"
-    return None
-
-
-def _write(table: Any, slots: np.ndarray, rows: np.ndarray) -> Any:
-    if isinstance(table, jax.Array):
-        return table.at[slots].set(rows)
-    written = np.array(table)
-    written[slots] = rows
-    return written
+        kind = jnp.asarray if isinstance(changed[path], jax.Array) else np.asarray
+        changed[path] = kind(getattr(change, there))
+    return changed
 
 
 def _some(slots: np.ndarray) -> str:

@@ -13,13 +13,7 @@ from smf_jax.sparse.patch import Patch, PoolChange, make_patch, pool_change, sha
 
 
 class SlotOverlap(NamedTuple):
-    """How many slots of a pool two patches change.
-
-    Attributes:
-      first: slots that the first patch changes.
-      second: slots that the second patch changes.
-      shared: slots that both change.
-    """
+    """How many slots of a pool two patches change, each of them and both."""
 
     first: int
     second: int
@@ -27,60 +21,30 @@ class SlotOverlap(NamedTuple):
 
 
 def stack_patches(patches: Sequence[Patch]) -> Patch:
-    """Joins consecutive patches into one that has the effect of all in turn.
-
-    Args:
-      patches: in the order of their making, each the parent of the next.
-
-    Returns:
-      A patch from the state before the first to the state after the last.
-
-    Raises:
-      ValueError: if there is none, or one does not continue the one before it.
-    """
-    if not patches:
-        raise ValueError("patches is empty; pass at least one")
+    """Joins patches, each the parent of the next, into one that has the effect of all in turn."""
+    _require_some(patches)
     for before, after in itertools.pairwise(patches):
         if after.parent != before.fingerprint:
             raise ValueError(
                 f"patch {after.task!r} continues state {after.parent[:12]}, but {before.task!r} "
                 f"leads to {before.fingerprint[:12]}; pass consecutive patches in order"
             )
-    pools = _join_pools(patches)
-    scalars = {}
-    for patch in patches:
-        for path, change in patch.scalars.items():
-            first = scalars.get(path, change)
-            scalars[path] = (first[0], change.new)
-    stacked = make_patch(
-        pools,
-        scalars,
-        task="+".join(patch.task for patch in patches),
-        base=patches[0].base,
-        parent=patches[0].parent,
-    )
     # It leads where the last one leads, so that the next patch of the chain continues it.
-    return dataclasses.replace(stacked, fingerprint=patches[-1].fingerprint)
+    return dataclasses.replace(_joined(patches), fingerprint=patches[-1].fingerprint)
 
 
 def merge_patches(patches: Sequence[Patch]) -> Patch:
     """Joins patches made side by side on one state, as when tasks are taught in parallel.
 
     Applying the merged patch to that state writes every row and scalar that any of them wrote.
-    Where two of them changed the same row or scalar, they must have written the same bits.
-
-    Args:
-      patches: of one base and one parent, in any order.
-
-    Returns:
-      A patch on the same parent; it does not depend on the order but for its task's name.
+    Where two of them changed the same row or scalar, they must have written the same bits, so that
+    nothing but the task's name depends on the order.
 
     Raises:
       ValueError: if there is none, their parents differ, or naming every pool and slot where two
         of them wrote different rows.
     """
-    if not patches:
-        raise ValueError("patches is empty; pass at least one")
+    _require_some(patches)
     first = patches[0]
     if strangers := [p.task for p in patches if (p.base, p.parent) != (first.base, first.parent)]:
         raise ValueError(
@@ -97,22 +61,11 @@ def merge_patches(patches: Sequence[Patch]) -> Patch:
         raise ValueError(
             f"patches disagree: {', '.join(conflicts)}; teach one task after the other instead"
         )
-    pools = _join_pools(patches)  # where slots are shared, their rows agree
-    scalars = {path: change for patch in patches for path, change in patch.scalars.items()}
-    task = "+".join(patch.task for patch in patches)
-    return make_patch(pools, scalars, task=task, base=first.base, parent=first.parent)
+    return _joined(patches)
 
 
 def compare_patches(first: Patch, second: Patch) -> dict[str, SlotOverlap]:
-    """Counts the slots that two patches change, each and both: how far their tasks share rows.
-
-    Args:
-      first: a patch.
-      second: another, of a memory of the same shape.
-
-    Returns:
-      A `SlotOverlap` for every pool that either patch changes, by pool path.
-    """
+    """Counts, by pool path, the slots that two patches change: how far their tasks share rows."""
     none = np.zeros(0, np.int32)
     overlaps = {}
     for path in sorted(first.pools.keys() | second.pools.keys()):
@@ -121,18 +74,28 @@ def compare_patches(first: Patch, second: Patch) -> dict[str, SlotOverlap]:
     return overlaps
 
 
-def _join_pools(patches: Sequence[Patch]) -> dict[str, PoolChange]:
-    """Each slot's row before the first patch that changes it and after the last."""
-    return {
+def _require_some(patches: Sequence[Patch]) -> None:
+    if not patches:
+        raise ValueError("patches is empty; pass at least one")
+
+
+def _joined(patches: Sequence[Patch]) -> Patch:
+    """Each row and scalar before the first patch that changes it and after the last."""
+    first, scalars = patches[0], {}
+    for patch in patches:
+        for path, change in patch.scalars.items():
+            scalars[path] = (scalars.get(path, change)[0], change.new)
+    pools = {
         path: _join_pool([patch.pools[path] for patch in patches if path in patch.pools])
         for path in {path for patch in patches for path in patch.pools}
     }
+    task = "+".join(patch.task for patch in patches)
+    return make_patch(pools, scalars, task=task, base=first.base, parent=first.parent)
 
 
 def _join_pool(changes: Sequence[PoolChange]) -> PoolChange:
-    slots = np.concatenate([change.slots for change in changes])
-    old = np.concatenate([change.old for change in changes])
-    new = np.concatenate([change.new for change in changes])
+    slots, old, new, _ = zip(*changes, strict=True)
+    slots, old, new = (np.concatenate(field) for field in (slots, old, new))
     distinct, first = np.unique(slots, return_index=True)
     last = slots.size - 1 - np.unique(slots[::-1], return_index=True)[1]
     return pool_change(distinct, old[first], new[last], changes[0].table_slots)

@@ -46,16 +46,10 @@ def create_store(
     capacity: int,
     extra_args: Mapping[str, Any] | None = None,
 ) -> RowStore | None:
-    """An empty store of ``C = capacity`` places, or ``None`` where nothing has to be kept.
+    """An empty store of ``C = capacity`` places; ``min(N, steps per task · s)`` never overflow.
 
-    Args:
-      optimizer: any of optax whose update of a row does not depend on other rows.
-      values: ``(N, v)`` table.
-      capacity: ``C``; ``min(N, steps per task · s)`` never overflows.
-      extra_args: examples of the extra arguments that the optimizer's ``update`` needs.
-
-    Returns:
-      A `RowStore`; ``None`` for a stateless optimizer on a table of full precision.
+    It is ``None`` for a stateless optimizer on a table of full precision: nothing has to be kept.
+    ``extra_args`` are examples of the extra arguments that the optimizer's ``update`` needs.
 
     Raises:
       ValueError: for a capacity below 1, or an optimizer that mixes rows (`check_each_row`).
@@ -81,9 +75,8 @@ def empty_store(store: RowStore | None) -> RowStore | None:
     """Forgets all rows, as at the start of a task."""
     if store is None:
         return None
-    capacity = _capacity(store)
     return store._replace(
-        index=jnp.full_like(store.index, capacity),
+        index=jnp.full_like(store.index, _capacity(store)),
         used=jnp.zeros_like(store.used),
         overflowed=jnp.zeros_like(store.overflowed),
     )
@@ -118,15 +111,10 @@ def step_rows(
 ) -> RowStep:
     """Computes one step of the selected rows; `write_step` writes it, or none of it.
 
-    Args:
-      values: ``(N, v)``.
-      store: of this table and optimizer, or ``None`` where `create_store` gave that.
-      slots: ``(s,)`` distinct ids; unused places hold ``N``.
-      gradients: ``(s, v)``, already clipped.
-      optimizer: any of optax, run on each row by itself; it adds its updates, as all of optax do.
-      scale: factor of the updates at this step; it may be traced, as the optimizer's own learning
-        rate may not, so that steps that differ in it share a compilation.
-      **extra_args: extra arguments of the optimizer's ``update``.
+    The store is that of this table and optimizer, which runs on each row by itself. Slots are
+    ``(s,)`` distinct ids, unused places hold ``N``; their ``(s, v)`` gradients are already clipped.
+    ``scale`` is the factor of the updates at this step: it may be traced, as the optimizer's own
+    learning rate may not, so that steps that differ in it share a compilation.
     """
     each = each_row(optimizer)
     if store is None:
@@ -134,7 +122,13 @@ def step_rows(
         updates, _ = each.update(gradients, each.init(rows), rows, **extra_args)
         return RowStep(slots, rows + scale * updates, None, None, jnp.zeros((), bool))
 
-    slots, places, is_new, overflowed = _find_places(store, slots, values.shape[0])
+    # A new row's place is the next one free; where too few are left, nothing is selected.
+    table_slots, capacity = values.shape[0], _capacity(store)
+    places = store.index.at[slots].get(mode="fill", fill_value=capacity)
+    is_new = (places == capacity) & (slots < table_slots)
+    overflowed = store.overflowed | (store.used + jnp.sum(is_new) > capacity)
+    places = jnp.where(is_new, store.used + jnp.cumsum(is_new) - 1, places).astype(jnp.int32)
+    slots = jnp.where(overflowed, table_slots, slots)
     rows = gather_rows(values, slots).astype(_master_dtype(values))
     if store.masters is not None:
         rows = where_rows(is_new, rows, gather_rows(store.masters, places))
@@ -154,15 +148,6 @@ def write_step(
 
     ``V.at[slots].set(f(V[slots]))``: everything returned hangs on that write, so a donated table
     is updated in place. A step that is not accepted drops its slot ids, which costs no copy.
-
-    Args:
-      values: ``(N, v)``.
-      store: of this table, or ``None``.
-      step: what to write.
-      accepted: whether to write it.
-
-    Returns:
-      The table and the store after the step.
     """
     table_slots = values.shape[0]
     slots = jnp.where(accepted, step.slots, table_slots)
@@ -171,7 +156,6 @@ def write_step(
         return table, store
     capacity = _capacity(store)
     places = jnp.where(slots < table_slots, step.places, capacity)
-    masters = store.masters
     return table, RowStore(
         index=store.index.at[slots].set(places, mode="drop"),
         used=store.used + jnp.sum((places >= store.used) & (places < capacity), dtype=jnp.int32),
@@ -179,7 +163,7 @@ def write_step(
         opt_state=jax.tree.map(
             lambda kept, new: write_rows(kept, places, new), store.opt_state, step.states
         ),
-        masters=None if masters is None else write_rows(masters, places, step.rows),
+        masters=jax.tree.map(lambda kept: write_rows(kept, places, step.rows), store.masters),
     )
 
 
@@ -197,19 +181,5 @@ def update_rows(
     return write_step(values, store, step)
 
 
-def _find_places(
-    store: RowStore, slots: SlotIds, table_slots: int
-) -> tuple[SlotIds, Int[Array, " s"], Bool[Array, " s"], Bool[Array, ""]]:
-    """Places of the slots in the store, new ones at its end; too few left selects nothing."""
-    capacity = _capacity(store)
-    places = store.index.at[slots].get(mode="fill", fill_value=capacity)
-    is_new = (places == capacity) & (slots < table_slots)
-    overflowed = store.overflowed | (store.used + jnp.sum(is_new) > capacity)
-    places = jnp.where(is_new, store.used + jnp.cumsum(is_new) - 1, places)
-    slots = jnp.where(overflowed, table_slots, slots)
-    return slots, places.astype(jnp.int32), is_new, overflowed
-
-
 def _capacity(store: RowStore) -> int:
-    leaf = jax.tree.leaves((store.opt_state, store.masters))[0]
-    return leaf.shape[0]
+    return jax.tree.leaves((store.opt_state, store.masters))[0].shape[0]

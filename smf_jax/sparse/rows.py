@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Literal, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from smf_jax.shapes import Rows, SlotIds, Table, TokenMask
-from smf_jax.sparse.accesses import Accesses, Form, counted_ids, form_for, run_lengths
+from smf_jax.sparse.accesses import Accesses, Form, check_reads, counted_ids, form_for, run_lengths
 
 GradientForm = Literal["matrix", "scatter"]
 
@@ -26,13 +27,7 @@ CHUNK = 1024
 
 
 class ReadTrace(NamedTuple):
-    """One weighted read of a table and the loss's gradient with respect to it.
-
-    Attributes:
-      slots: ``(t, r)`` int32.
-      weights: ``(t, r)``.
-      cotangent: ``(t, v)``, gradient of the loss with respect to the read.
-    """
+    """One weighted read of a table, and the gradient of the loss with respect to what was read."""
 
     slots: Int[Array, "t r"]
     weights: Float[Array, "t r"]
@@ -47,23 +42,15 @@ def row_gradient(
 ) -> Rows:
     """Gradient of the selected rows: ``dV[i] = Σ_{reads with slot = i} w · g`` (2510.15103).
 
-    No array of ``N`` rows exists. Two forms: ``matrix`` sums the scalar weights into an ``(s, t)``
-    matrix and multiplies it by ``g``; ``scatter`` adds ``w · g`` into ``(s, v)`` rows, one read of
-    all tokens at a time, and is taken where many rows are selected.
-
-    Args:
-      reads: the reads of every layer of the pool.
-      selected: ``(s,)`` distinct slot ids; unused places hold ``N``.
-      table_slots: ``N``.
-      form: which form; by size if not given.
+    No array of ``N`` rows exists. Two forms, chosen by size: ``matrix`` sums the scalar weights
+    into an ``(s, t)`` matrix and multiplies it by ``g``; ``scatter`` adds ``w · g`` into ``(s, v)``
+    rows, one read of all tokens at a time, and is taken where many rows are selected.
 
     Returns:
-      ``(s, v)`` in float32 (float64 for float64 reads); zero at unused places.
+      ``(s, v)`` in float32 (float64 for float64 reads); zero at unused places, whose id is ``N``.
     """
-    if not reads:
-        raise ValueError("reads is empty: give the reads of at least one layer of the pool")
-    rows = [_rows_of_trace(trace, selected, table_slots, form) for trace in reads]
-    return sum(rows[1:], start=rows[0])
+    check_reads(reads)
+    return reduce(jnp.add, [_rows_of_trace(read, selected, table_slots, form) for read in reads])
 
 
 def _rows_of_trace(
@@ -75,14 +62,15 @@ def _rows_of_trace(
 
     def on_cpu(trace: ReadTrace, selected: SlotIds) -> Rows:
         places = places_among(selected, trace.slots, table_slots)
-        if (form or ("matrix" if size <= MATRIX_SPEED * reads else "scatter")) == "matrix":
-            return _product(_scattered_matrix(trace, places, size), trace)
-        return _by_scatter(trace, places, size)
+        if (form or ("matrix" if size <= MATRIX_SPEED * reads else "scatter")) == "scatter":
+            return _by_scatter(trace, places, size)
+        matrix, token = jnp.zeros((size, tokens), dtype), jnp.arange(tokens)[:, None]
+        return _product(matrix.at[places, token].add(trace.weights, mode="drop"), trace)
 
     def elsewhere(trace: ReadTrace, selected: SlotIds) -> Rows:
-        if (form or ("matrix" if size * tokens <= MATRIX_SCALARS else "scatter")) == "matrix":
-            return _product(_compared_matrix(trace, selected), trace)
-        return _by_scatter(trace, places_among(selected, trace.slots, table_slots), size)
+        if (form or ("matrix" if size * tokens <= MATRIX_SCALARS else "scatter")) == "scatter":
+            return _by_scatter(trace, places_among(selected, trace.slots, table_slots), size)
+        return _product(_compared_matrix(trace, selected), trace)
 
     return lax.platform_dependent(trace, selected, cpu=on_cpu, default=elsewhere)
 
@@ -90,33 +78,20 @@ def _rows_of_trace(
 def places_among(
     selected: SlotIds, slots: Int[Array, "t r"], table_slots: int, form: Form | None = None
 ) -> Int[Array, "t r"]:
-    """Where each slot stands among the selected, ``s`` where it does not.
+    """Where each slot in ``[0, N)`` stands among the selected, distinct ones; ``s`` if it does not.
 
-    Args:
-      selected: ``(s,)`` distinct slot ids; unused places hold ``N``.
-      slots: ``(t, r)`` in ``[0, N)``.
-      table_slots: ``N``.
-      form: by an int32 vector of ``N``, or by search among the sorted selected slots without one;
-        the cheaper by size if not given.
+    Found by an int32 vector of ``N``, or by search among the sorted selected slots without one;
+    the cheaper by size if no form is given.
     """
     size = selected.shape[0]
     if (form or form_for(slots.size, table_slots)) == "vector":
-        place_of_slot = jnp.full(table_slots, size, jnp.int32)
-        place_of_slot = place_of_slot.at[selected].set(
-            jnp.arange(size, dtype=jnp.int32), mode="drop"
-        )
+        places, absent = jnp.arange(size, dtype=jnp.int32), jnp.full(table_slots, size, jnp.int32)
+        place_of_slot = absent.at[selected].set(places, mode="drop")
         return place_of_slot.at[slots].get(mode="promise_in_bounds")
     order = jnp.argsort(selected)
     in_order = selected[order]
-    found = jnp.searchsorted(in_order, slots, method="scan_unrolled")
-    found = jnp.minimum(found, size - 1)
+    found = jnp.minimum(jnp.searchsorted(in_order, slots, method="scan_unrolled"), size - 1)
     return jnp.where(in_order[found] == slots, order[found], size).astype(jnp.int32)
-
-
-def _scattered_matrix(trace: ReadTrace, places: Int[Array, "t r"], size: int) -> Array:
-    tokens = jnp.arange(places.shape[0])[:, None]
-    matrix = jnp.zeros((size, places.shape[0]), trace.weights.dtype)
-    return matrix.at[places, tokens].add(trace.weights, mode="drop")
 
 
 def _compared_matrix(trace: ReadTrace, selected: SlotIds) -> Array:
@@ -145,19 +120,9 @@ def count_with_norms(
     """Accesses of a pool, each slot with the norm of its row's gradient to be scored.
 
     Reads are sorted by slot and walked over in chunks, so that no more than a chunk of rows is
-    ever held: the rows of a slot are summed, and only their norm is kept.
-
-    Args:
-      reads: the reads of every layer of the pool.
-      valid: ``(t,)`` bool, false on pads.
-      table_slots: ``N``.
-      chunk: reads of one chunk.
-
-    Returns:
-      The sorted form of `Accesses`, its amounts ``‖dV[slot]‖``.
+    ever held: the rows of a slot are summed, and only their norm ``‖dV[slot]‖`` is kept.
     """
-    if not reads:
-        raise ValueError("reads is empty: give the reads of at least one layer of the pool")
+    check_reads(reads)
     ids = jnp.concatenate([counted_ids(read.slots, valid, table_slots) for read in reads])
     cotangents = jnp.concatenate([read.cotangent for read in reads]).astype(jnp.float32)
     tokens, offset = [], 0
@@ -203,11 +168,6 @@ def _norms(
 
 def merge_rows(slots: SlotIds, rows: Rows, table_slots: int) -> tuple[SlotIds, Rows]:
     """Sums the rows of equal slots: several selections become one of distinct slots.
-
-    Args:
-      slots: ``(s,)``, repeated or ``N``.
-      rows: ``(s, v)``.
-      table_slots: ``N``.
 
     Returns:
       ``(s,)`` distinct ids in ascending order, then ``N``; and the sums of their rows.

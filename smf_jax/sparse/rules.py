@@ -9,7 +9,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt
+from jaxtyping import Array, UInt
 
 from smf_jax.shapes import SlotCounts, SlotScores
 from smf_jax.sparse.accesses import Accesses, accesses_in_vector
@@ -27,7 +27,7 @@ class Rule:
     Attributes:
       name: by which users choose it.
       score: ``(accesses, background, key) -> scores`` in the places of the accesses, given a
-        `PoolUsage` and a random key if the rule needs them.
+        `PoolUsage` and a random key where the rule needs them.
       amounts: what is scored of a slot: the ``counts`` of its reads, the ``mass`` of their weights,
         or the norm of its row's ``gradient``.
       needs_background: whether slots are ranked against usage of general text.
@@ -46,11 +46,7 @@ class Rule:
 
 
 def check_rule(rule: str, background: object | None) -> None:
-    """Refuses unknown rules, and rules that need a background where there is none.
-
-    Raises:
-      ValueError: naming the rule and the choices, or the missing background.
-    """
+    """Refuses unknown rules, and rules that need a background where there is none."""
     if rule not in RULES:
         raise ValueError(f"rule={rule!r} is unknown; choose from {', '.join(RULES)}")
     if RULES[rule].needs_background and background is None:
@@ -79,15 +75,9 @@ def score_slots(
     * ``gradient``: the norm of the row's gradient, a control
     * ``all``: one score for all of them
 
-    Args:
-      counts: ``(N,)`` int32 accesses of the batch, or its `Accesses` in either form; ``mass`` and
-        ``gradient`` need those with the amounts to score.
-      background: usage of general text; needed by ``tfidf``, ``kl_df``, ``kl_acc``, ``mass``.
-      rule: a name out of `RULES`, see above.
-      key: random key, for ``random`` only.
-
-    Returns:
-      ``(N,)`` float32, or in the places of the sorted form.
+    Given ``(N,)`` int32 accesses of the batch, scores are ``(N,)`` float32; given its `Accesses`
+    in either form, they stand in their places. ``mass`` and ``gradient`` need the latter, with the
+    amounts to score; ``tfidf``, ``kl_df``, ``kl_acc`` and ``mass`` a background, ``random`` a key.
 
     Raises:
       ValueError: for an unknown rule, a missing background, missing amounts or a missing key.
@@ -105,54 +95,40 @@ def score_slots(
     return jnp.where(accesses.counts > 0, scores, -jnp.inf)
 
 
-def _amounts(accesses: Accesses) -> SlotScores:
+def _amounts(accesses: Accesses, *_: object) -> SlotScores:
     amounts = accesses.counts if accesses.amounts is None else accesses.amounts
     return amounts.astype(jnp.float32)
 
 
-def _shares(accesses: Accesses) -> SlotScores:
+def _shares(accesses: Accesses, *_: object) -> SlotScores:
     total = accesses.total.astype(jnp.float32)
     return _amounts(accesses) / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)
 
 
-def _tf(accesses: Accesses, background: PoolUsage | None, key: Array | None) -> SlotScores:
-    return _shares(accesses)
-
-
-def _tfidf(accesses: Accesses, background: PoolUsage, key: Array | None) -> SlotScores:
+def _tfidf(accesses: Accesses, background: PoolUsage, _: object) -> SlotScores:
     batches = background.batches.astype(jnp.float32)
     used = used_at(background, "df", accesses.slots)
     return _shares(accesses) * jnp.log((batches + 1) / (used + 1))
 
 
 def _divergence(
-    statistic: Literal["df", "acc"], accesses: Accesses, background: PoolUsage, key: Array | None
+    statistic: Literal["df", "acc"], accesses: Accesses, background: PoolUsage, _: object
 ) -> SlotScores:
     p, used = _shares(accesses), used_at(background, statistic, accesses.slots)
     q = (used + 1) / used_in_all(background, statistic)
     return p * jnp.log((p + EPSILON) / (q + EPSILON))
 
 
-def _norms(accesses: Accesses, background: PoolUsage | None, key: Array | None) -> SlotScores:
-    return _amounts(accesses)
+def _equal(accesses: Accesses, *_: object) -> SlotScores:
+    return jnp.zeros(accesses.counts.shape, jnp.float32)
 
 
-def _random(accesses: Accesses, background: PoolUsage | None, key: Array) -> SlotScores:
-    slots = accesses.slots
-    return _draws(key, jnp.arange(accesses.table_slots) if slots is None else slots)
-
-
-def _equal(accesses: Accesses, background: PoolUsage | None, key: Array | None) -> SlotScores:
-    return jnp.zeros(accesses.places, jnp.float32)
-
-
-def _draws(key: Array, slots: Int[Array, " m"]) -> Float[Array, " m"]:
-    """One number in ``[0, 1)`` for each slot, a function of key and slot id alone.
-
-    A counter-based hash: two rounds of the 32-bit finalizer of MurmurHash3 over the slot id, each
-    after mixing in a random word, top 24 bits kept. A draw over the whole table would cost more
-    and would not be at hand for the slots of the sorted form only.
-    """
+def _random(accesses: Accesses, _: object, key: Array) -> SlotScores:
+    """One number in ``[0, 1)`` for each slot, a function of key and slot id alone."""
+    # A counter-based hash: two rounds of the 32-bit finalizer of MurmurHash3 over the slot id, each
+    # after mixing in a random word, top 24 bits kept. A draw over the whole table would cost more
+    # and would not be at hand for the slots of the sorted form only.
+    slots = jnp.arange(accesses.table_slots) if accesses.slots is None else accesses.slots
     first, second = jax.random.bits(key, (2,), jnp.uint32)
     bits = _finalized(slots.astype(jnp.uint32) * jnp.uint32(0x9E3779B9) + first)
     return (_finalized(bits ^ second) >> 8).astype(jnp.float32) * jnp.float32(2**-24)
@@ -168,12 +144,12 @@ RULES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
         Rule("tfidf", _tfidf, needs_background=True),
-        Rule("tf", _tf),
+        Rule("tf", _shares),
         Rule("kl_df", partial(_divergence, "df"), needs_background=True),
         Rule("kl_acc", partial(_divergence, "acc"), needs_background=True),
         Rule("mass", _tfidf, amounts="mass", needs_background=True),
         Rule("random", _random, needs_key=True, is_informative=False),
-        Rule("gradient", _norms, amounts="gradient"),
+        Rule("gradient", _amounts, amounts="gradient"),
         Rule("all", _equal, has_budget=False, is_informative=False),
     )
 }

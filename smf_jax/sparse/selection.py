@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,24 +19,11 @@ Granularity = Literal["per_step", "per_micro_batch", "per_task"]
 BudgetScope = Literal["per_layer", "shared"]
 
 GRANULARITIES: tuple[str, ...] = get_args(Granularity)
-BUDGET_SCOPES: tuple[str, ...] = get_args(BudgetScope)
 
 # Slots of one group, where the best are sought among the groups' maxima first.
 GROUP = 128
 # Scores are counted in this part of the best one where shares of their sum are compared.
 _SHARE_UNIT = 2.0**-20
-
-
-class Ranking(NamedTuple):
-    """The best slots of one pool, best first; ties stand by the lower slot.
-
-    Attributes:
-      slots: ``(s,)`` int32; ``N`` where fewer were accessed.
-      scores: ``(s,)`` float32; ``-inf`` at those places.
-    """
-
-    slots: SlotIds
-    scores: Float[Array, " s"]
 
 
 def budget_size(budget: int) -> int:
@@ -65,17 +52,12 @@ def select_slots(
     """The ``top_t`` best accessed slots, best first; ties go to the lower slot.
 
     Fewer accessed slots than ``top_t`` means fewer selected: never a slot that was not accessed.
-    Negative scores (KL rules) may be selected, after all larger ones.
+    Negative scores (KL rules) may be selected, after all larger ones. Accesses, background, rule
+    and key are those of `score_slots`; the form of the accesses does not matter.
 
-    Args:
-      counts: ``(N,)`` int32 accesses of the batch, summed over micro-batches and devices; or its
-        `Accesses`, in either form: the slots are the same.
-      background: usage of general text, see `score_slots`.
-      rule: see `score_slots`; ``all`` ignores ``top_t`` and selects up to ``size``.
-      top_t: the budget; an array where several budgets share one compilation.
-      size: static number of places ``s``; by default ``budget_size(top_t)``, at most ``N``, and
-        ``N`` for rule ``all``.
-      key: random key, for ``random`` only.
+    The budget ``top_t`` is an array where several budgets share one compilation; rule ``all``
+    ignores it. ``size`` is the static number of places ``s``, by default ``budget_size(top_t)``,
+    at most ``N``, and ``N`` for rule ``all``.
 
     Returns:
       ``(s,)`` int32 slot ids; unused places hold ``N``, which writes drop.
@@ -91,15 +73,13 @@ def select_slots(
         raise ValueError(
             f"top_t={top_t} is outside [1, N={table_slots}]; choose a budget within the table"
         )
-    if size is None and not budgeted:
-        size = table_slots
-    elif size is None:
-        if not isinstance(top_t, int):
+    if size is None:
+        if budgeted and not isinstance(top_t, int):
             raise ValueError("top_t is an array; give the static size, size=budget_size(largest)")
-        size = budget_size(top_t)
+        size = budget_size(top_t) if budgeted and isinstance(top_t, int) else table_slots
     scores = score_slots(accesses, background, rule, key)
-    ranking = rank_slots(accesses, scores, min(size, table_slots))
-    return _first(ranking, top_t if budgeted else size, table_slots)
+    slots, _ = rank_slots(accesses, scores, min(size, table_slots))
+    return _first(slots, top_t if budgeted else size, table_slots)
 
 
 def select_in_pools(
@@ -113,59 +93,50 @@ def select_in_pools(
     scope: BudgetScope = "per_layer",
     score_share: float | None = None,
 ) -> dict[str, SlotIds]:
-    """Selects slots of several pools, each within a budget of its own or all within one.
+    """Selects slots of several pools as `select_slots` does, mappings being by pool path.
 
-    Args:
-      accesses: of the batch, by pool path.
-      background: usage of general text by pool path, or ``None`` for rules without.
-      rule: see `score_slots`.
-      top_t: the budget of each pool, or of all together.
-      size: static number of places ``s`` in each pool.
-      key: random key, for ``random`` only; every pool draws from its own.
-      scope: ``per_layer``: a budget for each pool (2604.05248, 2605.03229); ``shared``: one for
-        all of them, scores compared across pools, ties by the pool named first.
-      score_share: where given, no more slots than cover this share of the summed positive scores,
-        those of every accessed slot: the smallest such set, at most ``top_t``.
+    Scope ``per_layer`` is a budget for each pool (2604.05248, 2605.03229), ``shared`` one for all
+    of them: scores are compared across pools, ties go by the pool named first. Where a
+    ``score_share`` is given, no more slots are taken than cover this share of the summed positive
+    scores of all accessed slots: the smallest such set, at most ``top_t``. Rule ``random`` draws
+    for every pool from a key of its own.
 
     Returns:
-      ``(s,)`` slot ids by pool path, best first; unused places hold ``N``.
+      ``(s,)`` slot ids by pool path, best first; ``size`` places, unused ones hold ``N``.
     """
-    scores, rankings = {}, {}
+    scores, slots, best = {}, {}, {}
     for index, (pool, of_pool) in enumerate(sorted(accesses.items())):
         usage = None if background is None else background[pool]
         scores[pool] = score_slots(of_pool, usage, rule, jax.random.fold_in(key, index))
         places = min(size, of_pool.table_slots)
-        rankings[pool] = rank_slots(of_pool, scores[pool], places)
+        slots[pool], best[pool] = rank_slots(of_pool, scores[pool], places)
     limit = jnp.asarray(top_t if RULES[rule].has_budget else size, jnp.int32)
     if scope == "shared":
-        numbers = _shared_numbers(rankings, scores, size, limit, score_share)
+        numbers = _shared_numbers(best, scores, size, limit, score_share)
     else:
         numbers = {
-            pool: _number(ranking.scores, [scores[pool]], limit, score_share)
-            for pool, ranking in rankings.items()
+            pool: _number(of_pool, [scores[pool]], limit, score_share)
+            for pool, of_pool in best.items()
         }
     return {
-        pool: _first(ranking, numbers[pool], accesses[pool].table_slots)
-        for pool, ranking in rankings.items()
+        pool: _first(of_pool, numbers[pool], accesses[pool].table_slots)
+        for pool, of_pool in slots.items()
     }
 
 
-def rank_slots(accesses: Accesses, scores: SlotScores, size: int) -> Ranking:
-    """The ``size`` best slots of a pool.
+def rank_slots(
+    accesses: Accesses, scores: SlotScores, size: int
+) -> tuple[SlotIds, Float[Array, " s"]]:
+    """The ``size <= N`` best slots of a pool and their scores, best first, ties by the lower slot.
 
-    Args:
-      accesses: of the batch.
-      scores: from `score_slots`, in the places of the accesses.
-      size: static number of places, at most ``N``.
+    Where fewer were accessed, they are ``N`` and ``-inf``.
     """
     best, places = top_places(scores, min(size, scores.shape[0]))
     slots = places if accesses.slots is None else accesses.slots[places]
     slots = jnp.where(best > -jnp.inf, slots, accesses.table_slots).astype(jnp.int32)
     missing = size - slots.shape[0]
-    return Ranking(
-        jnp.pad(slots, (0, missing), constant_values=accesses.table_slots),
-        jnp.pad(best, (0, missing), constant_values=-jnp.inf),
-    )
+    slots = jnp.pad(slots, (0, missing), constant_values=accesses.table_slots)
+    return slots, jnp.pad(best, (0, missing), constant_values=-jnp.inf)
 
 
 def top_places(scores: SlotScores, size: int) -> tuple[Float[Array, " s"], Int[Array, " s"]]:
@@ -174,15 +145,10 @@ def top_places(scores: SlotScores, size: int) -> tuple[Float[Array, " s"], Int[A
     Of a long vector the maxima of groups are ranked first: whoever is among the best ``s`` stands
     in one of the ``s`` groups of the largest maxima, because each group ahead of its own holds a
     score ahead of it. Measured on a CPU at 4M scores: 1.6 ms where `lax.top_k` takes 15.
-
-    Args:
-      scores: ``(m,)``.
-      size: static, at most ``m``.
     """
-    length = scores.shape[0]
-    if length < 4 * size * GROUP:
+    if scores.shape[0] < 4 * size * GROUP:
         return lax.top_k(scores, size)
-    padded = jnp.pad(scores, (0, -length % GROUP), constant_values=-jnp.inf)
+    padded = jnp.pad(scores, (0, -scores.shape[0] % GROUP), constant_values=-jnp.inf)
     groups = padded.reshape(-1, GROUP)
     _, winners = lax.top_k(jnp.max(groups, axis=1), size)
     # In order, so that a tie between groups goes to the lower one.
@@ -191,26 +157,25 @@ def top_places(scores: SlotScores, size: int) -> tuple[Float[Array, " s"], Int[A
     return best, winners[places // GROUP] * GROUP + places % GROUP
 
 
-def _first(ranking: Ranking, number: int | Int[Array, ""], table_slots: int) -> SlotIds:
-    within = jnp.arange(ranking.slots.shape[0]) < number
-    return jnp.where(within, ranking.slots, table_slots)
+def _first(slots: SlotIds, number: int | Int[Array, ""], table_slots: int) -> SlotIds:
+    return jnp.where(jnp.arange(slots.shape[0]) < number, slots, table_slots)
 
 
 def _shared_numbers(
-    rankings: Mapping[str, Ranking],
+    best: Mapping[str, Float[Array, " s"]],
     scores: Mapping[str, SlotScores],
     size: int,
     limit: Int[Array, ""],
     score_share: float | None,
 ) -> dict[str, Int[Array, ""]]:
     """How many slots of each pool are among the best of all: the first of its ranking."""
-    candidates = jnp.concatenate([ranking.scores for ranking in rankings.values()])
-    best, places = lax.top_k(candidates, min(size, candidates.shape[0]))
-    number = _number(best, list(scores.values()), limit, score_share)
-    chosen = (jnp.arange(best.shape[0]) < number) & (best > -jnp.inf)
+    candidates = jnp.concatenate(list(best.values()))
+    of_all, places = lax.top_k(candidates, min(size, candidates.shape[0]))
+    number = _number(of_all, list(scores.values()), limit, score_share)
+    chosen = (jnp.arange(of_all.shape[0]) < number) & (of_all > -jnp.inf)
     numbers, start = {}, 0
-    for pool, ranking in rankings.items():
-        end = start + ranking.scores.shape[0]
+    for pool, of_pool in best.items():
+        end = start + of_pool.shape[0]
         own = chosen & (places >= start) & (places < end)
         numbers[pool], start = jnp.sum(own, dtype=jnp.int32), end
     return numbers

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Int
 
 from smf_jax.shapes import SlotIds
 from smf_jax.sparse.each_row import check_each_row, each_row
@@ -23,12 +23,7 @@ from smf_jax.sparse.rows import where_rows
 
 
 class SelectedRowsState(NamedTuple):
-    """State of `freeze_all_but_rows`.
-
-    Attributes:
-      step: steps taken.
-      opt_state: per table path, the optax state of one row stacked over its ``N`` rows.
-    """
+    """Steps taken, and by table path the optax state of one row stacked over its ``N`` rows."""
 
     step: Int[Array, ""]
     opt_state: dict[str, Any]
@@ -59,7 +54,7 @@ def freeze_all_but_rows(
 
     Args:
       inner: any optax optimizer whose update of a row does not depend on other rows.
-      tables: paths of the ``(N, v)`` leaves whose rows may train, joined with ``/``.
+      tables: paths of the ``(N, v)`` tables whose rows may train, joined with ``/``.
       max_norm: largest norm of the gradients of all selected rows of all tables, before ``inner``
         sees them.
       schedule: factor of the updates by global step, counted from zero; it may be traced. A
@@ -78,15 +73,13 @@ def freeze_all_but_rows(
     names, each = sorted(set(tables)), each_row(inner)
 
     def init(params: Any) -> SelectedRowsState:
-        leaves = _by_path(params)
-        if missing := [path for path in names if path not in leaves]:
+        values = _by_path(params)
+        if missing := [path for path in names if path not in values]:
             raise ValueError(
-                f"tables={missing} are not in the parameters; the paths are {sorted(leaves)}"
+                f"tables={missing} are not in the parameters; the paths are {sorted(values)}"
             )
-        return SelectedRowsState(
-            step=jnp.zeros((), jnp.int32),
-            opt_state={path: each.init(leaves[path]) for path in names},
-        )
+        opt_state = {path: each.init(values[path]) for path in names}
+        return SelectedRowsState(jnp.zeros((), jnp.int32), opt_state)
 
     def update(
         updates: Any,
@@ -101,7 +94,10 @@ def freeze_all_but_rows(
         if sorted(slots) != names:
             raise ValueError(f"slots names tables {sorted(slots)}, trained are {names}")
         values, gradients = _by_path(params), _by_path(updates)
-        selected = {path: _mask(slots[path], values[path].shape[0]) for path in names}
+        selected = {
+            path: jnp.zeros(len(values[path]), bool).at[slots[path]].set(True, mode="drop")
+            for path in names
+        }
         masked = {path: where_rows(selected[path], gradients[path], 0) for path in names}
         masked = clip_to_norm(masked, max_norm)
         scale = 1.0 if schedule is None else jnp.asarray(schedule(state.step))
@@ -123,10 +119,6 @@ def freeze_all_but_rows(
 def _nothing(leaf: Array) -> Array:
     # -0.0 is the one addend that keeps every bit: -0.0 + 0.0 would be +0.0.
     return jnp.full_like(leaf, -0.0)
-
-
-def _mask(slots: SlotIds, table_slots: int) -> Bool[Array, " N"]:
-    return jnp.zeros(table_slots, bool).at[slots].set(True, mode="drop")
 
 
 def _join(path: tuple[Any, ...]) -> str:

@@ -14,15 +14,13 @@ from smf_jax.shapes import SlotCounts, TokenMask
 
 FORMAT = 1
 _STORED = ("document_frequency", "accesses", "batches")
+_RECORDED = ("tokens_per_batch", "corpus", "tokenizer", "fingerprint")
 
 
 class Protection(NamedTuple):
     """Slots that earlier tasks wrote, counted as if general text had used them.
 
-    Attributes:
-      written: ``(N,)`` bool.
-      number: how many they are, int32 scalar.
-      weight: each counts as ``weight · B`` more background batches, with one access in each.
+    Each counts as ``weight · B`` more background batches, with one access in each.
     """
 
     written: Bool[Array, " N"]
@@ -53,10 +51,7 @@ class PoolUsage(NamedTuple):
 def used_at(
     usage: PoolUsage, statistic: Literal["df", "acc"], slots: Int[Array, " m"] | None
 ) -> Float[Array, " m"]:
-    """``df`` or ``acc`` of given slots, of all if ``None``; protected slots counted as used.
-
-    Ids outside the table give that of a slot in it.
-    """
+    """``df`` or ``acc`` of given slots (clipped to the table) or of all, protected ones as used."""
 
     def at(vector: Array) -> Array:
         # Gathered before anything is computed: no second vector of N.
@@ -66,8 +61,7 @@ def used_at(
     used = used.astype(jnp.float32)
     if usage.protection is None:
         return used
-    written = at(usage.protection.written)
-    return jnp.where(written, used + _extra(usage, usage.protection), used)
+    return jnp.where(at(usage.protection.written), used + _extra(usage, usage.protection), used)
 
 
 def used_in_all(usage: PoolUsage, statistic: Literal["df", "acc"]) -> Float[Array, ""]:
@@ -99,32 +93,16 @@ def count_accesses(slots: Int[Array, "t r"], valid: TokenMask, table_slots: int)
 
     Two heads of a token that choose one slot count twice. Counts are integers, so their sum over
     micro-batches, layers and devices does not depend on how a batch was split.
-
-    Args:
-      slots: ``(t, r)`` int32.
-      valid: ``(t,)`` bool, false on pads.
-      table_slots: ``N``.
-
-    Returns:
-      ``(N,)`` int32.
     """
     counted = jnp.where(valid[:, None], slots, table_slots)
     return jnp.zeros(table_slots, jnp.int32).at[counted.reshape(-1)].add(1, mode="drop")
 
 
 def add_batch(usage: PoolUsage, counts: SlotCounts) -> PoolUsage:
-    """Adds one background batch to a pool's statistics.
-
-    Args:
-      usage: statistics so far.
-      counts: ``(N,)`` int32 accesses of the batch.
-    """
+    """Adds one background batch to a pool's statistics, given its ``(N,)`` int32 accesses."""
     # Without totals: those that were known are of fewer batches.
-    return PoolUsage(
-        document_frequency=usage.document_frequency + (counts > 0).astype(jnp.int32),
-        accesses=usage.accesses + counts,
-        batches=usage.batches + 1,
-    )
+    frequency = usage.document_frequency + (counts > 0).astype(jnp.int32)
+    return PoolUsage(frequency, usage.accesses + counts, usage.batches + 1)
 
 
 def no_usage(table_slots: int) -> PoolUsage:
@@ -147,7 +125,7 @@ class Background:
         ``df`` saturates, so it is a recorded setting.
       corpus: name of the text.
       tokenizer: fingerprint of the tokenizer.
-      fingerprint: of all base leaves upstream of the reads, patches excluded.
+      fingerprint: of all base params upstream of the reads, patches excluded.
     """
 
     pools: Mapping[str, PoolUsage]
@@ -161,11 +139,7 @@ class Background:
         object.__setattr__(self, "pools", totalled)
 
     def require(self, fingerprint: str, tokenizer: str) -> None:
-        """Refuses to serve another base than the one that was measured.
-
-        Raises:
-          ValueError: naming both fingerprints.
-        """
+        """Refuses to serve another base than the one that was measured, naming both."""
         for name, mine, theirs in (
             ("model", self.fingerprint, fingerprint),
             ("tokenizer", self.tokenizer, tokenizer),
@@ -184,23 +158,12 @@ class Background:
             for pool, usage in self.pools.items()
             for name in _STORED
         }
-        metadata = {
-            "kind": "background",
-            "background_format": FORMAT,
-            "tokens_per_batch": self.tokens_per_batch,
-            "corpus": self.corpus,
-            "tokenizer": self.tokenizer,
-            "fingerprint": self.fingerprint,
-        }
-        return arrays, metadata
+        recorded = {name: getattr(self, name) for name in _RECORDED}
+        return arrays, {"kind": "background", "background_format": FORMAT, **recorded}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> Background:
-        """Reads what `to_arrays` gave.
-
-        Raises:
-          ValueError: if the metadata is not that of a background of this format.
-        """
+        """Reads what `to_arrays` gave; an error if that is no background of this format."""
         if metadata.get("background_format") != FORMAT:
             raise ValueError(
                 f"background_format={metadata.get('background_format')!r} is not {FORMAT}: "
@@ -210,10 +173,4 @@ class Background:
         for pool in sorted({path.rsplit("/", 1)[0] for path in arrays}):
             frequency, accesses, batches = (jnp.asarray(arrays[f"{pool}/{f}"]) for f in _STORED)
             pools[pool] = PoolUsage(frequency, accesses, batches)
-        return cls(
-            pools=pools,
-            tokens_per_batch=metadata["tokens_per_batch"],
-            corpus=metadata["corpus"],
-            tokenizer=metadata["tokenizer"],
-            fingerprint=metadata["fingerprint"],
-        )
+        return cls(pools, **{name: metadata[name] for name in _RECORDED})

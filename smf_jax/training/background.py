@@ -19,12 +19,8 @@ from smf_jax.training.reads import read_counts
 
 
 def routing_fingerprint(config: ModelConfig, params: Params) -> str:
-    """Fingerprint of all leaves upstream of the reads, which background statistics belong to."""
-    return _fingerprint(partial(upstream_of_reads, config), params)
-
-
-def _fingerprint(is_upstream: Callable[[str], bool], params: Params) -> str:
-    return fingerprint(jax.device_get(split(params, is_upstream)[0]))
+    """Fingerprint of all params upstream of the reads, which background statistics belong to."""
+    return fingerprint(jax.device_get(split(params, partial(upstream_of_reads, config))[0]))
 
 
 def measure_background(
@@ -36,18 +32,10 @@ def measure_background(
     tokenizer: str = "",
     progress: Callable[[int], None] = lambda _: None,
 ) -> Background:
-    """Counts the reads of general text, batch by batch.
+    """Counts the reads of general text, ``(B, b, t)``, batch by batch.
 
-    Args:
-      model: the base, with memories; our decoder, or that of `memory_model`.
-      params: its leaves by path.
-      batches: ``(B, b, t)`` fields.
-      corpus: name of the text, recorded.
-      tokenizer: fingerprint of the tokenizer, recorded.
-      progress: called with the number of batches done.
-
-    Returns:
-      Statistics with the base's fingerprint in them.
+    Recorded with the statistics are the base's fingerprint, the name of the ``corpus`` and the
+    fingerprint of the ``tokenizer``. ``progress`` is called with the number of batches done.
     """
     model = as_memory_model(model)
 
@@ -67,5 +55,5 @@ def measure_background(
         tokens_per_batch=round(float(np.sum(batches.valid)) / total),
         corpus=corpus,
         tokenizer=tokenizer,
-        fingerprint=_fingerprint(model.is_upstream, params),
+        fingerprint=fingerprint(jax.device_get(split(params, model.is_upstream)[0])),
     )

@@ -1,4 +1,4 @@
-"""One training step of whole leaves: full finetuning, replay, LoRA, pretraining, healing."""
+"""One training step of whole params: full finetuning, replay, LoRA, pretraining, healing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from smf_jax.params import Params
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.step import Settings, StepMetrics, latch, step_params
 
-# From all leaves by path and a batch: what is minimised, and the running statistics after the
-# batch, by path.
+# From all params and a batch: what is minimised, and the running statistics after the batch.
 LossFn = Callable[[Params, Batch], tuple[Array, Params]]
 
 
@@ -26,7 +25,7 @@ class DenseState(NamedTuple):
     """What a dense step changes.
 
     Attributes:
-      params: the trained leaves, or adapters, by path.
+      params: the trained ones, or adapters, by path.
       opt_state: their optax state.
       step: steps since the optimizer started.
       failed_step: first step whose loss, gradient or result was not finite, or -1.
@@ -58,38 +57,22 @@ def dense_step(
     batch: Batch,
     settings: Settings,
 ) -> tuple[DenseState, StepMetrics]:
-    """One step that trains whole leaves: full finetuning, replay, LoRA, pretraining, healing.
+    """One step that trains whole params: the state after it, and the metrics before it.
 
-    Args:
-      loss: is given the frozen and the trained leaves and running statistics together, and
-        returns as many running statistics as are in the state.
-      optimizer: how gradients become updates.
-      frozen: every leaf that is not in the state, by path.
-      state: before the step.
-      batch: ``(b, t)`` fields.
-      settings: of the trial.
-
-    Returns:
-      The state after the step, and the metrics before it.
+    The loss is given the frozen and the trained params and running statistics together, and
+    returns as many running statistics as are in the state.
     """
 
     def loss_of(params: Params) -> tuple[Array, Params]:
         return loss({**frozen, **state.batch_stats, **params}, batch)
 
     (value, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    params, opt_state = step_params(
-        optimizer.transformation(),
-        optimizer.clipped(gradients),
-        state.params,
-        state.opt_state,
-        optimizer.rate(settings.learning_rate, state.step),
-    )
+    inner, rate = optimizer.transformation(), optimizer.rate(settings.learning_rate, state.step)
+    clipped = optimizer.clipped(gradients)
+    params, opt_state = step_params(inner, clipped, state.params, state.opt_state, rate)
     accepted = all_finite((value, gradients, params, batch_stats)) & (state.failed_step < 0)
-    after = DenseState(
-        params=optax.tree.where(accepted, params, state.params),
-        opt_state=optax.tree.where(accepted, opt_state, state.opt_state),
-        step=state.step + 1,
-        failed_step=latch(state.failed_step, state.step, accepted),
-        batch_stats=optax.tree.where(accepted, batch_stats, state.batch_stats),
+    moved = state._replace(params=params, opt_state=opt_state, batch_stats=batch_stats)
+    after = optax.tree.where(accepted, moved, state)._replace(
+        step=state.step + 1, failed_step=latch(state.failed_step, state.step, accepted)
     )
     return after, StepMetrics(value, jnp.zeros((), jnp.int32))

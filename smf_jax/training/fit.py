@@ -18,12 +18,7 @@ from smf_jax.training.trainers import State, Trainer
 
 
 class Fitted(NamedTuple):
-    """What a fit gives.
-
-    Attributes:
-      params: all leaves by path, trained and frozen.
-      losses: ``(steps,)`` loss of every step, before its update.
-    """
+    """All params, trained and frozen, and the ``(steps,)`` loss of every step before its update."""
 
     params: Params
     losses: np.ndarray
@@ -37,18 +32,10 @@ def fit(
     mesh: Mesh,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Fitted:
-    """Trains on ``(steps, b, t)`` batches, each split over the devices of a mesh.
+    """Trains on ``(steps, b, t)`` batches, each split over the devices of a mesh of axis ``data``.
 
-    Args:
-      trainer: of whole leaves.
-      params: at the start, by path; they are copied, not taken over.
-      batches: all batches, on the host.
-      learning_rate: before the schedule.
-      mesh: of the axis ``data``.
-      progress: called with the number of steps done.
-
-    Returns:
-      The leaves after the last step, and the losses.
+    The trainer is one of whole params, which are copied, not taken over; the learning rate is that
+    before the schedule. ``progress`` is called with the number of steps done.
 
     Raises:
       ValueError: if the devices do not divide a batch.

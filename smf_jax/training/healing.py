@@ -1,9 +1,8 @@
 """Healing: a memory that was put into a model learns, alone, to serve it.
 
-The whole memory may train, as published (2604.05248, 2605.03229), or all of it but its routing.
-A few hundred steps on queries and keys draw most reads to few slots: text then shares these, and a
-stream of facts finds no slots of its own. Queries that were whitened and left alone keep the table
-in use.
+The whole memory may train, as published (2604.05248, 2605.03229), or all of it but its routing: a
+few hundred steps on queries and keys draw most reads to few slots, and a stream of facts finds no
+slots of its own. Queries that were whitened and left alone keep the table in use.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array
 
 from smf_jax.data.batching import Batch
 from smf_jax.memory.norms import STATISTICS
@@ -29,12 +28,7 @@ HealingLoss = Literal["text", "distill"]
 
 
 def heals(path: str, train_routing: bool = False) -> bool:
-    """Whether healing trains a leaf: those of the memory, of its routing only if told so.
-
-    Args:
-      path: of the leaf.
-      train_routing: whether queries and keys train too, as published.
-    """
+    """Whether healing trains a path: those of the memory; queries and keys only if told so."""
     return is_memory(path) and (train_routing or not is_routing(path))
 
 
@@ -46,12 +40,8 @@ def healing_trainer(
 ) -> Trainer[DenseState]:
     """Trains a retrofitted memory; query BatchNorm uses the statistics of the batches.
 
-    Args:
-      model: a decoder with memories.
-      optimizer: how gradients become updates.
-      loss: ``text``: the loss on the next tokens; ``distill``: see `distillation_loss`, whose
-        removed leaves then have to be among those that are fitted.
-      train_routing: see `heals`.
+    The loss is that on the next tokens, or `distillation_loss`, whose removed params then have to
+    be among those that are fitted.
 
     Raises:
       ValueError: if the loss is unknown, or does not fit the memory's placement.
@@ -68,13 +58,8 @@ def distillation_loss(model: Decoder) -> LossFn:
     """Mean squared error between each memory and the feed-forward that it replaced.
 
     Both see what the feed-forward saw in the model before the retrofit, so that layers learn apart
-    from each other: ``L = mean over layers, tokens, width of (memory(x) - ffn(x))²``.
-
-    Args:
-      model: a decoder whose memories replace feed-forwards.
-
-    Returns:
-      A loss whose leaves hold the removed feed-forwards' too, under the paths that they had.
+    from each other: ``L = mean over layers, tokens, width of (memory(x) - ffn(x))²``. The params
+    of the loss hold the removed feed-forwards' too, under the paths that they had.
 
     Raises:
       ValueError: if nothing was replaced.
@@ -91,25 +76,21 @@ def distillation_loss(model: Decoder) -> LossFn:
 
     def loss(params: Params, batch: Batch) -> tuple[Array, Params]:
         new, old = split(params, is_memory)
-        variables = {"params": unflatten(new)[MEMORY]}
+        variables, valid = {"params": unflatten(new)[MEMORY]}, jnp.asarray(batch.valid)
         total, batch_stats = jnp.zeros(()), {}
         for layer, (x, wanted) in _feed_forwards(before, old, batch, placement.layers).items():
             y, collections = memory.apply(variables, layer, x, batch.valid, mutable=[STATISTICS])
-            total += _squared_error(y, wanted, batch.valid)
-            sown = {STATISTICS: {MEMORY: collections.get(STATISTICS, {})}}
-            batch_stats |= follow(params, sown)
+            wide = jnp.promote_types(jnp.float32, y.dtype)
+            each = jnp.mean(jnp.square(y.astype(wide) - wanted.astype(wide)), axis=-1)
+            total += jnp.sum(jnp.where(valid, each, 0)) / jnp.maximum(jnp.sum(valid), 1)
+            batch_stats |= follow(params, {STATISTICS: {MEMORY: collections.get(STATISTICS, {})}})
         return total / len(placement.layers), batch_stats
 
     return loss
 
 
 def removed_params(config: ModelConfig, before: Params) -> Params:
-    """The leaves of the feed-forwards that memories stand in for, by path.
-
-    Args:
-      config: of the model with memories.
-      before: the leaves of the model without, by path.
-    """
+    """The params of the feed-forwards that memories stand in for, from those ``before`` these."""
     return split(before, partial(is_replaced, config))[0]
 
 
@@ -125,16 +106,6 @@ def _feed_forwards(
         capture_intermediates=lambda _, method: method in ("normalise", "feed"),
         mutable=["intermediates"],
     )
-    of_blocks: Any = caught["intermediates"]
-    blocks = {layer: of_blocks[block_path(layer)] for layer in layers}
+    sown: Any = caught["intermediates"]
+    blocks = {layer: sown[block_path(layer)] for layer in layers}
     return {i: (block["normalise"][0], block["feed"][0]) for i, block in blocks.items()}
-
-
-def _squared_error(
-    y: Float[Array, "b t d"], wanted: Float[Array, "b t d"], valid: Bool[Array, "b t"]
-) -> Float[Array, ""]:
-    """Mean over the valid tokens and the width."""
-    wide = jnp.promote_types(jnp.float32, y.dtype)
-    each = jnp.mean(jnp.square(y.astype(wide) - wanted.astype(wide)), axis=-1)
-    valid = jnp.asarray(valid)
-    return jnp.sum(jnp.where(valid, each, 0)) / jnp.maximum(jnp.sum(valid), 1)

@@ -11,30 +11,20 @@ from jaxtyping import Array, Bool, Float, Int
 
 from smf_jax.data.batching import Batch
 from smf_jax.params import Params
-from smf_jax.shapes import Rows, SlotCounts, SlotIds, Table
+from smf_jax.shapes import Rows, SlotCounts, SlotIds
 from smf_jax.sparse.accesses import Accesses, accesses_in_vector, count_reads, counts_at
 from smf_jax.sparse.rows import count_with_norms, merge_rows, row_gradient
 from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.selection import select_in_pools
 from smf_jax.sparse.usage import PoolUsage, Protection
 from smf_jax.training.memory_model import MemoryModel
-from smf_jax.training.reads import (
-    ReadGradients,
-    accumulate_reads,
-    differentiate_reads,
-    micro_batches,
-)
+from smf_jax.training.reads import ReadGradients, differentiate_reads, micro_batches
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.step import Settings
 
 
 class History(NamedTuple):
-    """Rows of a pool that earlier tasks wrote.
-
-    Attributes:
-      written: ``(N,)`` bool.
-      number: how many.
-    """
+    """Rows of a pool that earlier tasks wrote, and how many."""
 
     written: Bool[Array, " N"]
     number: Int[Array, ""]
@@ -44,21 +34,9 @@ class History(NamedTuple):
         """Counts them."""
         return cls(written, jnp.sum(written, dtype=jnp.int32))
 
-    def joined(self, written: Bool[Array, " N"]) -> History:
-        """With those of one more task."""
-        return History.of(self.written | written)
-
 
 class Context(NamedTuple):
-    """What selection needs to know beside the batch.
-
-    Attributes:
-      usage: background statistics by pool path, or ``None``.
-      history: rows written by earlier tasks by pool path, or ``None``.
-      task_slots: slots of the task by pool path, or ``None``.
-      settings: of the trial.
-      step: since the optimizer started.
-    """
+    """What selection needs to know beside the batch; mappings are by pool path, ``None`` unused."""
 
     usage: Mapping[str, PoolUsage] | None
     history: Mapping[str, History] | None
@@ -68,13 +46,9 @@ class Context(NamedTuple):
 
 
 class MemoryGrads(NamedTuple):
-    """What a batch asks of the rows, and of the scalars.
+    """The loss, the rows that a batch selects, and the gradients of these and of the scalars.
 
-    Attributes:
-      loss: the weighted loss.
-      slots: ``(s,)`` by pool path, distinct; unused places hold ``N``.
-      gradients: ``(s, v)`` of these rows.
-      scalars: gradient of the scalars, by path.
+    By pool path stand ``(s,)`` distinct slots, unused places holding ``N``, and ``(s, v)`` rows.
     """
 
     loss: Float[Array, ""]
@@ -86,51 +60,33 @@ class MemoryGrads(NamedTuple):
 def memory_grads(
     model: MemoryModel,
     config: SparseConfig,
-    frozen: Params,
-    tables: Mapping[str, Table],
+    params: Params,
     scalars: Params,
     context: Context,
     batch: Batch,
 ) -> MemoryGrads:
     """Selects the rows of a step and makes their gradients; nothing of ``N`` rows is made.
 
-    Args:
-      model: with memories.
-      config: static choices.
-      frozen: every leaf that is given nowhere else, by path.
-      tables: by pool path.
-      scalars: trained scalars, by path.
-      context: what selection needs to know beside the batch.
-      batch: ``(b, t)`` fields.
+    ``scalars`` are those that train, ``params`` all others.
     """
-    slots_of = {pool: table.shape[0] for pool, table in tables.items()}
+    slots_of = {pool: params[pool].shape[0] for pool in model.tables}
     if config.granularity != "per_micro_batch":
-        found = accumulate_reads(model, frozen, tables, scalars, batch, config.micro_batches)
-        key = _key(context)
-        return select_and_gather(config, found, batch.valid, context, slots_of, key)
+        found = differentiate_reads(model, params, scalars, batch, config.micro_batches)
+        return select_and_gather(config, found, batch.valid, context, slots_of, _key(context))
 
     def one(index: Array, part: Batch) -> tuple[Array, MemoryGrads]:
-        found = differentiate_reads(model, frozen, tables, scalars, part)
+        found = differentiate_reads(model, params, scalars, part)
         key = jax.random.fold_in(_key(context), index)
-        own = select_and_gather(config, found, part.valid, context, slots_of, key)
-        return index + 1, own
+        return index + 1, select_and_gather(config, found, part.valid, context, slots_of, key)
 
     parts = micro_batches(batch, config.micro_batches)
     _, found = jax.lax.scan(one, jnp.zeros((), jnp.int32), parts)
-    merged = {
-        pool: merge_rows(
-            found.slots[pool].reshape(-1),
-            found.gradients[pool].reshape(-1, table.shape[1]) / config.micro_batches,
-            table.shape[0],
-        )
-        for pool, table in tables.items()
-    }
-    return MemoryGrads(
-        jnp.mean(found.loss),
-        {pool: slots for pool, (slots, _) in merged.items()},
-        {pool: rows for pool, (_, rows) in merged.items()},
-        jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), found.scalars),
-    )
+    slots, gradients = {}, {}
+    for pool, size in slots_of.items():
+        rows = found.gradients[pool].reshape(-1, params[pool].shape[1]) / config.micro_batches
+        slots[pool], gradients[pool] = merge_rows(found.slots[pool].reshape(-1), rows, size)
+    scalar_grads = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), found.scalars)
+    return MemoryGrads(jnp.mean(found.loss), slots, gradients, scalar_grads)
 
 
 def select_for_task(
@@ -151,20 +107,26 @@ def select_and_gather(
 ) -> MemoryGrads:
     """Selects rows by the reads of a (micro-)batch, and makes their gradients from these.
 
-    Args:
-      config: static choices.
-      found: what the loss's gradient is made from.
-      valid: ``(b, t)``, false on pads.
-      context: what selection needs to know beside the reads.
-      table_slots: ``N`` by pool path.
-      key: for rule ``random``.
+    ``table_slots`` are the ``N`` by pool path; the key is for rule ``random``.
     """
-    accesses = {
-        pool: _accesses(config, found, pool, valid.reshape(-1), table_slots[pool])
-        for pool in table_slots
-    }
+    amounts, is_valid, accesses = RULES[config.rule].amounts, valid.reshape(-1), {}
+    for pool, size in table_slots.items():
+        traces = found.traces[pool]
+        if amounts == "gradient":
+            accesses[pool] = count_with_norms(traces, is_valid, size)
+            continue
+        weights = [trace.weights for trace in traces] if amounts == "mass" else None
+        accesses[pool] = count_reads([trace.slots for trace in traces], is_valid, size, weights)
     if config.granularity == "per_task":
-        selected = _read_of_task(context.task_slots, accesses)
+        # The task's slots that the batch reads: the others have no gradient and do not advance.
+        if context.task_slots is None:
+            raise ValueError(
+                "granularity='per_task': select the task's slots before its first step"
+            )
+        selected = {
+            pool: jnp.where(counts_at(accesses[pool], slots) > 0, slots, table_slots[pool])
+            for pool, slots in context.task_slots.items()
+        }
     else:
         selected = _selected(config, accesses, context, key)
     gradients = {}
@@ -174,17 +136,6 @@ def select_and_gather(
             rows = rows / jnp.maximum(counts_at(accesses[pool], slots), 1)[:, None]
         gradients[pool] = rows
     return MemoryGrads(found.loss, selected, gradients, found.scalars)
-
-
-def _accesses(
-    config: SparseConfig, found: ReadGradients, pool: str, valid: Array, table_slots: int
-) -> Accesses:
-    """Accesses of a pool, with what the rule scores."""
-    traces, amounts = found.traces[pool], RULES[config.rule].amounts
-    if amounts == "gradient":
-        return count_with_norms(traces, valid, table_slots)
-    weights = [trace.weights for trace in traces] if amounts == "mass" else None
-    return count_reads([trace.slots for trace in traces], valid, table_slots, weights)
 
 
 def _selected(
@@ -206,18 +157,6 @@ def _selected(
         scope=config.budget_scope,
         score_share=config.score_share,
     )
-
-
-def _read_of_task(
-    task_slots: Mapping[str, SlotIds] | None, accesses: Mapping[str, Accesses]
-) -> dict[str, SlotIds]:
-    """The task's slots that a batch reads: the others have no gradient and do not advance."""
-    if task_slots is None:
-        raise ValueError("granularity='per_task': select the task's slots before its first step")
-    return {
-        pool: jnp.where(counts_at(accesses[pool], slots) > 0, slots, accesses[pool].table_slots)
-        for pool, slots in task_slots.items()
-    }
 
 
 def _key(context: Context) -> Array:

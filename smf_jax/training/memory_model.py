@@ -33,8 +33,8 @@ class MemoryModel(NamedTuple):
         their layer, perturbations likewise, or none at all.
       perturbations: ``(params, tokens, valid) -> shapes`` of the perturbations of this very batch.
       tables: path of each table ``(N, v)`` -> paths of the layers that read it.
-      is_upstream: whether the leaf at a path has a say in which slots are read. A background is
-        stale once such a leaf has changed.
+      is_upstream: whether what is at a path has a say in which slots are read. A background is
+        stale once it has changed.
     """
 
     apply: Callable[[Params, Tokens, Valid, Perturbations], tuple[Logits, Reads]]
@@ -49,7 +49,7 @@ class MemoryModel(NamedTuple):
 
     @property
     def logits(self) -> LogitsFn:
-        """Logits from leaves by path, tokens and the mask of valid ones."""
+        """Logits from params by path, tokens and the mask of valid ones."""
         return lambda params, tokens, valid: self.apply(params, tokens, valid, {})[0]
 
 
@@ -75,7 +75,7 @@ def memory_model(
       tables: path of the ``values`` of each `MemoryPool` -> paths of the `MemoryLayer`s that are
         given it, joined with ``/``.
       inputs: what the module is called with, from tokens and the mask of valid ones, ``(b, t)``.
-      is_upstream: see `MemoryModel`; by default every leaf is, so that a background belongs to
+      is_upstream: see `MemoryModel`; by default every path is, so that a background belongs to
         one state of the model.
 
     Raises:
@@ -113,11 +113,7 @@ def memory_model(
 
 
 def as_memory_model(model: Decoder | MemoryModel) -> MemoryModel:
-    """The same if it is one already, else that of our decoder.
-
-    Raises:
-      ValueError: the decoder has no memory.
-    """
+    """The same if it is one already, else that of our decoder, which has to have a memory."""
     if isinstance(model, MemoryModel):
         return model
     placement = model.config.memory
@@ -144,11 +140,9 @@ def _refuse_other_table(
     options: dict[str, Any],
     context: nn.module.InterceptorContext,
 ) -> Any:
-    """Calls a method; an error if a memory layer is given another table than it is said to read.
-
-    Rows of the wrong table would be trained, in silence. A table that came through a lifted
-    transform is not recognised, and is let pass.
-    """
+    """Calls a method; an error if a memory layer is given another table than it is said to read."""
+    # Rows of the wrong table would be trained, in silence. A table that came through a lifted
+    # transform is not recognised, and is let pass.
     if isinstance(context.module, MemoryLayer) and context.method_name == "__call__":
         values, layer = [*arguments, options.get("values")][1], "/".join(context.module.path)
         for table, layers in tables.items():

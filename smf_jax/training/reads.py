@@ -7,7 +7,6 @@ nothing below the lowest memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import reduce
 from typing import NamedTuple
 
@@ -19,10 +18,14 @@ from smf_jax.data.batching import Batch
 from smf_jax.losses import weighted_loss
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params
-from smf_jax.shapes import SlotCounts, Table
+from smf_jax.shapes import SlotCounts
 from smf_jax.sparse.rows import ReadTrace
 from smf_jax.sparse.usage import count_accesses
 from smf_jax.training.memory_model import MemoryModel, Perturbations, Reads, as_memory_model
+
+_ADVICE = (
+    "name every layer in tables, and mind that a lifted transform (nn.scan over blocks) drops them"
+)
 
 
 def read_counts(
@@ -32,23 +35,16 @@ def read_counts(
     model = as_memory_model(model)
     _, reads = model.apply(params, batch.tokens, batch.valid, {})
     _check_reads(model, reads)
-    valid = batch.valid.reshape(-1)
     counts: dict[str, SlotCounts] = {}
     for table, layers in model.tables.items():
-        table_slots = params[table].shape[0]
-        each = [count_accesses(_flat(reads[layer].slots), valid, table_slots) for layer in layers]
+        valid, size = batch.valid.reshape(-1), len(params[table])
+        each = [count_accesses(_flat(reads[layer].slots), valid, size) for layer in layers]
         counts[table] = reduce(jnp.add, each)
     return counts
 
 
 class ReadGradients(NamedTuple):
-    """The loss of a batch and what its gradient is made from.
-
-    Attributes:
-      loss: the weighted loss.
-      traces: by pool path, the reads of every layer of the pool.
-      scalars: gradient of the scalars, by path.
-    """
+    """The loss of a batch, by pool path the reads of every layer, by path the scalars' gradient."""
 
     loss: Float[Array, ""]
     traces: dict[str, list[ReadTrace]]
@@ -56,64 +52,37 @@ class ReadGradients(NamedTuple):
 
 
 def differentiate_reads(
-    model: MemoryModel, frozen: Params, tables: Mapping[str, Table], scalars: Params, batch: Batch
+    model: MemoryModel, params: Params, scalars: Params, batch: Batch, parts: int = 1
 ) -> ReadGradients:
-    """Differentiates the loss of a batch with respect to every read, and to the scalars.
+    """Differentiates the loss of a batch with respect to every read, and to the trained scalars.
 
-    Args:
-      model: with memories.
-      frozen: every leaf that is given nowhere else, by path.
-      tables: by pool path.
-      scalars: trained scalars, by path.
-      batch: ``(b, t)`` fields.
-    """
-
-    def loss_of(perturbations: Perturbations, scalars: Params) -> tuple[Array, Reads]:
-        params = {**frozen, **tables, **scalars}
-        logits, reads = model.apply(params, batch.tokens, batch.valid, perturbations)
-        return weighted_loss(logits, batch.targets, batch.weights), reads
-
-    perturbations = _zero_perturbations(model, {**frozen, **tables, **scalars}, batch)
-    (loss, reads), (cotangents, scalar_gradients) = jax.value_and_grad(
-        loss_of, argnums=(0, 1), has_aux=True
-    )(perturbations, scalars)
-    _check_reads(model, reads)
-
-    def trace(layer: str) -> ReadTrace:
-        slots, weights = reads[layer]
-        return ReadTrace(_flat(slots), _flat(weights), _flat(cotangents[layer]))
-
-    traces = {table: [trace(layer) for layer in layers] for table, layers in model.tables.items()}
-    return ReadGradients(loss, traces, scalar_gradients)
-
-
-def accumulate_reads(
-    model: MemoryModel,
-    frozen: Params,
-    tables: Mapping[str, Table],
-    scalars: Params,
-    batch: Batch,
-    parts: int,
-) -> ReadGradients:
-    """What `differentiate_reads` gives of a whole batch, a micro-batch at a time.
-
-    The loss of each is weighted by its share of the batch's weights, so that the split is seen in
+    ``params`` are all others. Micro-batches, as many as ``parts``, are run one after another: the
+    loss of each is weighted by its share of the batch's weights, so that the split is seen in
     rounding only.
-
-    Args:
-      model: with memories.
-      frozen: every leaf that is given nowhere else, by path.
-      tables: by pool path.
-      scalars: trained scalars, by path.
-      batch: ``(b, t)`` fields.
-      parts: number of micro-batches, which divides ``b``.
     """
+
+    def of_part(part: Batch) -> ReadGradients:
+        def loss_of(perturbations: Perturbations, scalars: Params) -> tuple[Array, Reads]:
+            given = {**params, **scalars}
+            logits, reads = model.apply(given, part.tokens, part.valid, perturbations)
+            return weighted_loss(logits, part.targets, part.weights), reads
+
+        zeros = _zero_perturbations(model, {**params, **scalars}, part)
+        differentiate = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
+        (loss, reads), (cotangents, of_scalars) = differentiate(zeros, scalars)
+        _check_reads(model, reads)
+        traces = {
+            table: [ReadTrace(*map(_flat, (*reads[one], cotangents[one]))) for one in layers]
+            for table, layers in model.tables.items()
+        }
+        return ReadGradients(loss, traces, of_scalars)
+
     if parts == 1:
-        return differentiate_reads(model, frozen, tables, scalars, batch)
+        return of_part(batch)
     total = jnp.sum(batch.weights)
 
-    def one(_: None, part: Batch) -> tuple[None, ReadGradients]:
-        found = differentiate_reads(model, frozen, tables, scalars, part)
+    def weighted(_: None, part: Batch) -> tuple[None, ReadGradients]:
+        found = of_part(part)
         share = jnp.sum(part.weights) / jnp.maximum(total, jnp.finfo(total.dtype).tiny)
         traces = {
             pool: [t._replace(cotangent=share.astype(t.cotangent.dtype) * t.cotangent) for t in of]
@@ -122,7 +91,7 @@ def accumulate_reads(
         scaled = jax.tree.map(lambda leaf: share.astype(leaf.dtype) * leaf, found.scalars)
         return None, ReadGradients(share * found.loss, traces, scaled)
 
-    _, found = jax.lax.scan(one, None, micro_batches(batch, parts))
+    _, found = jax.lax.scan(weighted, None, micro_batches(batch, parts))
     return ReadGradients(
         jnp.sum(found.loss),
         jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), found.traces),
@@ -131,11 +100,7 @@ def accumulate_reads(
 
 
 def micro_batches(batch: Batch, parts: int) -> Batch:
-    """``(b, t)`` fields as ``(parts, b / parts, t)``.
-
-    Raises:
-      ValueError: if the parts do not divide the batch.
-    """
+    """``(b, t)`` fields as ``(parts, b / parts, t)``; an error if the parts do not divide ``b``."""
     rows = batch.tokens.shape[0]
     if rows % parts:
         raise ValueError(
@@ -145,11 +110,9 @@ def micro_batches(batch: Batch, parts: int) -> Batch:
 
 
 def _zero_perturbations(model: MemoryModel, params: Params, batch: Batch) -> Perturbations:
-    """Zeros for the reads of this very batch, one for each memory layer.
-
-    A perturbation of another shape would broadcast silently, so none is ever kept: shapes come
-    from an abstract run of the batch at hand.
-    """
+    """Zeros for the reads of this very batch, one for each memory layer."""
+    # One of another shape would broadcast silently, so none is ever kept: shapes come from an
+    # abstract run of the batch at hand.
     shapes = model.perturbations(params, batch.tokens, batch.valid)
     expected = {
         layer: (*batch.tokens.shape, params[table].shape[1])
@@ -160,8 +123,7 @@ def _zero_perturbations(model: MemoryModel, params: Params, batch: Batch) -> Per
     if found != expected:
         raise ValueError(
             f"the model perturbs {found}, expected exactly one read for each memory layer: "
-            f"{expected}; name every layer in tables, and mind that a lifted transform (nn.scan "
-            "over blocks) drops them"
+            f"{expected}; {_ADVICE}"
         )
     return {layer: jnp.zeros(leaf.shape, leaf.dtype) for layer, leaf in shapes.items()}
 
@@ -169,8 +131,7 @@ def _zero_perturbations(model: MemoryModel, params: Params, batch: Batch) -> Per
 def _check_reads(model: MemoryModel, reads: Reads) -> None:
     if set(reads) != set(model.layers):
         raise ValueError(
-            f"the model sows reads of {sorted(reads)}, expected {sorted(model.layers)}; name every "
-            "layer in tables, and mind that a lifted transform (nn.scan over blocks) drops them"
+            f"the model sows reads of {sorted(reads)}, expected {sorted(model.layers)}; {_ADVICE}"
         )
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.sparse.rules import RULES, check_rule
-from smf_jax.sparse.selection import BUDGET_SCOPES, GRANULARITIES, BudgetScope, Granularity
+from smf_jax.sparse.selection import BudgetScope, Granularity
 
 Mask = Literal["update", "gradient"]
 
@@ -38,8 +37,7 @@ class SparseConfig:
       alpha_schedule: whether that rate follows the schedule.
       mask: ``update``: nothing but the selected rows moves. ``gradient``: the gradient is masked
         and the update is not, as 2605.03229 published: moments keep moving rows that were selected
-        before, decay moves every row, and optimizer state is as large as the dense one. For
-        reproducing the published numbers and measuring that leak.
+        before, decay moves every row, and optimizer state is as large as the dense one.
     """
 
     rule: str = "tfidf"
@@ -59,22 +57,22 @@ class SparseConfig:
     def __post_init__(self) -> None:
         # Whether a background is there is seen at the first step.
         check_rule(self.rule, background=self)
-        _require_choice("granularity", self.granularity, GRANULARITIES)
-        _require_choice("budget_scope", self.budget_scope, BUDGET_SCOPES)
-        _require_choice("mask", self.mask, get_args(Mask))
-        self._check_ranges()
+        share = self.score_share
+        choices = {"granularity": Granularity, "budget_scope": BudgetScope, "mask": Mask}
+        for name, choice in choices.items():
+            if getattr(self, name) not in get_args(choice):
+                known = ", ".join(get_args(choice))
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose from {known}")
+        for name, is_right, expected in (
+            ("size", self.size >= 1, "must be at least 1"),
+            ("micro_batches", self.micro_batches >= 1, "must be at least 1"),
+            ("score_share", share is None or 0 < share <= 1, "is no share; give one in (0, 1]"),
+            ("protect_written", self.protect_written >= 0, "must not be negative"),
+            ("alpha_rate", self.alpha_rate > 0, "must be positive"),
+        ):
+            if not is_right:
+                raise ValueError(f"{name}={getattr(self, name)!r} {expected}")
         self._check_combinations()
-
-    def _check_ranges(self) -> None:
-        for name in ("size", "micro_batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.score_share is not None and not 0 < self.score_share <= 1:
-            raise ValueError(f"score_share={self.score_share} is no share; give one in (0, 1]")
-        if self.protect_written < 0:
-            raise ValueError(f"protect_written={self.protect_written} must not be negative")
-        if not self.alpha_rate > 0:
-            raise ValueError(f"alpha_rate={self.alpha_rate} must be positive")
 
     def _check_combinations(self) -> None:
         def refuse(first: str, second: str, because: str) -> None:
@@ -91,26 +89,17 @@ class SparseConfig:
         if not rule.is_informative and self.score_share is not None:
             refuse("rule", "score_share", "its scores say nothing of a slot; choose another rule")
         if not rule.needs_background and self.protect_written:
-            refuse(
-                "rule",
-                "protect_written",
-                "protection is counted as background, which this rule does not use; choose from "
-                + ", ".join(name for name, other in RULES.items() if other.needs_background),
-            )
-        if self.mask == "gradient" and (self.alpha_rate != 1 or not self.alpha_schedule):
+            choices = ", ".join(name for name, other in RULES.items() if other.needs_background)
+            because = "protection is counted as background, which this rule does not use"
+            refuse("rule", "protect_written", f"{because}; choose from {choices}")
+        if self.alpha_rate != 1 or not self.alpha_schedule:
             name = "alpha_rate" if self.alpha_rate != 1 else "alpha_schedule"
-            refuse("mask", name, "its one optimizer has one rate")
-        if not self.train_alpha and (self.alpha_rate != 1 or not self.alpha_schedule):
-            name = "alpha_rate" if self.alpha_rate != 1 else "alpha_schedule"
-            refuse("train_alpha", name, "no α trains; set train_alpha=True")
+            if self.mask == "gradient":
+                refuse("mask", name, "its one optimizer has one rate")
+            if not self.train_alpha:
+                refuse("train_alpha", name, "no α trains; set train_alpha=True")
 
     @property
     def places(self) -> int:
         """Rows that one step may write in each pool, at most; a store is sized by it."""
-        parts = self.micro_batches if self.granularity == "per_micro_batch" else 1
-        return self.size * parts
-
-
-def _require_choice(name: str, value: str, config: Sequence[str]) -> None:
-    if value not in config:
-        raise ValueError(f"{name}={value!r} is unknown; choose from {', '.join(config)}")
+        return self.size * (self.micro_batches if self.granularity == "per_micro_batch" else 1)

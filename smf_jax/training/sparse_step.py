@@ -7,10 +7,8 @@ is not finite writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Int
@@ -19,7 +17,7 @@ from smf_jax.data.batching import Batch
 from smf_jax.losses import all_finite
 from smf_jax.params import Params
 from smf_jax.shapes import SlotIds, Table
-from smf_jax.sparse.row_optimizer import RowStep, RowStore, step_rows, write_step
+from smf_jax.sparse.row_optimizer import RowStore, step_rows, write_step
 from smf_jax.sparse.rows import write_rows
 from smf_jax.sparse.rules import check_rule
 from smf_jax.training.memory_grads import Context, History, MemoryGrads, memory_grads
@@ -66,20 +64,13 @@ def sparse_step(
 ) -> tuple[SparseState, StepMetrics]:
     """One step of sparse memory finetuning (2510.15103, section 3).
 
-    Args:
-      model: with memories.
-      config: static choices.
-      shared: every leaf that is not in the state, and background statistics.
-      state: before the step.
-      batch: ``(b, t)`` fields.
-      settings: of the trial.
-
     Returns:
       The state after the step, and the metrics before it.
     """
     check_rule(config.rule, shared.usage)
     context = Context(shared.usage, state.history, state.task_slots, settings, state.step)
-    found = memory_grads(model, config, shared.frozen, state.tables, state.scalars, context, batch)
+    params = {**shared.frozen, **state.tables}
+    found = memory_grads(model, config, params, state.scalars, context, batch)
     advance = _move_whole_tables if config.mask == "gradient" else _move_selected_rows
     after, accepted, count = advance(config, state, found, settings)
     after = after._replace(
@@ -99,25 +90,27 @@ def _move_selected_rows(
         pool: step_rows(table, state.stores[pool], found.slots[pool], clipped[pool], inner, rate)
         for pool, table in state.tables.items()
     }
-    scalar_rate = rate if config.alpha_schedule else jnp.asarray(settings.learning_rate)
-    scalars, opt_state = step_params(
-        inner,
-        clipped_scalars,
-        state.scalars,
-        state.scalar_opt_state,
-        config.alpha_rate * scalar_rate,
-    )
+    before = (state.scalars, state.scalar_opt_state)
+    alpha_rate = rate if config.alpha_schedule else jnp.asarray(settings.learning_rate)
+    after = step_params(inner, clipped_scalars, *before, config.alpha_rate * alpha_rate)
+    # Every new row has to be finite as its table will hold it, and every store to have room.
+    rows = [step.rows.astype(state.tables[pool].dtype) for pool, step in steps.items()]
     accepted = (
-        all_finite((found.loss, found.gradients, found.scalars, scalars))
-        & _can_be_written(state.tables, steps)
+        all_finite((found.loss, found.gradients, found.scalars, after[0], rows))
+        & ~jnp.any(jnp.stack([step.overflowed for step in steps.values()]))
         & (state.failed_step < 0)
     )
-    after, count = _write(state, steps, accepted)
-    after = after._replace(
-        scalars=optax.tree.where(accepted, scalars, state.scalars),
-        scalar_opt_state=optax.tree.where(accepted, opt_state, state.scalar_opt_state),
+    scalars, opt_state = optax.tree.where(accepted, after, before)
+    tables, stores, written, count = {}, {}, {}, jnp.zeros((), jnp.int32)
+    for pool, table in state.tables.items():
+        tables[pool], stores[pool] = write_step(table, state.stores[pool], steps[pool], accepted)
+        slots = jnp.where(accepted, steps[pool].slots, table.shape[0])
+        written[pool] = state.written[pool].at[slots].set(True, mode="drop")
+        count += jnp.sum(slots < table.shape[0], dtype=jnp.int32)
+    moved = state._replace(
+        tables=tables, stores=stores, scalars=scalars, scalar_opt_state=opt_state, written=written
     )
-    return after, accepted, count
+    return moved, accepted, count
 
 
 def _move_whole_tables(
@@ -134,53 +127,16 @@ def _move_whole_tables(
     rate = optimizer.rate(settings.learning_rate, state.step)
     moved, opt_state = step_params(inner, gradients, params, state.scalar_opt_state, rate)
     accepted = all_finite((found.loss, gradients, moved)) & (state.failed_step < 0)
-    moved = optax.tree.where(accepted, moved, params)
     after = state._replace(
         tables={pool: moved[pool] for pool in state.tables},
         scalars={path: moved[path] for path in state.scalars},
-        scalar_opt_state=optax.tree.where(accepted, opt_state, state.scalar_opt_state),
+        scalar_opt_state=opt_state,
         written={
             pool: written | jnp.any(moved[pool] != state.tables[pool], axis=1)
             for pool, written in state.written.items()
         },
     )
-    passed = [
-        jnp.sum(ids < len(params[pool]), dtype=jnp.int32) for pool, ids in found.slots.items()
-    ]
-    return after, accepted, jnp.where(accepted, sum(passed), 0)
-
-
-def forget_written(state: SparseState) -> SparseState:
-    """The state as a task begins: nothing written yet, what was before joins the history."""
-    history = state.history
-    if history is not None:
-        history = {pool: past.joined(state.written[pool]) for pool, past in history.items()}
-    written = jax.tree.map(jnp.zeros_like, state.written)
-    return state._replace(written=written, history=history)
-
-
-def history_since(tables: Mapping[str, Table], later: Mapping[str, Table]) -> dict[str, History]:
-    """The history of a trial that is taken up again: the rows that differ from the base's."""
-    return {
-        pool: History.of(jnp.any(table != later[pool], axis=1)) for pool, table in tables.items()
-    }
-
-
-def _can_be_written(tables: Mapping[str, Table], steps: Mapping[str, RowStep]) -> Array:
-    """Whether every new row is finite, as its table will hold it, and every store has room."""
-    finite = all_finite([step.rows.astype(tables[pool].dtype) for pool, step in steps.items()])
-    return finite & ~jnp.any(jnp.stack([step.overflowed for step in steps.values()]))
-
-
-def _write(
-    state: SparseState, steps: Mapping[str, RowStep], accepted: Array
-) -> tuple[SparseState, Int[Array, ""]]:
-    """The state with the rows of an accepted step in it, and their number."""
-    tables, stores, written = {}, {}, {}
-    count = jnp.zeros((), jnp.int32)
-    for pool, table in state.tables.items():
-        tables[pool], stores[pool] = write_step(table, state.stores[pool], steps[pool], accepted)
-        slots = jnp.where(accepted, steps[pool].slots, table.shape[0])
-        written[pool] = state.written[pool].at[slots].set(True, mode="drop")
-        count += jnp.sum(slots < table.shape[0], dtype=jnp.int32)
-    return state._replace(tables=tables, stores=stores, written=written), count
+    after = optax.tree.where(accepted, after, state)
+    passed = [ids < len(params[pool]) for pool, ids in found.slots.items()]
+    count = sum(jnp.sum(of_pool, dtype=jnp.int32) for of_pool in passed)
+    return after, accepted, jnp.where(accepted, count, 0)

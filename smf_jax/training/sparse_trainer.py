@@ -18,7 +18,7 @@ from smf_jax.training.memory_grads import Context, History, select_for_task
 from smf_jax.training.memory_model import MemoryModel, as_memory_model
 from smf_jax.training.reads import read_counts
 from smf_jax.training.sparse_config import SparseConfig
-from smf_jax.training.sparse_step import SparseState, forget_written, history_since, sparse_step
+from smf_jax.training.sparse_step import SparseState, sparse_step
 from smf_jax.training.step import Settings, Shared
 from smf_jax.training.trainers import Trainer
 
@@ -31,17 +31,9 @@ def sparse_trainer(
 ) -> Trainer[SparseState]:
     """Sparse memory finetuning: the rows of the memories' tables, and ``α`` if told so.
 
-    Args:
-      model: with memories; our decoder, or that of `memory_model`.
-      config: static choices.
-      capacity: ``C``, rows with optimizer state per pool.
-      keep_optimizer_state: whether moments outlive a task.
-
-    Returns:
-      A trainer whose `Shared` has `Shared.usage` (``None`` for rules without).
-
-    Raises:
-      ValueError: the model has no memory.
+    A pool's optimizer state has room for ``capacity`` rows, and outlives a task only if it is kept.
+    Where the rule needs a background, `Shared.usage` has to be given. A model without a memory is
+    an error.
     """
     model = as_memory_model(model)
     plan = _Plan(model, config, capacity, keep_optimizer_state)
@@ -74,36 +66,35 @@ class _Plan:
         rows_only = config.mask == "update"
         tables = {pool: base[pool] for pool in self.model.tables}
         scalars = {path: leaf for path, leaf in base.items() if self._is_scalar(path)}
-        no_slots = {
-            pool: jnp.full(min(config.size, len(table)), len(table), jnp.int32)
-            for pool, table in tables.items()
-        }
-        untouched = {pool: jnp.zeros(len(table), bool) for pool, table in tables.items()}
+        stores, no_slots, written, history = {}, {}, {}, {}
+        for pool, table in tables.items():
+            # Where the update is not masked, moments are dense and stand with the scalars'.
+            stores[pool] = create_store(optimizer, table, self.capacity) if rows_only else None
+            no_slots[pool] = jnp.full(min(config.size, len(table)), len(table), jnp.int32)
+            written[pool] = jnp.zeros(len(table), bool)
+            history[pool] = History.of(jnp.zeros(len(table), bool))
         return SparseState(
             tables=tables,
-            stores={
-                # Where the update is not masked, moments are dense and stand with the scalars'.
-                pool: create_store(optimizer, table, self.capacity) if rows_only else None
-                for pool, table in tables.items()
-            },
+            stores=stores,
             scalars=scalars,
             scalar_opt_state=optimizer.init(scalars if rows_only else {**scalars, **tables}),
             task_slots=no_slots if config.granularity == "per_task" else None,
-            written=untouched,
+            written=written,
             step=jnp.zeros((), jnp.int32),
             failed_step=jnp.full((), -1, jnp.int32),
-            history={
-                pool: History.of(jnp.zeros(len(table), bool)) for pool, table in tables.items()
-            }
-            if config.protect_written
-            else None,
+            history=history if config.protect_written else None,
         )
 
     def begin_task(
         self, shared: Shared, state: SparseState, examples: Batch, settings: Settings
     ) -> SparseState:
         """Nothing written yet; slots of the task where it selects; the optimizer starts again."""
-        state = forget_written(state)
+        written = jax.tree.map(jnp.zeros_like, state.written)
+        history = state.history and {
+            pool: History.of(past.written | state.written[pool])
+            for pool, past in state.history.items()
+        }
+        state = state._replace(written=written, history=history)
         if self.config.granularity == "per_task":
             slots = self._task_slots(shared, state, examples, settings)
             state = state._replace(task_slots=slots)
@@ -131,7 +122,7 @@ class _Plan:
         return select_for_task(self.config, counts, context)
 
     def frozen(self, base: Params) -> Params:
-        """All leaves but tables and trained scalars."""
+        """All params but tables and trained scalars."""
         return split(base, lambda path: path in self.model.tables or self._is_scalar(path))[1]
 
     def _is_scalar(self, path: str) -> bool:
@@ -144,9 +135,13 @@ def _trained(state: SparseState) -> Params:
 
 
 def _resume(state: SparseState, params: Params) -> SparseState:
-    known = state.history is not None
+    # What earlier tasks wrote are the rows that differ from the base's.
+    history = state.history and {
+        pool: History.of(jnp.any(table != params[pool], axis=1))
+        for pool, table in state.tables.items()
+    }
     return state._replace(
-        history=history_since(state.tables, params) if known else None,
+        history=history,
         tables={pool: params[pool] for pool in state.tables},
         scalars={path: params[path] for path in state.scalars},
     )

@@ -1,4 +1,4 @@
-"""What the steps of all methods share: settings, metrics, whole leaves one step on, the latch."""
+"""What the steps of all methods share: settings, metrics, params one step on, the latch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Shared(NamedTuple):
     """What all trials of a group have in common, and no step changes.
 
     Attributes:
-      frozen: every leaf that is in no state, by path.
+      frozen: all params that are in no state, by path.
       usage: background statistics by pool path, ``None`` for rules without and dense methods.
     """
 
@@ -41,12 +41,7 @@ class Shared(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """Of one step, computed from the state before its update.
-
-    Attributes:
-      loss: the weighted loss of the batch.
-      selected: rows written, over all pools; 0 for dense steps.
-    """
+    """The weighted loss before a step's update, and the rows written in all pools (0 if dense)."""
 
     loss: Float[Array, ""]
     selected: Int[Array, ""]

@@ -1,8 +1,7 @@
-"""Trainers: what trains, how a task begins, how a step runs, what is kept; the dense methods.
+"""Trainers of the dense methods; that of method ``smf`` stands in `sparse_trainer`.
 
 A trainer is a bundle of pure functions of one trial. Trials that share one differ in
-`smf_jax.training.step.Settings` only, hence share its compilations. That of method ``smf`` stands
-in `sparse_trainer`.
+`smf_jax.training.step.Settings` only, hence share its compilations.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Trainer(NamedTuple, Generic[State]):
     """One method, as pure functions of one trial.
 
     Attributes:
-      begin: ``(base leaves, settings) -> state`` before the first task.
+      begin: ``(base params, settings) -> state`` before the first task.
       begin_task: ``(shared, state, examples, settings) -> state``: the optimizer starts again (or
         not, if it was told so); ``examples`` are all of the task, ``(chunks, b, t)``.
       step: ``(shared, state, batch, settings) -> (state, metrics)``.
@@ -77,35 +76,25 @@ def dense_trainer(
     *,
     loss: LossFn | None = None,
 ) -> Trainer[DenseState]:
-    """Full finetuning, replay, pretraining (all leaves) and healing (the memory's leaves).
+    """Full finetuning, replay, pretraining (all params) and healing (the memory's).
 
-    Running statistics of query BatchNorm train with nobody: an optimizer never sees them.
-
-    Args:
-      model: a decoder.
-      optimizer: how gradients become updates.
-      trains: which leaves train, by path.
-      keep_optimizer_state: whether moments outlive a task.
-      loss: what is minimised and moves the running statistics (`batch_norm.training_loss`,
-        `healing.distillation_loss`); ``None``: the loss on text, which leaves them as they are.
+    The paths that ``trains`` accepts do, but for running statistics of query BatchNorm: an
+    optimizer never sees them. These are moved by the losses `batch_norm.training_loss` and
+    `healing.distillation_loss`; that on text, the default, leaves them as they are. Moments
+    outlive a task only if ``keep_optimizer_state``.
     """
     logits = plain_logits(model)
 
-    def is_trained(path: str) -> bool:
-        return trains(path) and not is_batch_stats(path)
+    def rest(base: Params) -> tuple[Params, Params]:
+        batch_stats, others = split(base, is_batch_stats)
+        frozen = split(others, trains)[1]
+        return ({}, {**frozen, **batch_stats}) if loss is None else (batch_stats, frozen)
 
-    def is_followed(path: str) -> bool:
-        return loss is not None and is_batch_stats(path)
+    def trained(base: Params, _: Settings) -> Params:
+        return split(base, lambda path: trains(path) and not is_batch_stats(path))[0]
 
-    return _whole_params(
-        logits,
-        text_loss(logits) if loss is None else loss,
-        optimizer,
-        lambda base, _: split(base, is_trained)[0],
-        lambda base: split(base, is_followed)[0],
-        lambda base: split(base, lambda path: is_trained(path) or is_followed(path))[1],
-        keep_optimizer_state,
-    )
+    minimised = text_loss(logits) if loss is None else loss
+    return _whole_params(logits, minimised, optimizer, trained, rest, keep_optimizer_state)
 
 
 def lora_trainer(
@@ -118,33 +107,24 @@ def lora_trainer(
 ) -> Trainer[DenseState]:
     """LoRA (2106.09685): two low-rank factors beside each target, the base frozen.
 
-    Args:
-      model: a decoder.
-      optimizer: how gradients become updates.
-      rank: of the factors.
-      alpha: the adapters' output is scaled by ``alpha / rank``.
-      targets: names of the projections that get adapters, as `init_lora` takes them.
-      keep_optimizer_state: whether moments outlive a task.
+    The adapters' output is scaled by ``alpha / rank``; targets are names of projections, as
+    `init_lora` takes them.
     """
     plain = plain_logits(model)
 
     def logits(params: Params, tokens: Array, valid: Array) -> Array:
-        adapters = {p: leaf for p, leaf in params.items() if p.endswith(("/a", "/b"))}
-        base = {p: leaf for p, leaf in params.items() if p not in adapters}
+        adapters, base = split(params, lambda path: path.endswith(("/a", "/b")))
         with apply_lora(adapters, alpha):
             return plain(base, tokens, valid)
 
-    return _whole_params(
-        logits,
-        text_loss(logits),
-        optimizer,
-        lambda base, settings: init_lora(
-            unflatten(base), rank, targets, jax.random.key(settings.seed)
-        ),
-        lambda base: {},
-        lambda base: dict(base),
-        keep_optimizer_state,
-    )
+    def adapters(base: Params, settings: Settings) -> Params:
+        return init_lora(unflatten(base), rank, targets, jax.random.key(settings.seed))
+
+    def rest(base: Params) -> tuple[Params, Params]:
+        return {}, base
+
+    loss = text_loss(logits)
+    return _whole_params(logits, loss, optimizer, adapters, rest, keep_optimizer_state)
 
 
 def _whole_params(
@@ -152,21 +132,16 @@ def _whole_params(
     loss: LossFn,
     optimizer: OptimizerConfig,
     trainable: Callable[[Params, Settings], Params],
-    followed: Callable[[Params], Params],
-    frozen: Callable[[Params], Params],
+    rest: Callable[[Params], tuple[Params, Params]],
     keep_optimizer_state: bool,
 ) -> Trainer[DenseState]:
+    """Trains ``trainable(base, settings)``; ``rest(base)`` are followed and frozen params."""
     inner = optimizer.transformation()
 
     def begin(base: Params, settings: Settings) -> DenseState:
-        params = trainable(base, settings)
-        return DenseState(
-            params,
-            inner.init(params),
-            jnp.zeros((), jnp.int32),
-            jnp.full((), -1, jnp.int32),
-            followed(base),
-        )
+        params, step = trainable(base, settings), jnp.zeros((), jnp.int32)
+        failed_step = jnp.full((), -1, jnp.int32)
+        return DenseState(params, inner.init(params), step, failed_step, rest(base)[0])
 
     def begin_task(
         shared: Shared, state: DenseState, examples: Batch, settings: Settings
@@ -199,5 +174,5 @@ def _whole_params(
         ),
         trained=trained,
         resume=resume,
-        frozen=frozen,
+        frozen=lambda base: dict(rest(base)[1]),
     )

@@ -1,12 +1,8 @@
 """White queries: a memory whose table general text uses evenly.
 
-Product keys split each query in halves and compare them with a few keys. Where a model's hidden
-states vary along few directions, so do its queries, few keys win, and texts that have nothing in
-common share slots: what one teaches, the other forgets. Whitening the queries on general text is
-the same cure as PKM's query BatchNorm (1907.05242, section 3.2 and table 2, where it raised the
-used slots of a million from 25.8 to 80.3 %), with the covariance between dimensions in it, folded
-into the projection: nothing is left to keep or to update. It may be done again, as when healing
-has moved what the upper memories of a retrofit are asked.
+Where hidden states vary along few directions, few keys win, and texts that have nothing in common
+share slots: what one teaches, the other forgets. Whitening is the same cure as PKM's BatchNorm of
+queries (1907.05242, section 3.2, table 2), with the covariance in it, folded into the projection.
 """
 
 from __future__ import annotations
@@ -36,13 +32,8 @@ def whiten_queries(model: Decoder, params: Params, batch: Batch) -> Params:
     over the valid tokens. Memory layers are treated from the lowest to the highest, since what the
     lower ones read moves the queries of the higher ones.
 
-    Args:
-      model: a decoder with memories, whose queries have biases.
-      params: its leaves by path; they are not changed.
-      batch: ``(b, t)`` fields.
-
     Returns:
-      All leaves, with new query kernels and biases.
+      All params, with new query kernels and biases; those given are not changed.
 
     Raises:
       ValueError: if the model has no memory, or its queries have no bias.
@@ -96,9 +87,8 @@ def _moments(
         return jnp.sum(queries, axis=0), jnp.einsum("tgc,tge->gce", queries, queries)
 
     def total(mean: Array) -> tuple[Array, Array]:
-        rows = range(0, batch.tokens.shape[0], ROWS)
-        chunks = (_chunk(batch, start) for start in rows)
-        of_chunks = [sums(params, chunk, mean) for chunk in chunks]
+        starts = range(0, batch.tokens.shape[0], ROWS)
+        of_chunks = [sums(params, _chunk(batch, start), mean) for start in starts]
         return jax.tree.map(lambda *each: sum(each), *of_chunks)
 
     groups = params[f"{memory_layer_path(layer)}/query/bias"].size // half

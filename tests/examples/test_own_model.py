@@ -33,7 +33,9 @@ def test_the_example_teaches_all_of_its_facts(capsys):
 
 def reference(usage):
     """One step of the plain way: the table differentiated, the update masked by the transform."""
-    transform = freeze_all_but_rows(RULE, [TABLE], RATE)
+    transform = freeze_all_but_rows(
+        RULE.transformation(), [TABLE], max_norm=RULE.clip, schedule=lambda _: RATE
+    )
 
     def loss(params, batch):
         logits = Transformer().apply({"params": unflatten(params)}, batch.tokens, batch.valid)
@@ -58,7 +60,7 @@ def test_twenty_steps_are_those_of_the_plain_way_in_float64():
         counts = read_counts(MODEL, params, Batch(*(f[0] for f in own_model.general_text())))
         usage = {TABLE: add_batch(no_usage(own_model.MEMORY.slots), counts[TABLE])}
         trainer = sparse_trainer(
-            MODEL, SparseConfig(size=SIZE, update=RULE), own_model.MEMORY.slots
+            MODEL, SparseConfig(size=SIZE, optimizer=RULE), own_model.MEMORY.slots
         )
         settings = Settings(jnp.asarray(RATE), jnp.asarray(BUDGET), jnp.asarray(0))
         shared, state = Shared(trainer.frozen(params), usage), trainer.begin(params, settings)

@@ -54,7 +54,7 @@ def test_the_sorted_form_stands_in_order_pads_last():
     found = counted(slots, valid, SLOTS, form="sorted")
     truth = np.sort(np.where(valid[:, None], slots[0], SLOTS).ravel())
     np.testing.assert_array_equal(found.slots, truth)
-    assert found.places == truth.size and truth[-1] == SLOTS
+    assert found.counts.size == truth.size and truth[-1] == SLOTS
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -167,7 +167,7 @@ def test_no_form_but_the_vector_has_n_places(form):
 
 def test_counts_at_hand_are_a_vector():
     found = accesses_in_vector(jnp.asarray([0, 3, 1], jnp.int32))
-    assert (int(found.total), found.table_slots, found.places) == (4, 3, 3)
+    assert (int(found.total), found.table_slots, found.counts.size) == (4, 3, 3)
 
 
 def test_no_reads_are_refused():

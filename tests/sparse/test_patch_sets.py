@@ -3,9 +3,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from smf_jax.sparse.patch import apply_patch, diff_params, revert_patch
+from smf_jax.sparse.patch import apply_patch, revert_patch
 from smf_jax.sparse.patch_sets import compare_patches, merge_patches, stack_patches
-from tests.sparse.patches import ALPHA, BASE, OTHER, POOL, bits, make_chain, make_params, teach
+from tests.sparse.patches import (
+    ALPHA,
+    BASE,
+    OTHER,
+    POOL,
+    bits,
+    diff_params,
+    make_chain,
+    make_params,
+    teach,
+)
 
 
 def make_siblings(*slots: dict[str, list[int]]):

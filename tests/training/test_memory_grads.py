@@ -178,12 +178,6 @@ def test_rows_of_earlier_tasks_rank_after_the_others():
     assert found(config, context(history=nothing))[0] == plain
 
 
-def test_a_history_grows_by_what_is_written():
-    past = History.of(jnp.asarray([True, False, False]))
-    joined = past.joined(jnp.asarray([True, False, True]))
-    assert joined.written.tolist() == [True, False, True] and int(joined.number) == 2
-
-
 def test_the_slots_of_a_task_that_are_read_are_taken_and_no_others():
     rng = np.random.default_rng(0)
     of_task = {
@@ -215,19 +209,16 @@ ROWS, PARTS = 4, 2
 @cache
 def of_model(config):
     """Slots and gradients of a batch of the tiny model, whose two halves differ."""
-    params = tiny.params(CONFIG)
-    frozen = {path: leaf for path, leaf in params.items() if path != TABLE}
     settings = tiny.settings(budget=BUDGET)
     given = Context(tiny.usage(CONFIG), None, None, settings, jnp.asarray(0))
-    run = partial(memory_grads, MODEL, config, frozen, {TABLE: params[TABLE]}, {})
+    run = partial(memory_grads, MODEL, config, tiny.params(CONFIG), {})
     return jax.jit(run)(given, tiny.batch(rows=ROWS))
 
 
 def parts_of_batch():
     """The trace, the pads and the loss of each half of that batch, alone."""
-    params, batch = tiny.params(CONFIG), tiny.batch(rows=ROWS)
-    frozen = {path: leaf for path, leaf in params.items() if path != TABLE}
-    run = jax.jit(partial(differentiate_reads, MODEL, frozen, {TABLE: params[TABLE]}, {}))
+    batch = tiny.batch(rows=ROWS)
+    run = jax.jit(partial(differentiate_reads, MODEL, tiny.params(CONFIG), {}))
     for rows in np.split(np.arange(ROWS), PARTS):
         part = type(batch)(*(field[rows] for field in batch))
         found = run(part)

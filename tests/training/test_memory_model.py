@@ -77,12 +77,6 @@ def own(module, tables):
     return memory_model(module, tables, inputs=lambda tokens, valid: (tokens,))
 
 
-def parts(params, tables):
-    """Frozen leaves, tables and scalars."""
-    return ({path: leaf for path, leaf in params.items() if path not in tables},
-            {path: params[path] for path in tables}, {})  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def params():
     return params_of(Own())
@@ -90,7 +84,7 @@ def params():
 
 def test_a_model_of_ones_own_is_differentiated_at_its_reads_and_no_lower(params):
     batch = tiny.batch()
-    found = jax.jit(partial(differentiate_reads, own(Own(), TABLES)))(*parts(params, TABLES), batch)
+    found = jax.jit(partial(differentiate_reads, own(Own(), TABLES)))(params, {}, batch)
 
     def loss(tables):
         logits = Own().apply({"params": unflatten({**params, **tables})}, batch.tokens)
@@ -99,7 +93,7 @@ def test_a_model_of_ones_own_is_differentiated_at_its_reads_and_no_lower(params)
     def whole(tables):
         return jax.value_and_grad(loss)(tables)
 
-    value, gradients = jax.jit(whole)(parts(params, TABLES)[1])
+    value, gradients = jax.jit(whole)({path: params[path] for path in TABLES})
     assert float(found.loss) == pytest.approx(float(value), rel=1e-6)
     for table, traces in found.traces.items():
         assert len(traces) == len(TABLES[table])
@@ -156,15 +150,13 @@ LEFT_OUT = {"pool_0/values": ("memory_0",), "pool_1/values": ("memory_1",)}
 )
 def test_a_map_that_is_not_that_of_the_model_is_refused(params, tables, error):
     with pytest.raises(ValueError, match=error):
-        jax.eval_shape(
-            partial(differentiate_reads, own(Own(), tables)), *parts(params, tables), tiny.batch()
-        )
+        jax.eval_shape(partial(differentiate_reads, own(Own(), tables)), params, {}, tiny.batch())
 
 
 def test_scanned_blocks_are_refused():
     tables = {"pool/values": ("blocks/memory",)}
     model, leaves = own(Scanned(), tables), params_of(Scanned())
     with pytest.raises(ValueError, match=r"the model perturbs \{\}, expected .*nn\.scan over"):
-        jax.eval_shape(partial(differentiate_reads, model), *parts(leaves, tables), tiny.batch())
+        jax.eval_shape(partial(differentiate_reads, model), leaves, {}, tiny.batch())
     with pytest.raises(ValueError, match=r"sows reads of \[\], expected \['blocks/memory'\]"):
         jax.eval_shape(partial(read_counts, model), leaves, tiny.batch())

@@ -10,7 +10,7 @@ import pytest
 
 from smf_jax.models.decoder import Decoder
 from smf_jax.training.memory_model import as_memory_model
-from smf_jax.training.reads import accumulate_reads, differentiate_reads, micro_batches
+from smf_jax.training.reads import differentiate_reads, micro_batches
 from tests.training import tiny
 
 CONFIG = tiny.model_config(layers=(0, 1), mode="add", shared_pool=True)
@@ -19,11 +19,10 @@ ROWS, PARTS = 6, 3
 
 
 def split():
-    """The leaves of the model: frozen, tables, scalars."""
+    """The params of the model but its scalars, and these."""
     params = tiny.params(CONFIG)
-    tables = {path: leaf for path, leaf in params.items() if path.endswith("/values")}
     scalars = {path: leaf for path, leaf in params.items() if path.endswith("/alpha")}
-    return {p: x for p, x in params.items() if p not in (*tables, *scalars)}, tables, scalars
+    return {p: x for p, x in params.items() if p not in scalars}, scalars
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def whole():
 def test_micro_batches_change_rounding_only(whole):
     batch = tiny.batch(rows=ROWS)
     assert len(set(batch.weights.reshape(PARTS, -1).sum(1).tolist())) > 1, "of unequal weight"
-    accumulate = partial(accumulate_reads, MODEL, *split(), parts=PARTS)
+    accumulate = partial(differentiate_reads, MODEL, *split(), parts=PARTS)
     found = jax.jit(accumulate)(batch)
     assert float(found.loss) == pytest.approx(float(whole.loss), rel=1e-6)
     assert found.traces.keys() == whole.traces.keys() and len(found.traces) == 1

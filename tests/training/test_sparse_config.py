@@ -10,7 +10,7 @@ import pytest
 
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.sparse.rules import RULES
-from smf_jax.sparse.selection import BUDGET_SCOPES, GRANULARITIES
+from smf_jax.sparse.selection import GRANULARITIES
 from smf_jax.training.sparse_config import SparseConfig
 from tests.training import tiny
 
@@ -44,9 +44,7 @@ REFUSED = {
     f"granularity='per_epoch' is unknown; choose from {', '.join(GRANULARITIES)}": {
         "granularity": "per_epoch"
     },
-    f"budget_scope='each' is unknown; choose from {', '.join(BUDGET_SCOPES)}": {
-        "budget_scope": "each"
-    },
+    "budget_scope='each' is unknown; choose from per_layer, shared": {"budget_scope": "each"},
     "mask='rows' is unknown; choose from update, gradient": {"mask": "rows"},
     "size=0 must be at least 1": {"size": 0},
     "micro_batches=-1 must be at least 1": {"micro_batches": -1},

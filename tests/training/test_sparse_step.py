@@ -18,7 +18,7 @@ from smf_jax.sparse.transform import freeze_all_but_rows
 from smf_jax.training.memory_model import as_memory_model
 from smf_jax.training.reads import read_counts
 from smf_jax.training.sparse_config import SparseConfig
-from smf_jax.training.sparse_step import forget_written, sparse_step
+from smf_jax.training.sparse_step import sparse_step
 from tests.training import tiny
 from tests.training.tiny import same_but_for, spoilt
 
@@ -45,7 +45,7 @@ def test_one_step_is_the_dense_gradient_masked_by_the_transform():
     state, settings, batch = run.start(), tiny.settings(), tiny.batch()
     slots = tiny.expected_slots(run, state, batch, settings)
     loss, gradients = tiny.loss_and_gradient(model)(run.base, batch)
-    transform = freeze_all_but_rows(SGD, [POOL], 0.5)
+    transform = freeze_all_but_rows(optax.sgd(0.5), [POOL])
     gradients = {path: gradients.get(path, jnp.ones_like(leaf)) for path, leaf in run.base.items()}
 
     @jax.jit
@@ -202,7 +202,7 @@ def test_what_a_task_wrote_joins_the_history_of_the_next():
         state, _ = run.step(state, tiny.batch(), settings)
         written.append(set(np.flatnonzero(state.written[POOL]).tolist()))
     assert len(written[0]) == len(written[1]) == 5 and not written[0] & written[1]
-    past = forget_written(state).history[POOL]
+    past = run.begin_task(state, tiny.batches(1), settings).history[POOL]
     assert set(np.flatnonzero(past.written).tolist()) == written[0] | written[1]
     assert int(past.number) == 10
     resumed = run.trainer.resume(run.start(), run.trainer.trained(state))
