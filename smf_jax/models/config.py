@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from smf_jax.memory.config import MemoryConfig
+from smf_jax.memory.config import MemoryConfig, require_choices
 
 Family = Literal["qwen2", "qwen3", "llama"]
 PlacementMode = Literal["pretrain", "replace", "add"]
@@ -29,8 +29,7 @@ class RopeScaling:
     original_max_positions: int
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            _require_positive("rope_scaling." + field.name, getattr(self, field.name))
+        _require_positive(self, "rope_scaling.")
         if self.high_frequency_factor <= self.low_frequency_factor:
             raise ValueError(
                 f"rope_scaling.high_frequency_factor={self.high_frequency_factor} must be above "
@@ -59,7 +58,7 @@ class MemoryPlacement:
     alpha: float = 0.01
 
     def __post_init__(self) -> None:
-        _require_choice("mode", self.mode, PlacementMode)
+        require_choices(self)
         layers = tuple(sorted(self.layers))
         if not self.memory.value_width:
             raise ValueError("memory.value_width=0 is no width yet; give memory.for_width(d)")
@@ -80,17 +79,14 @@ class MemoryPlacement:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; `from_dict` is the inverse."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
-        return own | {"layers": list(self.layers), "memory": self.memory.to_dict()}
+        return asdict(self) | {"layers": list(self.layers)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> MemoryPlacement:
         """Reads what `to_dict` wrote."""
-        nested = {
-            "layers": tuple(values["layers"]),
-            "memory": MemoryConfig.from_dict(values["memory"]),
-        }
-        return cls(**_known_fields(cls, values) | nested)
+        memory = MemoryConfig.from_dict(values["memory"])
+        layers = {"layers": tuple(values["layers"])}
+        return cls(**_known_fields(cls, values) | layers | {"memory": memory})
 
 
 @dataclass(frozen=True)
@@ -142,12 +138,8 @@ class ModelConfig:
     memory: MemoryPlacement | None = None
 
     def __post_init__(self) -> None:
-        _require_choice("family", self.family, Family)
-        _require_choice("dtype", self.dtype, ComputeType)
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                _require_positive(field.name, value)
+        require_choices(self)
+        _require_positive(self)
         if self.heads % self.key_value_heads:
             raise ValueError(
                 f"heads={self.heads} is not a multiple of key_value_heads={self.key_value_heads}; "
@@ -157,12 +149,8 @@ class ModelConfig:
             raise ValueError(
                 f"head_width={self.head_width} must be even: rotary positions turn pairs"
             )
-        if self.memory is not None:
-            self._check_memory_layers(self.memory)
-
-    def _check_memory_layers(self, placement: MemoryPlacement) -> None:
-        outside = [layer for layer in placement.layers if not 0 <= layer < self.layers]
-        if outside:
+        placed = () if self.memory is None else self.memory.layers
+        if outside := [layer for layer in placed if not 0 <= layer < self.layers]:
             raise ValueError(
                 f"memory layers {outside} do not exist: the model has {self.layers} layers, "
                 f"0 to {self.layers - 1}; place memories in that range"
@@ -187,12 +175,7 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; `from_dict` is the inverse."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
-        nested = {
-            "rope_scaling": None if self.rope_scaling is None else asdict(self.rope_scaling),
-            "memory": None if self.memory is None else self.memory.to_dict(),
-        }
-        return own | nested
+        return asdict(self) | {"memory": self.memory and self.memory.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
@@ -211,19 +194,15 @@ class ModelConfig:
 
 def _known_fields(cls: type, values: dict[str, Any]) -> dict[str, Any]:
     """``values``, if all of its keys are fields of the dataclass ``cls``."""
-    unknown = sorted(set(values) - {field.name for field in fields(cls)})
-    if unknown:
+    if unknown := sorted(set(values) - {field.name for field in fields(cls)}):
         raise ValueError(
             f"{cls.__name__} has no fields {unknown}; was this written by another version?"
         )
     return dict(values)
 
 
-def _require_choice(name: str, value: Any, literal: Any) -> None:
-    if value not in get_args(literal):
-        raise ValueError(f"{name}={value!r} is unknown; choose from {get_args(literal)}")
-
-
-def _require_positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name}={value} must be above 0")
+def _require_positive(section: Any, prefix: str = "") -> None:
+    for field in fields(section):
+        value = getattr(section, field.name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
+            raise ValueError(f"{prefix}{field.name}={value} must be above 0")
