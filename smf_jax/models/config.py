@@ -84,9 +84,9 @@ class MemoryPlacement:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> MemoryPlacement:
         """Reads what `to_dict` wrote."""
+        known = _known_fields(cls, values)
         memory = MemoryConfig.from_dict(values["memory"])
-        layers = {"layers": tuple(values["layers"])}
-        return cls(**_known_fields(cls, values) | layers | {"memory": memory})
+        return cls(**known | {"layers": tuple(values["layers"]), "memory": memory})
 
 
 @dataclass(frozen=True)
