@@ -93,7 +93,6 @@ def command() -> None:
     run(
         main,
         BenchmarkConfig,
-        "benchmarks",
         "time what a step costs, against other ways and against the machine",
         "python -m benchmarks --suite=step --table_slots=16384,1048576 --out=runs/step",
     )

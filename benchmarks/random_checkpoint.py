@@ -90,7 +90,6 @@ if __name__ == "__main__":
     run(
         main,
         RandomConfig,
-        "benchmarks.random_checkpoint",
         "write a checkpoint of a known model's exact shape with random weights",
         "python -m benchmarks.random_checkpoint --shape=qwen2.5-0.5b --out=/tmp/qwen_random",
     )
