@@ -1,8 +1,4 @@
-"""Runs probes on a base, or on what a trial of a run has made of it.
-
-With ``--run=runs/world --trial=ID`` in place of ``--base`` it measures the model after the trial's
-last task: base and patches, trained leaves or adapters.
-"""
+"""Runs probes on a base, or with ``--run`` and ``--trial`` on what a trial has made of it."""
 
 from __future__ import annotations
 
@@ -105,8 +101,6 @@ def find_model(config: ModelSection) -> tuple[Base, Params, dict[str, Any]]:
 
 def run_harness(config: EvaluateConfig, base: Base, params: Params) -> dict[str, dict[str, Any]]:
     """Runs the tasks of ``--harness``; what needs the harness is imported only here."""
-    if not config.harness:
-        return {}
     from smf_jax.evaluation.lm_eval import SmfLM, run_tasks
 
     model = SmfLM(base.model, params, base.tokenizer, config.probes.eval_batch_size)
@@ -125,7 +119,7 @@ def main(config: EvaluateConfig) -> int:
     using = ProbeContext(reader, base.tokenizer, base.config.max_positions, options)
     scorer = Scorer(base.model, told.eval_batch_size)
     found = run_probes(scorer, params, read_probes(told.probes, using).whole())
-    harness = run_harness(config, base, params)
+    harness = run_harness(config, base, params) if config.harness else {}
     result = {
         "model": about,
         "options": asdict(options),
