@@ -100,9 +100,9 @@ def test_a_run_alone_is_its_base(run, probes, tmp_path, capsys):
 
 
 def refused(message: str, **changes) -> None:
-    flags = EvaluateConfig.of(**{"base": "no", "probes": "a=b.txt", "out": "out.json", **changes})
+    given = {"base": "no", "probes": "a=b.txt", "out": "out.json", **changes}
     with pytest.raises((ValueError, FileNotFoundError, FileExistsError), match=message):
-        evaluate.main(flags)
+        evaluate.main(EvaluateConfig.of(**given))
 
 
 @pytest.mark.parametrize(
