@@ -78,7 +78,7 @@ def command() -> None:
     """Reads the flags and runs."""
     example = "python -m benchmarks --suite=step --table_slots=16384,1048576 --out=runs/step"
     summary = "time what a step costs, against other ways and against the machine"
-    run(main, BenchmarkConfig, "benchmarks", summary, example)
+    run(main, BenchmarkConfig, summary, example)
 
 
 if __name__ == "__main__":

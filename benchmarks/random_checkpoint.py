@@ -77,4 +77,4 @@ def main(flags: RandomConfig) -> int:
 if __name__ == "__main__":
     example = "python -m benchmarks.random_checkpoint --shape=qwen2.5-0.5b --out=/tmp/qwen_random"
     summary = "write a checkpoint of a known model's exact shape with random weights"
-    run(main, RandomConfig, "benchmarks.random_checkpoint", summary, example)
+    run(main, RandomConfig, summary, example)

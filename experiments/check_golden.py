@@ -1,8 +1,4 @@
-"""Checks golden vectors, see `smf_jax.interop.golden`.
-
-``python -m experiments.check_golden FILE.npz …`` tells how far every array of the files is from
-what is computed here, and exits with 1 if one is too far.
-"""
+"""Tells how far golden vectors, see `smf_jax.interop.golden`, are from what is computed here."""
 
 from __future__ import annotations
 
@@ -44,7 +40,6 @@ if __name__ == "__main__":
     run(
         main,
         CheckGoldenConfig,
-        "experiments.check_golden",
         "compare golden vectors with what is computed here",
         "python -m experiments.check_golden ../shared/golden/*.npz",
         positional="files",

@@ -18,26 +18,15 @@ from smf_jax.configuration import Configuration, Flag, flags_of
 
 Config = TypeVar("Config", bound=Configuration)
 
-_DEFINE: dict[type, Callable[..., Any]] = {
-    bool: flags.DEFINE_bool,
-    int: flags.DEFINE_integer,
-    float: flags.DEFINE_float,
-    str: flags.DEFINE_string,
-}
+_DEFINE: dict[type, Callable[..., Any]] = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer}
+_DEFINE |= {float: flags.DEFINE_float, str: flags.DEFINE_string}
 WIDTH = 100
 
 
 def parse(config: type[Config], arguments: Sequence[str]) -> tuple[Config, list[str]]:
-    """Reads a configuration from command-line arguments.
+    """Reads a configuration from arguments; returns it, and the arguments that are no flags.
 
     A flag that is given wins over the configuration's preset, if it names one.
-
-    Args:
-      config: a configuration whose defaults are the flags'.
-      arguments: without the program's name.
-
-    Returns:
-      The configuration, and the arguments that are no flags.
 
     Raises:
       ValueError: for an unknown flag, a value of the wrong type or out of bounds, naming it.
@@ -57,38 +46,36 @@ def parse(config: type[Config], arguments: Sequence[str]) -> tuple[Config, list[
     return start.with_values(**given), rest
 
 
-def first_page(config: type[Configuration], module: str, summary: str, example: str) -> str:
+def first_page(config: type[Configuration], summary: str, example: str) -> str:
     """The text of ``--help``: the flags that most people need, a line each."""
     known = flags_of(config())
     chosen = [each for each in known.values() if each.first]
     if not chosen:
-        return help_text(config, module, summary, example)
+        return help_text(config, summary, example)
     column = 2 + max(len(each.name) for each in chosen) + 4
-    lines = [*_head(module, summary, example), ""]
+    lines = [*_head(summary, example), ""]
     for each in chosen:
         text = textwrap.shorten(each.help + _default(each), WIDTH - column, placeholder=" …")
         lines.append(f"  --{each.name}".ljust(column) + text)
     return "\n".join([*lines, "", f"--helpfull explains all {len(known)} flags, in groups"])
 
 
-def help_text(config: type[Configuration], module: str, summary: str, example: str) -> str:
+def help_text(config: type[Configuration], summary: str, example: str) -> str:
     """The text of ``--helpfull``: every flag under its heading, with its default and choices."""
     groups: dict[str, list[Flag]] = {}
     for each in flags_of(config()).values():
         groups.setdefault(each.heading or "Flags", []).append(each)
-    lines = _head(module, summary, example)
+    lines = _head(summary, example)
     for heading, members in groups.items():
         lines += ["", f"{heading}:"]
         for each in members:
-            text = each.help + _default(each)
-            indent = " " * 6
-            filled = textwrap.fill(text, 96, initial_indent=indent, subsequent_indent=indent)
-            lines += [f"  --{each.name}", filled]
+            text = textwrap.fill(each.help + _default(each), 90)
+            lines += [f"  --{each.name}", textwrap.indent(text, " " * 6)]
     return "\n".join(lines)
 
 
-def _head(module: str, summary: str, example: str) -> list[str]:
-    return [f"python -m {module}: {summary}", "", f"  {example}"]
+def _head(summary: str, example: str) -> list[str]:
+    return [f"{' '.join(example.split()[:3])}: {summary}", "", f"  {example}"]
 
 
 def _default(flag: Flag) -> str:
@@ -98,7 +85,6 @@ def _default(flag: Flag) -> str:
 def run(
     main: Callable[[Any], int],
     config: type[Configuration],
-    module: str,
     summary: str,
     example: str,
     positional: str | None = None,
@@ -107,29 +93,21 @@ def run(
 
     A `ValueError` or what the file system refuses is the user's to mend and is told in one line;
     ``SMF_JAX_TRACEBACK=1`` shows where it came from. Anything else is a fault of ours and is
-    raised as it is.
-
-    Args:
-      main: the command.
-      config: its configuration.
-      module: how it is called, such as ``experiments.sweep``.
-      summary: what it does, in a line.
-      example: a call.
-      positional: the field that takes the arguments without a flag's name as a tuple, if any.
+    raised as it is. The summary and the example, a call ``python -m MODULE …``, stand above the
+    flags in the help; ``positional`` names the field that takes the arguments that are no flags.
     """
     arguments = sys.argv[1:]
-    if "--helpfull" in arguments:
-        _print_and_exit(help_text(config, module, summary, example))
-    if any(argument in ("-h", "--help", "-help") for argument in arguments):
-        _print_and_exit(first_page(config, module, summary, example))
+    for page, asked in ((help_text, {"--helpfull"}), (first_page, {"-h", "--help", "-help"})):
+        if asked.intersection(arguments):
+            _print_and_exit(page(config, summary, example))
     try:
         parsed, rest = parse(config, arguments)
-        if rest and positional is None:
-            raise ValueError(f"{rest[0]!r} is not a flag; --help lists them")
+        told: Any = parsed
         if positional is not None:
-            told: Any = parsed
-            parsed = replace(told, **{positional: tuple(rest)})
-        sys.exit(main(parsed))
+            told = replace(told, **{positional: tuple(rest)})
+        elif rest:
+            raise ValueError(f"{rest[0]!r} is not a flag; --help lists them")
+        sys.exit(main(told))
     except (ValueError, OSError) as error:
         if os.environ.get("SMF_JAX_TRACEBACK"):
             traceback.print_exc()
@@ -142,8 +120,7 @@ def run(
 
 def _print_and_exit(text: str) -> NoReturn:
     with suppress(BrokenPipeError):  # --help | head
-        print(text)
-        sys.stdout.flush()
+        print(text, flush=True)
         sys.exit(0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)

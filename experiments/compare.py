@@ -37,7 +37,6 @@ if __name__ == "__main__":
     run(
         main,
         CompareConfig,
-        "experiments.compare",
         "what differs between two checkpoints of a run",
         "python -m experiments.compare runs/NAME/base runs/NAME/trials/ID/task_00",
         positional="checkpoints",

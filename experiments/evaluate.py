@@ -1,9 +1,4 @@
-"""Runs probes on a base, or on what a trial of a run has made of it.
-
-``python -m experiments.evaluate --base=DIR --probes=nq=f1:nq.jsonl --out=base.json`` measures a
-base; with ``--run=runs/world --trial=ID`` in place of ``--base`` it measures the model after the
-trial's last task: base and patches, trained leaves or adapters.
-"""
+"""Runs probes on a base, or with ``--run`` and ``--trial`` on what a trial has made of it."""
 
 from __future__ import annotations
 
@@ -31,6 +26,9 @@ from smf_jax.params import Params, count_parameters
 from smf_jax.progress import say
 from smf_jax.version import __version__
 
+PROBES = "The probes"
+Dtype = Literal["float32", "bfloat16"]
+
 
 @dataclass(frozen=True)
 class ModelSection(Configuration):
@@ -40,9 +38,7 @@ class ModelSection(Configuration):
     run: str = setting("", "directory of a run, for its base and its trials", first=True)
     trial: str = setting("", "id of a trial of the run; empty: the base alone", first=True)
     task: int = setting(-1, "the last task that the trial's model was taught, from 0; -1: all")
-    dtype: Literal["float32", "bfloat16"] = setting(
-        "float32", "compute dtype of a Hugging Face base"
-    )
+    dtype: Dtype = setting("float32", "compute dtype of a Hugging Face base")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,60 +49,47 @@ class ModelSection(Configuration):
 
 
 @dataclass(frozen=True)
-class HarnessSection(Configuration):
-    """Tasks of lm-evaluation-harness."""
-
-    harness: str = setting(
-        "",
-        "tasks of lm-evaluation-harness, as in hellaswag,nq_open; --probe_limit holds for them too",
-        first=True,
-    )
-    harness_path: str = setting("", "directory with YAML files of further tasks")
-
-
-@dataclass(frozen=True)
-class OutputSection(Configuration):
-    """Where the scores go."""
-
-    out: str = setting("", "JSON file to write; must not exist", first=True)
-    overwrite: bool = setting(False, "replace the file at --out")
-
-
-@dataclass(frozen=True)
 class EvaluateConfig(Configuration):
     """What ``experiments.evaluate`` is told."""
 
     model: ModelSection = part(ModelSection(), "The model")
-    probes: ProbeConfig = part(ProbeConfig(), "The probes")
-    harness: HarnessSection = part(HarnessSection(), "The probes")
-    data: DataConfig = part(DataConfig(), "The probes")
-    output: OutputSection = part(OutputSection(), "Output")
+    probes: ProbeConfig = part(ProbeConfig(), PROBES)
+    harness: str = setting(
+        "",
+        "tasks of lm-evaluation-harness, as in hellaswag,nq_open; --probe_limit holds for them too",
+        heading=PROBES,
+        first=True,
+    )
+    harness_path: str = setting("", "directory with YAML files of further tasks", heading=PROBES)
+    data: DataConfig = part(DataConfig(), PROBES)
+    out: str = setting("", "JSON file to write; must not exist", heading="Output", first=True)
+    overwrite: bool = setting(False, "replace the file at --out", heading="Output")
 
 
 def check(config: EvaluateConfig) -> tuple[Item, ...]:
     """Refuses what makes no evaluation; returns the items of ``--probes``."""
-    probes, harness, out = config.probes.probes, config.harness, config.output.out
-    if not probes and not harness.harness:
+    harness, out = config.harness, config.out
+    if not config.probes.probes and not harness:
         raise ValueError("--probes and --harness are empty; give --probes=nq=f1:nq_open.jsonl, say")
-    if harness.harness and importlib.util.find_spec("lm_eval") is None:
-        install = 'pip install "smf_jax[lm-eval]"'
-        raise ValueError(f"--harness={harness.harness} needs lm-evaluation-harness: {install}")
+    if harness and importlib.util.find_spec("lm_eval") is None:
+        needed = 'lm-evaluation-harness: pip install "smf_jax[lm-eval]"'
+        raise ValueError(f"--harness={harness} needs {needed}")
     if not out:
         raise ValueError("--out is empty; name the JSON file to write")
-    if harness.harness_path and not Path(harness.harness_path).is_dir():
-        raise FileNotFoundError(f"--harness_path={harness.harness_path}: no such directory")
+    if config.harness_path and not Path(config.harness_path).is_dir():
+        raise FileNotFoundError(f"--harness_path={config.harness_path}: no such directory")
     require_writable(out, "out")
-    if Path(out).is_dir() or (Path(out).exists() and not config.output.overwrite):
+    if Path(out).is_dir() or (Path(out).exists() and not config.overwrite):
         raise FileExistsError(f"--out={out} exists; give another file or --overwrite")
-    return parse_probes(probes)
+    return parse_probes(config.probes.probes)
 
 
 def find_model(config: ModelSection) -> tuple[Base, Params, dict[str, Any]]:
     """The base, the parameters to measure, and what tells them from others."""
-    run = RunDirectory(config.run)
+    run, path = RunDirectory(config.run), config.base
     if config.run:
         run.config()  # or a directory of another kind would be searched for a base
-    path = config.base or (str(run.path / BASE) if config.run else "")
+        path = path or str(run.path / BASE)
     base = load_base(path, "base", config.dtype)
     about = {"base": path, "fingerprint": base.fingerprint()}
     if not config.trial:
@@ -118,15 +101,12 @@ def find_model(config: ModelSection) -> tuple[Base, Params, dict[str, Any]]:
 
 def run_harness(config: EvaluateConfig, base: Base, params: Params) -> dict[str, dict[str, Any]]:
     """Runs the tasks of ``--harness``; what needs the harness is imported only here."""
-    told = config.harness
-    if not told.harness:
-        return {}
     from smf_jax.evaluation.lm_eval import SmfLM, run_tasks
 
     model = SmfLM(base.model, params, base.tokenizer, config.probes.eval_batch_size)
-    tasks, limit = told.harness.split(","), config.probes.probe_limit or None
-    with blame_flag(f"--harness={told.harness}: "):
-        return run_tasks(model, tasks, limit, told.harness_path or None)
+    tasks, limit = config.harness.split(","), config.probes.probe_limit or None
+    with blame_flag(f"--harness={config.harness}: "):
+        return run_tasks(model, tasks, limit, config.harness_path or None)
 
 
 def main(config: EvaluateConfig) -> int:
@@ -134,42 +114,35 @@ def main(config: EvaluateConfig) -> int:
     items = check(config)
     base, params, about = find_model(config.model)
     say(f"base: {base.origin}, {count_parameters(base.params):,} parameters")
-    options = ProbeOptions.of(config.probes)
+    options, told = ProbeOptions.of(config.probes), config.probes
     reader = Reader(config.data.data_dir, config.data.download)
     using = ProbeContext(reader, base.tokenizer, base.config.max_positions, options)
-    probes = read_probes(config.probes.probes, using).whole()
-    found = run_probes(Scorer(base.model, config.probes.eval_batch_size), params, probes)
+    scorer = Scorer(base.model, told.eval_batch_size)
+    found = run_probes(scorer, params, read_probes(told.probes, using).whole())
+    harness = run_harness(config, base, params) if config.harness else {}
     result = {
         "model": about,
         "options": asdict(options),
-        "probes": {
-            name: {"kind": kind, "source": source, **found[name]} for name, kind, source in items
-        },
-        "harness": run_harness(config, base, params),
+        "probes": {name: {"kind": kind, "source": of, **found[name]} for name, kind, of in items},
+        "harness": harness,
         "versions": {"smf_jax": __version__, "jax": jax.__version__},
     }
-    write_text(config.output.out, json.dumps(result, indent=2) + "\n")
-    say(f"\n{_table(result)}\n\n{config.output.out}")
-    return 0
-
-
-def _table(result: dict[str, Any]) -> str:
-    """The scores, a line each."""
-    scores = {name: each["scores"] for name, each in result["probes"].items()}
+    write_text(config.out, json.dumps(result, indent=2) + "\n")
+    scores = [(name, found[name]["scores"]) for name, *_ in items]
     lines = [
         (name, metric, f"{value:.4f}")
-        for name, of_name in (*scores.items(), *result["harness"].items())
+        for name, of_name in (*scores, *harness.items())
         for metric, value in of_name.items()
         if isinstance(value, (int, float))  # not the "N/A" of the harness
     ]
-    return markdown_table(("probe", "metric", "score"), lines)
+    say(f"\n{markdown_table(('probe', 'metric', 'score'), lines)}\n\n{config.out}")
+    return 0
 
 
 if __name__ == "__main__":
     run(
         main,
         EvaluateConfig,
-        "experiments.evaluate",
         "run probes on a base, or on what a trial has made of it",
         "python -m experiments.evaluate --run=runs/world --trial=ID --probes=nq=f1:nq.jsonl "
         "--out=nq.json",

@@ -1,7 +1,4 @@
-"""Makes a base: a small decoder with memories, taught the known facts of the built-in world.
-
-``python -m experiments.pretrain --out=bases/mine`` writes what ``sweep --base=bases/mine`` takes.
-"""
+"""Makes a base for a sweep: a small decoder with memories, taught facts of the built-in world."""
 
 from __future__ import annotations
 
@@ -26,7 +23,6 @@ if __name__ == "__main__":
     run(
         main,
         PretrainConfig,
-        "experiments.pretrain",
         "train a base on the built-in world",
         "python -m experiments.pretrain --out=bases/mine --steps=1000",
     )

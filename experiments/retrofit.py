@@ -1,8 +1,4 @@
-"""Puts a memory into a pretrained decoder, heals it on text, and writes the base that comes out.
-
-``python -m experiments.retrofit --base=DIR --retrofit=add --heal_texts=FILE --out=bases/mine``
-writes what ``sweep --base=bases/mine`` takes.
-"""
+"""Puts a memory into a pretrained decoder, heals it on text, and writes a base for a sweep."""
 
 from __future__ import annotations
 
@@ -37,7 +33,6 @@ if __name__ == "__main__":
     run(
         main,
         RetrofitCommandConfig,
-        "experiments.retrofit",
         "put a memory into a pretrained decoder and heal it",
         "python -m experiments.retrofit --base=DIR --retrofit=add --layers=6,12,18 "
         "--heal_texts=text.jsonl --out=bases/mine",

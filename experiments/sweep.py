@@ -1,8 +1,7 @@
 """The main job: sweeps budgets, rates and methods over a stream of facts, and reports.
 
-``python -m experiments.sweep --slots=64,512 --out=runs/world`` builds (or reuses) the base, teaches
-the stream task by task with every method, measures after each task what was learned and what was
-forgotten, and ends in ``runs/world/report.md`` with its pictures.
+It builds (or reuses) the base, teaches the stream task by task with every method, measures after
+each task what was learned and what was forgotten, and ends in a report with its pictures.
 """
 
 from __future__ import annotations
@@ -20,13 +19,7 @@ from smf_jax.progress import say
 def main(
     config: SweepConfig, tools: Tools | None = None, report: Callable[..., str] = write_report
 ) -> int:
-    """Runs the sweep and writes its report; returns 1 if a trial failed.
-
-    Args:
-      config: what it was told.
-      tools: what it does its work with.
-      report: writes the report, and returns its table.
-    """
+    """Runs the sweep and writes its report with ``report``; returns 1 if a trial failed."""
     directory, failed = run_sweep(config, base_recipe(config), tools)
     table = report(directory.path)
     say(f"\n{table}\n\n{directory.path / 'report.md'}")
@@ -39,7 +32,6 @@ if __name__ == "__main__":
     run(
         main,
         SweepConfig,
-        "experiments.sweep",
         "sweep slot budgets, rates and methods over a stream of facts",
         "python -m experiments.sweep --slots=64,512 --lr=smf:30,60/full:3e-5,1e-4 --out=runs/world",
     )

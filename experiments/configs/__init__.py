@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from experiments.configs import goyal2026, lin2025, memory_plus, pkm2019, smf_icml2026
 from experiments.configs.preset import Preset
@@ -25,12 +25,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset_of(config: type[Config], name: str, scale: str = "full") -> Config:
-    """What a preset tells a command; the defaults without a preset.
-
-    Args:
-      config: of the command, `SweepConfig` or `PretrainConfig`.
-      name: of the preset, or empty.
-      scale: ``full`` or ``tiny``.
+    """What a preset tells a command, of `SweepConfig` or `PretrainConfig`; without one, defaults.
 
     Raises:
       ValueError: for an unknown preset or scale, or a scale without a preset.
@@ -43,14 +38,8 @@ def preset_of(config: type[Config], name: str, scale: str = "full") -> Config:
         return config()
     if name not in PRESETS:
         raise ValueError(f"--preset={name} is unknown; choose from {', '.join(PRESETS)}")
-    preset = PRESETS[name]
-    told: Any = {
-        (SweepConfig, "full"): preset.sweep,
-        (SweepConfig, "tiny"): preset.tiny_sweep,
-        (PretrainConfig, "full"): preset.pretrain,
-        (PretrainConfig, "tiny"): preset.tiny_pretrain,
-    }[config, scale]
-    return told
+    kind = {SweepConfig: "sweep", PretrainConfig: "pretrain"}[config]
+    return getattr(PRESETS[name], kind if scale == "full" else f"tiny_{kind}")
 
 
 def base_recipe(config: SweepConfig) -> PretrainConfig:

@@ -5,42 +5,28 @@
 
 from __future__ import annotations
 
+from experiments.configs import memory_plus
 from experiments.configs.preset import Preset
 from experiments.configs.tiny import TINY_BASE, TINY_MEMORY, TINY_STREAM
-from smf_jax.continual.config import MethodsConfig, PretrainConfig, SweepConfig
+from smf_jax.continual import sections
+from smf_jax.continual.config import MethodsConfig, SweepConfig
 from smf_jax.continual.methods.lora import LoraConfig
-from smf_jax.continual.sections import (
-    BackgroundConfig,
-    GridConfig,
-    RunConfig,
-    StreamConfig,
-    TrainingConfig,
-)
 
-BASE = PretrainConfig.of(
+BASE = memory_plus.BASE.with_values(
     width=2048,
     layers=22,
-    heads=16,
     hidden_width=5632,
     memory_layers="12",
-    keys_per_half=1024,
-    memory_heads=4,
-    reads=32,
+    shared_pool=False,
     key_width=1024,
-    value_width=1024,
-    gate="silu",
-    query_norm="none",
-    qk_norm=True,
-    whiten_queries=False,
 )
-TINY = BASE.with_values(**TINY_BASE, **TINY_MEMORY, memory_layers="2")
 OPEN_CHOICES = ("width", "heads", "hidden_width", "key_width", "qk_norm")
 OPEN_CHOICES += ("background_batch_size", "lora_alpha", "changed_share")
 
 
 def _sweep(slots: str, tasks: int) -> SweepConfig:
     return SweepConfig(
-        grid=GridConfig(
+        grid=sections.GridConfig(
             methods="smf,full,lora",
             slots=slots,
             lr="smf:2/full:5e-6/lora:5e-6,5e-5,2e-4",
@@ -49,11 +35,11 @@ def _sweep(slots: str, tasks: int) -> SweepConfig:
             optimizer="smf:sgd/full:adamw/lora:adamw",
             batch_order="facts",
         ),
-        stream=StreamConfig(tasks=tasks, facts_per_task=1, changed_share=0.0),
-        background=BackgroundConfig(background_batches=1000, background_batch_size=64),
-        training=TrainingConfig(steps_per_task=1, batch_size=64, weight_decay=0.1),
+        stream=sections.StreamConfig(tasks=tasks, facts_per_task=1, changed_share=0.0),
+        background=sections.BackgroundConfig(background_batches=1000, background_batch_size=64),
+        training=sections.TrainingConfig(steps_per_task=1, batch_size=64, weight_decay=0.1),
         methods=MethodsConfig(lora=LoraConfig(rank=128, alpha=256.0)),
-        run=RunConfig(keep_checkpoints="last"),
+        run=sections.RunConfig(keep_checkpoints="last"),
     )
 
 
@@ -65,16 +51,12 @@ def _preset(about: str, sweep: SweepConfig, tiny_slots: str) -> Preset:
         sweep=sweep,
         tiny_sweep=sweep.with_values(**of_stream, slots=tiny_slots),
         pretrain=BASE,
-        tiny_pretrain=TINY,
+        tiny_pretrain=BASE.with_values(**TINY_BASE, **TINY_MEMORY, memory_layers="2"),
         open_choices=OPEN_CHOICES,
     )
 
 
-FACTS = _preset(
-    "facts one after another, a step each, in 64 paraphrases", _sweep("500", 1000), "50"
-)
-DOCUMENTS = _preset(
-    "chunks of documents one after another, a step each, in 64 augmentations",
-    _sweep("10000", 1824),
-    "200",
-)
+ABOUT = "facts one after another, a step each, in 64 paraphrases"
+FACTS = _preset(ABOUT, _sweep("500", 1000), "50")
+ABOUT = "chunks of documents one after another, a step each, in 64 augmentations"
+DOCUMENTS = _preset(ABOUT, _sweep("10000", 1824), "200")

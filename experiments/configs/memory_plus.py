@@ -25,12 +25,20 @@ BASE = PretrainConfig.of(
     qk_norm=True,
     whiten_queries=False,
 )
-M373 = Preset(
-    source="2412.09764",
-    about="one pool read by three blocks, there from the start",
-    sweep=SWEEP,
-    tiny_sweep=SWEEP.with_values(**TINY_STREAM, methods="smf", slots="64"),
-    pretrain=BASE,
-    tiny_pretrain=BASE.with_values(**TINY_BASE, **TINY_MEMORY, memory_layers="1,2,3"),
-    open_choices=("hidden_width", "key_width"),
-)
+
+
+def pretrained(source: str, about: str, base: PretrainConfig, tiny: str, silent: str) -> Preset:
+    """A preset whose memory is there from the start: in the layers `tiny` of a tiny base."""
+    return Preset(
+        source=source,
+        about=about,
+        sweep=SWEEP,
+        tiny_sweep=SWEEP.with_values(**TINY_STREAM, methods="smf", slots="64"),
+        pretrain=base,
+        tiny_pretrain=base.with_values(**TINY_BASE, **TINY_MEMORY, memory_layers=tiny),
+        open_choices=tuple(silent.split(",")),
+    )
+
+
+ABOUT = "one pool read by three blocks, there from the start"
+M373 = pretrained("2412.09764", ABOUT, BASE, "1,2,3", "hidden_width,key_width")

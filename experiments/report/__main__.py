@@ -32,7 +32,6 @@ if __name__ == "__main__":
     run(
         main,
         ReportConfig,
-        "experiments.report",
         "draw the report of a run again, from its files alone",
         "python -m experiments.report runs/NAME",
         positional="runs",

@@ -12,20 +12,20 @@ from textwrap import wrap
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, PercentFormatter
 
 from experiments.report.summary import (
+    Matrix,
     Setting,
     best,
-    best_of_methods,
     curve_labels,
     forgetting,
+    grouped,
     overlap_matrix,
     retention_matrix,
     sweeps,
@@ -33,6 +33,8 @@ from experiments.report.summary import (
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.trial import shortest
 
+# The distinct slots that each task of a trial changed, by the trial's id.
+ChangedSlots = Mapping[str, Sequence[Int[np.ndarray, "_"]]]
 WIDTH = 8  # inches: 100 of the 800 pixels each
 OTHER_COLOUR = "#666666"
 MARKERS = {"smf": "osXpDP^v", "full": "^<>", "lora": "vd", "replay": "D"}
@@ -63,19 +65,11 @@ def colour_of(method: str) -> str:
 
 
 def draw_pictures(
-    averages: Sequence[Setting],
-    changed_slots: Mapping[str, Sequence[Int[np.ndarray, "_"]]],
-    note: str = "",
+    averages: Sequence[Setting], changed_slots: ChangedSlots, note: str = ""
 ) -> dict[str, Figure]:
-    """Draw the pictures of a report.
+    """Draw the `frontier`, and `retention` and `slots` where there is something to draw.
 
-    Args:
-      averages: the settings to draw; may be empty.
-      changed_slots: id of a trial -> the distinct slots that each of its tasks changed.
-      note: what the pictures leave out, in a line.
-
-    Returns:
-      `frontier`, and `retention` and `slots` where there is something to draw.
+    The note says what the pictures leave out.
     """
     curves = sweeps(averages)
     labels = curve_labels(curves)
@@ -83,32 +77,25 @@ def draw_pictures(
     def title(setting: Setting) -> str:
         return f"{labels[setting.trial.sweep]}, lr {shortest(setting.trial.learning_rate)}"
 
+    def overlap(setting: Setting) -> Matrix:
+        trials = [outcome.trial.id for outcome in setting.outcomes]
+        given = [changed_slots[trial] for trial in trials if trial in changed_slots]
+        return np.mean([*map(overlap_matrix, given)], axis=0)
+
     pictures = {"frontier": draw_frontier(averages, note)}
-    retention = {title(setting): retention_matrix(setting) for setting in best_of_methods(averages)}
-    if retention:
-        pictures["retention"] = draw_matrices(
-            retention, "after task", "accuracy on task", "accuracy"
-        )
+    best_of_methods = map(best, grouped(averages, "trial.method").values())
+    if retention := {title(setting): retention_matrix(setting) for setting in best_of_methods}:
+        words = "after task", "accuracy on task", "accuracy"
+        pictures["retention"] = draw_matrices(retention, *words)
     # Four panels fit: the best setting of a sweep, for the four best sweeps.
     several = [s for s in map(best, curves.values()) if len(changed_slots.get(s.trial.id, ())) > 1]
     shown = sorted(several, key=lambda setting: setting.balance)[-4:]
-    overlaps = {title(s): _overlap(s, changed_slots) for s in several if s in shown}
-    if overlaps:
+    if overlaps := {title(setting): overlap(setting) for setting in several if setting in shown}:
         # Overlaps are small as a rule: the scale ends at the largest.
         limit = max(0.01, *(np.nan_to_num(matrix).max() for matrix in overlaps.values()))
-        pictures["slots"] = draw_matrices(
-            overlaps, "slots of task", "changed by task", "share of slots", limit
-        )
+        words = "slots of task", "changed by task", "share of slots"
+        pictures["slots"] = draw_matrices(overlaps, *words, limit)
     return pictures
-
-
-def _overlap(
-    setting: Setting, changed_slots: Mapping[str, Sequence[Int[np.ndarray, "_"]]]
-) -> Float[np.ndarray, "tasks tasks"]:
-    """Return the overlaps between tasks, mean over the seeds whose slots are given."""
-    trials = [outcome.trial.id for outcome in setting.outcomes]
-    matrices = [overlap_matrix(changed_slots[trial]) for trial in trials if trial in changed_slots]
-    return np.mean(matrices, axis=0)
 
 
 def draw_frontier(averages: Sequence[Setting], note: str = "") -> Figure:
@@ -116,14 +103,8 @@ def draw_frontier(averages: Sequence[Setting], note: str = "") -> Figure:
 
     On the left the new facts are asked right after each task, on the right at the end of the
     stream. Large marks are means over seeds, small ones single trials. Forgetting is the relative
-    drop on the known facts; where the base knew none, the rise of the loss on neutral text.
-
-    Args:
-      averages: the settings to draw; may be empty.
-      note: a line above the picture, such as the trials that failed.
-
-    Returns:
-      The figure.
+    drop on the known facts; where the base knew none, the rise of the loss on neutral text. There
+    may be no settings to draw; a note, such as the trials that failed, stands above the picture.
     """
     metric, forgotten = forgetting(averages)
     curves = sweeps(averages)
@@ -137,9 +118,8 @@ def draw_frontier(averages: Sequence[Setting], note: str = "") -> Figure:
             (left, "learned_unseen", "new facts learned, right after each task"),
             (right, "end_unseen", "new facts known at the end of the stream"),
         ):
-            for place, (name, curve) in enumerate(curves.items()):
-                look = {**looks[name], "zorder": 3 - place / len(curves)}  # the first lies on top
-                _draw_curve(axes, curve, learned, metric, look)
+            for name, curve in curves.items():
+                _draw_curve(axes, curve, learned, metric, looks[name])
             axes.set_xlabel(f"{label}\n(unseen paraphrases; more is better)")
             axes.grid(True)
         left.set_ylabel(f"{forgotten}\n(root scale; less is better)")
@@ -163,21 +143,19 @@ def _legend_columns(labels: Sequence[str]) -> int:
 
 def _looks(curves: Mapping[str, Sequence[Setting]]) -> dict[str, dict]:
     """Give each curve its label, colour and marker: a hue a method, paler from curve to curve."""
-    methods: dict[str, list[str]] = {}
-    for name, curve in curves.items():
-        methods.setdefault(curve[0].trial.method, []).append(name)
-    labels = curve_labels(curves)
+    methods = grouped((curve[0] for curve in curves.values()), "trial.method")
+    labels, places = curve_labels(curves), list(curves)
     looks = {}
-    for method, names in methods.items():
-        markers = MARKERS.get(method, OTHER_MARKERS)
+    for method, settings in methods.items():
+        markers, colour = MARKERS.get(method, OTHER_MARKERS), np.array(to_rgb(colour_of(method)))
         # The last curve of a method, the largest budget of its last rule, has the full hue.
-        for place, name in enumerate(reversed(names)):
-            pale = 0.6 * place / max(len(names) - 1, 2)
-            colour = np.array(to_rgb(colour_of(method)))
+        for place, name in enumerate(setting.trial.sweep for setting in reversed(settings)):
+            pale = 0.6 * place / max(len(settings) - 1, 2)
             looks[name] = {
                 "label": labels[name],
                 "color": tuple(colour + pale * (1 - colour)),
                 "marker": markers[place % len(markers)],
+                "zorder": 3 - places.index(name) / len(curves),  # the first lies on top
             }
     return looks
 
@@ -188,26 +166,12 @@ def _draw_curve(
     """Draw one sweep: its trials, and a line through the means."""
     seeds = [outcome for setting in curve for outcome in setting.outcomes]
     if len(seeds) > len(curve):
-        axes.plot(
-            [getattr(outcome, learned) for outcome in seeds],
-            [getattr(outcome, forgotten) for outcome in seeds],
-            linestyle="none",
-            markersize=3,
-            alpha=0.55,
-            markeredgewidth=0,
-            clip_on=False,
-            **{**look, "label": "_trials"},
-        )
-    axes.plot(
-        [setting.mean[learned] for setting in curve],
-        [setting.mean[forgotten] for setting in curve],
-        linewidth=1.6,
-        markersize=7,
-        markeredgecolor="white",
-        markeredgewidth=0.8,
-        clip_on=False,
-        **look,
-    )
+        points = [[getattr(seed, metric) for seed in seeds] for metric in (learned, forgotten)]
+        small = {"markersize": 3, "markeredgewidth": 0, "alpha": 0.55, "linestyle": "none"}
+        axes.plot(*points, clip_on=False, **{**look, **small, "label": "_trials"})
+    points = [[setting.mean[metric] for setting in curve] for metric in (learned, forgotten)]
+    large = {"markersize": 7, "markeredgewidth": 0.8, "markeredgecolor": "white", "linewidth": 1.6}
+    axes.plot(*points, clip_on=False, **look, **large)
 
 
 def _scale_frontier(axes: Axes, forgotten: str) -> None:
@@ -219,7 +183,8 @@ def _scale_frontier(axes: Axes, forgotten: str) -> None:
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_yscale("function", functions=(_signed_root, _signed_square))
+    both_ways = [lambda x, of=of: np.sign(x) * of(np.abs(x)) for of in (np.sqrt, np.square)]
+    axes.set_yscale("function", functions=both_ways)
     low, high = axes.dataLim.y0, axes.dataLim.y1
     if forgotten == "known_forgotten":
         axes.set_ylim(min(0, low), 1)
@@ -229,33 +194,13 @@ def _scale_frontier(axes: Axes, forgotten: str) -> None:
         axes.set_ylim(min(0, low), max(0.01, 1.15 * high))
 
 
-def _signed_root(values: np.ndarray) -> np.ndarray:
-    return np.sign(values) * np.sqrt(np.abs(values))
-
-
-def _signed_square(values: np.ndarray) -> np.ndarray:
-    return np.sign(values) * np.square(values)
-
-
 def draw_matrices(
-    matrices: Mapping[str, Float[np.ndarray, "tasks tasks"]],
-    rows: str,
-    columns: str,
-    colours: str,
-    limit: float = 1.0,
+    matrices: Mapping[str, Matrix], rows: str, columns: str, colours: str, limit: float = 1.0
 ) -> Figure:
-    """Draw task × task shares side by side, a panel each.
+    """Draw one to four task × task shares by title side by side, NaN where there is none.
 
-    Args:
-      matrices: title -> shares (tasks, tasks), NaN where there is none; one to four. What follows
-          the first comma of a title is set smaller.
-      rows: what a row is.
-      columns: what a column is.
-      colours: what a share is.
-      limit: the share at the top of the colour scale.
-
-    Returns:
-      The figure.
+    What follows the first comma of a title is set smaller. `rows`, `columns` and `colours` say what
+    each of them is; `limit` is the share at the top of the colour scale.
     """
     with rc_context(STYLE):
         norm = Normalize(0, limit)
@@ -265,22 +210,18 @@ def draw_matrices(
         figure = Figure(figsize=(WIDTH, side + 0.7 + 0.15 * lines), layout="compressed")
         panels = figure.subplots(1, len(matrices), sharex=True, sharey=True, squeeze=False).flat
         for axes, matrix, title in zip(panels, matrices.values(), titles, strict=True):
-            axes.imshow(matrix, norm=norm, cmap="viridis")
+            image = axes.imshow(matrix, norm=norm, cmap="viridis")
             name, *details = title
             axes.set_title(name, loc="left", pad=6 + 11 * lines)
             text = "\n".join(details) + "\n" * (lines - len(details))
             axes.annotate(text, (0, 1), (0, 5), "axes fraction", "offset points", fontsize=8.5)
             axes.spines[:].set_visible(False)
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-            axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
             axes.set_xlabel(columns)
         figure.axes[0].set_ylabel(rows)
-        figure.colorbar(
-            ScalarMappable(norm, "viridis"),
-            ax=list(figure.axes),
-            label=colours,
-            format=PercentFormatter(1, decimals=0),
-        )
+        percent = PercentFormatter(1, decimals=0)
+        figure.colorbar(image, ax=list(figure.axes), label=colours, format=percent)
     return figure
 
 

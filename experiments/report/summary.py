@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -20,66 +21,38 @@ from smf_jax.continual.trial import Trial
 from smf_jax.evaluation.probe import Metric
 
 Row = Mapping[str, Any]
+Matrix = Float[np.ndarray, "tasks tasks"]
 
-METRICS = (
-    "learned_seen",
-    "learned_unseen",
-    "end_seen",
-    "end_unseen",
-    "known_kept",
-    "known_forgotten",
-    "text_loss_change",
-    "rows_changed",
-    "seconds",
-)
+METRICS = ("learned_seen", "learned_unseen", "end_seen", "end_unseen", "known_kept")
+METRICS += ("known_forgotten", "text_loss_change", "rows_changed", "seconds")
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What one trial came to.
 
-    Accuracies are shares from 0 to 1; a number that was not measured is NaN.
-
-    Attributes:
-      trial: the cell of the grid.
-      tasks: how many tasks of the stream it finished.
-      failed: where it failed, as in `task 3, step 17`, or empty.
-      learned_seen: accuracy in paraphrases it was trained in, after each task, mean over
-        tasks.
-      learned_unseen: the same in paraphrases that other facts were trained in.
-      end_seen: accuracy over all tasks after the last, in paraphrases it was trained in.
-      end_unseen: the same in the other paraphrases.
-      known_kept: accuracy on the known facts after the last task over that of the base.
-      text_loss_change: rise of the loss on neutral text, in nats a token.
-      rows_changed: rows of the table that a task changed, mean over tasks.
-      trainable_parameters: how many numbers the method may change.
-      trainable_share: the same as a share of the model.
-      optimizer_bytes: size of the optimizer's state.
-      seconds: time of all tasks.
-      retention: accuracy on every task so far (unseen paraphrases) after each task.
-      probes: named probes after the last task, by their keys in the rows.
-      probe_bases: the same of the base.
-      metrics: what each of these keys measures, where that is known.
+    Accuracies are shares from 0 to 1, in paraphrases that a fact was trained in (`seen`) or that
+    only other facts were; a number that was not measured is NaN.
     """
 
     trial: Trial
-    tasks: int
-    failed: str
-    learned_seen: float
+    tasks: int  # of the stream that it finished
+    failed: str  # where, as in `task 3, step 17`, or empty
+    learned_seen: float  # accuracy on each task right after it, mean over tasks
     learned_unseen: float
-    end_seen: float
+    end_seen: float  # accuracy over all tasks after the last
     end_unseen: float
-    known_kept: float
-    text_loss_change: float
-    rows_changed: float
+    known_kept: float  # accuracy on the known facts after the last task over that of the base
+    text_loss_change: float  # rise of the loss on neutral text, in nats a token
+    rows_changed: float  # rows of the table that a task changed, mean over tasks
     trainable_parameters: float
-    trainable_share: float
+    trainable_share: float  # of the model
     optimizer_bytes: float
-    seconds: float
-    retention: tuple[tuple[float, ...], ...]
-    probes: Mapping[str, float]
+    seconds: float  # of all tasks
+    retention: tuple[tuple[float, ...], ...]  # accuracy, unseen, on every task so far, by task
+    probes: Mapping[str, float]  # named probes after the last task, by their keys in the rows
     probe_bases: Mapping[str, float]
-    metrics: Mapping[str, Metric]
+    metrics: Mapping[str, Metric]  # what these keys measure, where that is known
 
     @property
     def known_forgotten(self) -> float:
@@ -93,19 +66,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Setting:
-    """The mean over the seeds of one setting.
+    """The mean over the seeds of one setting, by metric or key of a named probe."""
 
-    Attributes:
-      trial: the setting, with the first of its seeds.
-      outcomes: what was averaged.
-      mean: metric, or key of a named probe -> mean over seeds.
-      interval: the same -> half the width of its 95 % interval (Student's t), NaN for one seed.
-    """
-
-    trial: Trial
+    trial: Trial  # with the first of the seeds
     outcomes: tuple[Outcome, ...]
     mean: Mapping[str, float]
-    interval: Mapping[str, float]
+    interval: Mapping[str, float]  # half the width of the 95 % one (Student's t), NaN for one seed
 
     @property
     def balance(self) -> float:
@@ -120,15 +86,11 @@ class Setting:
 
 
 def summarise(rows: Iterable[Row], probes: str = "") -> tuple[Outcome, ...]:
-    """Sum up each trial.
+    """Sum up each trial of a run, whose `--probes` are given where they are known.
 
-    Args:
-      rows: the rows of a run, one for each trial and task; of a repeated row the last counts.
-      probes: the value of `--probes` that the run was given, where it is known.
-
-    Returns:
-      An outcome for each trial, in an order that does not hang on which was run first: by method,
-      rule and the like, then by budget, learning rate and seed as numbers.
+    Of a repeated row, for the same trial and task, the last counts. The order does not hang on
+    which was run first: by method, the unknown ones last, by rule and the like, then by budget,
+    learning rate and seed as numbers.
     """
     trials: dict[str, dict[int, Row]] = {}
     for row in rows:
@@ -138,21 +100,19 @@ def summarise(rows: Iterable[Row], probes: str = "") -> tuple[Outcome, ...]:
 
 
 def _place(trial: Trial) -> tuple[str | float, ...]:
-    """What trials are sorted by; methods that are not known come last."""
-    known = list(METHODS).index(trial.method) if trial.method in METHODS else len(METHODS)
+    known = [*METHODS, trial.method].index(trial.method)
     kind = (trial.rule or "", trial.granularity or "", trial.optimizer, trial.batch_order)
     return (known, trial.method, *kind, trial.slots or 0, trial.learning_rate, trial.seed)
 
 
 def _outcome(rows: Sequence[Row], probes: str) -> Outcome:
     """Sum up the rows of one trial, in the order of its tasks."""
-    last = rows[-1]
-    failures = [f"task {r['task']}, step {r['failed_step']}" for r in rows if _failed(r)]
+    last, failed = rows[-1], [row for row in rows if row["failed_step"] is not None]
     known_base = _number(last["known_base"])
     return Outcome(
         trial=Trial(**{field.name: last[field.name] for field in fields(Trial)}),
-        tasks=sum(not _failed(row) for row in rows),
-        failed=failures[0] if failures else "",
+        tasks=len(rows) - len(failed),
+        failed="task {task}, step {failed_step}".format_map(failed[0]) if failed else "",
         learned_seen=_mean(rows, "seen"),
         learned_unseen=_mean(rows, "unseen"),
         end_seen=_number(last["stream_seen"]),
@@ -171,10 +131,6 @@ def _outcome(rows: Sequence[Row], probes: str) -> Outcome:
     )
 
 
-def _failed(row: Row) -> bool:
-    return row["failed_step"] is not None
-
-
 def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
 
@@ -191,24 +147,21 @@ def finished(trials: Iterable[Outcome]) -> tuple[Outcome, ...]:
 
 
 def average(trials: Iterable[Outcome]) -> tuple[Setting, ...]:
-    """Average each setting over its seeds, in the order in which they appear.
+    """Average finished trials that differ in the seed alone, in the order in which they appear."""
+    return tuple(map(_setting, grouped(trials, "trial.setting").values()))
 
-    Args:
-      trials: finished trials.
 
-    Returns:
-      A setting for each set of trials that differ in the seed alone.
-    """
-    groups: dict[str, list[Outcome]] = {}
-    for outcome in trials:
-        groups.setdefault(outcome.trial.setting, []).append(outcome)
-    return tuple(_setting(group) for group in groups.values())
+def grouped(items: Iterable[Any], key: str) -> dict[Any, list[Any]]:
+    """Gather what has one value of an attribute, in the order in which the values appear."""
+    groups: dict[Any, list[Any]] = {}
+    for item in items:
+        groups.setdefault(attrgetter(key)(item), []).append(item)
+    return groups
 
 
 def _setting(group: Sequence[Outcome]) -> Setting:
     values = {name: np.array([getattr(outcome, name) for outcome in group]) for name in METRICS}
-    for key in group[0].probes:
-        values[key] = np.array([outcome.probes.get(key, np.nan) for outcome in group])
+    values |= {key: np.array([o.probes.get(key, np.nan) for o in group]) for key in group[0].probes}
     return Setting(
         trial=group[0].trial,
         outcomes=tuple(group),
@@ -227,13 +180,8 @@ def half_width(values: Float[np.ndarray, "n"]) -> float:
 
 def sweeps(averages: Iterable[Setting]) -> dict[str, tuple[Setting, ...]]:
     """Gather the settings that differ in the learning rate alone, by rising rate."""
-    curves: dict[str, list[Setting]] = {}
-    for setting in averages:
-        curves.setdefault(setting.trial.sweep, []).append(setting)
-    return {
-        name: tuple(sorted(curve, key=lambda setting: setting.trial.learning_rate))
-        for name, curve in curves.items()
-    }
+    curves, rate = grouped(averages, "trial.sweep"), attrgetter("trial.learning_rate")
+    return {name: tuple(sorted(curve, key=rate)) for name, curve in curves.items()}
 
 
 def curve_labels(curves: Mapping[str, Sequence[Setting]]) -> dict[str, str]:
@@ -254,15 +202,7 @@ def curve_labels(curves: Mapping[str, Sequence[Setting]]) -> dict[str, str]:
 
 def best(averages: Iterable[Setting]) -> Setting:
     """Return the setting of the highest balance, the first of equals."""
-    return max(averages, key=lambda setting: setting.balance)
-
-
-def best_of_methods(averages: Iterable[Setting]) -> tuple[Setting, ...]:
-    """Return the best setting of each method, in the order in which the methods appear."""
-    methods: dict[str, list[Setting]] = {}
-    for setting in averages:
-        methods.setdefault(setting.trial.method, []).append(setting)
-    return tuple(map(best, methods.values()))
+    return max(averages, key=attrgetter("balance"))
 
 
 def forgetting(averages: Sequence[Setting]) -> tuple[str, str]:
@@ -272,12 +212,8 @@ def forgetting(averages: Sequence[Setting]) -> tuple[str, str]:
     return "known_forgotten", "known facts forgotten"
 
 
-def retention_matrix(setting: Setting) -> Float[np.ndarray, "tasks tasks"]:
-    """Accuracy on the task of the column after the task of the row, mean over seeds.
-
-    Returns:
-      A lower triangle; NaN above it.
-    """
+def retention_matrix(setting: Setting) -> Matrix:
+    """Accuracy on the column's task after the row's, mean over seeds; NaN above the diagonal."""
     tasks = max(len(outcome.retention) for outcome in setting.outcomes)
     matrices = np.full((len(setting.outcomes), tasks, tasks), np.nan)
     for matrix, outcome in zip(matrices, setting.outcomes, strict=True):
@@ -286,14 +222,10 @@ def retention_matrix(setting: Setting) -> Float[np.ndarray, "tasks tasks"]:
     return matrices.mean(axis=0)
 
 
-def overlap_matrix(changed: Sequence[Int[np.ndarray, "_"]]) -> Float[np.ndarray, "tasks tasks"]:
+def overlap_matrix(changed: Sequence[Int[np.ndarray, "_"]]) -> Matrix:
     """Share of the slots that the row's task changed which the column's task changed too.
 
-    Args:
-      changed: the distinct slots that each task changed.
-
-    Returns:
-      The shares; NaN on the diagonal and in the rows of tasks that changed nothing.
+    Each task's slots are distinct. NaN on the diagonal and where the row's task changed nothing.
     """
     shares = np.full((len(changed), len(changed)), np.nan)
     for row, slots in enumerate(changed):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter, methodcaller
 from typing import Any
 
 import numpy as np
 
 from experiments.report.matched import matched
-from experiments.report.summary import Outcome, Setting, best, curve_labels, forgetting, sweeps
+from experiments.report.summary import Setting, best, curve_labels, forgetting, sweeps
 from smf_jax.continual.results import PROBE
 from smf_jax.evaluation.probe import Metric
 
@@ -20,6 +20,8 @@ MATCHED = """\
 The least {forgotten} where a sweep over the learning rate gets at least this far in unseen
 paraphrases, along straight lines between the points of each seed; – where a seed does not get
 there."""
+COLUMNS = ("setting", "seeds", "learned, seen / unseen", "at the end, seen / unseen", "known kept")
+COLUMNS += ("text loss", "rows a task", "trains", "optimizer", "seconds")
 HEALTH_COLUMNS = {
     "used_share": "used",
     "kl_to_uniform": "KL to uniform, nats",
@@ -32,23 +34,11 @@ HEALTH_COLUMNS = {
 
 def summary_table(averages: Sequence[Setting]) -> str:
     """Return a line a setting."""
-    header = (
-        "setting",
-        "seeds",
-        "learned, seen / unseen",
-        "at the end, seen / unseen",
-        "known kept",
-        "text loss",
-        "rows a task",
-        "trains",
-        "optimizer",
-        "seconds",
-    )
     winner = best(averages) if averages else None
-    return markdown_table(header, [_line(s, bold=s is winner) for s in averages])
+    return markdown_table(COLUMNS, [_cells(s, bold=s is winner) for s in averages])
 
 
-def _line(setting: Setting, bold: bool) -> tuple[str, ...]:
+def _cells(setting: Setting, bold: bool) -> tuple[str, ...]:
     """Return the cells of one setting."""
     name, last = setting.trial.setting, setting.outcomes[-1]
 
@@ -72,36 +62,25 @@ def _line(setting: Setting, bold: bool) -> tuple[str, ...]:
 def matched_tables(averages: Sequence[Setting]) -> str:
     """Return what each sweep forgets at matched scores: known facts or text, and named probes."""
     metric, words = forgetting(averages)
-    style, factor = (".1f", 100.0) if metric == "known_forgotten" else (".3f", 1.0)
-    parts = [MATCHED.format(forgotten=words + (", percent" if factor > 1 else ""))]
-    parts += [
-        _matched_table(averages, title, learned, attrgetter(metric), style, factor)
-        for learned, title in (("learned_unseen", "learned"), ("end_unseen", "known at the end"))
+    how = (".1f", 100.0) if metric == "known_forgotten" else (".3f", 1.0)
+    tables: list[tuple] = [
+        ("learned", "learned_unseen", attrgetter(metric), how),
+        ("known at the end", "end_unseen", attrgetter(metric), how),
     ]
     for key in headlines(averages):
-        if not averages[0].outcomes[0].probe_bases[key]:
-            continue  # a base that fails a probe altogether has nothing to lose
-        title = f"learned; {_probe_name(key)} worse by, percent"
-        worsened = methodcaller("worsened", key)
-        parts.append(_matched_table(averages, title, "learned_unseen", worsened, ".1f", 100))
-    return "\n\n".join(parts)
-
-
-def _matched_table(
-    averages: Sequence[Setting],
-    title: str,
-    learned: str,
-    forgotten: Callable[[Outcome], float],
-    style: str,
-    factor: float,
-) -> str:
+        if averages[0].outcomes[0].probe_bases[key]:  # or the base has nothing to lose
+            title = f"learned; {_probe_name(key)} worse by, percent"
+            tables.append((title, "learned_unseen", methodcaller("worsened", key), (".1f", 100)))
     curves = sweeps(averages)
     labels = curve_labels(curves)
-    lines = []
-    for name, curve in curves.items():
-        found = [matched(curve, attrgetter(learned), forgotten, s) for s in SCORES]
-        lines.append((labels[name], *(measured(*each, style, factor) for each in found)))
-    return markdown_table((title, *(f"{score:.0%}" for score in SCORES)), lines)
+    parts = [MATCHED.format(forgotten=words + (", percent" if how[1] > 1 else ""))]
+    for title, learned, forgotten, how in tables:
+        lines = []
+        for name, curve in curves.items():
+            found = [matched(curve, attrgetter(learned), forgotten, score) for score in SCORES]
+            lines.append((labels[name], *(measured(*each, *how) for each in found)))
+        parts.append(markdown_table((title, *(f"{score:.0%}" for score in SCORES)), lines))
+    return "\n\n".join(parts)
 
 
 def probe_table(averages: Sequence[Setting]) -> str:
@@ -136,37 +115,28 @@ def _probe_name(key: str) -> str:
 
 
 def health_table(averages: Sequence[Setting], health: Mapping[str, Any]) -> str:
-    """Return the slot health of the base and of each setting after the stream.
+    """Return the slot health, as `read_slot_health` reads it, before and after the stream.
 
-    Args:
-      averages: the settings.
-      health: as `smf_jax.continual.slot_health.read_slot_health` returns it.
-
-    Returns:
-      A line for every text and setting, and pool where there are several; empty without any.
+    A line for every text and setting, and pool where there are several; empty without any.
     """
-    lines = []
-    for part, words in (("background", "background, {} batches"), ("recount", "base, {} batches")):
-        if health[part]:
-            name = words.format(health[part]["batches"])
-            lines += _health_lines(name, [health[part]["pools"]])
+    found = [
+        (f"{name}, {health[part]['batches']} batches", [health[part]])
+        for part, name in (("background", "background"), ("recount", "base"))
+        if health[part]
+    ]
     for setting in averages:
         trials = [health["trials"].get(outcome.trial.id) for outcome in setting.outcomes]
-        lines += _health_lines(setting.trial.setting, [trial["pools"] for trial in trials if trial])
-    return markdown_table(("text or setting", *HEALTH_COLUMNS.values()), lines) if lines else ""
-
-
-def _health_lines(name: str, found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """A line for every pool, mean over seeds."""
+        found.append((setting.trial.setting, [trial for trial in trials if trial]))
     lines = []
-    for pool in found[0] if found else ():
-        cells = []
-        for key in HEALTH_COLUMNS:
-            value = float(np.mean([each[pool].get(key, math.nan) for each in found]))
-            cells.append(number(value, ".1%" if key.endswith("share") else ".3f"))
-        title = name if len(found[0]) == 1 else f"{name}, {pool.split('/')[1]}"
-        lines.append((title, *cells))
-    return lines
+    for name, seeds in found:
+        for pool in seeds[0]["pools"] if seeds else ():
+            title = name if len(seeds[0]["pools"]) == 1 else f"{name}, {pool.split('/')[1]}"
+            cells = []
+            for key in HEALTH_COLUMNS:
+                mean = float(np.mean([each["pools"][pool].get(key, math.nan) for each in seeds]))
+                cells.append(number(mean, ".1%" if key.endswith("share") else ".3f"))
+            lines.append((title, *cells))
+    return markdown_table(("text or setting", *HEALTH_COLUMNS.values()), lines) if lines else ""
 
 
 def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -187,13 +157,9 @@ def number(value: float, style: str) -> str:
 
 
 def measured(mean: float, interval: float, style: str, factor: float = 1) -> str:
-    """Write a mean with half the width of its interval, where it has one.
+    """Write a mean with half the width of its interval, where that is no NaN, as for one seed.
 
-    Args:
-      mean: the mean.
-      interval: half the width of its 95 % interval, NaN for one seed.
-      style: format of both; a sign in it is that of the mean alone.
-      factor: both are multiplied by it first, such as 100 for a percentage.
+    A sign in the style is that of the mean alone; both are multiplied by the factor first.
     """
     text = number(factor * mean, style)
     if math.isnan(mean) or math.isnan(interval):

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from experiments.report.figures import draw_pictures
+from experiments.report import tables
+from experiments.report.figures import ChangedSlots, draw_pictures
 from experiments.report.summary import Outcome, Row, Setting, average, finished, summarise
-from experiments.report.tables import (
-    headlines,
-    health_table,
-    matched_tables,
-    probe_table,
-    summary_table,
-)
 from smf_jax.continual.results import OF_BASE
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.slot_health import read_slot_health
@@ -55,11 +49,7 @@ SLOTS = "Share of the slots changed by the task of the row that the task of the 
 def write_report(directory: Path) -> str:
     """Write the report of a run from its files: results, slot health and patches of all shards.
 
-    Args:
-      directory: the run; gets what `draw_report` writes.
-
-    Returns:
-      The summary table, for the terminal.
+    The directory gets what `draw_report` writes; returned is the summary table, for the terminal.
 
     Raises:
       FileNotFoundError: if the directory is no run.
@@ -73,57 +63,40 @@ def write_report(directory: Path) -> str:
     return draw_report(directory, rows, read_changed_slots(run, trials), health, probes)
 
 
-def read_changed_slots(
-    run: RunDirectory, trials: Iterable[Trial]
-) -> dict[str, list[Int[np.ndarray, "_"]]]:
+def read_changed_slots(run: RunDirectory, trials: Iterable[Trial]) -> ChangedSlots:
     """Read the slots that each task of each trial changed, for the trials that have patches.
 
     Several pools lie one after another in the numbering.
     """
-    found = {}
+    found: dict[str, list[Int[np.ndarray, "_"]]] = {}
     for trial in trials:
         if trial.rule is None:  # it selects no rows, and saves no patches
             continue
         patches = run.load_patches(trial, run.completed(trial)[0])
         paths = sorted({path for patch in patches for path in patch.pools})
-        found[trial.id] = [
-            np.concatenate(
-                [
-                    patch.pools[path].slots + place * patch.pools[path].table_slots
-                    for place, path in enumerate(paths)
-                    if path in patch.pools
-                ]
-                or [np.zeros(0, np.int32)]
-            )
-            for patch in patches
-        ]
+        found[trial.id] = []
+        for patch in patches:
+            places = ((place, patch.pools.get(path)) for place, path in enumerate(paths))
+            pools = ((place, pool) for place, pool in places if pool is not None)
+            slots = [pool.slots + place * pool.table_slots for place, pool in pools]
+            found[trial.id].append(np.concatenate([np.zeros(0, np.int32), *slots]))
     return found
 
 
 def draw_report(
-    directory: Path,
-    rows: Iterable[Row],
-    changed_slots: Mapping[str, Sequence[Int[np.ndarray, "_"]]],
-    health: Mapping[str, Any] | None = None,
-    probes: str = "",
+    directory: Path, rows: Iterable[Row], slots: ChangedSlots, health: Any = None, probes: str = ""
 ) -> str:
     """Write the tables and the pictures of a run, over those of an earlier report.
 
-    Args:
-      directory: the run; gets `summary.csv`, `report.md`, `frontier.png`, and `retention.png` and
-          `slots.png` where there is something to draw.
-      rows: the rows of its `results.jsonl`; trials may have failed or be unfinished.
-      changed_slots: id of a trial -> the distinct slots that each of its tasks changed.
-      health: the slots' use before and after the stream, as `read_slot_health` reads it.
-      probes: the value of `--probes` that the run was given, for the kinds of its probes.
-
-    Returns:
-      The summary table, for the terminal.
+    The directory gets `summary.csv`, `report.md`, `frontier.png`, and `retention.png` and
+    `slots.png` where there is something to draw. Of the trials in the rows of `results.jsonl` some
+    may have failed or be unfinished; `slots` has, by their ids, the distinct slots that each task
+    changed, `health` is what `read_slot_health` reads, `probes` the run's `--probes`.
     """
     outcomes = summarise(rows, probes)
     averages = average(finished(outcomes))
     absent = left_out(outcomes)
-    pictures = draw_pictures(averages, changed_slots, note="\n".join(absent[:3]))
+    pictures = draw_pictures(averages, slots, note="\n".join(absent[:3]))
     for name in PICTURES:
         path = directory / f"{name}.png"
         if name in pictures:
@@ -131,80 +104,62 @@ def draw_report(
         else:
             path.unlink(missing_ok=True)
     (directory / "summary.csv").write_text(summary_csv(outcomes), encoding="utf-8")
-    text = render(directory.name, averages, absent, tuple(pictures), health)
+    text = render(directory.name, averages, absent, pictures, health)
     (directory / "report.md").write_text(text, encoding="utf-8")
-    return summary_table(averages)
+    return tables.summary_table(averages)
 
 
-def left_out(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+def left_out(outcomes: Sequence[Outcome]) -> list[str]:
     """Name the trials that the means and the pictures leave out, and say why."""
     tasks = max((outcome.tasks for outcome in outcomes), default=0)
-    present = finished(outcomes)
-    return tuple(
-        f"{o.trial.id} failed at {o.failed}"
-        if o.failed
-        else f"{o.trial.id} has finished {o.tasks} of {tasks} tasks"
-        for o in outcomes
-        if o not in present
-    )
+    present, lines = finished(outcomes), []
+    for each in outcomes:
+        if each not in present:
+            unfinished = f"has finished {each.tasks} of {tasks} tasks"
+            failed = each.failed and f"failed at {each.failed}"
+            lines.append(f"{each.trial.id} {failed or unfinished}")
+    return lines
 
 
 def render(
-    name: str,
-    averages: Sequence[Setting],
-    absent: Sequence[str],
-    pictures: Sequence[str],
-    health: Mapping[str, Any] | None = None,
+    name: str, averages: Sequence[Setting], absent: Sequence[str], drawn: Iterable[str], health: Any
 ) -> str:
-    """Return the text of `report.md`.
-
-    Args:
-      name: of the run.
-      averages: the settings, means over seeds.
-      absent: what the means leave out, a line each.
-      pictures: the names of the pictures beside the text.
-      health: as for `draw_report`.
-    """
-    parts = [f"# {name}", summary_table(averages), WORDS]
+    """Return the text of `report.md`, with a line for each trial that the means leave out."""
+    parts = [f"# {name}", tables.summary_table(averages), WORDS]
     if absent:
         parts += ["Not in the means and the pictures:", "\n".join(f"- {line}" for line in absent)]
-    parts += [
-        "## Learned against forgotten",
-        "![learned against forgotten](frontier.png)",
-        FRONTIER,
-    ]
-    if headlines(averages):
-        parts += ["## Probes", probe_table(averages), PROBES]
+    parts += ["## Learned against forgotten", "![learned against forgotten](frontier.png)"]
+    parts.append(FRONTIER)
+    if tables.headlines(averages):
+        parts += ["## Probes", tables.probe_table(averages), PROBES]
     if averages:
-        parts += ["## Forgetting at matched learning", matched_tables(averages)]
-    if "retention" in pictures:
+        parts += ["## Forgetting at matched learning", tables.matched_tables(averages)]
+    if "retention" in drawn:
         parts += ["## Retention", "![accuracy on each task, after each task](retention.png)"]
         parts += [RETENTION]
-    if "slots" in pictures:
+    if "slots" in drawn:
         parts += ["## Changed slots", "![overlap of changed slots](slots.png)", SLOTS]
-    used = health_table(averages, health) if health else ""
-    if used:
+    if health and (used := tables.health_table(averages, health)):
         parts += ["## Slot health", used, HEALTH]
     return "\n\n".join(parts) + "\n"
 
 
 def summary_csv(outcomes: Iterable[Outcome]) -> str:
     """Return a line a trial: its settings and what it came to, empty where nothing was measured."""
-    settings = [field.name for field in fields(Trial)]
     outcomes = tuple(outcomes)
     apart = ("trial", "retention", "probes", "probe_bases", "metrics")
-    results = [f.name for f in fields(Outcome) if f.name not in apart]
-    probes = dict.fromkeys(key for outcome in outcomes for key in outcome.probes)
+    header = ["trial", *(field.name for field in fields(Trial))]
+    header += [field.name for field in fields(Outcome) if field.name not in apart]
+    for key in dict.fromkeys(key for outcome in outcomes for key in outcome.probes):
+        header += [key, key + OF_BASE]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    of_probes = [name for key in probes for name in (key, key + OF_BASE)]
-    writer.writerow(["trial", *settings, *results, *of_probes])
+    writer.writerow(header)
     for outcome in outcomes:
-        values = [getattr(outcome.trial, name) for name in settings]
-        values += [getattr(outcome, name) for name in results]
-        for key in probes:
-            values += [each.get(key, math.nan) for each in (outcome.probes, outcome.probe_bases)]
-        writer.writerow([outcome.trial.id, *map(_cell, values)])
+        cells = vars(outcome) | vars(outcome.trial) | {"trial": outcome.trial.id}
+        cells |= outcome.probes
+        cells |= {key + OF_BASE: value for key, value in outcome.probe_bases.items()}
+        writer.writerow([_cell(cells.get(name, math.nan)) for name in header])
     return text.getvalue()
 
 

@@ -1,8 +1,7 @@
 """What a retrofit costs and what healing gives back: the loss on texts, by mode and seed.
 
-``python -m experiments.studies.heal --base=DIR --heal_texts=FILE --probes=wikitext2=FILE
---out=runs/heal`` retrofits the base with every mode and seed, heals each with the same budget, and
-sets the losses beside the base's own (2604.05248, table 2; 2605.03229, table 1).
+It retrofits the base with every mode and seed, heals each with the same budget, and sets the losses
+beside the base's own (2604.05248, table 2; 2605.03229, table 1).
 """
 
 from __future__ import annotations
@@ -67,8 +66,8 @@ def study(
     scorer = cache(lambda config: Scorer(Decoder(config), ROWS))  # modes compile, seeds do not
 
     def measure(model: Base) -> dict[str, float]:
-        found = (probe.measure(scorer(model.config), model.params) for probe in probes.values())
-        return dict(zip(probes, (next(iter(values.values())) for values in found), strict=True))
+        found = {name: p.measure(scorer(model.config), model.params) for name, p in probes.items()}
+        return {name: next(iter(values.values())) for name, values in found.items()}
 
     before = measure(base)
     for mode, number in runs:
@@ -85,9 +84,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = []
     for mode, text in dict.fromkeys((row["mode"], row["text"]) for row in rows):
         of_both = [row for row in rows if (row["mode"], row["text"]) == (mode, text)]
-        base, fresh, healed = (np.array([r[n] for r in of_both]) for n in STAGES)
-        means = [f"{values.mean():.3f}" for values in (base, fresh, healed)]
-        rise = healed - base
+        stages = np.array([[row[stage] for row in of_both] for stage in STAGES])
+        means = [f"{values.mean():.3f}" for values in stages]
+        rise = stages[2] - stages[0]
         spread = f"{rise.mean():+.3f} ({rise.min():+.3f} to {rise.max():+.3f})"
         lines.append((mode, text, *means, spread))
     return markdown_table(("mode", "text", *STAGES, "healed - base"), lines)
@@ -128,7 +127,6 @@ if __name__ == "__main__":
     run(
         main,
         HealStudyConfig,
-        "experiments.studies.heal",
         "set the losses of healed retrofits beside the base's",
         "python -m experiments.studies.heal --base=DIR --heal_texts=text.jsonl "
         "--probes=wikitext2=wiki.txt --out=runs/heal",

@@ -13,13 +13,8 @@ def best_slots(
 ) -> tuple[Float[Array, "t h k"], Int[Array, "t h k"]]:
     """The ``k`` best sums of a score of each half, and their slots (PKM 1907.05242, section 3.1).
 
-    Args:
-      half_scores: ``(h, 2, t, n)`` float32 or float64.
-      k: reads per head, ``1 ≤ k ≤ n``.
-
-    Returns:
-      Scores ``(t, h, k)``, descending, and slots ``(t, h, k)`` int32; ties in the order of
-      `lax.top_k`.
+    Scores are float32 or float64, and come out descending, ties in the order of `lax.top_k`; slots
+    are int32, and ``1 ≤ k ≤ n``.
     """
     heads, _, tokens, _ = half_scores.shape
     found, dtype = (tokens, heads, k), half_scores.dtype

@@ -56,13 +56,9 @@ def is_available() -> bool:
 def call(
     target: str, results: Sequence[tuple[tuple[int, ...], Any]], x: Array, **given: Any
 ) -> Any:
-    """What a kernel makes of an array.
+    """What a kernel, one of `TARGETS`, makes of an array: results of these shapes and dtypes.
 
-    Args:
-      target: one of `TARGETS`.
-      results: shapes and dtypes.
-      x: the array.
-      **given: the kernel's attributes, NumPy scalars.
+    What else is ``given`` are the kernel's attributes, NumPy scalars.
     """
     arrays = tuple(jax.ShapeDtypeStruct(*result) for result in results)
     found = jax.ffi.ffi_call(target, arrays, vmap_method="sequential")(x, **given)
@@ -106,7 +102,10 @@ def _load() -> ctypes.CDLL:
 
 def _build() -> Path:
     """The path of the library, which is compiled unless an earlier process did it."""
-    compiler = _compiler()
+    found = [path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))]
+    compiler = shlex.split(os.environ.get("CXX", "")) or found[:1]
+    if not compiler:
+        raise FileNotFoundError("no C++ compiler was found")
     try:
         return _build_for([*compiler, *_FLAGS, _NATIVE])
     except subprocess.CalledProcessError:  # some compilers do not know the flag
@@ -135,12 +134,3 @@ def _build_for(compiler: list[str]) -> Path:
 def _run(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=True)
     return done.stdout
-
-
-def _compiler() -> list[str]:
-    if named := os.environ.get("CXX"):
-        return shlex.split(named)
-    for name in ("c++", "g++", "clang++"):
-        if path := shutil.which(name):
-            return [path]
-    raise FileNotFoundError("no C++ compiler was found")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from smf_jax.configuration import setting
 from smf_jax.memory.product_keys import ScoreWeighting
@@ -64,18 +64,7 @@ class MemoryConfig:
             raise ValueError(
                 f"key_width={self.key_width} must be even: it is split into two query halves"
             )
-        choices: dict[str, Any] = {
-            "gate": Gate,
-            "query_norm": QueryNorm,
-            "score": ScoreWeighting,
-            "output_norm": OutputNorm,
-            "key_scale": KeyScale,
-        }
-        for name, literal in choices.items():
-            if getattr(self, name) not in get_args(literal):
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} is unknown; choose from {get_args(literal)}"
-                )
+        require_choices(self)
         if self.norm_epsilon is not None and not self.norm_epsilon > 0:
             raise ValueError(f"norm_epsilon={self.norm_epsilon} must be above 0, or None")
         if self.qk_norm and self.query_norm != "none":
@@ -104,9 +93,17 @@ class MemoryConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; `from_dict` is the inverse."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> MemoryConfig:
         """Reads what `to_dict` wrote."""
         return cls(**values)
+
+
+def require_choices(section: Any) -> None:
+    """Refuses what is none of a field's literals, naming the field, its value and the choices."""
+    for name, hint in get_type_hints(type(section)).items():
+        value = getattr(section, name)
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            raise ValueError(f"{name}={value!r} is unknown; choose from {get_args(hint)}")

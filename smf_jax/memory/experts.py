@@ -12,26 +12,17 @@ import jax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
-from smf_jax.memory.reading import read, row_products, table_gradient
+from smf_jax.memory.reading import read, residual_of, row_products, table_gradient
 from smf_jax.shapes import Table
 
 
 def expert_weights(
-    inputs: Table,
-    slots: Int[Array, "t r"],
-    weights: Float[Array, "t r"],
-    x: Float[Array, "t d"],
+    inputs: Table, slots: Int[Array, "t r"], weights: Float[Array, "t r"], x: Float[Array, "t d"]
 ) -> Float[Array, "t r"]:
     """What the rows of the chosen experts count with: ``w · gelu(u·x)`` (2407.04153, eq. 2).
 
-    Args:
-      inputs: ``(N, d)``, the table ``u``.
-      slots: ``(t, r)`` int32 in ``[0, N)``.
-      weights: ``(t, r)`` read weights ``w``.
-      x: ``(t, d)``, the memory's input.
-
-    Returns:
-      ``(t, r)`` in the dtype of ``weights``; with the exact (erf) GELU, which may be negative.
+    ``inputs``, of width ``d``, is the table ``u``, and ``slots`` are int32 in ``[0, N)``. In the
+    dtype of ``weights``; with the exact (erf) GELU, which may be negative.
     """
     hidden = jax.nn.gelu(products(inputs, slots, x), approximate=False)
     return weights * hidden.astype(weights.dtype)
@@ -44,35 +35,24 @@ def products(
     """``u_j·x`` for every token's slots, never holding the ``(t, r, d)`` gathered rows.
 
     It is the transpose of a read, hence differentiated by one; the table's gradient is computed
-    only where the table is differentiated.
-
-    Args:
-      inputs: ``(N, d)``.
-      slots: ``(t, r)`` int32 in ``[0, N)``.
-      x: ``(t, d)``.
-
-    Returns:
-      ``(t, r)``, float32 at least.
+    only where the table is differentiated. Float32 at least.
     """
     return row_products(inputs, slots, x)
 
 
 def _forward(inputs: Any, slots: Any, x: Any) -> tuple[Array, tuple[Any, ...]]:
-    # The residual's structure, not a value, carries whether the table is differentiated.
-    differentiated = () if inputs.perturbed else None
-    residual = (inputs.value, slots.value, x.value, differentiated)
-    return products(inputs.value, slots.value, x.value), residual
+    residual = residual_of(inputs, slots, x)
+    return products(*residual[:3]), residual
 
 
 def _backward(residual: tuple[Any, ...], cotangent: Any) -> tuple[Any, None, Any]:
     inputs, slots, x, differentiated = residual
     if isinstance(cotangent, SymbolicZero):
         return None, None, None
-    input_gradient = None
+    of_inputs = None
     if differentiated is not None:
-        input_gradient = table_gradient(x, slots, cotangent, inputs.shape[0])
-        input_gradient = input_gradient.astype(inputs.dtype)
-    return input_gradient, None, read(inputs, slots, cotangent).astype(x.dtype)
+        of_inputs = table_gradient(x, slots, cotangent, inputs.shape[0]).astype(inputs.dtype)
+    return of_inputs, None, read(inputs, slots, cotangent).astype(x.dtype)
 
 
 products.defvjp(_forward, _backward, symbolic_zeros=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -34,12 +35,7 @@ PERTURBATIONS = "perturbations"
 
 
 class Read(NamedTuple):
-    """What one memory layer read, as sown into the collection `READS`.
-
-    Attributes:
-      slots: ``(b, t, h, k)`` int32.
-      weights: ``(b, t, h, k)``, compute dtype: what each row counted with.
-    """
+    """What one memory layer read, as sown into `READS`: slots, and what each row counted with."""
 
     slots: Int[Array, "b t h k"]
     weights: Float[Array, "b t h k"]
@@ -48,10 +44,7 @@ class Read(NamedTuple):
 class MemoryPool(nn.Module):
     """One table of value rows; its layers are given the table, they do not own it.
 
-    Attributes:
-      config: shape and choices.
-      width: ``d``, width of the model; needed by experts only.
-      param_dtype: dtype of the tables.
+    Experts need the ``width`` of the model too.
     """
 
     config: MemoryConfig
@@ -90,21 +83,15 @@ class MemoryLayer(nn.Module):
     respect to that perturbation is the cotangent from which row gradients are made. Both live
     here and not in the pool, because a pool that three layers read would yield one perturbation
     whose cotangent is the sum over the layers.
-
-    Attributes:
-      config: shape and choices.
-      width: ``d``, width of the model and of the output.
-      alpha: where given, the block's output is multiplied by a learned scale that starts here
-        (additive retrofit, 2605.03229); ``None`` for no scale.
-      dtype: compute dtype of the projections; scores are float32 at least.
-      param_dtype: dtype of the parameters.
     """
 
-    config: MemoryConfig
-    width: int
+    config: MemoryConfig  # shape and choices
+    width: int  # ``d``, width of the model and of the output
+    # Where given, the block's output is multiplied by a learned scale that starts here (additive
+    # retrofit, 2605.03229); ``None`` for no scale.
     alpha: float | None = None
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
+    dtype: DTypeLike = jnp.float32  # compute dtype of the projections; scores are float32 at least
+    param_dtype: DTypeLike = jnp.float32  # dtype of the parameters
 
     @nn.compact
     def __call__(
@@ -114,16 +101,10 @@ class MemoryLayer(nn.Module):
         valid: Bool[Array, "b t"] | None = None,
         expert_inputs: Table | None = None,
     ) -> Float[Array, "b t d"]:
-        """Reads the table at the slots that ``x`` asks for.
+        """Reads the table at the slots that ``x``, a block's (normalised) input, asks for.
 
-        Args:
-          x: ``(b, t, d)``, the block's (normalised) input.
-          values: ``(N, v)``, the table of the pool.
-          valid: ``(b, t)``, false on pads; used by norms over the batch only.
-          expert_inputs: ``(N, d)``, the second table of a pool of experts.
-
-        Returns:
-          ``(b, t, d)`` in the compute dtype.
+        ``valid`` is false on pads and used by norms over the batch only; ``expert_inputs``, of
+        width ``d``, is the second table of a pool of experts. Returns the compute dtype.
         """
         config = self.config
         self._check_tables(values, expert_inputs)
@@ -142,7 +123,9 @@ class MemoryLayer(nn.Module):
         self.sow(READS, "read", sown, init_fn=latest, reduce_fn=latest)
         y = read(values, slots, weights).reshape(*x.shape[:2], -1)
         y = self.perturb("read", y, collection=PERTURBATIONS).reshape(rows.shape[0], -1)
-        out = self._gated(rows.astype(self.dtype), self._output_normalised(y)).reshape(x.shape)
+        if config.output_norm == "layer":
+            y = self._layer_norm("output_norm")(y).astype(y.dtype)
+        out = self._gated(rows.astype(self.dtype), y).reshape(x.shape)
         if self.alpha is None:
             return out
         alpha = self.param("alpha", nn.initializers.constant(self.alpha), (), self.param_dtype)
@@ -167,49 +150,30 @@ class MemoryLayer(nn.Module):
         self, x: Float[Array, "t d"], valid: Bool[Array, " t"] | None
     ) -> Float[Array, "t h 2 c"]:
         """Head-major queries; the first half of a head's query is sub-query 1."""
-        config = self.config
-        queries = nn.Dense(
-            config.heads * config.key_width,
-            use_bias=config.query_bias,
-            kernel_init=nn.initializers.xavier_uniform(),
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name="query",
-        )(x)
+        config, param_dtype = self.config, self.param_dtype
+        start = nn.initializers.xavier_uniform()
+        dense = self._dense(config.heads * config.key_width, "query", start, config.query_bias)
+        queries = dense(x)
         if config.query_norm == "batch":
-            queries = self._batch_norm()(queries, valid)
+            norm = BatchNorm(config.epsilon(EPSILON), param_dtype, name="query_norm")
+            queries = norm(queries, valid)
         queries = queries.reshape(-1, config.heads, 2, config.key_width // 2)
         if config.query_norm == "layer":
             queries = self._layer_norm("query_norm")(queries)
         elif config.query_norm == "rms":
-            queries = nn.RMSNorm(
-                epsilon=config.epsilon(RMS_EPSILON),
-                dtype=jnp.float32,
-                param_dtype=self.param_dtype,
-                name="query_norm",
-            )(queries)
+            epsilon = config.epsilon(RMS_EPSILON)
+            queries = nn.RMSNorm(epsilon, jnp.float32, param_dtype, name="query_norm")(queries)
         elif config.qk_norm:
             queries = self._qk_normalised(queries, "query_scale", 1.0)
         return queries
 
-    def _batch_norm(self) -> BatchNorm:
-        epsilon = self.config.epsilon(EPSILON)
-        return BatchNorm(epsilon, param_dtype=self.param_dtype, name="query_norm")
+    def _dense(self, features: int, name: str, start: Any, bias: bool = True) -> nn.Dense:
+        dtypes = self.dtype, self.param_dtype
+        return nn.Dense(features, bias, *dtypes, kernel_init=start, name=name)
 
     def _layer_norm(self, name: str) -> nn.LayerNorm:
-        epsilon = self.config.epsilon(EPSILON)
-        return nn.LayerNorm(
-            epsilon,
-            dtype=jnp.float32,
-            param_dtype=self.param_dtype,
-            use_fast_variance=False,
-            name=name,
-        )
-
-    def _output_normalised(self, y: Float[Array, "t v"]) -> Float[Array, "t v"]:
-        if self.config.output_norm == "none":
-            return y
-        return self._layer_norm("output_norm")(y).astype(y.dtype)
+        given = self.config.epsilon(EPSILON), jnp.float32, self.param_dtype
+        return nn.LayerNorm(*given, use_fast_variance=False, name=name)
 
     def _keys(self) -> Float[Array, "h 2 n c"]:
         config = self.config
@@ -234,17 +198,7 @@ class MemoryLayer(nn.Module):
 
     def _gated(self, x: Float[Array, "t d"], y: Float[Array, "t v"]) -> Float[Array, "t d"]:
         config = self.config
-        start = nn.initializers.normal(self.width**-0.5)
-
-        def dense(features: int, name: str) -> nn.Dense:
-            return nn.Dense(
-                features,
-                kernel_init=start,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
-                name=name,
-            )
-
+        dense = partial(self._dense, start=nn.initializers.normal(self.width**-0.5))
         if config.gate == "silu":
             return dense(self.width, "output")(y * nn.silu(dense(config.value_width, "gate")(x)))
         out = y if config.value_width == self.width else dense(self.width, "output")(y)

@@ -22,19 +22,15 @@ from smf_jax.cpu_kernels.library import is_available
 
 # Scores that one piece may hold. Those of a TPU stay in its vector memory. Of a CPU a program's
 # temporaries should stay below the 32 MiB from which glibc maps fresh pages for them at every call.
-TPU_PIECE_BYTES = 8 * 2**20
-CPU_PIECE_BYTES = 8 * 2**20
-CPU_GRADIENT_PIECE_BYTES = 8 * 2**20
-GRADIENT_PIECE_BYTES = 256 * 2**20
+PIECE_BYTES = 8 * 2**20
+GPU_PIECE_BYTES = 256 * 2**20
+
+Queries = Float[Array, "t h 2 c"]
+HalfKeys = Float[Array, "h 2 n c"]
 
 
 class Lookup(NamedTuple):
-    """The ``k`` best slots of every head, best first.
-
-    Attributes:
-      scores: ``(t, h, k)``, float32 (or float64), descending.
-      slots: ``(t, h, k)`` int32, ``slot = first_key · n + second_key``.
-    """
+    """The ``k`` best slots ``first_key · n + second_key`` of every head, and scores, descending."""
 
     scores: Float[Array, "t h k"]
     slots: Int[Array, "t h k"]
@@ -48,61 +44,31 @@ def candidate_pairs(k: int) -> tuple[np.ndarray, np.ndarray]:
     ``(i+1)(j+1) - 1`` pairs ``(i' ≤ i, j' ≤ j)``: none scores less, and each stands earlier in the
     row-major ``k × k`` list, hence wins its ties. A pair with ``(i+1)(j+1) > k`` therefore never
     enters the best ``k`` (unless it is the sum of two infinities that is no number). At ``k = 32``
-    that leaves 119 of 1,024 pairs.
-
-    Args:
-      k: reads per head.
-
-    Returns:
-      Two int32 vectors, the ``i`` and the ``j`` of every surviving pair in row-major order.
+    that leaves 119 of 1,024 pairs, here in row-major order, int32.
     """
     first, second = np.divmod(np.arange(k * k), k)
     keep = (first + 1) * (second + 1) <= k
     return first[keep].astype(np.int32), second[keep].astype(np.int32)
 
 
-# --- lookups -----------------------------------------------------------------------------------
-
-
-def look_up_on_cpu(
-    queries: Float[Array, "t h 2 c"], keys: Float[Array, "h 2 n c"], k: int
-) -> Lookup:
+def look_up_on_cpu(queries: Queries, keys: HalfKeys, k: int) -> Lookup:
     """By the kernel where it could be built."""
     return (look_up_by_kernel if is_available() else look_up_by_sorting)(queries, keys, k)
 
 
+def _take_by_index(x: Num[Array, "q m"], places: Int[Array, "q k"]) -> Num[Array, "q k"]:
+    """``x[q, places[q, k]]``; either may have one row for all."""
+    if places.shape[0] == 1:
+        return x[:, places[0]]
+    if x.shape[0] == 1:
+        return x[0][places]
+    return jnp.take_along_axis(x, places, axis=1)
+
+
 def look_up_by_sorting(
-    queries: Float[Array, "t h 2 c"], keys: Float[Array, "h 2 n c"], k: int
+    queries: Queries, keys: HalfKeys, k: int, take: Callable[..., Array] = _take_by_index
 ) -> Lookup:
     """`lax.top_k` of each half's scores, then of the pairs."""
-    return _sorted_lookup(queries, keys, k, _take_by_index)
-
-
-def look_up_by_comparing(
-    queries: Float[Array, "t h 2 c"], keys: Float[Array, "h 2 n c"], k: int
-) -> Lookup:
-    """The same without indexing, which a TPU does a number at a time; in pieces of tokens."""
-    find = partial(_sorted_lookup, keys=keys, k=k, take=_take_by_comparing)
-    return _in_pieces(find, _pieces(queries, keys, TPU_PIECE_BYTES), queries)
-
-
-def look_up_by_kernel(
-    queries: Float[Array, "t h 2 c"], keys: Float[Array, "h 2 n c"], k: int
-) -> Lookup:
-    """The same by the kernel for CPUs, which ranks on all cores; in pieces of tokens."""
-
-    def find(queries: Array) -> Lookup:
-        return Lookup(*best_slots(_product("thpc,hpnc->hptn", queries, keys), k))
-
-    return _in_pieces(find, _pieces(queries, keys, CPU_PIECE_BYTES), queries)
-
-
-def _sorted_lookup(
-    queries: Float[Array, "t h 2 c"],
-    keys: Float[Array, "h 2 n c"],
-    k: int,
-    take: Callable[[Array, Array], Array],
-) -> Lookup:
     (t, h, _, _), n = queries.shape, keys.shape[2]
     scores = _without_negative_zero(_product("thpc,hpnc->phtn", queries, keys))
     # Two-dimensional operands keep XLA's CPU backend on its top-k kernel; sliced outputs of one
@@ -117,13 +83,19 @@ def _sorted_lookup(
     return Lookup(*(array.reshape(h, t, k).swapaxes(0, 1) for array in found))
 
 
-def _take_by_index(x: Num[Array, "q m"], places: Int[Array, "q k"]) -> Num[Array, "q k"]:
-    """``x[q, places[q, k]]``; either may have one row for all."""
-    if places.shape[0] == 1:
-        return x[:, places[0]]
-    if x.shape[0] == 1:
-        return x[0][places]
-    return jnp.take_along_axis(x, places, axis=1)
+def look_up_by_comparing(queries: Queries, keys: HalfKeys, k: int) -> Lookup:
+    """By sorting without indexing, which a TPU does a number at a time; in pieces of tokens."""
+    find = partial(look_up_by_sorting, keys=keys, k=k, take=_take_by_comparing)
+    return _in_pieces(find, _pieces(queries, keys, PIECE_BYTES), queries)
+
+
+def look_up_by_kernel(queries: Queries, keys: HalfKeys, k: int) -> Lookup:
+    """The same by the kernel for CPUs, which ranks on all cores; in pieces of tokens."""
+
+    def find(queries: Array) -> Lookup:
+        return Lookup(*best_slots(_product("thpc,hpnc->hptn", queries, keys), k))
+
+    return _in_pieces(find, _pieces(queries, keys, PIECE_BYTES), queries)
 
 
 def _take_by_comparing(x: Num[Array, "q m"], places: Int[Array, "q k"]) -> Num[Array, "q k"]:
@@ -136,50 +108,21 @@ def _without_negative_zero(scores: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(scores == 0, 0, scores)
 
 
-# --- gradients ---------------------------------------------------------------------------------
-
-
-def gradients_by_index(
-    queries: Float[Array, "t h 2 c"],
-    keys: Float[Array, "h 2 n c"],
+def gradients(
+    queries: Queries,
+    keys: HalfKeys,
     slots: Int[Array, "t h k"],
     cotangent: Float[Array, "t h k"],
-    piece_bytes: int = GRADIENT_PIECE_BYTES,
-) -> tuple[Float[Array, "t h 2 c"], Float[Array, "h 2 n c"]]:
-    """The scores' gradient is added up at its keys' places, and goes on to queries and keys.
-
-    Args:
-      queries: ``(t, h, 2, c)``.
-      keys: ``(h, 2, n, c)``.
-      slots: ``(t, h, k)`` that were found.
-      cotangent: ``(t, h, k)`` of their scores.
-      piece_bytes: of scores that may be held at once.
-
-    Returns:
-      Gradients of queries and keys, float32 at least.
-    """
-    return _gradients(_spread_by_index, piece_bytes, queries, keys, slots, cotangent)
-
-
-def gradients_by_comparing(
-    queries: Float[Array, "t h 2 c"],
-    keys: Float[Array, "h 2 n c"],
-    slots: Int[Array, "t h k"],
-    cotangent: Float[Array, "t h k"],
-) -> tuple[Float[Array, "t h 2 c"], Float[Array, "h 2 n c"]]:
-    """The same without indexing."""
-    return _gradients(_spread_by_comparing, TPU_PIECE_BYTES, queries, keys, slots, cotangent)
-
-
-def _gradients(
+    *,
     spread: Callable[[Array, Array, int], Array],
     piece_bytes: int,
-    queries: Float[Array, "t h 2 c"],
-    keys: Float[Array, "h 2 n c"],
-    slots: Int[Array, "t h k"],
-    cotangent: Float[Array, "t h k"],
-) -> tuple[Float[Array, "t h 2 c"], Float[Array, "h 2 n c"]]:
-    """``dq = Σ g · K`` of a token, ``dK = Σ g · q`` of all tokens that found the key."""
+) -> tuple[Queries, HalfKeys]:
+    """``dq = Σ g · K`` of a token, ``dK = Σ g · q`` of all tokens that found the key.
+
+    ``cotangent`` is that of the scores of the slots found; `spread_by_index` or, for a TPU,
+    `spread_by_comparing` lays it out over all keys, of which ``piece_bytes`` may be held at once.
+    Both gradients are float32 at least.
+    """
 
     def of_piece(queries: Array, slots: Array, cotangent: Array) -> tuple[Array, Array]:
         places = jnp.stack(jnp.divmod(slots.swapaxes(0, 1), keys.shape[2]), axis=1)
@@ -199,7 +142,7 @@ def _gradients(
     return of_queries.reshape(-1, *of_queries.shape[2:])[:tokens], of_keys
 
 
-def _spread_by_index(
+def spread_by_index(
     cotangent: Float[Array, "h t k"], places: Int[Array, "h 2 t k"], n: int
 ) -> Float[Array, "h 2 t n"]:
     """``Σ_k cotangent[h, t, k]`` where ``places[h, p, t, k]`` is ``n``."""
@@ -213,14 +156,12 @@ def _spread_by_index(
     return jax.vmap(of_halves)(cotangent, places)
 
 
-def _spread_by_comparing(
+def spread_by_comparing(
     cotangent: Float[Array, "h t k"], places: Int[Array, "h 2 t k"], n: int
 ) -> Float[Array, "h 2 t n"]:
+    """The same without indexing."""
     same = jnp.expand_dims(places, 3) == jnp.arange(n)[None, None, None, :, None]
     return jnp.sum(jnp.where(same, jnp.expand_dims(cotangent, (1, 3)), 0), axis=4)
-
-
-# --- pieces ------------------------------------------------------------------------------------
 
 
 def _pieces(queries: Array, keys: Array, piece_bytes: int) -> int:

@@ -19,13 +19,7 @@ EPSILON, RMS_EPSILON = 1e-5, 1e-6
 
 
 class Moments(NamedTuple):
-    """Statistics of the tokens of one batch.
-
-    Attributes:
-      mean: ``(q,)``.
-      variance: ``(q,)``, of the tokens themselves (divided by their number).
-      tokens: how many there were, pads left out.
-    """
+    """Statistics of a batch: mean and variance over its ``tokens``, pads left out."""
 
     mean: Float[Array, " q"]
     variance: Float[Array, " q"]
@@ -70,10 +64,6 @@ class BatchNorm(nn.Module):
     With the statistics of its batch where the collection `STATISTICS` is mutable, else with the
     running ones, which are leaves ``mean`` and ``variance`` that no optimizer may touch: the step
     that made the collection mutable moves them, see `running_moments`.
-
-    Attributes:
-      epsilon: added to the variance.
-      param_dtype: dtype of scale, bias and running statistics.
     """
 
     epsilon: float = EPSILON

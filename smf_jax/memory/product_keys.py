@@ -10,21 +10,23 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from smf_jax.memory.lookup import (
-    CPU_GRADIENT_PIECE_BYTES,
+    GPU_PIECE_BYTES,
+    PIECE_BYTES,
+    HalfKeys,
     Lookup,
-    gradients_by_comparing,
-    gradients_by_index,
+    Queries,
+    gradients,
     look_up_by_comparing,
     look_up_by_sorting,
     look_up_on_cpu,
+    spread_by_comparing,
+    spread_by_index,
 )
 
 ScoreWeighting = Literal["softmax", "relu"]
 
 
-def product_key_lookup(
-    queries: Float[Array, "t h 2 c"], keys: Float[Array, "h 2 n c"], k: int
-) -> Lookup:
+def product_key_lookup(queries: Queries, keys: HalfKeys, k: int) -> Lookup:
     """Finds the ``k`` best of ``N = n²`` slots per head from ``2n`` scores, exactly.
 
     ``score(i·n + j) = q₁·K₁[i] + q₂·K₂[j]``; the best ``k`` of each half are enough for an exact
@@ -39,7 +41,8 @@ def product_key_lookup(
       k: reads per head, ``1 ≤ k ≤ n``.
 
     Returns:
-      A `Lookup`; scores carry gradients to queries and keys (in reverse mode).
+      Scores, which carry gradients to queries and keys (in reverse mode), and slots, int32; both
+      ``(t, h, k)``.
 
     Raises:
       ValueError: if ``k`` is out of range or the shapes do not fit each other.
@@ -59,13 +62,10 @@ def product_key_lookup(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _look_up(queries: Float[Array, "t h 2 c"], keys: Float[Array, "h 2 n c"], k: int) -> Lookup:
+def _look_up(queries: Queries, keys: HalfKeys, k: int) -> Lookup:
+    forms = {"cpu": look_up_on_cpu, "tpu": look_up_by_comparing, "default": look_up_by_sorting}
     return lax.platform_dependent(
-        queries,
-        keys,
-        cpu=partial(look_up_on_cpu, k=k),
-        tpu=partial(look_up_by_comparing, k=k),
-        default=partial(look_up_by_sorting, k=k),
+        queries, keys, **{name: partial(form, k=k) for name, form in forms.items()}
     )
 
 
@@ -75,19 +75,14 @@ def _forward(queries: Array, keys: Array, k: int) -> tuple[Lookup, tuple[Array, 
     return found, (queries, keys, found.slots)
 
 
-def _backward(
-    k: int, residual: tuple[Array, Array, Array], cotangent: Lookup
-) -> tuple[Array, Array]:
-    del k
-    queries, keys, slots = residual
+def _backward(_: int, residual: tuple[Array, ...], cotangent: Lookup) -> tuple[Array, Array]:
+    queries, keys, _slots = residual
     of_queries, of_keys = lax.platform_dependent(
-        queries,
-        keys,
-        slots,
+        *residual,
         cotangent.scores,
-        cpu=partial(gradients_by_index, piece_bytes=CPU_GRADIENT_PIECE_BYTES),
-        tpu=gradients_by_comparing,
-        default=gradients_by_index,
+        cpu=partial(gradients, spread=spread_by_index, piece_bytes=PIECE_BYTES),
+        tpu=partial(gradients, spread=spread_by_comparing, piece_bytes=PIECE_BYTES),
+        default=partial(gradients, spread=spread_by_index, piece_bytes=GPU_PIECE_BYTES),
     )
     return of_queries.astype(queries.dtype), of_keys.astype(keys.dtype)
 
@@ -100,12 +95,7 @@ def read_weights(
 ) -> Float[Array, "t h k"]:
     """Turns scores into read weights: softmax over a head's ``k`` winners, or their ReLU.
 
-    Args:
-      scores: ``(t, h, k)`` float32.
-      score: ``"softmax"`` (temperature 1, PKM and after) or ``"relu"``.
-
-    Returns:
-      ``(t, h, k)`` float32, not negative.
+    The softmax is of temperature 1, as in PKM and after. Weights are float32, not negative.
     """
     if score == "softmax":
         return jax.nn.softmax(scores, axis=-1)

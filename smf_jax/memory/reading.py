@@ -39,23 +39,11 @@ def read(
 
     The table's gradient is computed only where the table is differentiated: a finetuning step
     that differentiates the reads instead (`smf_jax.training.sparse_step`) never creates it.
-
-    Args:
-      values: ``(N, v)`` table.
-      slots: ``(t, r)`` int32 in ``[0, N)``; ids are not checked.
-      weights: ``(t, r)``.
-
-    Returns:
-      ``(t, v)`` in the dtype of ``weights``.
+    ``slots`` are int32 in ``[0, N)`` and not checked. In the dtype of ``weights``.
     """
-    return lax.platform_dependent(
-        values,
-        slots,
-        weights,
-        cpu=_read_by_reads,
-        tpu=_read_by_tokens,
-        default=partial(_read_by_tokens, fused=True),
-    )
+    fused = partial(_read_by_tokens, fused=True)
+    forms = {"cpu": _read_by_reads, "tpu": _read_by_tokens, "default": fused}
+    return lax.platform_dependent(values, slots, weights, **forms)
 
 
 def table_gradient(
@@ -66,14 +54,8 @@ def table_gradient(
 ) -> Table:
     """Gradient of the whole table, by segment-sum: ``dV[i] = Σ_{slot = i} w · g``.
 
-    Args:
-      cotangent: ``(t, v)`` gradient of the loss with respect to the read.
-      slots: ``(t, r)``.
-      weights: ``(t, r)``.
-      table_slots: ``N``.
-
-    Returns:
-      ``(N, v)`` in float32 (or float64); rows that no read touched are exactly zero.
+    ``g`` is the gradient of the loss with respect to the read. In float32 (or float64); rows that
+    no read touched are exactly zero.
     """
     dtype = _sum_dtype(cotangent.dtype)
 
@@ -90,14 +72,8 @@ def table_gradient(
         return lax.scan(add, start, (slots.T, weights.T))[0]
 
     # The same sum, a read at a time, spares the (t·r, v) products where they are not fused.
-    return lax.platform_dependent(
-        cotangent.astype(dtype),
-        slots,
-        weights.astype(dtype),
-        cpu=by_reads,
-        tpu=by_reads,
-        default=at_once,
-    )
+    forms = {"cpu": by_reads, "tpu": by_reads, "default": at_once}
+    return lax.platform_dependent(cotangent.astype(dtype), slots, weights.astype(dtype), **forms)
 
 
 def row_products(
@@ -105,22 +81,11 @@ def row_products(
 ) -> Float[Array, "t r"]:
     """``p[t, r] = values[slots[t, r]] · vectors[t]``: the transpose of a read, as its gradient is.
 
-    Args:
-      values: ``(N, v)``.
-      slots: ``(t, r)`` int32 in ``[0, N)``.
-      vectors: ``(t, v)``.
-
-    Returns:
-      ``(t, r)``, float32 at least.
+    ``slots`` are int32 in ``[0, N)`` and not checked. Float32 at least.
     """
-    return lax.platform_dependent(
-        values,
-        slots,
-        vectors,
-        cpu=_products_by_reads,
-        tpu=_products_by_tokens,
-        default=partial(_products_by_tokens, fused=True),
-    )
+    fused = partial(_products_by_tokens, fused=True)
+    forms = {"cpu": _products_by_reads, "tpu": _products_by_tokens, "default": fused}
+    return lax.platform_dependent(values, slots, vectors, **forms)
 
 
 def _sum_dtype(dtype: DTypeLike) -> DTypeLike:
@@ -194,11 +159,18 @@ def _over_tokens(
     return out.reshape(-1, out.shape[-1])[:tokens]
 
 
+def residual_of(table: Any, slots: Any, other: Any) -> tuple[Any, ...]:
+    """What the backward pass of a rule with symbolic zeros needs: its three inputs' values.
+
+    The structure, not a value, of a fourth part carries whether the table is differentiated: it is
+    ``None`` where that is not so.
+    """
+    return table.value, slots.value, other.value, () if table.perturbed else None
+
+
 def _read_forward(values: Any, slots: Any, weights: Any) -> tuple[Array, tuple[Any, ...]]:
-    # The residual's structure, not a value, carries whether the table is differentiated.
-    differentiated = () if values.perturbed else None
-    residual = (values.value, slots.value, weights.value, differentiated)
-    return read(values.value, slots.value, weights.value), residual
+    residual = residual_of(values, slots, weights)
+    return read(*residual[:3]), residual
 
 
 def _read_backward(residual: tuple[Any, ...], cotangent: Any) -> tuple[Any, None, Any]:
@@ -206,11 +178,10 @@ def _read_backward(residual: tuple[Any, ...], cotangent: Any) -> tuple[Any, None
     if isinstance(cotangent, SymbolicZero):
         return None, None, None
     weight_gradient = row_products(values, slots, cotangent).astype(weights.dtype)
-    value_gradient = None
+    of_values = None
     if differentiated is not None:
-        value_gradient = table_gradient(cotangent, slots, weights, values.shape[0])
-        value_gradient = value_gradient.astype(values.dtype)
-    return value_gradient, None, weight_gradient
+        of_values = table_gradient(cotangent, slots, weights, values.shape[0]).astype(values.dtype)
+    return of_values, None, weight_gradient
 
 
 read.defvjp(_read_forward, _read_backward, symbolic_zeros=True)

@@ -25,25 +25,16 @@ _MASKED = -1e30
 
 
 class Rotation(NamedTuple):
-    """Cosines and sines of the rotary angles of some tokens.
-
-    Attributes:
-      cosine: ``(b, t, e/2)``.
-      sine: ``(b, t, e/2)``.
-    """
+    """Cosines and sines of the rotary angles of some tokens."""
 
     cosine: Float[Array, "b t half"]
     sine: Float[Array, "b t half"]
 
 
 class Cache(NamedTuple):
-    """Keys and values of the tokens seen so far, for decoding token by token.
+    """Rotated keys and values of the tokens seen so far, per layer, for decoding token by token.
 
-    Attributes:
-      keys: per layer ``(b, u, g, e)``, rotated.
-      values: per layer ``(b, u, g, e)``.
-      valid: ``(b, u)``, true where a token stands.
-      length: ``()`` int32, places filled so far.
+    `valid` is true where a token stands; `length`, int32, is how many places are filled.
     """
 
     keys: tuple[Keys, ...]
@@ -71,17 +62,10 @@ class Attention(nn.Module):
     def __call__(
         self, x: Hidden, turned: Rotation, mask: Mask, past: tuple[Keys, Keys, Array] | None
     ) -> tuple[Hidden, tuple[Keys, Keys]]:
-        """Attends from ``x`` to itself and to ``past``.
+        """Attends from ``x``, normalised, to itself and to ``past``, where ``mask`` is true.
 
-        Args:
-          x: ``(b, t, d)``, normalised.
-          turned: rotary angles of the ``t`` tokens.
-          mask: ``(b, t, u)``, true where a token may look.
-          past: buffers of keys and values ``(b, u, g, e)`` and the place where the tokens of
-            ``x`` begin in them; ``None``: the tokens of ``x`` are all there is.
-
-        Returns:
-          ``(b, t, d)``, and keys and values ``(b, u, g, e)`` with those of ``x`` among them.
+        ``past`` has buffers of keys and values, and the place where the tokens of ``x`` begin in
+        them; ``None``: these are all there is. The buffers with ``x`` in them are returned too.
         """
         config = self.config
         query, key, value = self._heads(x, turned)
@@ -145,15 +129,9 @@ def rotate(x: Float[Array, "b t h e"], turned: Rotation) -> Float[Array, "b t h 
 
 
 def causal_mask(valid: Bool[Array, "b u"], start: int | Array, length: int) -> Mask:
-    """Which tokens may be looked at: earlier ones that are no pads.
+    """Which of the ``u`` places the ``length`` tokens from ``start`` on may look at.
 
-    Args:
-      valid: ``(b, u)``, false on pads and on places not yet filled.
-      start: the place among the ``u`` where the looking tokens begin.
-      length: ``t``, the number of looking tokens.
-
-    Returns:
-      ``(b, t, u)``.
+    Earlier ones where ``valid``, which is false on pads and on places not yet filled.
     """
     looking, looked_at = start + jnp.arange(length), jnp.arange(valid.shape[1])
     return (looked_at[None, :] <= looking[:, None])[None] & valid[:, None]

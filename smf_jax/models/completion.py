@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -32,27 +32,14 @@ def complete_texts(
     chat: bool = False,
     rows: int = 32,
 ) -> list[str]:
-    """What a model answers to prompts.
+    """What a model answers to each prompt, without the prompt.
 
-    Prompts of like length run together, padded to the next of 16, 32, 64, … tokens, so that few
-    shapes are compiled. A continuation ends at an end token of the tokenizer, before a stop text,
-    or after ``max_tokens``.
-
-    Args:
-      model: the decoder.
-      params: its parameters, by path or nested.
-      tokenizer: of the model.
-      prompts: texts; with ``chat`` also lists of messages, each with ``role`` and ``content``.
-      max_tokens: of an answer.
-      stop: texts that end an answer, left out of it. Every token that holds one ends the row.
-      temperature: 0 takes the likeliest token, above it is drawn.
-      key: source of the draws; an answer does not depend on the prompts beside it.
-      chat: whether prompts are rendered by the tokenizer's chat template, a text as what the user
-        says.
-      rows: prompts that run at once.
-
-    Returns:
-      The text after each prompt, without the prompt.
+    Prompts of like length run together, ``rows`` at once, padded to the next of 16, 32, 64, …
+    tokens, so that few shapes are compiled. A continuation ends at an end token of the tokenizer,
+    before one of the texts of ``stop``, or after ``max_tokens``. With ``chat`` prompts, which may
+    then be lists of messages with ``role`` and ``content``, are rendered by the tokenizer's chat
+    template, a text as what the user says. ``params`` are by path or nested; ``temperature`` and
+    ``key`` are as for `generate`, and an answer does not depend on the prompts beside it.
 
     Raises:
       ValueError: no prompt, an empty one or one that is too long, an empty stop text, or what
@@ -72,17 +59,11 @@ def complete_texts(
         # The last rows are filled up with prompts that ran before: one shape for all.
         chosen = [int(order[place % len(order)]) for place in range(start, start + rows)]
         given = [encoded[index] for index in chosen]
-        tokens, valid = _pad(given, tokenizer.pad, model.config.max_positions - max_tokens)
-        keys = None if key is None else _keys(key, chosen)
+        batch = _pad(given, tokenizer.pad, model.config.max_positions - max_tokens)
+        # A key for each row, by the number of its prompt.
+        keys = key if key is None else jax.vmap(partial(jax.random.fold_in, key))(np.array(chosen))
         found = generate(
-            model,
-            params,
-            tokens,
-            valid,
-            max_tokens,
-            tuple(sorted(ends)),
-            temperature=temperature,
-            key=keys,
+            model, params, *batch, max_tokens, sorted(ends), temperature=temperature, key=keys
         )
         for index, ids in zip(chosen, np.asarray(found).tolist(), strict=True):
             answers[index] = _text(tokenizer, encoded[index], ids, ends, stop)
@@ -117,17 +98,8 @@ def _pad(sequences: Sequence[Sequence[int]], pad: int, most: int) -> tuple[np.nd
     return left_pad(sequences, pad, min(length, most))
 
 
-def _keys(key: Array, chosen: Sequence[int]) -> Array:
-    """A key for each row, by the number of its prompt."""
-    return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.asarray(chosen))
-
-
 def _text(
-    tokenizer: Tokenizer,
-    prompt: Sequence[int],
-    ids: Sequence[int],
-    ends: set[int],
-    stop: Sequence[str],
+    tokenizer: Tokenizer, prompt: list[int], ids: list[int], ends: set[int], stop: Sequence[str]
 ) -> str:
     """The text of a row's tokens, up to an end token or a stop text."""
     kept = trim(ids, tuple(ends))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from smf_jax.memory.config import MemoryConfig
+from smf_jax.memory.config import MemoryConfig, require_choices
 
 Family = Literal["qwen2", "qwen3", "llama"]
 PlacementMode = Literal["pretrain", "replace", "add"]
@@ -14,23 +14,16 @@ ComputeType = Literal["float32", "bfloat16", "float16", "float64"]
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Llama-3 scaling of the rotary frequencies (``rope_type: llama3``).
+    """Llama-3 scaling of the rotary frequencies (``rope_type: llama3``)."""
 
-    Attributes:
-      factor: long wavelengths are stretched by this.
-      low_frequency_factor: wavelengths above ``original_max_positions`` over this are stretched.
-      high_frequency_factor: wavelengths below ``original_max_positions`` over this are kept.
-      original_max_positions: context the model was first trained with.
-    """
-
-    factor: float
+    factor: float  # long wavelengths are stretched by this
+    # Wavelengths above ``original_max_positions`` over this are stretched.
     low_frequency_factor: float
-    high_frequency_factor: float
-    original_max_positions: int
+    high_frequency_factor: float  # wavelengths below ``original_max_positions`` over this are kept
+    original_max_positions: int  # context the model was first trained with
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            _require_positive("rope_scaling." + field.name, getattr(self, field.name))
+        _require_positive(self, "rope_scaling.")
         if self.high_frequency_factor <= self.low_frequency_factor:
             raise ValueError(
                 f"rope_scaling.high_frequency_factor={self.high_frequency_factor} must be above "
@@ -40,26 +33,20 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class MemoryPlacement:
-    """Where memories stand in a decoder, and how they join it.
+    """Where memories stand in a decoder, and how they join it."""
 
-    Attributes:
-      layers: indices of the blocks that read a memory; kept sorted.
-      mode: ``pretrain``: the memory is the block's feed-forward from the start (Memory+,
-        2412.09764); ``replace``: it takes the place of a pretrained one (2604.05248); ``add``:
-        ``ffn(x) + α·memory(x)`` (2605.03229).
-      memory: shape and choices of each memory.
-      shared_pool: whether all layers read one table, with queries and keys of their own.
-      alpha: initial ``α`` of mode ``add``; unused by the others.
-    """
-
-    layers: tuple[int, ...]
+    layers: tuple[int, ...]  # indices of the blocks that read a memory; kept sorted
+    # ``pretrain``: the memory is the block's feed-forward from the start (Memory+, 2412.09764);
+    # ``replace``: it takes the place of a pretrained one (2604.05248); ``add``: ``ffn(x) +
+    # α·memory(x)`` (2605.03229).
     mode: PlacementMode
-    memory: MemoryConfig
+    memory: MemoryConfig  # shape and choices of each memory
+    # Whether all layers read one table, with queries and keys of their own.
     shared_pool: bool = False
-    alpha: float = 0.01
+    alpha: float = 0.01  # initial ``α`` of mode ``add``; unused by the others
 
     def __post_init__(self) -> None:
-        _require_choice("mode", self.mode, PlacementMode)
+        require_choices(self)
         layers = tuple(sorted(self.layers))
         if not self.memory.value_width:
             raise ValueError("memory.value_width=0 is no width yet; give memory.for_width(d)")
@@ -80,74 +67,46 @@ class MemoryPlacement:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; `from_dict` is the inverse."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
-        return own | {"layers": list(self.layers), "memory": self.memory.to_dict()}
+        return asdict(self) | {"layers": list(self.layers)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> MemoryPlacement:
         """Reads what `to_dict` wrote."""
-        nested = {
-            "layers": tuple(values["layers"]),
-            "memory": MemoryConfig.from_dict(values["memory"]),
-        }
-        return cls(**_known_fields(cls, values) | nested)
+        known = _known_fields(cls, values)
+        memory = MemoryConfig.from_dict(values["memory"])
+        return cls(**known | {"layers": tuple(values["layers"]), "memory": memory})
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One decoder of the Qwen2, Qwen3 or Llama family.
+    """One decoder of the Qwen2, Qwen3 or Llama family."""
 
-    Attributes:
-      family: whose names and habits a checkpoint of this model has.
-      vocabulary: rows of the embedding.
-      width: ``d``, of the residual stream.
-      layers: number of blocks.
-      heads: query heads.
-      key_value_heads: key and value heads; divides ``heads``.
-      head_width: ``e``; ``heads * head_width`` need not be ``width``.
-      hidden_width: ``f``, of the feed-forward.
-      rope_theta: base of the rotary frequencies.
-      rope_scaling: Llama-3 scaling of these, or ``None``.
-      norm_epsilon: added to the mean square in every RMS norm.
-      tied: whether the head is the transposed embedding.
-      attention_bias: biases on query, key and value projections (Qwen2).
-      attention_output_bias: a bias on the attention's output projection.
-      feed_forward_bias: biases on gate, up and down projections.
-      query_key_norm: RMS norm of queries and keys per head, before rotation (Qwen3).
-      max_positions: longest sequence the model takes.
-      dtype: compute dtype; norms, rotations, softmaxes and logits are float32 at least.
-      remat: whether the dense halves of the blocks are recomputed in the backward pass.
-      memory: where memories stand, or ``None`` for a plain model.
-    """
-
-    family: Family
-    vocabulary: int
-    width: int
-    layers: int
-    heads: int
-    key_value_heads: int
-    head_width: int
-    hidden_width: int
-    rope_theta: float = 10_000.0
-    rope_scaling: RopeScaling | None = None
-    norm_epsilon: float = 1e-6
-    tied: bool = False
-    attention_bias: bool = False
-    attention_output_bias: bool = False
-    feed_forward_bias: bool = False
-    query_key_norm: bool = False
-    max_positions: int = 2048
+    family: Family  # whose names and habits a checkpoint of this model has
+    vocabulary: int  # rows of the embedding
+    width: int  # ``d``, of the residual stream
+    layers: int  # number of blocks
+    heads: int  # query heads
+    key_value_heads: int  # key and value heads; divides ``heads``
+    head_width: int  # ``e``; ``heads * head_width`` need not be ``width``
+    hidden_width: int  # ``f``, of the feed-forward
+    rope_theta: float = 10_000.0  # base of the rotary frequencies
+    rope_scaling: RopeScaling | None = None  # Llama-3 scaling of these, or ``None``
+    norm_epsilon: float = 1e-6  # added to the mean square in every RMS norm
+    tied: bool = False  # whether the head is the transposed embedding
+    attention_bias: bool = False  # biases on query, key and value projections (Qwen2)
+    attention_output_bias: bool = False  # a bias on the attention's output projection
+    feed_forward_bias: bool = False  # biases on gate, up and down projections
+    query_key_norm: bool = False  # RMS norm of queries and keys per head, before rotation (Qwen3)
+    max_positions: int = 2048  # longest sequence the model takes
+    # Compute dtype; norms, rotations, softmaxes and logits are float32 at least.
     dtype: ComputeType = "float32"
+    # Whether the dense halves of the blocks are recomputed in the backward pass.
     remat: bool = False
-    memory: MemoryPlacement | None = None
+    memory: MemoryPlacement | None = None  # where memories stand, or ``None`` for a plain model
 
     def __post_init__(self) -> None:
-        _require_choice("family", self.family, Family)
-        _require_choice("dtype", self.dtype, ComputeType)
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                _require_positive(field.name, value)
+        require_choices(self)
+        _require_positive(self)
         if self.heads % self.key_value_heads:
             raise ValueError(
                 f"heads={self.heads} is not a multiple of key_value_heads={self.key_value_heads}; "
@@ -157,12 +116,8 @@ class ModelConfig:
             raise ValueError(
                 f"head_width={self.head_width} must be even: rotary positions turn pairs"
             )
-        if self.memory is not None:
-            self._check_memory_layers(self.memory)
-
-    def _check_memory_layers(self, placement: MemoryPlacement) -> None:
-        outside = [layer for layer in placement.layers if not 0 <= layer < self.layers]
-        if outside:
+        placed = () if self.memory is None else self.memory.layers
+        if outside := [layer for layer in placed if not 0 <= layer < self.layers]:
             raise ValueError(
                 f"memory layers {outside} do not exist: the model has {self.layers} layers, "
                 f"0 to {self.layers - 1}; place memories in that range"
@@ -187,12 +142,7 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; `from_dict` is the inverse."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
-        nested = {
-            "rope_scaling": None if self.rope_scaling is None else asdict(self.rope_scaling),
-            "memory": None if self.memory is None else self.memory.to_dict(),
-        }
-        return own | nested
+        return asdict(self) | {"memory": self.memory and self.memory.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
@@ -211,19 +161,15 @@ class ModelConfig:
 
 def _known_fields(cls: type, values: dict[str, Any]) -> dict[str, Any]:
     """``values``, if all of its keys are fields of the dataclass ``cls``."""
-    unknown = sorted(set(values) - {field.name for field in fields(cls)})
-    if unknown:
+    if unknown := sorted(set(values) - {field.name for field in fields(cls)}):
         raise ValueError(
             f"{cls.__name__} has no fields {unknown}; was this written by another version?"
         )
     return dict(values)
 
 
-def _require_choice(name: str, value: Any, literal: Any) -> None:
-    if value not in get_args(literal):
-        raise ValueError(f"{name}={value!r} is unknown; choose from {get_args(literal)}")
-
-
-def _require_positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name}={value} must be above 0")
+def _require_positive(section: Any, prefix: str = "") -> None:
+    for field in fields(section):
+        value = getattr(section, field.name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
+            raise ValueError(f"{prefix}{field.name}={value} must be above 0")

@@ -38,9 +38,6 @@ class Decoder(nn.Module):
 
     Parameters are named alike for all families, and a memory never changes the path of another
     parameter: everything it brings sits under ``memory``.
-
-    Attributes:
-      config: the model.
     """
 
     config: ModelConfig
@@ -62,15 +59,10 @@ class Decoder(nn.Module):
         valid: Valid | None = None,
         positions: Int[Array, "b t"] | None = None,
     ) -> Logits:
-        """Logits of the next token at every place.
+        """Logits of the next token at every place, float32 at least; meaningless on pads.
 
-        Args:
-          tokens: ``(b, t)``.
-          valid: ``(b, t)``, false on pads, which may stand on either side; all true if ``None``.
-          positions: ``(b, t)``; if ``None``, each row's valid tokens count from 0.
-
-        Returns:
-          ``(b, t, vocabulary)``, float32 at least; meaningless on pads.
+        ``valid`` is false on pads, which may stand on either side, and all true if ``None``;
+        without ``positions`` each row's valid tokens count from 0.
         """
         return self.logits(self.features(tokens, valid, positions))
 
@@ -88,15 +80,9 @@ class Decoder(nn.Module):
         return self._run(tokens, valid, rotation(self.config, positions), mask, None)[0]
 
     def extend(self, tokens: Tokens, valid: Valid, cache: Cache) -> tuple[Hidden, Cache]:
-        """Reads further tokens on top of a cache.
+        """The features of tokens that follow those in a cache, and the extended cache.
 
-        Args:
-          tokens: ``(b, t)``, the tokens that follow those in the cache.
-          valid: ``(b, t)``, false on pads.
-          cache: of at least ``t`` free places, as `empty_cache` or this method returned it.
-
-        Returns:
-          The normalised output ``(b, t, d)`` of the last block, and the extended cache.
+        The cache has at least ``t`` free places and is as `empty_cache` or this method returned it.
         """
         self._check_tokens(tokens, cache.valid.shape[1])
         seen = jnp.sum(cache.valid, axis=1, keepdims=True)
@@ -150,10 +136,6 @@ class Block(nn.Module):
 
     The memory is read by the decoder, so that it stays outside of what `ModelConfig.remat`
     recomputes: a block's methods are the dense halves.
-
-    Attributes:
-      config: the model.
-      has_feed_forward: whether the block has a feed-forward of its own.
     """
 
     config: ModelConfig
@@ -206,15 +188,10 @@ class Memory(nn.Module):
 
 @partial(jax.jit, static_argnames="config")
 def init_params(config: ModelConfig, key: Array) -> dict[str, Any]:
-    """Fresh float32 parameters of a decoder.
+    """Fresh float32 parameters of a decoder, nested.
 
-    Args:
-      config: the model.
-      key: source of the initial values.
-
-    Returns:
-      The nested parameters only: zeros for perturbations are built for the batch at hand, never
-      by ``init``, where a left-over shape would broadcast in silence.
+    The parameters only: zeros for perturbations are built for the batch at hand, never by
+    ``init``, where a left-over shape would broadcast in silence.
     """
     return dict(Decoder(config).init(key, jnp.zeros((1, 1), jnp.int32))["params"])
 
@@ -239,15 +216,11 @@ def plain_logits(model: Decoder) -> LogitsFn:
 
 
 def upstream_of_reads(config: ModelConfig, path: str) -> bool:
-    """Whether a leaf has a say in which slots are read.
+    """Whether a leaf, given by its path, has a say in which slots are read.
 
     That is everything below the highest memory layer, and of that layer whatever stands before
     its read. The table that only the highest layer reads is not among them: writing its rows moves
     no routing.
-
-    Args:
-      config: of a model with memories.
-      path: of the leaf.
     """
     placement = config.memory
     if placement is None:
@@ -260,6 +233,5 @@ def upstream_of_reads(config: ModelConfig, path: str) -> bool:
     if part is None:
         return path.startswith("embedder/")
     if part.kind == "pool":
-        lower = [layer for layer in placement.layers if layer < highest]
-        return any(placement.pool_of(layer) == part.number for layer in lower)
+        return part.number in [placement.pool_of(i) for i in placement.layers if i < highest]
     return part.number < highest or is_routing(path)

@@ -34,24 +34,17 @@ class _State(NamedTuple):
 def left_pad(
     sequences: Sequence[Sequence[int]], pad: int, multiple: int = 8
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts of different lengths as one batch that ends together.
+    """Prompts of different lengths, none empty, as ``(tokens, valid)``, both ``(b, t)``.
 
-    Args:
-      sequences: token ids, one sequence a prompt; none empty.
-      pad: the token put before the shorter ones.
-      multiple: the length is rounded up to a multiple of this, so that few shapes are compiled.
-
-    Returns:
-      ``(tokens, valid)``, both ``(b, t)``.
+    They end together: the shorter ones begin with ``pad``. The length is a multiple, so that
+    few shapes are compiled.
     """
     lengths = [len(sequence) for sequence in sequences]
-    if not lengths or min(lengths) == 0:
-        empty = lengths.index(0) if lengths else None
-        raise ValueError(
-            f"prompt {empty} is empty; a decode starts from at least one token, such as bos"
-            if lengths
-            else "sequences=[] holds no prompt; give at least one"
-        )
+    if not lengths:
+        raise ValueError("sequences=[] holds no prompt; give at least one")
+    if 0 in lengths:
+        prompt = f"prompt {lengths.index(0)}"
+        raise ValueError(f"{prompt} is empty; a decode starts from at least one token, such as bos")
     length = -(-max(lengths) // multiple) * multiple
     valid = np.arange(length) >= length - np.array(lengths)[:, None]
     tokens = np.full(valid.shape, pad, np.int32)
@@ -72,24 +65,12 @@ def generate(
 ) -> Generated:
     """Continues every prompt token by token, with the likeliest one or with one drawn.
 
-    Greedy decoding equals choosing ``argmax`` of the whole model's logits anew for every token;
-    drawing is from ``softmax(logits / temperature)``. The work ends as soon as every row has met a
-    stop token. Calls of equal shapes share one compilation, whatever the stop tokens, their number
-    and the temperature above 0.
-
-    Args:
-      model: the decoder.
-      params: its parameters, nested or by path.
-      prompts: ``(b, t)``, padded on the left.
-      valid: ``(b, t)``, false on pads.
-      steps: how many tokens to give back.
-      stop: tokens that end a row, any number of them.
-      temperature: 0 takes the likeliest token.
-      key: source of the draws, needed above temperature 0; one, or one for each row ``(b,)``, so
-        that a row's draws do not depend on its neighbours.
-
-    Returns:
-      ``(b, steps)`` int32; a row that ended repeats its stop token.
+    At temperature 0 that equals choosing ``argmax`` of the whole model's logits anew for every
+    token; above it is drawn from ``softmax(logits / temperature)``, with one key, or one for each
+    row ``(b,)``, so that a row's draws do not depend on its neighbours. The work ends as soon as
+    every row has met a token of ``stop``, which it then repeats. Calls of equal shapes share one
+    compilation, whatever the stop tokens, their number and the temperature above 0. ``params`` are
+    nested or by path; prompts are padded on the left, where ``valid`` is false. Returns int32.
 
     Raises:
       ValueError: ``steps`` below 1, shapes that differ, a prompt padded on the right, a stop token
@@ -181,9 +162,8 @@ def _decode(
         logits = apply(x[:, -1:], method="logits")[:, 0]
         if keys is None or temperature is None:
             return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        of_step = jax.vmap(lambda key: jax.random.fold_in(key, step))(keys)
-        drawn = jax.vmap(jax.random.categorical)(of_step, logits / temperature)
-        return drawn.astype(jnp.int32)
+        of_step = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+        return jax.vmap(jax.random.categorical)(of_step, logits / temperature).astype(jnp.int32)
 
     def unfinished(state: _State) -> Array:
         return (state.step < steps) & ~jnp.all(state.ended)

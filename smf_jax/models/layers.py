@@ -24,13 +24,7 @@ def wide_dtype(config: ModelConfig) -> DTypeLike:
 
 
 class Linear(nn.Module):
-    """The linear map ``x W + c``.
-
-    Attributes:
-      config: the model.
-      features: width of the output.
-      bias: whether there is a ``c``.
-    """
+    """The linear map ``x W + c``, or ``x W`` without a ``bias``."""
 
     config: ModelConfig
     features: int

@@ -21,13 +21,10 @@ FEED_FORWARD_TARGETS = ("gate", "up", "down")
 def init_lora(
     params: Mapping[str, Any], rank: int, targets: Sequence[str], key: Array
 ) -> dict[str, Array]:
-    """Adapters for every linear map of the blocks whose name is a target.
+    """Adapters for every linear map of the blocks whose name is a target, such as ``query``.
 
-    Args:
-      params: nested parameters of the model; memories are never adapted.
-      rank: inner width ``r``.
-      targets: names of linear maps, such as ``("query", "value")``.
-      key: source of the initial ``a``; ``b`` starts at zero, so that nothing changes at first.
+    ``params`` are nested; memories are never adapted. ``b`` starts at zero, so that nothing changes
+    at first.
 
     Returns:
       ``{"layers_0/attention/query/a": (in, r), "layers_0/attention/query/b": (r, out), …}``.
@@ -36,7 +33,11 @@ def init_lora(
       ValueError: ``rank`` below 1 or above a map's narrower side, or a target that no linear map
         is called by.
     """
-    kernels = _kernels(params)
+    kernels = {
+        path.removesuffix("/kernel"): leaf
+        for path, leaf in flatten(params).items()
+        if block_of(path) is not None and path.endswith("/kernel")
+    }
     names = sorted({module.rpartition("/")[2] for module in kernels})
     unknown = [target for target in targets if target not in names]
     if unknown or not targets:
@@ -51,18 +52,15 @@ def init_lora(
                 f"rank={rank} does not fit {module} of {width} to {features}; choose 1 to "
                 f"{min(width, features)}"
             )
-        bound = width**-0.5
-        a = jax.random.uniform(
-            jax.random.fold_in(key, number), (width, rank), minval=-bound, maxval=bound
-        )
-        adapters[f"{module}/a"] = a
-        adapters[f"{module}/b"] = jnp.zeros((rank, features))
+        bound, of_map = width**-0.5, jax.random.fold_in(key, number)
+        a = jax.random.uniform(of_map, (width, rank), minval=-bound, maxval=bound)
+        adapters |= {f"{module}/a": a, f"{module}/b": jnp.zeros((rank, features))}
     return adapters
 
 
 @contextmanager
 def apply_lora(adapters: Mapping[str, Array], alpha: float) -> Iterator[None]:
-    """Within this context the adapted maps compute ``x W + x a b · alpha / r``.
+    """Within this context the maps that `init_lora` adapted compute ``x W + x a b · alpha / r``.
 
     The context acts while a function is traced, so it stands inside of what is jitted::
 
@@ -70,10 +68,6 @@ def apply_lora(adapters: Mapping[str, Array], alpha: float) -> Iterator[None]:
         def loss(adapters, params, tokens):
             with apply_lora(adapters, alpha=16):
                 logits = model.apply({"params": params}, tokens)
-
-    Args:
-      adapters: as `init_lora` made them.
-      alpha: scale; the adapters act with ``alpha / r``.
 
     Raises:
       ValueError: at the end, if an adapter was not used: the model has no such map, or the model
@@ -106,15 +100,9 @@ def apply_lora(adapters: Mapping[str, Array], alpha: float) -> Iterator[None]:
 def merge_lora(
     params: Mapping[str, Any], adapters: Mapping[str, Array], alpha: float
 ) -> dict[str, Any]:
-    """The parameters of the model that the adapted one equals: ``W + a b · alpha / r``.
+    """The nested parameters of the model that the adapted one equals: ``W + a b · alpha / r``.
 
-    Args:
-      params: nested parameters of the model.
-      adapters: as `init_lora` made them.
-      alpha: as for `apply_lora`.
-
-    Returns:
-      Nested parameters; leaves without an adapter are shared, not copied.
+    Leaves without an adapter are shared, not copied.
     """
     merged: Params = flatten(params)
     for module in sorted({path.rpartition("/")[0] for path in adapters}):
@@ -130,12 +118,3 @@ def merge_lora(
 def _halves(adapters: Mapping[str, Array], module: str, dtype: DTypeLike) -> tuple[Array, Array]:
     """The adapter's ``a`` ``(in, r)`` and ``b`` ``(r, out)``."""
     return adapters[f"{module}/a"].astype(dtype), adapters[f"{module}/b"].astype(dtype)
-
-
-def _kernels(params: Mapping[str, Any]) -> dict[str, Array]:
-    """Kernels of the blocks' linear maps by module path, in sorted order."""
-    return {
-        path.removesuffix("/kernel"): leaf
-        for path, leaf in flatten(params).items()
-        if block_of(path) is not None and path.endswith("/kernel")
-    }

@@ -25,18 +25,9 @@ def retrofit(
 ) -> tuple[ModelConfig, dict[str, Any]]:
     """Puts fresh memories into a pretrained model (``add`` 2605.03229, ``replace`` 2604.05248).
 
-    Args:
-      config: of the pretrained model, which has no memory.
-      params: its nested parameters; they are shared with the result, not copied.
-      placement: where memories stand; mode ``add`` keeps the feed-forwards of these layers,
-        ``replace`` drops them.
-      key: source of the memories' initial values.
-      dtype: of the memories' parameters. Float32 also in a bfloat16 model: at bfloat16 a step of
-        SGD on a row rounds to nothing.
-
-    Returns:
-      The configuration and the nested parameters of the model with memories; everything new sits
-      under ``memory``.
+    Mode ``add`` keeps the feed-forwards of the layers with memories, ``replace`` drops them. The
+    nested parameters are shared with the result, not copied; everything new sits under ``memory``
+    and is float32 also in a bfloat16 model: at bfloat16 a step of SGD on a row rounds to nothing.
 
     Raises:
       ValueError: the model has memories already, the mode is ``pretrain``, or a layer is out of
@@ -63,12 +54,7 @@ def init_memory(config: ModelConfig, key: Array) -> dict[str, Any]:
 
 
 def is_replaced(config: ModelConfig, path: str) -> bool:
-    """Whether a leaf belongs to a feed-forward that a memory stands in for.
-
-    Args:
-      config: of the model with memories.
-      path: of the leaf, in the model without.
-    """
+    """Whether a leaf of a model without memories is of a feed-forward that one stands in for."""
     block = block_of(path)
     if block is None or not path.startswith(f"{block_path(block)}/feed_forward/"):
         return False

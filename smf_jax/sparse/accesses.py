@@ -31,23 +31,18 @@ _LOW_BITS = 8
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Accesses:
-    """How often a batch read each slot.
+    """How often a batch read each slot."""
 
-    Attributes:
-      slots: ``None`` in the vector form, where a place is a slot; in the sorted form ``(m,)``
-        int32, the slots of all reads in ascending order, those of pads (id ``N``) last.
-      counts: int32 number of reads, ``(N,)`` or ``(m,)``; in the sorted form it stands at the last
-        of a run of equal slots, and zero at the others.
-      amounts: float32 in the places of `counts`: what is scored in their stead, or ``None``.
-      total: sum of what is scored.
-      table_slots: ``N``.
-    """
-
+    # ``None`` in the vector form, where a place is a slot; in the sorted form ``(m,)`` int32, the
+    # slots of all reads in ascending order, those of pads (id ``N``) last.
     slots: Int[Array, " m"] | None
+    # Int32 number of reads, ``(N,)`` or ``(m,)``; in the sorted form it stands at the last of a run
+    # of equal slots, and zero at the others.
     counts: Int[Array, " m"]
+    # Float32 in the places of `counts`: what is scored in their stead, or ``None``.
     amounts: Float[Array, " m"] | None
-    total: Int[Array, ""] | Float[Array, ""]
-    table_slots: int = field(metadata={"static": True})
+    total: Int[Array, ""] | Float[Array, ""]  # sum of what is scored
+    table_slots: int = field(metadata={"static": True})  # ``N``
 
 
 def form_for(reads: int, table_slots: int) -> Form:

@@ -23,31 +23,22 @@ class OptimizerConfig:
     The bound of the norm sees all gradients of a step; the optimizer acts on whole params, or
     in a row store on each row by itself; the schedule follows the global step. The learning rate is
     an argument of each step, so that trials that differ in it share a compilation.
-
-    Attributes:
-      optimizer: a name out of `OPTIMIZERS`; or an optax optimizer of your own, whose updates the
-        learning rate of a step multiplies, so that 1 leaves them as they are.
-      clip: largest global norm of the gradients, or ``None``.
-      schedule: ``constant``, or ``cosine`` to zero over `schedule_steps` after the warm-up.
-      warmup_steps: linear warm-up from zero.
-      schedule_steps: length of the cosine, warm-up included.
-      momentum: decay of the trace of ``momentum`` and ``nesterov``.
-      b1: decay of the first moment of ``adam``, ``adamw`` and ``adabelief``.
-      b2: decay of their second moment.
-      eps: added to the root of the second moment of ``adam``, ``adamw`` and ``rmsprop``.
-      weight_decay: decoupled decay of ``adamw`` and ``lion``.
     """
 
+    # A name out of `OPTIMIZERS`; or an optax optimizer of your own, whose updates the learning rate
+    # of a step multiplies, so that 1 leaves them as they are.
     optimizer: str | optax.GradientTransformation = "sgd"
-    clip: float | None = None
+    clip: float | None = None  # largest global norm of the gradients, or ``None``
+    # ``constant``, or ``cosine`` to zero over `schedule_steps` after the warm-up.
     schedule: Schedule = "constant"
-    warmup_steps: int = 0
-    schedule_steps: int = 0
-    momentum: float = 0.9
-    b1: float = 0.9
-    b2: float = 0.999
+    warmup_steps: int = 0  # linear warm-up from zero
+    schedule_steps: int = 0  # length of the cosine, warm-up included
+    momentum: float = 0.9  # decay of the trace of ``momentum`` and ``nesterov``
+    b1: float = 0.9  # decay of the first moment of ``adam``, ``adamw`` and ``adabelief``
+    b2: float = 0.999  # decay of their second moment
+    # Added to the root of the second moment of ``adam``, ``adamw`` and ``rmsprop``.
     eps: float = 1e-8
-    weight_decay: float = 0.01
+    weight_decay: float = 0.01  # decoupled decay of ``adamw`` and ``lion``
 
     def __post_init__(self) -> None:
         for name, choices in (("optimizer", OPTIMIZERS), ("schedule", get_args(Schedule))):

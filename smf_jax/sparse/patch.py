@@ -45,23 +45,14 @@ class ScalarChange(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Patch:
-    """A change of memory rows and scalars, from one state of a model to the next.
+    """A change of memory rows and scalars, from one state of a model to the next."""
 
-    Attributes:
-      task: what it taught; names joined with "+" where patches were stacked or merged.
-      base: fingerprint of the base.
-      parent: fingerprint of the state it applies to, the base's or that of the patch before it.
-      fingerprint: of the state it leads to.
-      pools: changed rows by pool path; a pool without changes is absent.
-      scalars: changed scalars by path.
-    """
-
-    task: str
-    base: str
-    parent: str
-    fingerprint: str
-    pools: Mapping[str, PoolChange]
-    scalars: Mapping[str, ScalarChange]
+    task: str  # what it taught; names joined with "+" where patches were stacked or merged
+    base: str  # fingerprint of the base
+    parent: str  # fingerprint of the state it applies to, the base's or that of the patch before it
+    fingerprint: str  # of the state it leads to
+    pools: Mapping[str, PoolChange]  # changed rows by pool path; a pool without changes is absent
+    scalars: Mapping[str, ScalarChange]  # changed scalars by path
 
     @property
     def rows(self) -> int:

@@ -20,19 +20,14 @@ class RowStore(NamedTuple):
 
     A row's state waits unchanged while the row is not selected. `empty_store` at the start of a
     task forgets all of it without touching the ``C`` places.
-
-    Attributes:
-      index: ``(N,)`` int32, a slot's place, or ``C`` where it has none.
-      used: places taken.
-      overflowed: a step wanted more places than are free; it and all later ones wrote nothing.
-      opt_state: optax state of one row, stacked over ``C``.
-      masters: ``(C, v)`` float32 rows where the table is narrower than that, else ``None``.
     """
 
-    index: Int[Array, " N"]
-    used: Int[Array, ""]
+    index: Int[Array, " N"]  # ``(N,)`` int32, a slot's place, or ``C`` where it has none
+    used: Int[Array, ""]  # places taken
+    # A step wanted more places than are free; it and all later ones wrote nothing.
     overflowed: Bool[Array, ""]
-    opt_state: Any
+    opt_state: Any  # optax state of one row, stacked over ``C``
+    # ``(C, v)`` float32 rows where the table is narrower than that, else ``None``.
     masters: Float[Array, "C v"] | None
 
 
@@ -83,20 +78,13 @@ def empty_store(store: RowStore | None) -> RowStore | None:
 
 
 class RowStep(NamedTuple):
-    """One step of the selected rows, computed and not yet written.
+    """One step of the selected rows, computed and not yet written."""
 
-    Attributes:
-      slots: ``(s,)`` ids to write; all unused where the store cannot hold the new ones.
-      rows: ``(s, v)`` rows after the step, in master precision.
-      states: their optax state, stacked over ``s``; ``None`` without a store.
-      places: ``(s,)`` of the rows in the store; ``None`` without one.
-      overflowed: whether the store is out of places, at this step or since an earlier one.
-    """
-
-    slots: SlotIds
-    rows: Rows
-    states: Any
-    places: Int[Array, " s"] | None
+    slots: SlotIds  # ``(s,)`` ids to write; all unused where the store cannot hold the new ones
+    rows: Rows  # ``(s, v)`` rows after the step, in master precision
+    states: Any  # their optax state, stacked over ``s``; ``None`` without a store
+    places: Int[Array, " s"] | None  # ``(s,)`` of the rows in the store; ``None`` without one
+    # Whether the store is out of places, at this step or since an earlier one.
     overflowed: Bool[Array, ""]
 
 

@@ -22,26 +22,19 @@ EPSILON = 1e-8
 
 @dataclass(frozen=True)
 class Rule:
-    """How the slots that a batch accessed are ranked.
+    """How the slots that a batch accessed are ranked."""
 
-    Attributes:
-      name: by which users choose it.
-      score: ``(accesses, background, key) -> scores`` in the places of the accesses, given a
-        `PoolUsage` and a random key where the rule needs them.
-      amounts: what is scored of a slot: the ``counts`` of its reads, the ``mass`` of their weights,
-        or the norm of its row's ``gradient``.
-      needs_background: whether slots are ranked against usage of general text.
-      needs_key: whether scores are drawn.
-      has_budget: whether it ranks within a budget, or takes every accessed slot.
-      is_informative: whether a score says anything of its slot, so that a share of the scores does.
-    """
-
-    name: str
+    name: str  # by which users choose it
+    # ``(accesses, background, key) -> scores`` in the places of the accesses, given a `PoolUsage`
+    # and a random key where the rule needs them.
     score: Callable[..., SlotScores]
+    # What is scored of a slot: the ``counts`` of its reads, the ``mass`` of their weights, or the
+    # norm of its row's ``gradient``.
     amounts: Amounts = "counts"
-    needs_background: bool = False
-    needs_key: bool = False
-    has_budget: bool = True
+    needs_background: bool = False  # whether slots are ranked against usage of general text
+    needs_key: bool = False  # whether scores are drawn
+    has_budget: bool = True  # whether it ranks within a budget, or takes every accessed slot
+    # Whether a score says anything of its slot, so that a share of the scores does.
     is_informative: bool = True
 
 

@@ -29,22 +29,15 @@ class Protection(NamedTuple):
 
 
 class PoolUsage(NamedTuple):
-    """Usage of one pool by general text, as selection needs it.
+    """Usage of one pool by general text, as selection needs it."""
 
-    Attributes:
-      document_frequency: ``df``, ``(N,)`` int32: background batches that touched a slot.
-      accesses: ``acc``, ``(N,)`` int32: their accesses.
-      batches: ``B``, int32 scalar.
-      frequency_total: ``Σ(df+1)``, float32 scalar, or ``None`` to sum where it is needed.
-      accesses_total: ``Σ(acc+1)`` likewise.
-      protection: slots that count as used more than they were, or ``None``.
-    """
-
-    document_frequency: SlotCounts
-    accesses: SlotCounts
-    batches: Int[Array, ""]
+    document_frequency: SlotCounts  # ``df``, ``(N,)`` int32: background batches that touched a slot
+    accesses: SlotCounts  # ``acc``, ``(N,)`` int32: their accesses
+    batches: Int[Array, ""]  # ``B``, int32 scalar
+    # ``Σ(df+1)``, float32 scalar, or ``None`` to sum where it is needed.
     frequency_total: Float[Array, ""] | None = None
-    accesses_total: Float[Array, ""] | None = None
+    accesses_total: Float[Array, ""] | None = None  # ``Σ(acc+1)`` likewise
+    # Slots that count as used more than they were, or ``None``.
     protection: Protection | None = None
 
 
@@ -118,21 +111,15 @@ class Background:
 
     Routing depends on everything upstream of a read, so statistics are those of a base: they are
     refused for a model whose `fingerprint` differs.
-
-    Attributes:
-      pools: usage by pool path, its totals filled in.
-      tokens_per_batch: non-pad tokens of a background batch. The ranking depends on it, because
-        ``df`` saturates, so it is a recorded setting.
-      corpus: name of the text.
-      tokenizer: fingerprint of the tokenizer.
-      fingerprint: of all base params upstream of the reads, patches excluded.
     """
 
-    pools: Mapping[str, PoolUsage]
+    pools: Mapping[str, PoolUsage]  # usage by pool path, its totals filled in
+    # Non-pad tokens of a background batch. The ranking depends on it, because ``df`` saturates, so
+    # it is a recorded setting.
     tokens_per_batch: int
-    corpus: str
-    tokenizer: str
-    fingerprint: str
+    corpus: str  # name of the text
+    tokenizer: str  # fingerprint of the tokenizer
+    fingerprint: str  # of all base params upstream of the reads, patches excluded
 
     def __post_init__(self) -> None:
         totalled = {pool: with_totals(usage) for pool, usage in self.pools.items()}

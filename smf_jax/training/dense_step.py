@@ -22,20 +22,13 @@ LossFn = Callable[[Params, Batch], tuple[Array, Params]]
 
 
 class DenseState(NamedTuple):
-    """What a dense step changes.
+    """What a dense step changes."""
 
-    Attributes:
-      params: the trained ones, or adapters, by path.
-      opt_state: their optax state.
-      step: steps since the optimizer started.
-      failed_step: first step whose loss, gradient or result was not finite, or -1.
-      batch_stats: running statistics of norms, by path: set by the loss, seen by no optimizer.
-    """
-
-    params: Params
-    opt_state: Any
-    step: Int[Array, ""]
-    failed_step: Int[Array, ""]
+    params: Params  # the trained ones, or adapters, by path
+    opt_state: Any  # their optax state
+    step: Int[Array, ""]  # steps since the optimizer started
+    failed_step: Int[Array, ""]  # first step whose loss, gradient or result was not finite, or -1
+    # Running statistics of norms, by path: set by the loss, seen by no optimizer.
     batch_stats: Params
 
 

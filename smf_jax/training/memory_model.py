@@ -26,20 +26,17 @@ _NAME = "/read"  # of what a layer sows, and of what it perturbs
 
 
 class MemoryModel(NamedTuple):
-    """A model with memories, as pure functions of its parameters by path.
+    """A model with memories, as pure functions of its parameters by path."""
 
-    Attributes:
-      apply: ``(params, tokens, valid, perturbations) -> (logits, reads)``; reads by the path of
-        their layer, perturbations likewise, or none at all.
-      perturbations: ``(params, tokens, valid) -> shapes`` of the perturbations of this very batch.
-      tables: path of each table ``(N, v)`` -> paths of the layers that read it.
-      is_upstream: whether what is at a path has a say in which slots are read. A background is
-        stale once it has changed.
-    """
-
+    # ``(params, tokens, valid, perturbations) -> (logits, reads)``; reads by the path of their
+    # layer, perturbations likewise, or none at all.
     apply: Callable[[Params, Tokens, Valid, Perturbations], tuple[Logits, Reads]]
+    # ``(params, tokens, valid) -> shapes`` of the perturbations of this very batch.
     perturbations: Callable[[Params, Tokens, Valid], Mapping[str, jax.ShapeDtypeStruct]]
+    # Path of each table ``(N, v)`` -> paths of the layers that read it.
     tables: Mapping[str, tuple[str, ...]]
+    # Whether what is at a path has a say in which slots are read. A background is stale once it has
+    # changed.
     is_upstream: Callable[[str], bool]
 
     @property

@@ -20,17 +20,11 @@ from smf_jax.training.trainers import Trainer, dense_trainer
 
 
 class PenalisedState(NamedTuple):
-    """What a step of a penalised method changes, and what its price is measured by.
+    """What a step of a penalised method changes, and what its price is measured by."""
 
-    Attributes:
-      dense: as for full finetuning.
-      anchor: the parameters θ* that moving away from costs, by path.
-      importance: how much it costs, by path; empty: one everywhere.
-    """
-
-    dense: DenseState
-    anchor: Params
-    importance: Params
+    dense: DenseState  # as for full finetuning
+    anchor: Params  # the parameters θ* that moving away from costs, by path
+    importance: Params  # how much it costs, by path; empty: one everywhere
 
     @property
     def params(self) -> Params:
@@ -62,13 +56,6 @@ def penalised_trainer(
     for all tasks and F summed over them, 1805.06370, section 3): after each task θ* are its
     parameters, and F grows by the task's `fisher`. Before the first task nothing costs anything.
     Without, F is one and θ* are the base's parameters (L2 to init, 1802.01483).
-
-    Args:
-      model: a decoder.
-      optimizer: how gradients become updates.
-      strength: of the price.
-      keep_optimizer_state: whether moments outlive a task.
-      by_fisher: whether importance is measured.
     """
     logits = plain_logits(model)
     full = dense_trainer(model, optimizer, keep_optimizer_state=keep_optimizer_state)

@@ -14,44 +14,35 @@ Mask = Literal["update", "gradient"]
 
 @dataclass(frozen=True)
 class SparseConfig:
-    """Static choices of a sparse step.
+    """Static choices of a sparse step."""
 
-    Attributes:
-      rule: how slots are ranked, a name out of `RULES`.
-      granularity: ``per_step``: every batch ranks its own (2510.15103); ``per_micro_batch``: each
-        micro-batch selects its own and masks its own gradient, the mean of these is written in
-        one update (2605.03229); ``per_task``: slots are given.
-      micro_batches: parts of a batch that are run one after another. With ``per_step`` they change
-        rounding only: accesses are summed before they are ranked.
-      size: static number of places ``s`` for rows selected together.
-      budget_scope: ``per_layer``: a budget for each pool; ``shared``: one for all together.
-      score_share: where given, a step selects no more than the smallest set of best slots that
-        covers this share of the summed positive scores, at most the budget.
-      protect_written: rows written by earlier tasks count as used in so many times all background
-        batches more (``df + protect_written · B``), so that they rank after the others.
-      count_normalised: whether a row's gradient is divided by the number of its reads (FwPKM,
-        2601.00671).
-      optimizer: how a row's gradient becomes its update.
-      train_alpha: whether the scales of additive blocks train too (``+S``, 2605.03229).
-      alpha_rate: learning rate of these scales, as a multiple of that of the rows.
-      alpha_schedule: whether that rate follows the schedule.
-      mask: ``update``: nothing but the selected rows moves. ``gradient``: the gradient is masked
-        and the update is not, as 2605.03229 published: moments keep moving rows that were selected
-        before, decay moves every row, and optimizer state is as large as the dense one.
-    """
-
-    rule: str = "tfidf"
+    rule: str = "tfidf"  # how slots are ranked, a name out of `RULES`
+    # ``per_step``: every batch ranks its own (2510.15103); ``per_micro_batch``: each micro-batch
+    # selects its own and masks its own gradient, the mean of these is written in one update
+    # (2605.03229); ``per_task``: slots are given.
     granularity: Granularity = "per_step"
+    # Parts of a batch that are run one after another. With ``per_step`` they change rounding only:
+    # accesses are summed before they are ranked.
     micro_batches: int = 1
-    size: int = 64
+    size: int = 64  # static number of places ``s`` for rows selected together
+    # ``per_layer``: a budget for each pool; ``shared``: one for all together.
     budget_scope: BudgetScope = "per_layer"
+    # Where given, a step selects no more than the smallest set of best slots that covers this share
+    # of the summed positive scores, at most the budget.
     score_share: float | None = None
+    # Rows written by earlier tasks count as used in so many times all background batches more (``df
+    # + protect_written · B``), so that they rank after the others.
     protect_written: float = 0.0
+    # Whether a row's gradient is divided by the number of its reads (FwPKM, 2601.00671).
     count_normalised: bool = False
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()  # how a row's gradient becomes its update
+    # Whether the scales of additive blocks train too (``+S``, 2605.03229).
     train_alpha: bool = False
-    alpha_rate: float = 1.0
-    alpha_schedule: bool = True
+    alpha_rate: float = 1.0  # learning rate of these scales, as a multiple of that of the rows
+    alpha_schedule: bool = True  # whether that rate follows the schedule
+    # ``update``: nothing but the selected rows moves. ``gradient``: the gradient is masked and the
+    # update is not, as 2605.03229 published: moments keep moving rows that were selected before,
+    # decay moves every row, and optimizer state is as large as the dense one.
     mask: Mask = "update"
 
     def __post_init__(self) -> None:

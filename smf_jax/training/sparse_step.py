@@ -27,30 +27,23 @@ from smf_jax.training.step import Settings, Shared, StepMetrics, latch, step_par
 
 
 class SparseState(NamedTuple):
-    """What a sparse step changes.
+    """What a sparse step changes."""
 
-    Attributes:
-      tables: ``(N, v)`` by pool path.
-      stores: row state by pool path, ``None`` for stateless rules.
-      scalars: trained ``α`` by path; empty unless `SparseConfig.train_alpha`.
-      scalar_opt_state: their optax state; with ``mask="gradient"`` the tables' stands here too.
-      task_slots: ``per_task`` only: the slots of this task by pool path, else ``None``.
-      written: ``(N,)`` bool by pool path, rows written since the task began.
-      step: steps since the optimizer started.
-      failed_step: first step whose loss or rows were not finite, or that wanted more row state
-        than a store holds, or -1.
-      history: by pool path the rows written by earlier tasks, ``None`` unless
-        `SparseConfig.protect_written`.
-    """
-
-    tables: dict[str, Table]
-    stores: dict[str, RowStore | None]
-    scalars: Params
+    tables: dict[str, Table]  # ``(N, v)`` by pool path
+    stores: dict[str, RowStore | None]  # row state by pool path, ``None`` for stateless rules
+    scalars: Params  # trained ``α`` by path; empty unless `SparseConfig.train_alpha`
+    # Their optax state; with ``mask="gradient"`` the tables' stands here too.
     scalar_opt_state: optax.OptState
+    # ``per_task`` only: the slots of this task by pool path, else ``None``.
     task_slots: dict[str, SlotIds] | None
+    # ``(N,)`` bool by pool path, rows written since the task began.
     written: dict[str, Bool[Array, " N"]]
-    step: Int[Array, ""]
+    step: Int[Array, ""]  # steps since the optimizer started
+    # First step whose loss or rows were not finite, or that wanted more row state than a store
+    # holds, or -1.
     failed_step: Int[Array, ""]
+    # By pool path the rows written by earlier tasks, ``None`` unless
+    # `SparseConfig.protect_written`.
     history: dict[str, History] | None = None
 
 

@@ -15,28 +15,18 @@ from smf_jax.sparse.usage import PoolUsage
 
 
 class Settings(NamedTuple):
-    """What may differ between trials of one compilation.
+    """What may differ between trials of one compilation."""
 
-    Attributes:
-      learning_rate: before the schedule.
-      budget: ``top_t``, rows a step may change in each pool; unused by dense steps.
-      seed: of the trial's own randomness (rule ``random``, initial adapters).
-    """
-
-    learning_rate: Float[Array, ""]
-    budget: Int[Array, ""]
-    seed: Int[Array, ""]
+    learning_rate: Float[Array, ""]  # before the schedule
+    budget: Int[Array, ""]  # ``top_t``, rows a step may change in each pool; unused by dense steps
+    seed: Int[Array, ""]  # of the trial's own randomness (rule ``random``, initial adapters)
 
 
 class Shared(NamedTuple):
-    """What all trials of a group have in common, and no step changes.
+    """What all trials of a group have in common, and no step changes."""
 
-    Attributes:
-      frozen: all params that are in no state, by path.
-      usage: background statistics by pool path, ``None`` for rules without and dense methods.
-    """
-
-    frozen: Params
+    frozen: Params  # all params that are in no state, by path
+    # Background statistics by pool path, ``None`` for rules without and dense methods.
     usage: Mapping[str, PoolUsage] | None = None
 
 

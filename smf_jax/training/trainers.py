@@ -40,31 +40,28 @@ def _nothing(state: TrainState) -> Params:
 
 
 class Trainer(NamedTuple, Generic[State]):
-    """One method, as pure functions of one trial.
+    """One method, as pure functions of one trial."""
 
-    Attributes:
-      begin: ``(base params, settings) -> state`` before the first task.
-      begin_task: ``(shared, state, examples, settings) -> state``: the optimizer starts again (or
-        not, if it was told so); ``examples`` are all of the task, ``(chunks, b, t)``.
-      step: ``(shared, state, batch, settings) -> (state, metrics)``.
-      logits: ``(shared, state, tokens, valid) -> logits``, of the model as trained so far.
-      trained: ``(state) -> leaves by path`` that training may have changed.
-      resume: ``(state, leaves) -> state`` with those leaves in place of the trained ones.
-      frozen: ``(base leaves) -> leaves by path`` that stay as they are; goes into `Shared`.
-      end_task: ``(shared, state, examples, settings) -> state`` after the last step of a task, for
-        methods that measure what the task needs; ``None`` for the others.
-      carried: ``(state) -> arrays by path`` that the next task needs beside the trained leaves;
-        `resume` is given them too.
-    """
-
+    # ``(base params, settings) -> state`` before the first task.
     begin: Callable[[Params, Settings], State]
+    # ``(shared, state, examples, settings) -> state``: the optimizer starts again (or not, if it
+    # was told so); ``examples`` are all of the task, ``(chunks, b, t)``.
     begin_task: Callable[[Shared, State, Batch, Settings], State]
+    # ``(shared, state, batch, settings) -> (state, metrics)``.
     step: Callable[[Shared, State, Batch, Settings], tuple[State, StepMetrics]]
+    # ``(shared, state, tokens, valid) -> logits``, of the model as trained so far.
     logits: Callable[[Shared, State, Array, Array], Array]
+    # ``(state) -> leaves by path`` that training may have changed.
     trained: Callable[[State], Params]
+    # ``(state, leaves) -> state`` with those leaves in place of the trained ones.
     resume: Callable[[State, Params], State]
+    # ``(base leaves) -> leaves by path`` that stay as they are; goes into `Shared`.
     frozen: Callable[[Params], Params]
+    # ``(shared, state, examples, settings) -> state`` after the last step of a task, for methods
+    # that measure what the task needs; ``None`` for the others.
     end_task: Callable[[Shared, State, Batch, Settings], State] | None = None
+    # ``(state) -> arrays by path`` that the next task needs beside the trained leaves; `resume` is
+    # given them too.
     carried: Callable[[State], Params] = _nothing
 
 

@@ -163,5 +163,5 @@ def test_every_suite_is_known_and_the_command_has_two_names():
     assert set(command.RUNS) == set(SUITES)
     assert BenchmarkConfig().suites() == SUITES[:6]
     assert benchmark.command is command.command
-    text = help_text(BenchmarkConfig, "benchmarks", "times", "an example")
+    text = help_text(BenchmarkConfig, "times", "an example")
     assert max(map(len, text.splitlines())) <= 100

@@ -50,7 +50,7 @@ def test_a_bad_flag_is_named(argument, message):
 
 
 def test_the_full_help_groups_and_explains_every_flag():
-    text = help_text(Flags, "experiments.flags", "does it", "python -m experiments.flags")
+    text = help_text(Flags, "does it", "python -m experiments.flags")
     lines = text.splitlines()
     assert lines[0] == "python -m experiments.flags: does it"
     headings = [line for line in lines[3:] if line and not line.startswith(" ")]
@@ -65,7 +65,7 @@ COMMANDS = [SweepConfig, PretrainConfig, RetrofitCommandConfig, CompareConfig]
 
 @pytest.mark.parametrize("config", COMMANDS)
 def test_help_fits_a_terminal_and_explains_everything(config):
-    text = help_text(config, "experiments.x", "does it", "an example")
+    text = help_text(config, "does it", "an example")
     assert max(map(len, text.splitlines())) <= 100
     names = [line[4:] for line in text.splitlines() if line.startswith("  --")]
     assert names and set(names) == flags_of(config()).keys()
@@ -75,7 +75,7 @@ def test_help_fits_a_terminal_and_explains_everything(config):
 
 @pytest.mark.parametrize("config", COMMANDS)
 def test_the_first_page_of_help_fits_a_screen_and_names_the_rest(config):
-    page = first_page(config, "experiments.x", "does it", "an example")
+    page = first_page(config, "does it", "an example")
     assert max(map(len, page.splitlines())) <= 100
     assert len(page.splitlines()) <= 30
     chosen = [flag for flag in flags_of(config()).values() if flag.first]
@@ -88,7 +88,7 @@ def exit_of(monkeypatch, capsys, main, *arguments: str, positional: str | None =
     """Status, standard output and standard error of a command."""
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
     with pytest.raises(SystemExit) as left:
-        run(main, Flags, "experiments.flags", "does it", "an example", positional)
+        run(main, Flags, "does it", "an example", positional)
     return left.value.code, *capsys.readouterr()
 
 
@@ -129,7 +129,7 @@ def test_a_fault_of_ours_is_no_error_of_the_user(monkeypatch):
 
     monkeypatch.setattr(sys, "argv", ["command"])
     with pytest.raises(KeyError):
-        run(main, Flags, "experiments.flags", "does it", "an example")
+        run(main, Flags, "does it", "an example")
 
 
 @pytest.mark.parametrize("argument", ["--help", "-h", "--helpfull"])
@@ -147,4 +147,5 @@ def test_help_of_every_command_needs_nothing_else(command, argument):
         timeout=120,
     )
     assert (found.returncode, found.stderr) == (0, "")
-    assert found.stdout.startswith(f"python -m experiments.{command}: ")
+    module = "benchmarks" if command == "benchmark" else f"experiments.{command}"
+    assert found.stdout.startswith(f"python -m {module}: ")

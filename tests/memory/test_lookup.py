@@ -12,12 +12,13 @@ import pytest
 from smf_jax.memory import lookup
 from smf_jax.memory.lookup import (
     candidate_pairs,
-    gradients_by_comparing,
-    gradients_by_index,
+    gradients,
     look_up_by_comparing,
     look_up_by_kernel,
     look_up_by_sorting,
     look_up_on_cpu,
+    spread_by_comparing,
+    spread_by_index,
 )
 from tests import oracles
 
@@ -71,8 +72,7 @@ def test_no_candidate_pair_is_superfluous():
 def test_forms_find_the_same_in_the_same_order(
     request, monkeypatch, form, tokens_of_a_piece, t, h, n, c, k
 ):
-    for name in ("TPU_PIECE_BYTES", "CPU_PIECE_BYTES"):
-        monkeypatch.setattr(lookup, name, tokens_of_a_piece * 2 * h * n * 4)
+    monkeypatch.setattr(lookup, "PIECE_BYTES", tokens_of_a_piece * 2 * h * n * 4)
     if form == "kernel":
         request.getfixturevalue("kernels")
     find = jax.jit(partial(FORMS[form], k=k))
@@ -93,18 +93,16 @@ def test_a_cpu_sorts_where_its_kernel_is_missing(monkeypatch, built):
     assert ("top_k" in program) == (not built)
 
 
-@pytest.mark.parametrize("form", [gradients_by_index, gradients_by_comparing])
+@pytest.mark.parametrize("spread", [spread_by_index, spread_by_comparing])
 @pytest.mark.parametrize("tokens_of_a_piece", [1, 3, 100])
-def test_forms_of_the_gradient(monkeypatch, form, tokens_of_a_piece):
+def test_forms_of_the_gradient(spread, tokens_of_a_piece):
     t, h, n, c, k = 7, 2, 12, 4, 5
     queries, keys = exact_case(t, h, n, c, ties=False)
     rng = np.random.default_rng(1)
     slots = rng.integers(0, n * n, (t, h, k)).astype(np.int32)
     cotangent = np.round(rng.standard_normal((t, h, k)) * 8).astype(np.float32) / 8
     piece_bytes = tokens_of_a_piece * 2 * h * n * 4
-    monkeypatch.setattr(lookup, "TPU_PIECE_BYTES", piece_bytes)
-    if form is gradients_by_index:
-        form = partial(form, piece_bytes=piece_bytes)
+    form = partial(gradients, spread=spread, piece_bytes=piece_bytes)
     of_queries, of_keys = form(*map(jnp.asarray, (queries, keys, slots, cotangent)))
     expected_queries, expected_keys = np.zeros(queries.shape), np.zeros(keys.shape)
     for half, chosen in enumerate((slots // n, slots % n)):

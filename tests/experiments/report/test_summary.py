@@ -10,10 +10,10 @@ import pytest
 from experiments.report.summary import (
     average,
     best,
-    best_of_methods,
     curve_labels,
     finished,
     forgetting,
+    grouped,
     half_width,
     overlap_matrix,
     retention_matrix,
@@ -116,7 +116,7 @@ def test_the_best_setting_weighs_what_was_learned_and_what_was_kept(make_rows):
     averages = average(summarise(gentle + middle + strong + make_rows(end=0.9, known=0.9)))
     assert averages[2].balance == pytest.approx(2 / (1 / 0.5 + 1 / 0.8))
     assert best(averages).trial.method == "smf"
-    assert [s.trial.setting for s in best_of_methods(averages)] == [
+    assert [s.trial.setting for s in map(best, grouped(averages, "trial.method").values())] == [
         "smf-tfidf-sgd-t64-lr30",
         "full-adamw-lr3e-05",
     ]
