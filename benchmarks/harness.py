@@ -55,6 +55,7 @@ def take_turns(
         for name in random.Random(repetition).sample(list(cases), len(cases)):
             rest()
             begun = clock()
+            started = None  # and not a list: what a call gives is let go at the next
             for call in range(calls):
                 started = cases[name](repetition * calls + call)
             jax.block_until_ready(started)

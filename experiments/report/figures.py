@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, PercentFormatter
@@ -210,7 +211,7 @@ def draw_matrices(
         figure = Figure(figsize=(WIDTH, side + 0.7 + 0.15 * lines), layout="compressed")
         panels = figure.subplots(1, len(matrices), sharex=True, sharey=True, squeeze=False).flat
         for axes, matrix, title in zip(panels, matrices.values(), titles, strict=True):
-            image = axes.imshow(matrix, norm=norm, cmap="viridis")
+            axes.imshow(matrix, norm=norm, cmap="viridis")
             name, *details = title
             axes.set_title(name, loc="left", pad=6 + 11 * lines)
             text = "\n".join(details) + "\n" * (lines - len(details))
@@ -221,6 +222,7 @@ def draw_matrices(
             axes.set_xlabel(columns)
         figure.axes[0].set_ylabel(rows)
         percent = PercentFormatter(1, decimals=0)
+        image = ScalarMappable(norm, "viridis")
         figure.colorbar(image, ax=list(figure.axes), label=colours, format=percent)
     return figure
 

@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from smf_jax.checkpoints.manifest import fingerprint, sha256_of_json, to_host
-from smf_jax.sparse.exactness import rows_differ
+from smf_jax.params import is_pool
+from smf_jax.sparse.exactness import rows_differ, same_bits
 
 FORMAT = 1
 _POOL_FIELDS = ("slots", "old", "new")
@@ -158,6 +159,49 @@ def make_patch(
     parent = base if parent is None else parent
     state = sha256_of_json([parent, fingerprint(_content(pools, changed))])
     return Patch(task, base, parent, state, pools, changed)
+
+
+def diff_params(
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    *,
+    task: str,
+    base: str,
+    parent: str | None = None,
+) -> Patch:
+    """Makes the patch that leads from one flat parameter dictionary to another of the same paths.
+
+    Reads every leaf: the way to prove that nothing but rows and scalars changed, whatever
+    trained them. ``base`` is the fingerprint of the base, ``parent`` that of the patch before.
+
+    Raises:
+      ValueError: naming every leaf that differs and is neither a pool's table nor a scalar.
+    """
+    if before.keys() != after.keys():
+        raise ValueError(f"paths in one only: {sorted(before.keys() ^ after.keys())}")
+    pools, scalars, other = {}, {}, []
+    for path in sorted(before):
+        old, new = np.asarray(before[path]), np.asarray(after[path])
+        if old.shape == new.shape and old.dtype == new.dtype and same_bits(old, new):
+            continue
+        if old.shape != new.shape or old.dtype != new.dtype:
+            other.append(path)
+        elif is_pool(path):
+            slots = np.flatnonzero(rows_differ(old, new))
+            pools[path] = pool_change(slots, old[slots], new[slots], len(old))
+        elif old.shape == ():
+            scalars[path] = (old, new)
+        else:
+            other.append(path)
+    if other:
+        raise ValueError(
+            f"{', '.join(other)} changed: a patch holds rows of pools and scalars only; "
+            "save these leaves as a checkpoint"
+        )
+    return make_patch(pools, scalars, task=task, base=base, parent=parent)
+
+
+# --- using -------------------------------------------------------------------------------------
 
 
 def apply_patch(

@@ -22,7 +22,7 @@ class RowStore(NamedTuple):
     task forgets all of it without touching the ``C`` places.
     """
 
-    index: Int[Array, " N"]  # ``(N,)`` int32, a slot's place, or ``C`` where it has none
+    places: Int[Array, " N"]  # ``(N,)`` int32, a slot's place, or ``C`` where it has none
     used: Int[Array, ""]  # places taken
     # A step wanted more places than are free; it and all later ones wrote nothing.
     overflowed: Bool[Array, ""]
@@ -58,7 +58,7 @@ def create_store(
     if not jax.tree.leaves(shapes) and not needs_masters:
         return None
     return RowStore(
-        index=jnp.full(values.shape[0], capacity, jnp.int32),
+        places=jnp.full(values.shape[0], capacity, jnp.int32),
         used=jnp.zeros((), jnp.int32),
         overflowed=jnp.zeros((), bool),
         opt_state=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
@@ -71,7 +71,7 @@ def empty_store(store: RowStore | None) -> RowStore | None:
     if store is None:
         return None
     return store._replace(
-        index=jnp.full_like(store.index, _capacity(store)),
+        places=jnp.full_like(store.places, _capacity(store)),
         used=jnp.zeros_like(store.used),
         overflowed=jnp.zeros_like(store.overflowed),
     )
@@ -112,7 +112,7 @@ def step_rows(
 
     # A new row's place is the next one free; where too few are left, nothing is selected.
     table_slots, capacity = values.shape[0], _capacity(store)
-    places = store.index.at[slots].get(mode="fill", fill_value=capacity)
+    places = store.places.at[slots].get(mode="fill", fill_value=capacity)
     is_new = (places == capacity) & (slots < table_slots)
     overflowed = store.overflowed | (store.used + jnp.sum(is_new) > capacity)
     places = jnp.where(is_new, store.used + jnp.cumsum(is_new) - 1, places).astype(jnp.int32)
@@ -145,7 +145,7 @@ def write_step(
     capacity = _capacity(store)
     places = jnp.where(slots < table_slots, step.places, capacity)
     return table, RowStore(
-        index=store.index.at[slots].set(places, mode="drop"),
+        places=store.places.at[slots].set(places, mode="drop"),
         used=store.used + jnp.sum((places >= store.used) & (places < capacity), dtype=jnp.int32),
         overflowed=step.overflowed,
         opt_state=jax.tree.map(

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.compare import CompareConfig, compare, main, to_text
 from smf_jax import checkpoints
-from tests.sparse.patches import diff_params
+from smf_jax.sparse.patch import diff_params
 
 POOL = "memory/pool_1/values"
 ALPHA = "memory/layer_1/alpha"

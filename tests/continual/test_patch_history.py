@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from smf_jax.continual.patch_history import PatchHistory
-from smf_jax.sparse.patch import apply_patch
-from tests.sparse.patches import diff_params
+from smf_jax.sparse.patch import apply_patch, diff_params
 
 POOL, OTHER, ALPHA = "memory/pool_1/values", "memory/pool_2/values", "memory/layer_1/alpha"
 

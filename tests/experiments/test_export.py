@@ -11,6 +11,7 @@ from smf_jax import checkpoints
 from smf_jax.configuration import flags_of
 from smf_jax.continual.base import load_base
 from smf_jax.continual.grid import grid
+from smf_jax.continual.methods import METHODS
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.sections import GridConfig
 from smf_jax.data.tokenizer import load_tokenizer

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from smf_jax.params import is_pool
-from smf_jax.sparse.patch import Patch, make_patch, pool_change
+from smf_jax.sparse.patch import Patch, diff_params
 
 POOL, OTHER = "memory/pool_2/values", "memory/pool_5/values"
 ALPHA = "memory/layer_2/alpha"
@@ -33,20 +32,6 @@ def teach(params: dict, seed: int, slots: dict[str, list[int]], alpha: float | N
     if alpha is not None:
         taught[ALPHA] = np.float32(alpha)
     return taught
-
-
-def diff_params(before: dict, after: dict, **names: str) -> Patch:
-    """The patch that leads from some parameters to others, whatever trained them."""
-    pools, scalars = {}, {}
-    for path, old in before.items():
-        old, new = np.asarray(old), np.asarray(after[path])
-        if is_pool(path):
-            pools[path] = pool_change(np.arange(len(old)), old, new, len(old))
-        elif old.shape == ():
-            scalars[path] = (old, new)
-        else:
-            assert old.tobytes() == new.tobytes(), f"{path} changed"
-    return make_patch(pools, scalars, **names)
 
 
 def bits(params: dict) -> dict[str, tuple]:

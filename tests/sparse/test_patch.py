@@ -12,6 +12,7 @@ from smf_jax import checkpoints
 from smf_jax.sparse.patch import (
     Patch,
     apply_patch,
+    diff_params,
     make_patch,
     pool_change,
     revert_patch,
@@ -20,10 +21,10 @@ from smf_jax.sparse.patch import (
 from tests.sparse.patches import (
     ALPHA,
     BASE,
+    KERNEL,
     OTHER,
     POOL,
     bits,
-    diff_params,
     make_chain,
     make_params,
     teach,
@@ -220,6 +221,15 @@ def test_fingerprint_names_the_state_by_what_led_to_it():
         BASE,
     }
     assert len(prints) == 5
+
+
+def test_change_of_any_other_leaf_is_refused_naming_it():
+    before = make_params()
+    after = teach(before, 1, {POOL: [4]}) | {KERNEL: before[KERNEL] + 1}
+    with pytest.raises(ValueError, match=f"{KERNEL} changed: a patch holds rows of pools"):
+        diff_params(before, after, task="t", base=BASE)
+    with pytest.raises(ValueError, match=f"paths in one only: \\['{KERNEL}'\\]"):
+        diff_params(before, {p: x for p, x in before.items() if p != KERNEL}, task="t", base=BASE)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from smf_jax.sparse.patch import apply_patch, revert_patch
+from smf_jax.sparse.patch import apply_patch, diff_params, revert_patch
 from smf_jax.sparse.patch_sets import compare_patches, merge_patches, stack_patches
 from tests.sparse.patches import (
     ALPHA,
@@ -11,7 +11,6 @@ from tests.sparse.patches import (
     OTHER,
     POOL,
     bits,
-    diff_params,
     make_chain,
     make_params,
     teach,

@@ -61,9 +61,9 @@ def test_rows_that_are_not_selected_keep_every_bit_and_their_state(name, dtype):
         assert set(changed) <= set(slots.tolist())
         moved |= set(changed)
         if store is not None:
-            kept = np.setdiff1d(np.flatnonzero(np.asarray(held.index) < SLOTS), slots)
+            kept = np.setdiff1d(np.flatnonzero(np.asarray(held.places) < SLOTS), slots)
             waiting = [(s.opt_state, s.masters) for s in (held, store)]
-            places = np.asarray(held.index)[kept]
+            places = np.asarray(held.places)[kept]
             old, new = jax.tree.map(lambda leaf, at=places: np.asarray(leaf)[at], waiting)
             jax.tree.map(np.testing.assert_array_equal, old, new)
     assert len(moved) > 20
@@ -161,7 +161,7 @@ def test_a_store_only_where_something_is_kept():
     narrow = create_store(optax.sgd(1.0), table.astype(jnp.bfloat16), 3)
     assert narrow.masters.shape == (3, WIDTH)
     store = create_store(optax.adamw(1.0), table, 3)
-    assert store.masters is None and store.index.shape == (SLOTS,)
+    assert store.masters is None and store.places.shape == (SLOTS,)
     assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(store.opt_state))
     assert empty_store(None) is None
     with pytest.raises(ValueError, match="capacity=0 must be at least 1 row"):

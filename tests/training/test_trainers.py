@@ -102,7 +102,7 @@ def test_the_optimizer_of_smf_starts_again_unless_told_otherwise(keep):
     assert int(after.failed_step) == int(before.failed_step), "a failed trial stays failed"
     kept = before if keep else fresh
     assert int(after.step) == int(kept.step)
-    np.testing.assert_array_equal(after.stores[POOL].index, kept.stores[POOL].index)
+    np.testing.assert_array_equal(after.stores[POOL].places, kept.stores[POOL].places)
     assert int(after.stores[POOL].used) == int(kept.stores[POOL].used)
     jax.tree.map(np.testing.assert_array_equal, after.scalar_opt_state, kept.scalar_opt_state)
 
@@ -143,7 +143,7 @@ def test_a_step_of_per_task_moves_those_of_its_slots_that_its_batch_reads(per_ta
     assert set(np.flatnonzero(after.written[POOL]).tolist()) == moved
     changed = (after.tables[POOL] != state.tables[POOL]).any(axis=1)
     assert set(np.flatnonzero(changed).tolist()) <= moved
-    placed = np.flatnonzero(np.asarray(after.stores[POOL].index) < tiny.SLOTS)
+    placed = np.flatnonzero(np.asarray(after.stores[POOL].places) < tiny.SLOTS)
     assert set(placed.tolist()) == moved, "a row that is not read does not advance"
     np.testing.assert_array_equal(after.task_slots[POOL], state.task_slots[POOL])
 
