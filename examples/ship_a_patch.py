@@ -12,15 +12,14 @@ from pathlib import Path
 import smf_jax as smf
 
 FACT = smf.Paraphrase("The night train to Alder Mill leaves from", " Lisbon")
+# No background is at hand, so slots are ranked by counts alone.
+HOW = {"config": smf.SparseConfig(rule="tf"), "steps": 20, "learning_rate": 60.0, "budget": 64}
 
 
 def here(base: smf.Base, file: Path) -> smf.Patch:
     """Teaches the fact and writes the patch."""
     batch = smf.encode_paraphrases(base.tokenizer, [FACT] * 4, length=32)
-    config = smf.SparseConfig(rule="tf")  # no background at hand: ranked by counts alone
-    patch = smf.teach(
-        base.model, base.params, batch, None, steps=20, budget=64, config=config, task="night train"
-    )
+    patch = smf.teach(base.model, base.params, batch, None, task="night train", **HOW)
     smf.save_patch(file, patch)
     return patch
 

@@ -94,6 +94,11 @@ def test_the_code_of_the_readme_teaches_a_fact_and_takes_it_back(
     (tmp_path / "bases" / "mine").symlink_to(tiny_base)
     (tmp_path / "general.txt").write_text("A boy rides down the hill.\nThe sun is warm.\n" * 99)
     monkeypatch.chdir(tmp_path)
+    # A base of one block and 24 facts needs more than the README's base does.
+    told = "steps=40, learning_rate=30.0"
+    assert told in code
+    config = 'config=smf.SparseConfig(optimizer=smf.OptimizerConfig("adamw"))'
+    code = code.replace(told, f"steps=100, learning_rate=0.3, budget=256, {config}")
     with on_devices(1), quick_compilation():
         exec(compile(code, "README.md", "exec"), {})
     before, after = capsys.readouterr().out.splitlines()

@@ -98,12 +98,9 @@ def check_output(path: str, flag: str, overwrite: bool) -> Path:
 
 
 def save_base(path: Path, base: Base, overwrite: bool = False) -> str:
-    """Writes a base; the directory appears whole or not at all.
+    """Writes a base and returns its fingerprint; the directory appears whole or not at all.
 
     Of two processes that write the same one, the first wins.
-
-    Returns:
-      The fingerprint of its leaves.
     """
     metadata = {
         "kind": "base",
@@ -127,7 +124,7 @@ def load_base(path: str, flag: str = "base", dtype: str = "float32") -> Base:
     """Reads a base that `save_base` wrote, an exported model, or a Hugging Face directory.
 
     Raises:
-      FileNotFoundError: if it is not there, or is neither of the two.
+      FileNotFoundError: if it is not there, or is none of these.
       ValueError: if it is damaged, incomplete, or its parts do not fit each other.
     """
     if dtype not in DTYPES:

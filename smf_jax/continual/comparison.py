@@ -1,8 +1,8 @@
 """What differs between two checkpoints of a run.
 
-A checkpoint of a run stands for a whole model: a patch for the base with all patches of its trial
-up to it, trained leaves for the base with these leaves replaced. Two of them are compared leaf by
-leaf and bit by bit, and pool by pool for the slots that changed, beside the slots of every task.
+Each stands for a whole model: a patch for the base with all patches of its trial up to it, trained
+leaves for the base with these replaced. They are compared leaf by leaf and bit by bit, and pool by
+pool for the slots that changed, beside the slots of every task.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def compare(first: Path, second: Path, base: Path | None = None) -> Comparison:
     """Compares the models that two checkpoints stand for.
 
     Raises:
-     FileNotFoundError: a checkpoint or the base of one is not there.
-     ValueError: a checkpoint is damaged, or patches are missing between it and the base.
+      FileNotFoundError: a checkpoint or the base of one is not there.
+      ValueError: a checkpoint is damaged, or patches are missing between it and the base.
     """
     bases: dict[Path, tuple[dict[str, np.ndarray], str]] = {}
     a, b = (_load_model(path, base, bases) for path in (first, second))
@@ -157,9 +157,6 @@ def _leaf_text(leaf: LeafChange) -> str:
         f"{leaf.path}  {leaf.second}  norm {leaf.norm:.4g}, changed by {leaf.change_norm:.3g}"
         f"{relative}, at most {leaf.change_largest:.3g}"
     )
-
-
-# --- models ------------------------------------------------------------------------------------
 
 
 def _load_model(
@@ -239,9 +236,6 @@ def _tasks_beside(path: Path) -> list[Path]:
         for sibling in sorted(path.resolve().parent.glob("task_*"))
         if checkpoints.is_complete(sibling)
     ]
-
-
-# --- differences -------------------------------------------------------------------------------
 
 
 def _identical(a: np.ndarray | None, b: np.ndarray | None) -> bool:

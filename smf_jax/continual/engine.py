@@ -43,35 +43,20 @@ def new_group(
 
 @dataclass
 class Sweep:
-    """What all groups of a sweep share.
-
-    Attributes:
-      config: of the sweep.
-      base: with its memory.
-      base_fingerprint: of all of its parameters.
-      stream_data: tasks and probes.
-      usage: background by pool path, or ``None``.
-      run: the directory.
-      devices: to run on.
-      make_group: makes the group of a trainer.
-      on_task: told a trial, a task and what it has trained, after each task that was kept.
-      base_scores: of the probes before the stream; measured with the first group.
-      failed: what failed, a line for each trial.
-      scorer: of the base's architecture, for the probes that are named by their kind.
-    """
+    """What all groups of a sweep share."""
 
     config: SweepConfig
-    base: Base
-    base_fingerprint: str
-    stream_data: StreamData
-    usage: Mapping[str, PoolUsage] | None
+    base: Base  # with its memory
+    base_fingerprint: str  # of all of its parameters
+    stream_data: StreamData  # tasks and probes
+    usage: Mapping[str, PoolUsage] | None  # background by pool path
     run: RunDirectory
     devices: Sequence[jax.Device]  # pyright: ignore[reportInvalidTypeForm]
     make_group: MakeGroup = new_group
-    on_task: Callable[[Trial, int, Any], None] | None = None
-    base_scores: Scores | None = None
-    failed: list[str] = field(default_factory=list)
-    scorer: Scorer = field(init=False)
+    on_task: Callable[[Trial, int, Any], None] | None = None  # told what a kept task trained
+    base_scores: Scores | None = None  # before the stream; measured with the first group
+    failed: list[str] = field(default_factory=list)  # a line for each trial
+    scorer: Scorer = field(init=False)  # for the probes that are named by their kind
 
     def __post_init__(self) -> None:
         self.scorer = Scorer(self.base.model, self.config.probes.eval_batch_size)
@@ -86,11 +71,9 @@ class TrialBatch:
     setup: Setup  # of the method
     group: TrialGroup  # its compiled functions
     trains: Mapping[Trial, TrainableSummary]  # what each of the trials trains
-    # How many tasks of each an earlier run has left behind.
-    done: dict[Trial, int] = field(default_factory=dict)
+    done: dict[Trial, int] = field(default_factory=dict)  # tasks that an earlier run has left
     failed: set[Trial] = field(default_factory=set)  # those that have failed, which are not run on
-    # Of the trials whose tasks leave patches.
-    histories: dict[Trial, PatchHistory] = field(default_factory=dict)
+    histories: dict[Trial, PatchHistory] = field(default_factory=dict)  # if tasks leave patches
 
     def __post_init__(self) -> None:
         """Finds what an earlier run has left of the trials."""

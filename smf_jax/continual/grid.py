@@ -28,13 +28,10 @@ DEFAULT_RULE = "tfidf"
 
 
 def grid(config: GridConfig) -> tuple[Trial, ...]:
-    """Lays out every trial of a sweep, each once.
+    """Lays out every trial of a sweep, each once; a ValueError names the flag that is wrong.
 
     The same flags give the same list: methods as given, and for each its rules, granularities,
     optimizers, batch orders, budgets, rates and seeds, the seeds running fastest.
-
-    Raises:
-      ValueError: naming the flag, the value and what was expected.
     """
     methods = parse_list(config.methods, "methods", one_of(tuple(METHODS)))
     seeds = parse_list(config.seeds, "seeds", seed)
@@ -67,11 +64,7 @@ def grid(config: GridConfig) -> tuple[Trial, ...]:
 
 
 def _default_rates(method: str, optimizer: str) -> Sequence[float]:
-    """The default sweep of a method's rate.
-
-    Raises:
-      ValueError: for an optimizer that has none with this method.
-    """
+    """A method's default rates; raises ValueError for an optimizer that has none with it."""
     rates = METHODS[method].learning_rates
     if optimizer not in rates:
         raise ValueError(
@@ -82,11 +75,7 @@ def _default_rates(method: str, optimizer: str) -> Sequence[float]:
 
 
 def check_budgets(trials: Sequence[Trial], table_slots: int) -> None:
-    """Refuse budgets that the table cannot hold.
-
-    Raises:
-      ValueError: naming the flag, the budgets and the size of the table.
-    """
+    """Raises ValueError, naming the flag, for budgets that the table cannot hold."""
     large = sorted({t.slots for t in trials if t.slots is not None and t.slots > table_slots})
     if large:
         raise ValueError(
@@ -132,18 +121,9 @@ def one_of(choices: Sequence[str]) -> Callable[[str], str]:
 
 
 def parse_list(text: str, flag: str, kind: Callable[[str], T]) -> tuple[T, ...]:
-    """Read `a,b,c`: its distinct values, in order.
+    """Reads `a,b,c`: its distinct values, in order; `flag` is for the errors, without dashes.
 
-    Args:
-      text: the value of the flag.
-      flag: its name without dashes, for the errors.
-      kind: reads one value; raises ValueError with what it expects instead.
-
-    Returns:
-      The values, each once.
-
-    Raises:
-      ValueError: a value is empty or not of the kind.
+    `kind` reads one value, or raises ValueError with what it expects instead, as for an empty one.
     """
     return _values(text, f"--{flag}={text}", kind)
 
@@ -151,16 +131,10 @@ def parse_list(text: str, flag: str, kind: Callable[[str], T]) -> tuple[T, ...]:
 def parse_scoped(
     text: str, flag: str, methods: Sequence[str], kind: Callable[[str], T]
 ) -> dict[str, tuple[T, ...]]:
-    """Read one axis of the grid: `10,30` for all methods or `smf:10,30/full:3e-5,1e-4`.
+    """Reads one axis by method: `10,30` for all methods or `smf:10,30/full:3e-5,1e-4`.
 
-    Args:
-      text: the value of the flag; empty leaves every method its default.
-      flag: its name without dashes, for the errors.
-      methods: those that are run; a scope of another is said and left out.
-      kind: reads one value; raises ValueError with what it expects instead.
-
-    Returns:
-      The values by method; a method left out takes its default.
+    A method left out takes its default, as all do where the text is empty; a scope of a method
+    that is not run is said and left out. `flag` and `kind` are as in `parse_list`.
 
     Raises:
       ValueError: a value is not of the kind, a method is unknown or named twice, or scoped and

@@ -18,12 +18,7 @@ class PatchHistory:
     """
 
     def __init__(self, base: Mapping[str, np.ndarray], fingerprint: str) -> None:
-        """Starts at the base.
-
-        Args:
-          base: leaves of the base that may change, on the host.
-          fingerprint: of the base.
-        """
+        """Starts at the leaves of the base that may change, on the host."""
         self._base = base
         self._mark = fingerprint
         self._parent = fingerprint
@@ -33,8 +28,7 @@ class PatchHistory:
     def take_up(self, patches: Sequence[Patch]) -> Params:
         """Replays the patches of an earlier run; returns the leaves they lead to.
 
-        Raises:
-          ValueError: if they do not fit the base or each other, bit for bit.
+        Raises ValueError if they do not fit the base or each other, bit for bit.
         """
         params: dict[str, Any] = dict(self._base)
         for patch in patches:
@@ -50,10 +44,7 @@ class PatchHistory:
     ) -> Patch:
         """The patch of a task, from the slots it wrote and their rows after it.
 
-        Args:
-          task: its name.
-          rows: by pool path, ``(s,)`` slots and ``(s, v)`` rows.
-          scalars: trained scalars after the task by path.
+        Slots are ``(s,)`` and rows ``(s, v)``, by pool path; scalars are those after the task.
         """
         pools = {
             pool: pool_change(slots, self._old_rows(pool, slots), new, len(self._base[pool]))

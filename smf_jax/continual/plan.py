@@ -29,14 +29,8 @@ def check_trials(
 ) -> None:
     """Refuses trials that could not run on this base with these data.
 
-    Args:
-      config: of the sweep.
-      trials: to run.
-      base: before a retrofit; an abstract one will do.
-      stream_data: what the sweep reads.
-
-    Raises:
-      ValueError: naming the flag, the value and what was expected.
+    The base is that before a retrofit; an abstract one will do. Raises ValueError naming the flag,
+    the value and what was expected.
     """
     has_text = stream_data.general is not None
     if config.retrofit.retrofit != "none":
@@ -60,8 +54,7 @@ def check_trials(
 def measured_background(background: str, tokenizer: str) -> Background | None:
     """The statistics that ``--background`` names, ``None`` where it names text or nothing.
 
-    Raises:
-      ValueError: if the file is damaged, of another kind, or of another tokenizer.
+    Raises ValueError if the file is damaged, of another kind, or of another tokenizer.
     """
     if not is_measured(background):
         return None

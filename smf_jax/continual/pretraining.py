@@ -71,11 +71,7 @@ def model_config(config: PretrainConfig, vocabulary: int) -> ModelConfig:
 
 
 def recipe_of(base: Base) -> PretrainConfig | None:
-    """What made a built-in base; ``None`` for others.
-
-    Raises:
-      ValueError: if it was made by a version with other settings.
-    """
+    """What made a built-in base, ``None`` for others; ValueError if its settings are unknown."""
     if base.recipe is None:
         return None
     unknown = sorted(base.recipe.keys() - PretrainConfig().values().keys())
@@ -90,8 +86,7 @@ def recipe_of(base: Base) -> PretrainConfig | None:
 def abstract_base(config: PretrainConfig) -> Base:
     """The base that `pretrain` will make, its parameters shapes only; nothing is computed.
 
-    Raises:
-      ValueError: naming the flag that does not fit.
+    Raises ValueError naming the flag that does not fit.
     """
     world, further = _read(config)
     return _abstract_base(config, world, further)
@@ -112,11 +107,7 @@ def _abstract_base(config: PretrainConfig, world: World, further: list[str]) -> 
 
 
 def pretrain(config: PretrainConfig) -> Base:
-    """Trains a base from nothing; prints what it does.
-
-    Returns:
-      The base.
-    """
+    """Trains a base from nothing; prints what it does."""
     world, further = _read(config)
     base = _abstract_base(config, world, further)
     batches = _batches(config, world, further, base)

@@ -75,11 +75,6 @@ def probe_keys(row: Row) -> list[str]:
 
 
 def probe_metrics(row: Row, probes: str = "") -> dict[str, Metric]:
-    """The metric behind each key of a row that is one of a named probe.
-
-    Args:
-      row: of `results.jsonl`.
-      probes: the value of ``--probes`` that the run was given, where it is known.
-    """
+    """The metric behind each key of a named probe; `probes` is the run's ``--probes``, if known."""
     found = find_metrics((key.removeprefix(PROBE) for key in probe_keys(row)), probes)
     return {PROBE + key: metric for key, metric in found.items()}

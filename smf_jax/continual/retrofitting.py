@@ -30,8 +30,7 @@ def check_retrofit(
 ) -> Base:
     """The shapes of what `retrofit_base` will make; nothing is computed.
 
-    Raises:
-      ValueError: if the base has memories, the memory does not fit it, or text is missing.
+    Raises ValueError if the base has memories, the memory does not fit it, or text is missing.
     """
     if config.heal_loss == "distill" and config.retrofit != "replace":
         raise ValueError(
@@ -55,14 +54,8 @@ def check_retrofit(
 def retrofit_base(config: RetrofitConfig, base: Base, windows: Batch | None, seed: int = 0) -> Base:
     """A base with fresh memories in it, healed on text with only the memories training.
 
-    Args:
-      config: the memory and the healing.
-      base: without memories.
-      windows: text to heal on, ``(windows, t)``; may be ``None`` only if nothing is healed.
-      seed: of initial values and of the order of batches.
-
-    Raises:
-      ValueError: if the base has memories, or there is no text to heal on.
+    The windows are ``(windows, t)``, ``None`` only if nothing is healed; the seed is that of the
+    initial values and of the order of batches. Raises ValueError as `check_retrofit`.
     """
     check_retrofit(config, base, windows is not None)
     placement = config.placement(base.config.width, base.config.layers)

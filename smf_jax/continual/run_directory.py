@@ -57,10 +57,7 @@ class RunDirectory:
     def __init__(self, path: str, shard: str = "0/1") -> None:
         """Names the directory; nothing is touched.
 
-        Args:
-          path: of the run.
-          shard: of the grid; each writes a results file of its own, so that several machines can
-            share a directory.
+        Each shard writes a results file of its own, so that several machines can share a directory.
         """
         self.path = Path(path)
         name = RESULTS if shard == "0/1" else f"results-{shard.replace('/', '-of-')}.jsonl"
@@ -137,11 +134,7 @@ class RunDirectory:
             raise ValueError(f"--resume of {self.path} with other flags: {told}")
 
     def config(self) -> SweepConfig:
-        """What the run was told.
-
-        Raises:
-          FileNotFoundError: if the directory is no run.
-        """
+        """What the run was told; raises FileNotFoundError if the directory is no run."""
         stored = self._stored()
         if stored is None:
             raise FileNotFoundError(
@@ -177,11 +170,9 @@ class RunDirectory:
         write_text(self.sidecar(name), json.dumps(content, indent=2) + "\n")
 
     def completed(self, trial: Trial) -> tuple[int, int | None]:
-        """How far a trial has come.
+        """How many tasks of a trial have their rows and the checkpoints to go on from.
 
-        Returns:
-          How many of its tasks have their rows and the checkpoints to go on from, and the step at
-          which the next one failed, if it did.
+        The second is the step at which the next task failed, if it did.
         """
         mine = {row["task"]: row["failed_step"] for row in self.rows() if row["trial"] == trial.id}
         done = next(task for task in count() if mine.get(task, -1) is not None)
@@ -252,16 +243,13 @@ class RunDirectory:
         return [Patch.from_arrays(*checkpoints.load(path)) for path in paths]
 
     def find_trial(self, name: str, task: int | None = None) -> tuple[Trial, int]:
-        """The trial of a name, and the task up to which it is asked for.
+        """The trial of an id, and the task (from 0) up to which it is asked for.
 
-        Args:
-          name: id of the trial; empty where the run has only one.
-          task: from 0; ``None`` for the last one that has a checkpoint.
+        The id may be empty where the run has only one trial; task ``None`` is the last one saved.
 
         Raises:
           ValueError: if no trial is named and the run has several.
-          FileNotFoundError: if the run has no such trial, or no checkpoint of the task; naming
-            those that there are.
+          FileNotFoundError: if the run has no such trial, or no checkpoint of the task.
         """
         there = sorted(path.name for path in (self.path / TRIALS).glob("*"))
         if not name and len(there) != 1:
@@ -292,8 +280,7 @@ class RunDirectory:
     def load_model(self, trial: Trial, task: int, base: Params, base_fingerprint: str) -> Params:
         """The parameters that a trial has come to: patches applied, adapters merged.
 
-        Raises:
-          ValueError: if a checkpoint is missing, damaged or of another base.
+        Raises ValueError if a checkpoint is missing, damaged or of another base.
         """
         path = self.task_path(trial, task)
         about = checkpoints.read_metadata(path)

@@ -27,13 +27,8 @@ def measure(
 ) -> list[Scores]:
     """Every trial's probes: the tasks so far, and those that are no part of the stream.
 
-    Args:
-      group: of the trials.
-      state: stacked.
-      stream_data: with the probes.
-      task: the last that was taught, ``None`` before the stream.
-      scorer: of the base's architecture, for the probes that are named by their kind.
-      whole_model: the parameters of the model that those of the base and of a trial make.
+    The task is the last that was taught, ``None`` before the stream; `whole_model` makes the
+    parameters of a model from those of the base and of a trial.
     """
     scores: list[Scores] = [{} for _ in range(group.size)]
     if task is not None:

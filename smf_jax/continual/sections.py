@@ -187,11 +187,7 @@ class RetrofitConfig(Configuration):
     )
 
     def placement(self, width: int, layers: int) -> MemoryPlacement:
-        """The placement in a model of this width and number of layers.
-
-        Raises:
-          ValueError: naming the flag, such as ``--layers`` outside of the model.
-        """
+        """The placement in a model of this size; a ValueError names the flag that does not fit."""
         places = parse_layers(self.layers, "layers") or quarter_layers(layers)
         outside = [layer for layer in places if not 0 <= layer < layers]
         if outside:
@@ -244,11 +240,7 @@ class RunConfig(Configuration):
 
 
 def parse_layers(text: str, name: str) -> tuple[int, ...]:
-    """Reads ``6,12,18``.
-
-    Raises:
-      ValueError: naming the flag.
-    """
+    """Reads ``6,12,18``; raises ValueError naming the flag."""
     try:
         return tuple(int(word) for word in text.split(",") if word.strip())
     except ValueError:

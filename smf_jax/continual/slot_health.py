@@ -33,13 +33,7 @@ class Recount:
     """Counts the accesses of one text, by a base and by models that were trained from it."""
 
     def __init__(self, base: Base, text: Batch, rows: int) -> None:
-        """Takes the text up; nothing is computed yet.
-
-        Args:
-          base: with memories.
-          text: ``(rows, t)`` fields.
-          rows: how many run at once.
-        """
+        """Takes up ``(rows, t)`` text, of which `rows` run at once; nothing is computed yet."""
         self.base = base
         self._text = text
         self._rows = min(rows, len(text.tokens))
@@ -53,8 +47,7 @@ class Recount:
     def after(self, params: Params) -> Counts:
         """Accesses by another model; those of the base where no leaf that routing hangs on moved.
 
-        Args:
-          params: by path; those that stayed are the base's own arrays.
+        Leaves that stayed must be the base's own arrays.
         """
         changed = [path for path, leaf in params.items() if leaf is not self.base.params[path]]
         moved = any(upstream_of_reads(self.base.config, path) for path in changed)
@@ -72,7 +65,7 @@ def measure_slot_health(
 ) -> None:
     """Writes ``slot_health.json``: of the background, and of each trial's model after its tasks.
 
-    What is counted again are the first `--recount_batches` batches of the background, with the
+    What are counted again are the first `--recount_batches` batches of the background, with the
     base and with each trial's last model, so that a drift between them is the stream's doing.
     What an earlier run has measured is kept.
     """

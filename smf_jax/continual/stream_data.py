@@ -68,15 +68,9 @@ class StreamData:
     def batches(
         self, task: int, seed: int, steps: int, rows: int, replayed: int, by_fact: bool = False
     ) -> Batch:
-        """The batches of one task, ``(steps, rows + replayed, t)``.
+        """The batches of one task, ``(steps, rows + replayed, t)``; the trial's seed orders them.
 
-        Args:
-          task: which one.
-          seed: of the trial; decides the order.
-          steps: how many.
-          rows: of the task in each batch.
-          replayed: rows of general text in each batch.
-          by_fact: whether the paraphrases of a fact stay together.
+        `replayed` are rows of general text; `by_fact` keeps the paraphrases of a fact together.
         """
         rng = np.random.default_rng([seed, task])
         paraphrases = [len(fact.train) for fact in self.tasks[task].facts] if by_fact else None
@@ -94,14 +88,9 @@ class StreamData:
 
 
 def load_stream_data(config: SweepConfig, base: Base) -> StreamData:
-    """Reads and encodes all that the configuration names.
+    """Reads and encodes all that the configuration names; the base may be an abstract one.
 
-    Args:
-      config: of the sweep.
-      base: or an abstract one; only its tokenizer, configuration and recipe are used.
-
-    Raises:
-      ValueError: if a source is missing, malformed, or does not fit the base; naming the flag.
+    Raises ValueError, naming the flag, if a source is missing, malformed, or does not fit the base.
     """
     reader = Reader(config.data.data_dir, config.data.download)
     world = _world(config.stream, base)

@@ -49,18 +49,10 @@ class Tools:
 def run_sweep(
     config: SweepConfig, recipe: PretrainConfig, tools: Tools | None = None
 ) -> tuple[RunDirectory, list[str]]:
-    """Runs a sweep, or goes on with it.
+    """Runs a sweep, or goes on with it; returns its directory and a line for each failed trial.
 
-    Args:
-      config: what it was told.
-      recipe: how the built-in base is made, where `config` asks for that.
-      tools: what it does its work with.
-
-    Returns:
-      The directory with everything that came out, and a line for each trial that failed.
-
-    Raises:
-      ValueError: naming the flag that does not fit, before anything is computed or written.
+    `recipe` is that of the built-in base, where `config` asks for one. Raises ValueError naming the
+    flag that does not fit, before anything is computed or written.
     """
     tools = tools or Tools()
     trials = shard(grid(config.grid), config.grid.shard)

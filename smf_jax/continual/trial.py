@@ -88,20 +88,10 @@ def by_group(trials: Sequence[Trial]) -> list[list[Trial]]:
 
 
 def shard(trials: Sequence[Trial], part: str) -> tuple[Trial, ...]:
-    """Return one machine's share of the trials.
+    """One machine's share of the trials: `i/n`, from 0, as job arrays number their tasks.
 
-    The trials are dealt out in turn, so that every share has its part of each method. A machine
-    beyond the last trial gets none.
-
-    Args:
-      trials: the whole grid, the same on every machine.
-      part: `i/n`, the i-th of n shares, from 0: what job arrays number their tasks by.
-
-    Returns:
-      The trials of the share.
-
-    Raises:
-      ValueError: `part` is not of that form or out of range.
+    The trials are dealt out in turn, so that every share has its part of each method; a machine
+    beyond the last trial gets none. Raises ValueError if `part` is malformed or out of range.
     """
     index, slash, count = part.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):

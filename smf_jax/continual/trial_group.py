@@ -48,15 +48,7 @@ class TrialGroup(Generic[State]):
         mesh: Mesh,
         eval_batch_size: int,
     ) -> None:
-        """Places the base and prepares the functions; nothing is compiled yet.
-
-        Args:
-          trainer: the method.
-          base: leaves of the base by path.
-          usage: background statistics by pool path, or ``None``.
-          mesh: of the axis ``trial``.
-          eval_batch_size: rows of a probe that are run at once.
-        """
+        """Places the base on a mesh of the axis ``trial``; nothing is compiled yet."""
         self.trainer = trainer
         self.mesh = mesh
         self._eval_batch_size = eval_batch_size
@@ -121,14 +113,8 @@ class TrialGroup(Generic[State]):
     ) -> tuple[State, TaskMetrics]:
         """Teaches one task; the host does not wait for a step before it starts the next.
 
-        Args:
-          state: stacked states; their buffers are taken over.
-          batches: per trial, ``(steps, b, t)`` fields.
-          examples: the whole task, ``(chunks, b, t)`` fields.
-          settings: stacked.
-
-        Returns:
-          The states after the task and what was measured on the way.
+        The buffers of the stacked states are taken over. Batches are ``(steps, b, t)`` fields, per
+        trial; examples are the whole task, ``(chunks, b, t)`` fields.
         """
         steps = batches[0].tokens.shape[0]
         examples = replicate(examples, self.mesh)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import smf_jax as smf
 from examples import ship_a_patch
 from tests.tiny_sweep import on_devices, quick_compilation
 
 
-def test_a_patch_arrives_and_another_base_refuses_it(tiny_base, tmp_path, capsys):
+def test_a_patch_arrives_and_another_base_refuses_it(
+    tiny_base, tmp_path, monkeypatch, capsys
+):
+    # A base of one block and 24 facts needs more than the example's bases do.
+    config = smf.SparseConfig(rule="tf", optimizer=smf.OptimizerConfig("adamw"))
+    how = {"config": config, "steps": 100, "learning_rate": 0.3, "budget": 256}
+    monkeypatch.setattr(ship_a_patch, "HOW", how)
     with on_devices(1), quick_compilation():
         ship_a_patch.main(str(tiny_base), str(tmp_path))
     told = capsys.readouterr().out

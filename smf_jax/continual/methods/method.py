@@ -119,8 +119,7 @@ class Method(Generic[Own]):
     def summary(self, setup: Setup, trainer: Trainer, trial: Trial) -> TrainableSummary:
         """Counts what a trial trains, without computing anything.
 
-        Raises:
-          RuntimeError: if the trainer would train what the method's allow-list does not have.
+        Raises RuntimeError if the trainer would train what is not on the method's allow-list.
         """
         state = jax.eval_shape(trainer.begin, setup.base.params, settings_of(trial, 1))
         trained = jax.eval_shape(trainer.trained, state)
