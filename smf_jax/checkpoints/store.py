@@ -76,7 +76,6 @@ def load(
     """Loads arrays by path and the metadata, and verifies every leaf against the manifest.
 
     Every process reads and verifies the whole checkpoint on the host, then places its own shards.
-
     It must hold exactly the leaves of ``expected``, if given, anything with ``shape`` and ``dtype``
     by path; all differences are reported at once, before any data is read. Without ``shardings``,
     one for all or one per leaf, the arrays stay on the host as NumPy arrays, with no cast.

@@ -14,10 +14,7 @@ T = TypeVar("T")
 
 
 class Batch(NamedTuple):
-    """Sequences shifted into inputs and targets, ``(…, b, t)``: NumPy here, JAX once placed.
-
-    Leading axes (steps, trials) may be added.
-    """
+    """Sequences shifted into inputs and targets, ``(…, b, t)``: NumPy here, JAX once placed."""
 
     tokens: Any  # int32, the sequence without its last token
     targets: Any  # int32, the sequence without its first token: what each position predicts
@@ -30,9 +27,8 @@ def split_paraphrases(
 ) -> list[tuple[Ids, Ids]]:
     """The token ids of each prompt (with ``bos``) and of each answer (with ``eos``).
 
-    The prompt is encoded by itself, exactly as generation will see it. The answer is what follows
-    it in the ids of the whole text, or, where a token spans the border, the answer encoded by
-    itself.
+    The prompt is encoded by itself, as generation will see it. The answer is what follows it in the
+    ids of the whole text or, where a token spans the border, is encoded by itself.
     """
     prompts = tokenizer.encode_batch([paraphrase.prompt for paraphrase in paraphrases])
     wholes = tokenizer.encode_batch([prompt + answer for prompt, answer in paraphrases])
@@ -70,10 +66,8 @@ def encode_paraphrases(
 ) -> Batch:
     """One row per paraphrase, ``(b, length)``: ``[bos] prompt answer [eos]`` and pads.
 
-    Targets inside the prompt weigh ``prompt_loss_weight``, the answer and the end token 1.
-
-    Raises:
-        ValueError: If there is no paraphrase, one does not fit, or the weight is negative.
+    Targets inside the prompt weigh ``prompt_loss_weight``, the answer and the end token 1. A
+    ValueError tells of no paraphrase, one that does not fit, or a negative weight.
     """
     if not paraphrases:
         raise ValueError("encode_paraphrases: no paraphrases; expected at least one")
@@ -111,11 +105,8 @@ def pack_texts(
     """Join texts end to end, ``[bos] text [eos]`` each, and cut the stream into full windows.
 
     Windows ``(windows, length)`` share one token, so that each token but the first is predicted
-    exactly once, with weight 1. What does not fill a window at the end is left out. Texts are read
-    only until the windows would predict more than ``limit_tokens``; None reads all.
-
-    Raises:
-        ValueError: If there is not one full window.
+    once, with weight 1; an incomplete window is left out. Texts are read until the windows would
+    predict more than ``limit_tokens``. A ValueError if there is not one full window.
     """
     if length < 1:
         raise ValueError(f"length={length}: expected at least 1 position per window")
@@ -150,12 +141,9 @@ def sample_batches(
 ) -> Batch:
     """Draw ``(steps, batch_size, t)`` from ``(b, t)``: every epoch all examples, in a new order.
 
-    Where groups are given, the sizes of runs of examples, it is they that are shuffled, and the
-    examples of one stay side by side: a batch then holds few facts in all of their paraphrases.
-    A batch may run over the border of two epochs. ``rng`` is the only randomness.
-
-    Raises:
-        ValueError: If there are no examples, a count is below 1, or the groups do not add up.
+    ``groups``, the sizes of runs of examples, are shuffled as wholes: a batch then holds few facts
+    in all of their paraphrases. A batch may run over the border of two epochs. ``rng`` is the only
+    randomness. A ValueError tells of no examples, a count below 1, or groups that do not add up.
     """
     require_at_least(1, steps=steps, batch_size=batch_size)
     available = examples.tokens.shape[0]
@@ -188,10 +176,9 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
 
 
 def in_chunks(function: Callable[[Batch], T], batch: Batch, rows: int) -> list[T]:
-    """Apply ``function`` to runs of ``rows`` rows, the last one filled up with pads.
+    """Apply ``function`` to runs of ``rows`` rows, the last one padded: one shape, one compilation.
 
-    One shape, hence one compilation, serves batches of any size; results stay on the device so
-    that the host does not wait between chunks.
+    Results stay on the device, so that the host does not wait between chunks.
     """
     total = batch.tokens.shape[0]
     filled = [np.pad(field, ((0, -total % rows), (0, 0))) for field in batch]

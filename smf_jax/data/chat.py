@@ -21,11 +21,8 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message], open_answer: bool = True) -> str:
         """A conversation as the text that the model is given, special tokens and all.
 
-        Messages have ``role`` and ``content``, the oldest first; with ``open_answer`` the text
-        ends where the model's answer begins.
-
-        Raises:
-            ValueError: If jinja2 is not installed, or the template refuses the messages.
+        Messages have ``role`` and ``content``, the oldest first; with ``open_answer`` the text ends
+        where the answer begins. A ValueError if jinja2 is missing, or the template refuses them.
         """
         try:
             from jinja2 import TemplateError, sandbox  # pyright: ignore[reportMissingImports]

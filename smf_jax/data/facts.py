@@ -11,8 +11,7 @@ from typing import NamedTuple
 class Paraphrase(NamedTuple):
     """One way to say a fact: the text is ``prompt + answer``.
 
-    The answer starts with the space that divides it from the prompt, so a prompt never ends in
-    one: with byte-level tokenizers a word and the space before it are a single token.
+    The dividing space begins the answer: to byte-level tokenizers it is one token with the word.
     """
 
     prompt: str
@@ -70,11 +69,8 @@ def stream_of(
 ) -> tuple[Task, ...]:
     """Deal facts into the tasks of a stream, in an order given by the seed.
 
-    Facts that ask the same are dealt once: two answers to one question would undo each other.
-    A longer stream begins with the tasks of a shorter one.
-
-    Raises:
-        ValueError: If a count is below 1 or the facts do not suffice.
+    Facts that ask the same are dealt once, as two answers would undo each other. A longer stream
+    begins with the tasks of a shorter one. A ValueError if a count is below 1 or facts are lacking.
     """
     require_at_least(1, tasks=tasks, facts_per_task=facts_per_task)
     by_prompts = {frozenset(w.prompt for w in (*f.train, *f.held_out)): f for f in reversed(facts)}
@@ -97,13 +93,9 @@ def rotate_paraphrases(
 ) -> tuple[tuple[Paraphrase, ...], tuple[Paraphrase, ...]]:
     """Divide one fact's paraphrases into trained and asked ones, other ones at every turn.
 
-    The asked block starts at ``turn * held_out`` in the circle of paraphrases and the trained ones
-    follow it; ``turn`` is the place of the fact in its relation. With exactly ``train + held_out``
-    paraphrases, what one fact is asked in its neighbour is trained in: an unseen paraphrase is
-    then new for the fact, not for the model.
-
-    Raises:
-        ValueError: If there are fewer than ``train + held_out`` paraphrases.
+    The asked block starts at ``turn * held_out`` in the circle of paraphrases, and the trained ones
+    follow; ``turn`` is the fact's place in its relation. With exactly ``train + held_out`` (fewer
+    are a ValueError), it is asked in what a neighbour is trained in: new for it, not the model.
     """
     check_paraphrase_counts(train, held_out, len(paraphrases))
     start = turn * held_out % len(paraphrases)

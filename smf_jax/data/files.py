@@ -1,7 +1,6 @@
 """Records and texts of files: JSONL, CSV and plain text, also .gz, .xz or .bz2.
 
-A format of records is one entry of ``_RECORDS``, a compression one of ``_OPENERS``. Of a file that
-is missing, of another format, damaged or malformed an error names the file, and the line if any.
+Formats are entries of ``_RECORDS``, compressions of ``_OPENERS``; errors name the file and line.
 """
 
 from __future__ import annotations
@@ -57,8 +56,7 @@ def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def read_texts(path: str | Path) -> Iterator[str]:
     """Stream texts: the field ``text`` of each record, or the paragraphs of a .txt file.
 
-    Of a directory the files of these kinds are read in the order of their names. Texts that are
-    blank are passed over; no file is ever held in memory.
+    A directory's files are read by name; blank texts are skipped, and no file is held in memory.
     """
     path = Path(path)
     if not path.is_dir():

@@ -22,13 +22,11 @@ class Choice(NamedTuple):
 def read_hellaswag(path: str | Path) -> tuple[Choice, ...]:
     """Read HellaSwag items: six lines each, the context, the number of the right ending, 4 endings.
 
-    The context and the endings are taken as they stand, which in the published file is with the
-    activity in front and the markers of WikiHow taken out. The file is plain text, also packed.
+    Texts stay as published: the activity in front, WikiHow's markers taken out.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged or of another format, ends within an item, or an item is
-            malformed; with the line's number.
+        ValueError: If the file is damaged, incomplete or malformed; with the line's number.
     """
     path = Path(path)
     if file_format(path) != TEXT:
@@ -56,13 +54,8 @@ def read_hellaswag(path: str | Path) -> tuple[Choice, ...]:
 def read_medmcqa(path: str | Path) -> tuple[Choice, ...]:
     r"""Read MedMCQA items: records with ``question``, ``opa`` to ``opd`` and ``cop``, 1 to 4.
 
-    The prompt is ``Question: {question}\nAnswer:``; the options themselves are the endings, so
-    that they can be compared by length-normalised likelihood (S26).
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged or of another format, or a record is malformed; with the
-            line's number.
+    The prompt is ``Question: {question}\nAnswer:``; the endings are the options themselves, for
+    length-normalised likelihood (S26). Errors are those of `read_hellaswag`.
     """
     path = Path(path)
     items = tuple(_medmcqa(path, line, record) for line, record in read_records(path))

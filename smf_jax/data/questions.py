@@ -35,13 +35,11 @@ RELATION_FIELD = "relation"  # optional: the group that the fact belongs to
 def read_questions(path: str | Path, *, relations: Sequence[str] | None = None) -> tuple[Fact, ...]:
     """Read questions with their answers, of some relations or all, and put them into paraphrases.
 
-    Returns:
-        One fact per record, in the order of the file, named by file and line.
+    Facts are in the order of the file, one per record, named by file and line.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged or of an unknown format, a line is empty or malformed,
-            a question has no answer, or a relation does not exist; with the line's number.
+        ValueError: If the file or a record is malformed or a relation unknown; with the line.
     """
     path = Path(path)
     found = _read(path, needs_relation=relations is not None)

@@ -1,7 +1,6 @@
 """What a flag names: questions or text, in a file, a directory or a set of tensorflow-datasets.
 
-A source is a path, or ``SCHEME:REST`` with one of `SCHEMES`. A new scheme is one entry of that
-table, a new format of files one of `smf_jax.data.files`.
+A source is a path, or ``SCHEME:REST`` of `SCHEMES`; `smf_jax.data.files` has the formats.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Questions and texts of tensorflow-datasets, read without TensorFlow.
+"""Questions and texts of tensorflow-datasets in array_record, read without TensorFlow.
 
-Only the array_record format can be read that way. Nothing here touches the network unless
-``download`` is true: a set that is not prepared is an error that says how to prepare it.
+Only ``download`` lets it use the network; else a missing set is an error that says what to run.
 """
 
 from __future__ import annotations
@@ -38,10 +37,7 @@ class TfdsSplit:
 def read_tfds_questions(
     source: TfdsSplit, *, question: str = "", answers: str = "", download: bool = False
 ) -> tuple[Fact, ...]:
-    """One fact per question, in paraphrases, named by its place in the split.
-
-    Arguments and errors are those of `read_tfds_open_questions`.
-    """
+    """`read_tfds_open_questions` as facts in paraphrases, named by their places in the split."""
     found = read_tfds_open_questions(source, question=question, answers=answers, download=download)
     return tuple(
         question_fact(f"{source.name}/{source.split}:{place}", each, turn=place)
@@ -54,13 +50,10 @@ def read_tfds_open_questions(
 ) -> tuple[Question, ...]:
     """Read questions with their answers as they stand, in no paraphrase.
 
-    ``question`` and ``answers`` name features, nested ones with slashes, and are looked for where
-    they are empty. Answers are a text, a sequence of texts, or a group with ``value`` and
-    ``aliases`` or with ``text``. ``download`` prepares a set that is not, by the network.
-
-    Raises:
-        ValueError: If the set, split or feature does not exist, the set is not prepared as
-            array_record, or a question has no answer.
+    ``question`` and ``answers`` name features, nested ones with slashes; empty ones are looked for.
+    Answers are a text, a sequence of texts, or a group with ``value`` and ``aliases`` or with
+    ``text``. ``download`` prepares a set by the network. A ValueError tells of no such set, split
+    or feature, a set not prepared as array_record, or a question without an answer.
     """
     builder = _prepared(source, download)
     question = question or _find(source, builder, _QUESTION_NAMES, "question")
@@ -83,10 +76,7 @@ def read_tfds_open_questions(
 
 
 def read_tfds_texts(source: TfdsSplit, *, text: str = "", download: bool = False) -> Iterator[str]:
-    """Stream the texts of a set, passing over blank ones; the feature is looked for as above.
-
-    The set is opened at once, so that the errors, those of questions, come early.
-    """
+    """Stream a set's texts but blank ones; the feature is found, and errors are raised, at once."""
     builder = _prepared(source, download)
     feature = text or _find(source, builder, _TEXT_NAMES, "text")
     records = _records(source, builder)

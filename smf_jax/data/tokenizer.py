@@ -25,10 +25,7 @@ _NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer with the ids that frame a sequence.
-
-    ``encode`` never adds special tokens; ``batching`` places ``bos`` and ``eos``.
-    """
+    """A tokenizer and the ids that frame a sequence, which ``batching`` places, not ``encode``."""
 
     backend: tokenizers.Tokenizer  # of the ``tokenizers`` library
     bos: int | None  # the id that opens every sequence; None where the model has none (Qwen2)
@@ -65,11 +62,7 @@ class Tokenizer:
         return self.begin + self.encode(text)
 
     def encode_chat(self, messages: Sequence[Message], open_answer: bool = True) -> Ids:
-        """The token ids of a conversation, by the chat template and nothing else.
-
-        Raises:
-            ValueError: If there is no template, or it does not take the messages.
-        """
+        """The ids of a conversation by the template; a ValueError if it is missing or refuses."""
         if self.chat is None:
             raise ValueError(
                 "the tokenizer has no chat template (chat_template of tokenizer_config.json, or "
@@ -121,11 +114,9 @@ class Tokenizer:
 def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
     """Train a byte-level BPE tokenizer of at most ``size`` tokens: pad 0, begin 1, end 2, others.
 
-    The same texts give the same tokenizer. A space is set before each text (and taken off again by
-    ``decode``), so that a word is the same token at the start of a text and inside it.
-
-    Raises:
-        ValueError: If ``size`` does not hold every byte and the special tokens.
+    The same texts give the same tokenizer. A space before each text, which ``decode`` takes off,
+    makes a word the same token at the start of a text and inside it. A ValueError if ``size`` does
+    not hold every byte and the special tokens.
     """
     special = [PAD, BEGIN, END]
     if size < _ALPHABET + len(special):
@@ -153,13 +144,12 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
 def load_tokenizer(directory: str | Path, rows: int | None = None) -> Tokenizer:
     """Read the tokenizer of a Hugging Face model directory, or a saved one.
 
-    The begin token is the one that the tokenizer itself would add, since that is what the model
-    was trained on: a ``bos_token_id`` that is only named in a configuration (Qwen2) is not used.
+    The begin token is the one that the tokenizer itself adds, as in training: a ``bos_token_id``
+    that only a configuration names (Qwen2) is not used.
 
     Raises:
         FileNotFoundError: If there is no ``tokenizer.json``.
-        ValueError: If a file is malformed, no end token is named, or the tokenizer has more
-            tokens than the embedding has ``rows``, where these are given.
+        ValueError: If a file is malformed, no end token named, or tokens outnumber ``rows``.
     """
     directory = Path(directory)
     path = directory / "tokenizer.json"

@@ -1,8 +1,4 @@
-"""Prompts and what follows them as rows of token ids, and the likelihood of what follows.
-
-Tokens are split as lm-evaluation-harness splits them, so that a probe here and a task there score
-the same numbers.
-"""
+"""Prompts and what follows them as rows of ids, split and scored as lm-evaluation-harness does."""
 
 from __future__ import annotations
 
@@ -39,11 +35,10 @@ def row_scores(logits: Float[Array, "b t vocabulary"], batch: Batch) -> RowScore
 
 
 def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list[tuple[Ids, Ids]]:
-    """Ids of prompts, ``bos`` in front where the model has one, and of what follows them.
+    """Ids of prompts, ``bos`` in front where the model has one, and of what follows; no ``eos``.
 
     What follows is cut out of the ids of the whole text, behind as many as the prompt has by
-    itself. Spaces at the end of a prompt, which is not empty, go to what follows. There is no
-    ``eos``.
+    itself. Spaces at the end of a prompt, which is not empty, go to what follows.
     """
     moved = [(p.rstrip(), p[len(p.rstrip()) :] + follows) for p, follows in pairs]
     prompts = list(dict.fromkeys(prompt for prompt, _ in moved))
@@ -60,12 +55,8 @@ def pair_rows(
 ) -> Batch:
     """One row ``(rows, t)`` for each prompt and what follows it; the latter weighs 1.
 
-    A prompt that is too long for the model's ``positions`` loses its beginning. The length is
-    rounded up to a ``multiple``.
-
-    Raises:
-      ValueError: if there is no pair, half of one is empty, or what follows takes more places than
-        the model has.
+    A prompt too long for ``positions`` loses its beginning; ``t`` is rounded up to a ``multiple``.
+    A ValueError tells of no pair, an empty half, or a second half longer than ``positions``.
     """
     if not pairs:
         raise ValueError("pairs=[]: expected at least one prompt and what follows it")

@@ -1,7 +1,6 @@
-"""A model of this library as an ``LM`` of lm-evaluation-harness, which is an optional extra.
+"""A model as an ``LM`` of lm-evaluation-harness, of the optional extra ``smf_jax[lm-eval]``.
 
-``pip install "smf_jax[lm-eval]"``; then ``lm_eval.simple_evaluate(model=SmfLM(...), tasks=…)``, or
-``python -m experiments.evaluate --harness=TASKS``. Nothing else here imports the harness.
+For ``lm_eval.simple_evaluate(model=SmfLM(...))``, or ``experiments.evaluate --harness=TASKS``.
 """
 
 from __future__ import annotations
@@ -141,13 +140,9 @@ class SmfLM(TemplateLM):
 def run_tasks(
     model: SmfLM, tasks: Sequence[str], limit: int | None = None, include_path: str | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Runs tasks of the harness, and those of YAML files in ``include_path``, on a model.
+    """Scores of a model by task and metric, named as in the harness, on the first ``limit`` items.
 
-    Returns:
-      The scores by task and metric, as the harness names them, of the first ``limit`` items.
-
-    Raises:
-      ValueError: if there is no such task.
+    Tasks may be those of YAML files in ``include_path``; a ValueError if there is no such task.
     """
     manager = TaskManager(include_path=include_path)
     try:

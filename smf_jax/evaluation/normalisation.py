@@ -17,8 +17,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 def normalise_answer(text: str) -> str:
     """An answer without what does not count: case, ASCII punctuation, articles, spare spaces.
 
-    Where nothing else is left, as of "The The" or "A", the text in lower case stands for itself:
-    an empty prediction shall not match it.
+    If nothing is left, as of "A", the text in lower case stays, lest an empty prediction match.
 
     >>> normalise_answer(" The Saint  Lawrence River.")
     'saint lawrence river'
@@ -35,10 +34,7 @@ def exact_score(prediction: str, answers: Sequence[str]) -> float:
 
 
 def f1_score(prediction: str, answers: Sequence[str]) -> float:
-    """The best F1 over all answers, 0 to 1: ``2PR / (P + R)`` of the words that both have.
-
-    Words that occur several times count as often as both have them.
-    """
+    """Best F1 over all answers, 0 to 1: ``2PR / (P + R)``; words count as often as in both."""
     predicted = Counter(normalise_answer(prediction).split())
     accepted = [Counter(normalise_answer(answer).split()) for answer in answers]
     pairs = (((predicted & each).total(), (predicted + each).total()) for each in accepted)

@@ -1,8 +1,4 @@
-"""What a probe is: how it is read, how it is asked, and which metrics it measures.
-
-Each file of `smf_jax.evaluation.probes` holds probes of one way to ask, and the kinds of them that
-``--probes`` can name.
-"""
+"""What a probe is: how it is read and asked, and what it measures; `probes` holds them by kind."""
 
 from __future__ import annotations
 
@@ -98,11 +94,7 @@ class ProbeKind(NamedTuple):
 def run_probes(
     scorer: Scorer, params: Params, probes: Mapping[str, Probe]
 ) -> dict[str, dict[str, Any]]:
-    """Measures probe after probe on one model, and prints each as it is done.
-
-    Returns:
-      For each probe what is to be told about it, its ``scores`` by metric, and its ``seconds``.
-    """
+    """Measures and prints each probe; returns what it tells, its ``scores`` and ``seconds``."""
     found = {}
     for name, probe in probes.items():
         began = time.monotonic()

@@ -22,8 +22,7 @@ _LOGITS = 2**28
 class Scorer:
     """Scores rows of text and answers prompts, for any leaves of one architecture.
 
-    A probe has one shape, so each takes one compilation, which all models of the architecture
-    share. So many ``rows`` run at once, or fewer where their logits would not fit into 1 GiB.
+    A probe has one shape, so one compilation; ``rows`` run at once, fewer if logits pass 1 GiB.
     """
 
     def __init__(self, model: Decoder, rows: int = 128) -> None:
@@ -58,11 +57,8 @@ class Scorer:
     ) -> list[Ids]:
         """Continues prompts, none empty, greedily by ``steps`` tokens at most.
 
-        Returns:
-          Ids of every answer, the one of ``stop`` that ended it included.
-
-        Raises:
-          ValueError: if a prompt and its answer do not fit into the model.
+        The ids of an answer include the one of ``stop`` that ended it. A ValueError if a prompt and
+        its answer do not fit into the model.
         """
         longest = max(map(len, prompts), default=0)
         if longest + steps > self.positions:

@@ -22,11 +22,7 @@ class SlotHealth:
 
 
 def slot_health(counts: Int[np.ndarray, " N"]) -> SlotHealth:
-    """Sums up how a table is used, from the accesses of every slot, such as the background's.
-
-    Raises:
-      ValueError: if there is no slot or no access, or a count is negative.
-    """
+    """Sums up the accesses of all slots; a ValueError if there are none or a count is negative."""
     counts = _checked(counts)
     slots, accesses = len(counts), int(counts.sum())
     rising = np.sort(counts)
@@ -49,12 +45,9 @@ def slot_health(counts: Int[np.ndarray, " N"]) -> SlotHealth:
 def usage_drift(before: Int[np.ndarray, " N"], after: Int[np.ndarray, " N"]) -> float:
     """How far the use of the slots by one text has moved: ``KL(p ‖ q) = Σ p log(p / q)``, nats.
 
-    ``p = (before + 1) / Σ(before + 1)``, the counts of the model that the background belongs to,
-    and ``q`` the same of another model's: one access is added to each slot, as the ranking
-    ``kl_acc`` does (S26), so that the divergence is finite. 0 where no read has moved.
-
-    Raises:
-      ValueError: if the two differ in length, or either has no access or a negative count.
+    ``p = (before + 1) / Σ(before + 1)``, counts of the model that the background belongs to, and
+    ``q`` the same of another's: one access is added to each slot, as ``kl_acc`` does (S26), to keep
+    it finite. A ValueError if the lengths differ, or either has no access or a negative count.
     """
     before, after = _checked(before), _checked(after)
     if before.shape != after.shape:

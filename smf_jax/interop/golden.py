@@ -1,7 +1,6 @@
 """Golden vectors: files with a memory's weights, inputs, outputs and gradients, checked here.
 
-A file is an ``.npz`` whose ``meta_json`` names the layout of its weights, as ``layout`` or as
-``peer``, the source that computed it; where none that is known fits, the layout is guessed.
+``meta_json`` of an ``.npz`` names the ``layout`` or, as ``peer``, its source; else it is guessed.
 """
 
 from __future__ import annotations
@@ -84,10 +83,7 @@ def load_golden(path: str | Path) -> tuple[Leaves, dict[str, Any]]:
 
 
 def check_golden(path: str | Path) -> list[Comparison]:
-    """Computes what a golden file holds, and compares every array that can be.
-
-    A ValueError names arrays that are not understood.
-    """
+    """Computes and compares what a golden file holds; a ValueError names arrays not understood."""
     arrays, meta = load_golden(path)
     if arrays.keys() >= _SELECTION:
         return check_selection(arrays)

@@ -1,7 +1,4 @@
-"""Weights of public product-key memories, read into this library's layout.
-
-Nothing is guessed: a tensor that the `MemoryLayout` of its source does not list is refused.
-"""
+"""Public product-key memories read into our layout; a tensor that no layout lists is refused."""
 
 from __future__ import annotations
 
@@ -118,12 +115,9 @@ def import_memory(
 ) -> ImportedMemory:
     """Reads one memory block of a public implementation, whose layout is one of `LAYOUTS`.
 
-    ``tensors`` are all its weights by the source's names and nothing else, ``hyper_parameters``
-    those of the source; what no choice needs is not heeded.
-
-    Raises:
-      ValueError: a tensor is not of the layout, a weight or a hyper-parameter is missing, or a
-        shape does not fit the others; naming which.
+    ``tensors`` are all its weights by the source's names and nothing else; ``hyper_parameters``
+    that no choice needs are not heeded. A ValueError names a tensor or hyper-parameter that is
+    unknown, missing, or of a shape that does not fit the others.
     """
     if unknown := sorted(tensors.keys() - layout.tensors.keys()):
         raise ValueError(

@@ -16,16 +16,12 @@ KeyScale = Literal["memory+", "pkm"]
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """Shape and choices of one product-key memory.
-
-    A table has ``n²`` slots, where ``n`` is ``keys_per_half``.
-    """
+    """Shape and choices of one product-key memory of ``n²`` slots, ``n = keys_per_half``."""
 
     keys_per_half: int = setting(128, "n; the table has n² slots", first=True)
     heads: int = setting(4, "heads h")
     reads: int = setting(8, "reads per head k")
-    # Even: it is split into the two halves of a query.
-    key_width: int = setting(64, "key width kd, both halves together")
+    key_width: int = setting(64, "key width kd, both halves together")  # even, for two halves
     value_width: int = setting(128, "value width v; 0 for the model width")
     # silu: (y ⊙ silu(x W1 + b1)) W2 + b2 (Memory+); scalar: one sigmoid a token times the
     # projected read; none: the read, projected only where v ≠ d.
@@ -35,10 +31,8 @@ class MemoryConfig:
     query_norm: QueryNorm = setting(
         "none", "none; layer or rms, of query halves; or batch, over tokens"
     )
-    # With a learned scale.
-    qk_norm: bool = setting(False, "RMS norm on query halves and keys")
-    # Over a head's winners.
-    score: ScoreWeighting = setting("softmax", "softmax or relu")
+    qk_norm: bool = setting(False, "RMS norm on query halves and keys")  # with a learned scale
+    score: ScoreWeighting = setting("softmax", "softmax or relu")  # over a head's winners
     # Of the read y, before its gate and projection.
     output_norm: OutputNorm = setting("none", "none, or layer: layer norm of what is read")
     # A row counts with w · gelu(u·x) instead of w, where u is its row of a second table (PEER,

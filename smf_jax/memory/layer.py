@@ -42,10 +42,7 @@ class Read(NamedTuple):
 
 
 class MemoryPool(nn.Module):
-    """One table of value rows; its layers are given the table, they do not own it.
-
-    Experts need the ``width`` of the model too.
-    """
+    """One table of value rows, which its layers are given; experts need the model's ``width``."""
 
     config: MemoryConfig
     width: int | None = None

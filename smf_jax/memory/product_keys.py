@@ -35,17 +35,9 @@ def product_key_lookup(queries: Queries, keys: HalfKeys, k: int) -> Lookup:
     ``k × k`` list of the two halves' winners (what ``lax.top_k`` does), which is not always the
     lower slot.
 
-    Args:
-      queries: ``(t, h, 2, c)``, any float dtype; the first half is sub-query 1.
-      keys: ``(h, 2, n, c)``.
-      k: reads per head, ``1 ≤ k ≤ n``.
-
-    Returns:
-      Scores, which carry gradients to queries and keys (in reverse mode), and slots, int32; both
-      ``(t, h, k)``.
-
-    Raises:
-      ValueError: if ``k`` is out of range or the shapes do not fit each other.
+    Queries are of any float dtype, their first half is sub-query 1. Scores carry gradients to
+    queries and keys (in reverse mode); slots are int32. A ``k`` outside ``[1, n]`` is a ValueError,
+    and so are shapes that do not fit each other.
     """
     _, h, halves, c = queries.shape
     if keys.ndim != 4 or keys.shape[:2] != (h, 2) or keys.shape[3] != c or halves != 2:

@@ -40,10 +40,8 @@ def complete_texts(
     then be lists of messages with ``role`` and ``content``, are rendered by the tokenizer's chat
     template, a text as what the user says. ``params`` are by path or nested; ``temperature`` and
     ``key`` are as for `generate`, and an answer does not depend on the prompts beside it.
-
-    Raises:
-      ValueError: no prompt, an empty one or one that is too long, an empty stop text, or what
-        `generate` refuses.
+    No prompt, an empty one or one that is too long, an empty stop text, and what `generate` refuses
+    are a ValueError.
     """
     if rows < 1 or max_tokens < 1:
         raise ValueError(f"rows={rows}, max_tokens={max_tokens}: expected at least 1 of each")

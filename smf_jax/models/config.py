@@ -146,11 +146,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """Reads what `to_dict` wrote.
-
-        Raises:
-          ValueError: a key that is no field of the configuration, or a value that does not fit.
-        """
+        """Reads what `to_dict` wrote; unknown keys and values that do not fit are a ValueError."""
         scaling, memory = values.get("rope_scaling"), values.get("memory")
         nested = {
             "rope_scaling": None if scaling is None else RopeScaling(**scaling),

@@ -100,10 +100,7 @@ def apply_lora(adapters: Mapping[str, Array], alpha: float) -> Iterator[None]:
 def merge_lora(
     params: Mapping[str, Any], adapters: Mapping[str, Array], alpha: float
 ) -> dict[str, Any]:
-    """The nested parameters of the model that the adapted one equals: ``W + a b · alpha / r``.
-
-    Leaves without an adapter are shared, not copied.
-    """
+    """Nested parameters, adapters merged, ``W + a b · alpha / r``; others shared, not copied."""
     merged: Params = flatten(params)
     for module in sorted({path.rpartition("/")[0] for path in adapters}):
         kernel = merged.get(f"{module}/kernel")

@@ -28,10 +28,7 @@ def retrofit(
     Mode ``add`` keeps the feed-forwards of the layers with memories, ``replace`` drops them. The
     nested parameters are shared with the result, not copied; everything new sits under ``memory``
     and is float32 also in a bfloat16 model: at bfloat16 a step of SGD on a row rounds to nothing.
-
-    Raises:
-      ValueError: the model has memories already, the mode is ``pretrain``, or a layer is out of
-        range.
+    A model that has memories, mode ``pretrain`` or a layer out of range is a ValueError.
     """
     if config.memory is not None:
         raise ValueError(

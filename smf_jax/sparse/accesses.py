@@ -1,7 +1,4 @@
-"""Accesses of one batch, in a vector of ``N`` or as its sorted reads, whichever costs less.
-
-Both forms say the same of every slot, so that what is selected does not depend on the form.
-"""
+"""Accesses of one batch, as a vector of ``N`` or sorted reads, whichever is cheaper; both agree."""
 
 from __future__ import annotations
 
@@ -36,11 +33,9 @@ class Accesses:
     # ``None`` in the vector form, where a place is a slot; in the sorted form ``(m,)`` int32, the
     # slots of all reads in ascending order, those of pads (id ``N``) last.
     slots: Int[Array, " m"] | None
-    # Int32 number of reads, ``(N,)`` or ``(m,)``; in the sorted form it stands at the last of a run
-    # of equal slots, and zero at the others.
+    # Int32 reads, ``(N,)``, or ``(m,)`` at the last of each run of equal slots, zero elsewhere.
     counts: Int[Array, " m"]
-    # Float32 in the places of `counts`: what is scored in their stead, or ``None``.
-    amounts: Float[Array, " m"] | None
+    amounts: Float[Array, " m"] | None  # float32, scored in place of `counts`, or ``None``
     total: Int[Array, ""] | Float[Array, ""]  # sum of what is scored
     table_slots: int = field(metadata={"static": True})  # ``N``
 
@@ -76,10 +71,7 @@ def count_reads(
 
     Where ``weights`` of the reads are given, the sum of the sizes of a slot's weights is scored
     instead of the number of its reads. Each is rounded to a multiple of ``2⁻²⁰`` and summed as an
-    integer, so that sums do not depend on how a batch was split.
-
-    Raises:
-      ValueError: if there are no reads.
+    integer, so that sums do not depend on how a batch was split. No layer's reads are a ValueError.
     """
     check_reads(reads)
     ids = jnp.concatenate([counted_ids(slots, valid, table_slots) for slots in reads])

@@ -28,10 +28,7 @@ class RowOptimizer(NamedTuple):
 
 
 def each_row(optimizer: optax.GradientTransformation) -> RowOptimizer:
-    """The optimizer on every row of a matrix by itself, each with a state of its own.
-
-    A row's moments, step count and schedule are those of the steps that it took part in.
-    """
+    """The optimizer on each row by itself: moments, step count and schedule of its own steps."""
     one = optax.with_extra_args_support(optimizer)
 
     def update(gradients: Rows, state: Any, rows: Rows, **extra_args: Any) -> tuple[Rows, Any]:
@@ -47,10 +44,8 @@ def check_each_row(
     """Refuses optimizers that would do something else to rows together than to each alone.
 
     It is tried on random rows, over a few steps of gradients of very different sizes;
-    ``extra_args`` are examples of the extra arguments that its ``update`` needs.
-
-    Raises:
-      ValueError: if rows mix, or if the optimizer could not be tried.
+    ``extra_args`` are examples of the extra arguments that its ``update`` needs. A ValueError if
+    rows mix, or if the optimizer could not be tried.
     """
     try:
         # Also where a program is being traced: the optimizer itself is no part of it.

@@ -7,10 +7,7 @@ from jaxtyping import Bool
 
 
 def rows_differ(a: np.ndarray, b: np.ndarray) -> Bool[np.ndarray, " N"]:
-    """Which rows of two tables of one shape and dtype differ in a bit.
-
-    Unlike numbers, a NaN equals itself, and 0 differs from -0.
-    """
+    """Which rows of two tables of one shape and dtype differ in a bit; NaN equals NaN, 0 not -0."""
     word = f"u{a.dtype.itemsize}" if a.dtype.itemsize in (1, 2, 4, 8) else "u1"
     first, second = (np.ascontiguousarray(rows).view(word) for rows in (a, b))
     return (first != second).any(axis=1)

@@ -29,8 +29,7 @@ class OptimizerConfig:
     # of a step multiplies, so that 1 leaves them as they are.
     optimizer: str | optax.GradientTransformation = "sgd"
     clip: float | None = None  # largest global norm of the gradients, or ``None``
-    # ``constant``, or ``cosine`` to zero over `schedule_steps` after the warm-up.
-    schedule: Schedule = "constant"
+    schedule: Schedule = "constant"  # or ``cosine`` to zero over `schedule_steps` after warm-up
     warmup_steps: int = 0  # linear warm-up from zero
     schedule_steps: int = 0  # length of the cosine, warm-up included
     momentum: float = 0.9  # decay of the trace of ``momentum`` and ``nesterov``
@@ -100,10 +99,7 @@ def _transformation(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def clip_to_norm(gradients: T, max_norm: float | None) -> T:
-    """Scales all arrays alike so that their global norm is at most ``max_norm``, if there is one.
-
-    Gradients within the bound keep every bit, and those of norm zero stay zero.
-    """
+    """Scales arrays alike to a global norm of at most ``max_norm``; within it all bits are kept."""
     if max_norm is None:
         return gradients
     norm = optax.tree.norm(gradients)

@@ -26,10 +26,7 @@ _MOST_NAMED = 8  # slots named in one line of an error
 
 
 class PoolChange(NamedTuple):
-    """The rows of one pool that a patch changes, no two of them equal; `pool_change` makes one.
-
-    Slots are int32, ascending and distinct, out of ``N``; rows are those before and after.
-    """
+    """Changed rows of one pool, at ascending, distinct int32 slots of ``N``; see `pool_change`."""
 
     slots: Int[np.ndarray, " s"]
     old: Float[np.ndarray, "s v"]
@@ -100,10 +97,8 @@ def pool_change(slots: Any, old: Any, new: Any, table_slots: int) -> PoolChange:
     """Brings the ``(s, v)`` rows a task touched, before and after it, into the form of a patch.
 
     ``slots`` are ``(s,)`` distinct ids in any order; unused places hold ``N`` or more and are
-    dropped, and so are rows that end as they began.
-
-    Raises:
-      ValueError: shapes or dtypes that differ, repeated or negative slots, new rows not finite.
+    dropped, and so are rows that end as they began. A ValueError tells of shapes or dtypes that
+    differ, repeated or negative slots, and new rows that are not finite.
     """
     slots, old, new = np.asarray(slots), np.asarray(old), np.asarray(new)
     if slots.ndim != 1 or old.ndim != 2 or old.shape != new.shape or len(old) != slots.size:
@@ -138,10 +133,8 @@ def make_patch(
     """Makes a patch of the rows, by pool path, and scalars that a task changed.
 
     Of scalars, by path, the old and the new value is given; those that did not change are dropped.
-    ``parent`` is the ``fingerprint`` of the patch before; the base's if not given.
-
-    Raises:
-      ValueError: naming a scalar that is none, or not finite.
+    ``parent`` is the ``fingerprint`` of the patch before; the base's if not given. A ValueError
+    names a scalar that is none, or not finite.
     """
     pools = {path: pools[path] for path in sorted(pools) if pools[path].slots.size}
     changed = {}
@@ -172,10 +165,8 @@ def diff_params(
     """Makes the patch that leads from one flat parameter dictionary to another of the same paths.
 
     Reads every leaf: the way to prove that nothing but rows and scalars changed, whatever
-    trained them. ``base`` is the fingerprint of the base, ``parent`` that of the patch before.
-
-    Raises:
-      ValueError: naming every leaf that differs and is neither a pool's table nor a scalar.
+    trained them. ``base`` is the fingerprint of the base, ``parent`` that of the patch before. A
+    ValueError names every leaf that differs and is neither a pool's table nor a scalar.
     """
     if before.keys() != after.keys():
         raise ValueError(f"paths in one only: {sorted(before.keys() ^ after.keys())}")
@@ -210,10 +201,8 @@ def apply_patch(
     """Parameters with a patch's new rows and scalars, of the kind (NumPy or JAX) they were.
 
     The old rows must be those of ``params``, bit for bit, which stay as they are. If ``base`` is
-    given, the fingerprint of the base under them, it has to be the patch's.
-
-    Raises:
-      ValueError: naming every pool and scalar that does not fit; nothing is written.
+    given, the fingerprint of the base under them, it has to be the patch's. A ValueError names
+    every pool and scalar that does not fit; nothing is written then.
     """
     if base is not None and base != patch.base:
         raise ValueError(
@@ -228,11 +217,9 @@ def revert_patch(
 ) -> dict[str, Any]:
     """Takes a patch back: the rows and scalars it changed are those before it, bit for bit.
 
-    Patches applied ``later`` may touch other slots only; ``params`` stay as they are.
-
-    Raises:
-      ValueError: naming the later patches in the way and their slots, or, where the rows are not
-        those the patch wrote, the pools; nothing is written.
+    Patches applied ``later`` may touch other slots only; ``params`` stay as they are. A ValueError
+    names the later patches in the way and their slots, or, where the rows are not those the patch
+    wrote, the pools; nothing is written then.
     """
     blocking = [
         f"{other.task!r} ({'; '.join(shared)})"

@@ -38,11 +38,8 @@ def merge_patches(patches: Sequence[Patch]) -> Patch:
 
     Applying the merged patch to that state writes every row and scalar that any of them wrote.
     Where two of them changed the same row or scalar, they must have written the same bits, so that
-    nothing but the task's name depends on the order.
-
-    Raises:
-      ValueError: if there is none, their parents differ, or naming every pool and slot where two
-        of them wrote different rows.
+    nothing but the task's name depends on the order. A ValueError names every pool and slot where
+    they did not, or tells that there is no patch or that their parents differ.
     """
     _require_some(patches)
     first = patches[0]

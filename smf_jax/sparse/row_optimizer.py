@@ -18,8 +18,7 @@ from smf_jax.sparse.rows import gather_rows, where_rows, write_rows
 class RowStore(NamedTuple):
     """State of the rows selected so far: ``C`` places and one int32 index of ``N``.
 
-    A row's state waits unchanged while the row is not selected. `empty_store` at the start of a
-    task forgets all of it without touching the ``C`` places.
+    It waits unchanged while its row is not selected.
     """
 
     places: Int[Array, " N"]  # ``(N,)`` int32, a slot's place, or ``C`` where it has none
@@ -27,8 +26,7 @@ class RowStore(NamedTuple):
     # A step wanted more places than are free; it and all later ones wrote nothing.
     overflowed: Bool[Array, ""]
     opt_state: Any  # optax state of one row, stacked over ``C``
-    # ``(C, v)`` float32 rows where the table is narrower than that, else ``None``.
-    masters: Float[Array, "C v"] | None
+    masters: Float[Array, "C v"] | None  # float32 rows where the table is narrower, else ``None``
 
 
 def _master_dtype(values: Table) -> Any:
@@ -44,10 +42,8 @@ def create_store(
     """An empty store of ``C = capacity`` places; ``min(N, steps per task · s)`` never overflow.
 
     It is ``None`` for a stateless optimizer on a table of full precision: nothing has to be kept.
-    ``extra_args`` are examples of the extra arguments that the optimizer's ``update`` needs.
-
-    Raises:
-      ValueError: for a capacity below 1, or an optimizer that mixes rows (`check_each_row`).
+    ``extra_args`` are those of `check_each_row`; what that refuses is a ValueError, and so is a
+    capacity below 1.
     """
     if capacity < 1:
         raise ValueError(f"capacity={capacity} must be at least 1 row")
@@ -67,7 +63,7 @@ def create_store(
 
 
 def empty_store(store: RowStore | None) -> RowStore | None:
-    """Forgets all rows, as at the start of a task."""
+    """Forgets all rows, as at the start of a task, without touching the ``C`` places."""
     if store is None:
         return None
     return store._replace(
@@ -84,8 +80,7 @@ class RowStep(NamedTuple):
     rows: Rows  # ``(s, v)`` rows after the step, in master precision
     states: Any  # their optax state, stacked over ``s``; ``None`` without a store
     places: Int[Array, " s"] | None  # ``(s,)`` of the rows in the store; ``None`` without one
-    # Whether the store is out of places, at this step or since an earlier one.
-    overflowed: Bool[Array, ""]
+    overflowed: Bool[Array, ""]  # out of places, at this step or since an earlier one
 
 
 def step_rows(
@@ -99,10 +94,9 @@ def step_rows(
 ) -> RowStep:
     """Computes one step of the selected rows; `write_step` writes it, or none of it.
 
-    The store is that of this table and optimizer, which runs on each row by itself. Slots are
-    ``(s,)`` distinct ids, unused places hold ``N``; their ``(s, v)`` gradients are already clipped.
-    ``scale`` is the factor of the updates at this step: it may be traced, as the optimizer's own
-    learning rate may not, so that steps that differ in it share a compilation.
+    Slots are ``(s,)`` distinct ids, ``N`` at unused places; their ``(s, v)`` gradients are already
+    clipped. ``scale`` multiplies the updates: it may be traced, as the optimizer's own learning
+    rate may not, so that steps that differ in it share a compilation.
     """
     each = each_row(optimizer)
     if store is None:

@@ -44,10 +44,8 @@ def row_gradient(
 
     No array of ``N`` rows exists. Two forms, chosen by size: ``matrix`` sums the scalar weights
     into an ``(s, t)`` matrix and multiplies it by ``g``; ``scatter`` adds ``w · g`` into ``(s, v)``
-    rows, one read of all tokens at a time, and is taken where many rows are selected.
-
-    Returns:
-      ``(s, v)`` in float32 (float64 for float64 reads); zero at unused places, whose id is ``N``.
+    rows, one read of all tokens at a time, and is taken where many rows are selected. In float32
+    (float64 for float64 reads); zero at unused places, whose id is ``N``.
     """
     check_reads(reads)
     return reduce(jnp.add, [_rows_of_trace(read, selected, table_slots, form) for read in reads])
@@ -167,11 +165,7 @@ def _norms(
 
 
 def merge_rows(slots: SlotIds, rows: Rows, table_slots: int) -> tuple[SlotIds, Rows]:
-    """Sums the rows of equal slots: several selections become one of distinct slots.
-
-    Returns:
-      ``(s,)`` distinct ids in ascending order, then ``N``; and the sums of their rows.
-    """
+    """Sums the rows of equal slots: distinct ids ``(s,)``, ascending, then ``N``; and the sums."""
     order = jnp.argsort(slots)
     in_order = slots[order]
     is_first = jnp.concatenate([jnp.ones(1, bool), in_order[1:] != in_order[:-1]])

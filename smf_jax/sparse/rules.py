@@ -34,8 +34,7 @@ class Rule:
     needs_background: bool = False  # whether slots are ranked against usage of general text
     needs_key: bool = False  # whether scores are drawn
     has_budget: bool = True  # whether it ranks within a budget, or takes every accessed slot
-    # Whether a score says anything of its slot, so that a share of the scores does.
-    is_informative: bool = True
+    is_informative: bool = True  # whether a score, hence a share of scores, says anything of a slot
 
 
 def check_rule(rule: str, background: object | None) -> None:
@@ -71,9 +70,7 @@ def score_slots(
     Given ``(N,)`` int32 accesses of the batch, scores are ``(N,)`` float32; given its `Accesses`
     in either form, they stand in their places. ``mass`` and ``gradient`` need the latter, with the
     amounts to score; ``tfidf``, ``kl_df``, ``kl_acc`` and ``mass`` a background, ``random`` a key.
-
-    Raises:
-      ValueError: for an unknown rule, a missing background, missing amounts or a missing key.
+    An unknown rule is a ValueError, and so is anything that is missing.
     """
     check_rule(rule, background)
     chosen = RULES[rule]

@@ -49,21 +49,14 @@ def select_slots(
     size: int | None = None,
     key: Array | None = None,
 ) -> SlotIds:
-    """The ``top_t`` best accessed slots, best first; ties go to the lower slot.
+    """The ``top_t`` best accessed slots, ``(s,)`` int32, best first; ties go to the lower slot.
 
-    Fewer accessed slots than ``top_t`` means fewer selected: never a slot that was not accessed.
-    Negative scores (KL rules) may be selected, after all larger ones. Accesses, background, rule
-    and key are those of `score_slots`; the form of the accesses does not matter.
-
-    The budget ``top_t`` is an array where several budgets share one compilation; rule ``all``
-    ignores it. ``size`` is the static number of places ``s``, by default ``budget_size(top_t)``,
-    at most ``N``, and ``N`` for rule ``all``.
-
-    Returns:
-      ``(s,)`` int32 slot ids; unused places hold ``N``, which writes drop.
-
-    Raises:
-      ValueError: for an unknown rule, a missing background, or a budget outside ``[1, N]``.
+    Slots that were not accessed are never selected: unused places hold ``N``, which writes drop.
+    Negative scores (KL rules) may be selected, after all larger ones. Accesses, in either form,
+    background, rule and key are those of `score_slots`. The budget ``top_t`` is an array where
+    several budgets share one compilation; rule ``all`` ignores it. ``size`` is the static number of
+    places ``s``, by default ``budget_size(top_t)``, at most ``N``, and ``N`` for rule ``all``. A
+    budget outside ``[1, N]`` is a ValueError, and so is what `score_slots` refuses.
     """
     check_rule(rule, background)
     budgeted = RULES[rule].has_budget
@@ -99,10 +92,7 @@ def select_in_pools(
     of them: scores are compared across pools, ties go by the pool named first. Where a
     ``score_share`` is given, no more slots are taken than cover this share of the summed positive
     scores of all accessed slots: the smallest such set, at most ``top_t``. Rule ``random`` draws
-    for every pool from a key of its own.
-
-    Returns:
-      ``(s,)`` slot ids by pool path, best first; ``size`` places, unused ones hold ``N``.
+    for every pool from a key of its own. Of the ``size`` places, unused ones hold ``N``.
     """
     scores, slots, best = {}, {}, {}
     for index, (pool, of_pool) in enumerate(sorted(accesses.items())):
@@ -127,10 +117,7 @@ def select_in_pools(
 def rank_slots(
     accesses: Accesses, scores: SlotScores, size: int
 ) -> tuple[SlotIds, Float[Array, " s"]]:
-    """The ``size <= N`` best slots of a pool and their scores, best first, ties by the lower slot.
-
-    Where fewer were accessed, they are ``N`` and ``-inf``.
-    """
+    """The ``size <= N`` best slots and their scores, best first; ``N``, ``-inf`` where too few."""
     best, places = top_places(scores, min(size, scores.shape[0]))
     slots = places if accesses.slots is None else accesses.slots[places]
     slots = jnp.where(best > -jnp.inf, slots, accesses.table_slots).astype(jnp.int32)

@@ -52,18 +52,12 @@ def freeze_all_but_rows(
       updates, state = transform.update(gradients, state, params, slots={path: slots})
       params = optax.apply_updates(params, updates)
 
-    Args:
-      inner: any optax optimizer whose update of a row does not depend on other rows.
-      tables: paths of the ``(N, v)`` tables whose rows may train, joined with ``/``.
-      max_norm: largest norm of the gradients of all selected rows of all tables, before ``inner``
-        sees them.
-      schedule: factor of the updates by global step, counted from zero; it may be traced. A
-        schedule inside of ``inner`` counts the steps of each row.
-      extra_args: examples of the extra arguments that the ``update`` of ``inner`` needs.
-
-    Returns:
-      A transformation whose ``update`` takes ``slots``: per table path, ``(s,)`` int32 distinct
-      ids; unused places hold ``N``. Other extra arguments go to ``inner``.
+    The ``tables`` ``(N, v)`` are named by path, joined with ``/``. ``max_norm`` bounds the norm of
+    the gradients of all selected rows of all tables, before ``inner`` sees them. ``schedule`` is
+    the factor of the updates by global step, counted from zero, and may be traced; a schedule
+    inside of ``inner`` counts the steps of each row. ``extra_args`` are examples of the extra
+    arguments that the ``update`` of ``inner`` needs. That of the transformation takes ``slots``:
+    per table path, ``(s,)`` int32 distinct ids; unused places hold ``N``. Others go to ``inner``.
 
     Raises:
       ValueError: if ``inner`` mixes rows (`check_each_row`); from ``init``, if a path is not in

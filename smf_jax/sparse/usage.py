@@ -18,10 +18,7 @@ _RECORDED = ("tokens_per_batch", "corpus", "tokenizer", "fingerprint")
 
 
 class Protection(NamedTuple):
-    """Slots that earlier tasks wrote, counted as if general text had used them.
-
-    Each counts as ``weight · B`` more background batches, with one access in each.
-    """
+    """Slots that earlier tasks wrote, each counted as read once in ``weight · B`` more batches."""
 
     written: Bool[Array, " N"]
     number: Int[Array, ""]

@@ -34,8 +34,7 @@ def measure_background(
 ) -> Background:
     """Counts the reads of general text, ``(B, b, t)``, batch by batch.
 
-    Recorded with the statistics are the base's fingerprint, the name of the ``corpus`` and the
-    fingerprint of the ``tokenizer``. ``progress`` is called with the number of batches done.
+    ``corpus`` is a name, ``tokenizer`` a fingerprint; ``progress`` is given the batches done.
     """
     model = as_memory_model(model)
 

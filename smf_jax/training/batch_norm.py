@@ -34,11 +34,7 @@ def training_loss(model: Decoder) -> LossFn:
 
 
 def follow(params: Params, collections: Mapping[str, Any]) -> Params:
-    """The running statistics one batch on, by path; see `running_moments`.
-
-    Given are those before the batch, among all params, and what a run with a mutable collection
-    `STATISTICS` has sown.
-    """
+    """Running statistics by path: `running_moments` of those in ``params`` and the batch's."""
     sown: dict[str, Any] = {**flatten(collections.get(STATISTICS, {}))}
     after: Params = {}
     for path, moments in sown.items():

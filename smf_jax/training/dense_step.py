@@ -28,8 +28,7 @@ class DenseState(NamedTuple):
     opt_state: Any  # their optax state
     step: Int[Array, ""]  # steps since the optimizer started
     failed_step: Int[Array, ""]  # first step whose loss, gradient or result was not finite, or -1
-    # Running statistics of norms, by path: set by the loss, seen by no optimizer.
-    batch_stats: Params
+    batch_stats: Params  # running statistics of norms, by path: set by the loss, not the optimizer
 
 
 def text_loss(logits: LogitsFn) -> LossFn:
@@ -52,8 +51,7 @@ def dense_step(
 ) -> tuple[DenseState, StepMetrics]:
     """One step that trains whole params: the state after it, and the metrics before it.
 
-    The loss is given the frozen and the trained params and running statistics together, and
-    returns as many running statistics as are in the state.
+    The loss is given all params and running statistics, and returns the latter after the batch.
     """
 
     def loss_of(params: Params) -> tuple[Array, Params]:

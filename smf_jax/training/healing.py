@@ -41,10 +41,7 @@ def healing_trainer(
     """Trains a retrofitted memory; query BatchNorm uses the statistics of the batches.
 
     The loss is that on the next tokens, or `distillation_loss`, whose removed params then have to
-    be among those that are fitted.
-
-    Raises:
-      ValueError: if the loss is unknown, or does not fit the memory's placement.
+    be among those that are fitted. One that is unknown or does not fit the placement is an error.
     """
     if loss not in get_args(HealingLoss):
         raise ValueError(f"loss={loss!r} is unknown; choose from {get_args(HealingLoss)}")
@@ -59,10 +56,8 @@ def distillation_loss(model: Decoder) -> LossFn:
 
     Both see what the feed-forward saw in the model before the retrofit, so that layers learn apart
     from each other: ``L = mean over layers, tokens, width of (memory(x) - ffn(x))²``. The params
-    of the loss hold the removed feed-forwards' too, under the paths that they had.
-
-    Raises:
-      ValueError: if nothing was replaced.
+    of the loss hold the removed feed-forwards' too, under their old paths.
+    Unless memories replaced something, this is a ValueError.
     """
     placement = model.config.memory
     if placement is None or placement.mode != "replace":

@@ -65,7 +65,7 @@ def memory_grads(
     context: Context,
     batch: Batch,
 ) -> MemoryGrads:
-    """Selects the rows of a step and makes their gradients; nothing of ``N`` rows is made.
+    """Selects the rows of a step and makes their gradients, but nothing of ``N`` rows.
 
     ``scalars`` are those that train, ``params`` all others.
     """
@@ -105,10 +105,7 @@ def select_and_gather(
     table_slots: Mapping[str, int],
     key: Array,
 ) -> MemoryGrads:
-    """Selects rows by the reads of a (micro-)batch, and makes their gradients from these.
-
-    ``table_slots`` are the ``N`` by pool path; the key is for rule ``random``.
-    """
+    """Selects rows by a (micro-)batch's reads, makes their gradients; key is for ``random``."""
     amounts, is_valid, accesses = RULES[config.rule].amounts, valid.reshape(-1), {}
     for pool, size in table_slots.items():
         traces = found.traces[pool]

@@ -35,8 +35,7 @@ class MemoryModel(NamedTuple):
     perturbations: Callable[[Params, Tokens, Valid], Mapping[str, jax.ShapeDtypeStruct]]
     # Path of each table ``(N, v)`` -> paths of the layers that read it.
     tables: Mapping[str, tuple[str, ...]]
-    # Whether what is at a path has a say in which slots are read. A background is stale once it has
-    # changed.
+    # Whether a path has a say in which slots are read; once it changes, a background is stale.
     is_upstream: Callable[[str], bool]
 
     @property
@@ -67,16 +66,11 @@ def memory_model(
       model = memory_model(Transformer(), {"pool/values": ["block_1/memory", "block_3/memory"]})
       trainer = sparse_trainer(model, SparseConfig(), capacity=4096)
 
-    Args:
-      module: gives logits ``(b, t, vocabulary)``.
-      tables: path of the ``values`` of each `MemoryPool` -> paths of the `MemoryLayer`s that are
-        given it, joined with ``/``.
-      inputs: what the module is called with, from tokens and the mask of valid ones, ``(b, t)``.
-      is_upstream: see `MemoryModel`; by default every path is, so that a background belongs to
-        one state of the model.
-
-    Raises:
-      ValueError: no table, a table that no layer reads, or a layer that reads two.
+    The module gives logits ``(b, t, vocabulary)`` for what ``inputs`` makes of tokens and the mask
+    of valid ones, ``(b, t)``. By path of the ``values`` of each `MemoryPool`, ``tables`` have the
+    paths of the `MemoryLayer`s that are given it, joined with ``/``. By default every path
+    ``is_upstream`` (see `MemoryModel`), so that a background belongs to one state of the model. No
+    table, one that no layer reads, or a layer that reads two is a ValueError.
     """
     known = {table: tuple(layers) for table, layers in tables.items()}
     layers = [layer for of_table in known.values() for layer in of_table]

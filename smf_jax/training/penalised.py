@@ -123,15 +123,9 @@ def price(params: Params, anchor: Params, importance: Params) -> Float[Array, ""
 def fisher(logits: LogitsFn, params: Params, frozen: Params, examples: Batch) -> Params:
     """The diagonal of the empirical Fisher information: the mean over examples of ``(∂ log p)²``.
 
-    Args:
-      logits: of a model, from all of its parameters.
-      params: the parameters that it is taken of, by path.
-      frozen: the others.
-      examples: ``(chunks, b, t)`` fields; log p of a row is weighted by token as the loss is, and a
-        row without weight is none.
-
-    Returns:
-      By path, in the shapes of ``params``.
+    In the shapes of ``params``, by path; ``frozen`` are the model's others. Examples have
+    ``(chunks, b, t)`` fields; log p of a row is weighted by token as the loss is, and a row without
+    weight is none.
     """
     rows = Batch(*(field.reshape(-1, 1, field.shape[-1]) for field in examples))
 

@@ -25,19 +25,16 @@ class SparseConfig:
     # accesses are summed before they are ranked.
     micro_batches: int = 1
     size: int = 64  # static number of places ``s`` for rows selected together
-    # ``per_layer``: a budget for each pool; ``shared``: one for all together.
-    budget_scope: BudgetScope = "per_layer"
+    budget_scope: BudgetScope = "per_layer"  # a budget for each pool; ``shared``: one for all
     # Where given, a step selects no more than the smallest set of best slots that covers this share
     # of the summed positive scores, at most the budget.
     score_share: float | None = None
     # Rows written by earlier tasks count as used in so many times all background batches more (``df
     # + protect_written · B``), so that they rank after the others.
     protect_written: float = 0.0
-    # Whether a row's gradient is divided by the number of its reads (FwPKM, 2601.00671).
-    count_normalised: bool = False
+    count_normalised: bool = False  # divides a row's gradient by its reads (FwPKM, 2601.00671)
     optimizer: OptimizerConfig = OptimizerConfig()  # how a row's gradient becomes its update
-    # Whether the scales of additive blocks train too (``+S``, 2605.03229).
-    train_alpha: bool = False
+    train_alpha: bool = False  # whether scales of additive blocks train too (``+S``, 2605.03229)
     alpha_rate: float = 1.0  # learning rate of these scales, as a multiple of that of the rows
     alpha_schedule: bool = True  # whether that rate follows the schedule
     # ``update``: nothing but the selected rows moves. ``gradient``: the gradient is masked and the

@@ -34,16 +34,12 @@ class SparseState(NamedTuple):
     scalars: Params  # trained ``α`` by path; empty unless `SparseConfig.train_alpha`
     # Their optax state; with ``mask="gradient"`` the tables' stands here too.
     scalar_opt_state: optax.OptState
-    # ``per_task`` only: the slots of this task by pool path, else ``None``.
-    task_slots: dict[str, SlotIds] | None
-    # ``(N,)`` bool by pool path, rows written since the task began.
-    written: dict[str, Bool[Array, " N"]]
+    task_slots: dict[str, SlotIds] | None  # of this task by pool path; ``per_task`` only
+    written: dict[str, Bool[Array, " N"]]  # by pool path, rows written since the task began
     step: Int[Array, ""]  # steps since the optimizer started
-    # First step whose loss or rows were not finite, or that wanted more row state than a store
-    # holds, or -1.
+    # First step that was not finite, or wanted more row state than a store holds, or -1.
     failed_step: Int[Array, ""]
-    # By pool path the rows written by earlier tasks, ``None`` unless
-    # `SparseConfig.protect_written`.
+    # By pool path the rows written by earlier tasks; only with `SparseConfig.protect_written`.
     history: dict[str, History] | None = None
 
 
@@ -55,11 +51,7 @@ def sparse_step(
     batch: Batch,
     settings: Settings,
 ) -> tuple[SparseState, StepMetrics]:
-    """One step of sparse memory finetuning (2510.15103, section 3).
-
-    Returns:
-      The state after the step, and the metrics before it.
-    """
+    """One sparse step (2510.15103, section 3): the state after it, and the metrics before it."""
     check_rule(config.rule, shared.usage)
     context = Context(shared.usage, state.history, state.task_slots, settings, state.step)
     params = {**shared.frozen, **state.tables}

@@ -31,9 +31,8 @@ def sparse_trainer(
 ) -> Trainer[SparseState]:
     """Sparse memory finetuning: the rows of the memories' tables, and ``α`` if told so.
 
-    A pool's optimizer state has room for ``capacity`` rows, and outlives a task only if it is kept.
-    Where the rule needs a background, `Shared.usage` has to be given. A model without a memory is
-    an error.
+    A pool's optimizer state has room for ``capacity`` rows and outlives a task only if it is kept.
+    A rule that needs a background has it from `Shared.usage`. A model without memory is an error.
     """
     model = as_memory_model(model)
     plan = _Plan(model, config, capacity, keep_optimizer_state)

@@ -26,8 +26,7 @@ class Shared(NamedTuple):
     """What all trials of a group have in common, and no step changes."""
 
     frozen: Params  # all params that are in no state, by path
-    # Background statistics by pool path, ``None`` for rules without and dense methods.
-    usage: Mapping[str, PoolUsage] | None = None
+    usage: Mapping[str, PoolUsage] | None = None  # background by pool path, if a rule needs it
 
 
 class StepMetrics(NamedTuple):

@@ -35,20 +35,12 @@ def teach(
 ) -> Patch:
     """Sparse memory finetuning on one batch: the rows of its best slots, and nothing else.
 
-    Args:
-      model: with memories; our decoder, or that of `memory_model`.
-      params: its parameters by path, earlier patches included; they stay as they are.
-      batch: ``(b, t)`` fields, seen at every step.
-      background: of this very model; ``None`` only for rules without.
-      steps: how many.
-      learning_rate: of the rows; plain SGD wants tens, Adam about 0.03.
-      budget: rows that a step may change in each pool.
-      config: the rule, the optimizer and more; its ``size`` follows from the budget.
-      task: what is taught, for the patch.
-      parent: the last of the patches that `params` hold, if any.
-
-    Returns:
-      What changed. `apply_patch` writes it, `revert_patch` takes it back, bit for bit.
+    The model is our decoder or that of `memory_model`. Its ``params`` by path hold earlier patches,
+    ``parent`` the last of them, and stay as they are; every step sees the ``(b, t)`` batch. The
+    background is of this very model, ``None`` only for rules without. Plain SGD wants a learning
+    rate of tens, Adam about 0.03. A step may change ``budget`` rows in each pool; the ``size`` of
+    ``config`` follows from it. `apply_patch` writes what is returned, `revert_patch` takes it back,
+    bit for bit.
 
     Raises:
       ValueError: the background is another model's.

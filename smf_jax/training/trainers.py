@@ -104,8 +104,7 @@ def lora_trainer(
 ) -> Trainer[DenseState]:
     """LoRA (2106.09685): two low-rank factors beside each target, the base frozen.
 
-    The adapters' output is scaled by ``alpha / rank``; targets are names of projections, as
-    `init_lora` takes them.
+    The adapters' output is scaled by ``alpha / rank``; targets are those of `init_lora`.
     """
     plain = plain_logits(model)
 

@@ -30,13 +30,8 @@ def whiten_queries(model: Decoder, params: Params, batch: Batch) -> Params:
 
     Per head and half, ``q ← (q - μ) C^-½`` with the mean and covariance of its ``c`` dimensions
     over the valid tokens. Memory layers are treated from the lowest to the highest, since what the
-    lower ones read moves the queries of the higher ones.
-
-    Returns:
-      All params, with new query kernels and biases; those given are not changed.
-
-    Raises:
-      ValueError: if the model has no memory, or its queries have no bias.
+    lower ones read moves the queries of the higher ones. All params are returned, query kernels
+    and biases new, the given ones unchanged. No memory or no query bias is a ValueError.
     """
     placement = model.config.memory
     if placement is None:

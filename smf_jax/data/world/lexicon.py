@@ -1,7 +1,6 @@
 """The words of the built-in world: kinds of entities, relations, paraphrases and object sets.
 
-Words are short and regular on purpose: a decoder of four blocks shall learn a thousand facts in
-two minutes on a processor. No paraphrase serves two relations.
+Words are regular: four blocks learn 1,000 facts in 2 CPU minutes. Relations share no paraphrase.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-# Object sets: closed, typed, shared by several relations. Nouns that follow "a" start with a
-# consonant sound.
+# Object sets: closed, typed, shared by relations. Nouns after "a" start with a consonant sound.
 OBJECTS: dict[str, tuple[str, ...]] = {
     name: _words(words)
     for name, words in {

@@ -51,11 +51,7 @@ MAX_SENTENCES = 1_000_000
 
 
 def neutral_sentences(count: int, rng: random.Random) -> tuple[str, ...]:
-    """Draw ``count`` sentences, no two alike.
-
-    Raises:
-        ValueError: If more are asked for than ``MAX_SENTENCES``.
-    """
+    """Draw ``count`` sentences, no two alike; a ValueError beyond ``MAX_SENTENCES``."""
     if count > MAX_SENTENCES:
         raise ValueError(
             f"{count} neutral sentences are asked for, but the grammar yields {MAX_SENTENCES}: "

@@ -1,7 +1,6 @@
 """The built-in world: a seeded generator of entities, facts, a stream of tasks and neutral text.
 
-The base is taught the known facts; the stream brings facts about new entities, and other objects
-for known ones. What the base sees does not depend on the stream, which grows only at its end.
+What the base sees does not depend on the stream, which grows only at its end.
 """
 
 from __future__ import annotations
@@ -113,8 +112,7 @@ class World:
     def tokenizer_texts(self) -> Iterator[str]:
         """The same texts with every made-up name exchanged for another, at random.
 
-        From these a tokenizer learns the syllables that all names are built from. From the texts
-        as they are it would make one token of each known name, and several of each new one.
+        So a tokenizer learns the syllables of all names, not one token for each known name.
         """
         rng = random.Random("tokenizer")
         made_up = frozenset(_ALL_MADE_UP)
@@ -125,11 +123,7 @@ class World:
 
 
 def make_world(config: WorldConfig) -> World:
-    """Generate the world of a configuration; pure, and equal on every machine.
-
-    Raises:
-        ValueError: If the stream asks for more entities than there are made-up names.
-    """
+    """The world of a configuration, equal everywhere; a ValueError if made-up names run out."""
     kinds = _kinds(config)
     known = _known_statements(config, kinds)
     tasks = _stream(config, kinds, known)

@@ -45,9 +45,8 @@ def answer_probe(
 ) -> ExactProbe:
     """Encodes the questions about facts in rows of ``length`` places.
 
-    ``paraphrases`` are ``"held_out"`` (unseen in training) or ``"train"`` (seen). So many
-    ``aliases``, accepted answers, are tried per question, the taught one first; those that do not
-    fit the length are left out.
+    ``paraphrases`` are ``"held_out"`` (unseen in training) or ``"train"``. So many ``aliases``,
+    accepted answers, are tried per question, the taught one first, if they fit the length.
     """
     candidates: list[Paraphrase] = []
     question: list[int] = []
@@ -71,8 +70,7 @@ def answer_probe(
 def is_exact_match(logits: Float[Array, "b t vocabulary"], batch: Batch) -> Bool[Array, " b"]:
     """Whether greedy decoding from a row's prompt gives exactly its answer and then stops.
 
-    Decoding yields the answer if and only if, given the answer's beginning, the likeliest token is
-    each time the next one of it; so one forward pass decides it, without decoding.
+    One forward pass tells: given the answer so far, the likeliest token must be its next one.
     """
     return row_scores(logits, batch).greedy
 

@@ -66,8 +66,7 @@ class ChoiceProbe:
 def choice_probe(tokenizer: Tokenizer, items: Sequence[Choice], positions: int) -> ChoiceProbe:
     """Encodes items of equally many endings, a row for each: ``[bos] prompt ending``.
 
-    Raises:
-      ValueError: if there is no item or an ending does not fit.
+    A ValueError if there is no item or an ending does not fit.
     """
     if not items:
         raise ValueError("items=(): a probe without items measures nothing; give at least one")

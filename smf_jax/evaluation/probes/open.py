@@ -59,10 +59,8 @@ def open_probe(
     r"""Puts questions into prompts, ``Question: {question}\nAnswer:``.
 
     The first `shots` are shown, each with its first answer, before every other one and are not
-    asked. With `chat` the prompt is what the user says in the tokenizer's chat template.
-
-    Raises:
-      ValueError: if no question is left to ask, a prompt does not fit, or there is no template.
+    asked. With `chat` the prompt is what the user says in the tokenizer's chat template. A
+    ValueError if no question is left to ask, a prompt does not fit, or there is no template.
     """
     if shots < 0 or steps < 1:
         raise ValueError(f"shots={shots}, steps={steps}: expected at least 0 and at least 1")

@@ -1,7 +1,6 @@
 """The kinds of probes, and the reading of ``--probes``, which names them.
 
-A new kind is a file beside this one and its place in `KINDS`; docs/probes.md writes down what each
-reads and measures.
+A new kind is a file beside this one and its place in `KINDS`; docs/probes.md describes them.
 """
 
 from __future__ import annotations
@@ -50,11 +49,7 @@ class Item(NamedTuple):
 
 
 def parse_probes(text: str) -> tuple[Item, ...]:
-    """Reads ``nq=f1:nq.jsonl,wikitext=ppl:wiki.txt,known=questions.jsonl``.
-
-    Raises:
-      ValueError: naming the item that has another form, a name twice, or an unknown kind.
-    """
+    """Reads ``nq=f1:nq.jsonl,known=questions.jsonl``; a ValueError names the item that is amiss."""
     items: dict[str, Item] = {}
     for item in filter(None, text.split(",")):
         name, equals, source = item.partition("=")
@@ -92,11 +87,7 @@ def _asks(source: str) -> bool:
 
 
 def read_probes(text: str, using: ProbeContext) -> Probes:
-    """Reads and encodes the probes that ``--probes`` names.
-
-    Raises:
-      ValueError: naming the item, and the file and line where one is malformed.
-    """
+    """Reads and encodes the probes of ``--probes``; a ValueError names the item, file and line."""
     probes = Probes({}, {}, {})
     for item in parse_probes(text):
         with _naming(item):
@@ -127,9 +118,8 @@ def _naming(item: Item) -> Iterator[None]:
 def find_metrics(keys: Iterable[str], text: str = "") -> dict[str, Metric]:
     """The metric behind each ``NAME_METRIC`` of a run; a name that is not known is left out.
 
-    The kind of each NAME is that of ``text``, the run's ``--probes``, whose files need not be there
-    any more. A NAME that it lacks is taken for the first kind that measures all that the keys say
-    of it.
+    The kind of each NAME is that of ``text``, the run's ``--probes``, whose files may be gone. A
+    NAME that it lacks is of the first kind that measures all that the keys say of it.
     """
     items = (item.partition("=") for item in text.split(","))
     kinds = {name: source.partition(":")[0] for name, _, source in items}

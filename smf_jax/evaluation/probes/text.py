@@ -61,10 +61,7 @@ class PerplexityProbe(LossProbe):
 def answer_loss_probe(
     tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], positions: int
 ) -> LossProbe:
-    """Encodes prompts and their answers, of which the answers are scored, without an ``eos``.
-
-    Answers begin with a space, no prompt ends with one; errors are those of `pair_rows`.
-    """
+    """`pair_rows` of prompts and, behind a space, answers, which are scored; without an ``eos``."""
     encoded = encode_pairs(tokenizer, pairs)
     batch = pair_rows(encoded, tokenizer.pad, positions)
     return LossProbe(batch, "items", cut=count_cut(encoded, positions))
@@ -85,10 +82,8 @@ def sliding_windows(
 
     Window ``i`` holds ``ids[i·stride : i·stride + window]``; the first scores all that it predicts,
     the others their last `stride` tokens, each with at least ``window - stride`` before it (S26:
-    1,024 and 512). Of ``(windows, window)``, at most `limit`, the last place predicts nothing.
-
-    Raises:
-      ValueError: if window and stride do not fit each other, or the text has not two tokens.
+    1,024 and 512). Of ``(windows, window)``, at most `limit`, the last place predicts nothing. A
+    ValueError if window and stride do not fit each other, or the text has not two tokens.
     """
     if not 1 <= stride <= window - 1:
         raise ValueError(

@@ -61,14 +61,12 @@ def export_model(
 
     ``docs/serving.md`` lists its files, which appear all or none. ``params`` are by path and before
     any of the ``patches``, which are in order. Without ``facts`` there is no model card.
-    ``tokenizer.save(directory)`` writes a tokenizer beside the weights; of a directory
-    ``companions`` its tokenizer and generation files are copied. A base beyond ``shard_bytes`` is
-    spread over several files.
+    ``tokenizer`` is saved beside the weights; of a directory ``companions`` its tokenizer and
+    generation files are copied. A base beyond ``shard_bytes`` is spread over several files.
 
     Raises:
       FileExistsError: ``directory`` exists.
-      ValueError: the leaves do not fit the model, the patches do not fit the leaves or each other,
-        or the family has no such base.
+      ValueError: leaves do not fit the model, patches the leaves, or the family has no such base.
     """
     params = flatten(params)
     config_values(config.with_memory(None))  # refuses what the family cannot express
@@ -111,13 +109,12 @@ def load_exported(
 ) -> Exported:
     """Reads a model that `export_model` wrote, every leaf checked against its digest.
 
-    ``dtype`` is that of the computation, if not of the exported model; leaves keep theirs. The
-    first ``patches`` patches are applied; all if not given.
+    ``dtype`` is that of the computation, if another; leaves keep theirs. The first ``patches``
+    patches are applied; all if not given.
 
     Raises:
       FileNotFoundError: the directory or a file of it is not there.
-      ValueError: it was not written by `export_model`, or a file is damaged; all leaves that
-        differ are named.
+      ValueError: not written by `export_model`, or damaged; all leaves that differ are named.
     """
     directory = Path(directory)
     manifest = _read_manifest(directory)

@@ -108,16 +108,14 @@ def load_huggingface(
 ) -> tuple[ModelConfig, dict[str, Any]]:
     """Reads a checkpoint of the Qwen2, Qwen3 or Llama family: its configuration, nested parameters.
 
-    Every tensor is checked against the configuration before the first one is read; then they are
-    read one at a time, so that no more than one is held twice. ``dtype`` is that of the
-    computation, ``param_dtype`` that of the parameters, if another; ``"stored"`` keeps each as it
-    is in its file. Bfloat16 parameters under a float32 computation take half the memory and give
-    the same numbers, where the file holds bfloat16.
+    All tensors are checked against the configuration first, then read one at a time, so that no
+    more than one is held twice. ``dtype`` is that of the computation, ``param_dtype`` that of the
+    parameters, if another; ``"stored"`` keeps each as it is in its file. Bfloat16 parameters under
+    a float32 computation take half the memory and change nothing where the file holds bfloat16.
 
     Raises:
       FileNotFoundError: the directory, the configuration or a file of weights is not there.
-      ValueError: a file is damaged, the model is of another kind, or tensors are missing,
-        unexpected or of another shape; all of these are listed in one message.
+      ValueError: a file is damaged, the model of another kind, or tensors do not fit (all listed).
     """
     directory = Path(directory)
     config = read_config(directory / CONFIG, dtype)
@@ -141,12 +139,11 @@ def save_huggingface(
     companions: Path | str | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes a directory that ``transformers`` loads as the same model.
+    """Writes a directory that ``transformers`` loads as the same model, or nothing.
 
-    The inverse of `load_huggingface`; a model with memories is for
-    `smf_jax.interop.export.model.export_model`. All of it appears or nothing. ``params`` are
-    nested or by path and keep their dtype; those beyond ``shard_bytes`` are spread over several
-    files. The tokenizer and generation files of a directory ``companions`` are copied.
+    The inverse of `load_huggingface`; models with memories are for `smf_jax.interop.export.model`.
+    ``params`` are nested or by path and keep their dtype; those beyond ``shard_bytes`` are spread
+    over several files. The tokenizer and generation files of ``companions`` are copied.
 
     Raises:
       FileExistsError: ``directory`` exists.
