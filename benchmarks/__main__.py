@@ -1,11 +1,8 @@
 """Times what a step costs: the read, the lookup, the memory's step, whole models, sweeps, decoding.
 
-``python -m benchmarks --suite=step`` takes cases in turns, tells each with its spread, the floor
-that bytes and operations set on this machine, and its memory, and checks the bounds that must
-hold. ``--out=DIR`` keeps it as JSON and as tables.
+``python -m benchmarks --suite=step`` tells each case with its spread, the floor that this machine
+sets and its memory, and checks the bounds; ``--out=DIR`` keeps it as JSON and as tables.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import json

@@ -1,9 +1,4 @@
-"""Suite ``accelerator``: the memory at full size in bfloat16, and inside a 1.3B model's step.
-
-Times are of many calls that are started one after another and waited for together.
-"""
-
-from __future__ import annotations
+"""Suite ``accelerator``: the memory at full size in bfloat16, and inside a 1.3B model's step."""
 
 from functools import partial
 

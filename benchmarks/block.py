@@ -1,9 +1,4 @@
-"""One memory block alone: its inputs, its step of sparse memory finetuning, and the dense ways.
-
-``python -m benchmarks.block TASK`` takes a few steps one way and tells its peak memory.
-"""
-
-from __future__ import annotations
+"""One memory block and ways to train it; ``python -m benchmarks.block TASK`` tells a peak."""
 
 import json
 import math
@@ -34,20 +29,15 @@ from smf_jax.sparse.transform import freeze_all_but_rows
 from smf_jax.sparse.usage import PoolUsage
 
 SMF, MASKED, ADAM = "smf", "dense gradient, masked", "dense gradient, Adam"
-INPUT_SETS = 4  # taken in turn
-LEARNING_RATE = 0.1
+INPUT_SETS, LEARNING_RATE = 4, 0.1  # the sets are taken in turn
 _SGD = optax.sgd(LEARNING_RATE)
-_PATTERN_ROWS = 4096
-_BATCHES = 50  # of the made-up background
+_PATTERN_ROWS, _BATCHES = 4096, 50  # of random tables; of the made-up background
 State = tuple[Table, RowStore | None]
 
 
 @dataclass(frozen=True)
 class Block:
-    """A memory block without its table, frozen, with a made-up background and inputs.
-
-    Inputs are pairs ``(1, t, d)`` of the block's input and the cotangent of its output.
-    """
+    """A frozen block without its table; inputs are pairs ``(1, t, d)`` of input and cotangent."""
 
     shape: BlockShape
     layer: MemoryLayer
@@ -68,18 +58,14 @@ class Block:
 
 
 def make_block(shape: BlockShape) -> Block:
-    """A block with random parameters and inputs.
-
-    Drawn by NumPy: every program that is compiled on the way would count among the peak memory.
-    """
+    """Random parameters and inputs, by NumPy: programs compiled here would add to peak memory."""
     rng, layer = np.random.default_rng(0), layer_of(shape)
 
     def draw(leaf: jax.ShapeDtypeStruct, scale: float) -> Array:
         return jnp.asarray(scale * rng.standard_normal(leaf.shape, np.float32), leaf.dtype)
 
     def fresh(path: Any, leaf: jax.ShapeDtypeStruct) -> Array:
-        inputs = leaf.shape[-1 if "keys" in jax.tree_util.keystr(path) else 0]
-        return draw(leaf, inputs**-0.5)
+        return draw(leaf, leaf.shape[-1 if "keys" in jax.tree_util.keystr(path) else 0] ** -0.5)
 
     params = jax.tree_util.tree_map_with_path(fresh, abstract_params(shape))
     df = jnp.asarray(rng.integers(0, _BATCHES, shape.slots), jnp.int32)
@@ -106,12 +92,10 @@ def abstract_params(shape: BlockShape) -> dict[str, Any]:
 
 
 def random_table(slots: int, width: int, dtype: str) -> Table:
-    """A table of distinct rows as large as fresh ones, made without a temporary of its size.
-
-    It is there when this returns: one that is still being made would not count as memory in use.
-    """
+    """A table of distinct rows as large as fresh ones, made without a temporary of its size."""
     rng, size = np.random.default_rng(0), (min(slots, _PATTERN_ROWS), width)
     pattern = jnp.asarray(width**-0.5 * rng.standard_normal(size, np.float32))
+    # One that is still being made would not count as memory in use.
     return jax.block_until_ready(grow(pattern, slots, dtype))
 
 
@@ -119,8 +103,7 @@ def random_table(slots: int, width: int, dtype: str) -> Table:
 def grow(pattern: Array, slots: int, dtype: str) -> Table:
     """So many rows from a few, each at a scale of its own."""
     place = jnp.arange(slots)
-    scale = 0.5 + place / slots
-    return (pattern[place % pattern.shape[0]] * scale[:, None]).astype(dtype)
+    return (pattern[place % pattern.shape[0]] * (0.5 + place / slots)[:, None]).astype(dtype)
 
 
 def read_trace(

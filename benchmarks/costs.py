@@ -4,8 +4,6 @@ Bytes are operands and results once, and a row for every read unless the table h
 program keeps in between is not counted. Operations are two per multiply and add, without a top-k.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,8 +13,7 @@ from benchmarks.machine import Rates
 from smf_jax.memory.config import MemoryConfig
 from smf_jax.sparse.selection import budget_size
 
-_INDEX = 4  # bytes of a slot id or a count
-_WIDE = 4  # bytes of a score, a gradient, a row that is being updated
+_INDEX = _WIDE = 4  # bytes of a slot id or a count; of a score, a gradient, a row being updated
 
 
 class Cost(NamedTuple):
@@ -25,7 +22,7 @@ class Cost(NamedTuple):
     bytes: float
     operations: float
 
-    def __add__(self, other: Cost) -> Cost:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __add__(self, other: "Cost") -> "Cost":  # pyright: ignore[reportIncompatibleMethodOverride]
         return Cost(self.bytes + other.bytes, self.operations + other.operations)
 
     def floor_seconds(self, rates: Rates) -> float:
@@ -50,7 +47,6 @@ class BlockShape:
 
     @property
     def reads(self) -> int:
-        """Reads of all tokens together."""
         return self.tokens * self.memory.reads_per_token
 
     @property
@@ -93,8 +89,7 @@ def block_costs(shape: BlockShape) -> dict[str, Cost]:
     # Counting the reads and ranking those that were made: the ids, and two sets of statistics.
     select = Cost(4 * reads * _INDEX, 4.0 * reads)
     # By reads, or as one matrix product where that is less.
-    moved = reads * (_INDEX + _WIDE) + _WIDE * (t * v + s * v)
-    row_gradient = Cost(moved, 2.0 * min(s * t, reads) * v)
+    row_gradient = Cost(reads * (_INDEX + _WIDE) + _WIDE * (t + s) * v, 2.0 * min(s * t, reads) * v)
     write = Cost(s * (2 * row_bytes + _WIDE * v), 2.0 * s * v)
     after = select + row_gradient + write
 

@@ -1,7 +1,5 @@
 """What the benchmarks can be told."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -47,10 +45,8 @@ class BenchmarkConfig(Configuration):
                 known = ", ".join((*SUITES, "all"))
                 raise ValueError(f"--suite={self.suite}: {name!r} is unknown; choose from {known}")
         if "tpu" in names and len(names) > 1:
-            raise ValueError(
-                f"--suite={self.suite}: tpu compiles for a machine that is not here and times "
-                "nothing; run it by itself"
-            )
+            why = "tpu compiles for a machine that is not here and times nothing; run it by itself"
+            raise ValueError(f"--suite={self.suite}: {why}")
         return names
 
     def slots(self) -> tuple[int, ...]:
@@ -66,10 +62,8 @@ class BenchmarkConfig(Configuration):
                 near = f"{half**2} or {(half + 1) ** 2}"
                 raise ValueError(f"{where}: {count} is not a square number; try {near}")
             if half < self.reads:
-                raise ValueError(
-                    f"{where}: {count} slots have {half} keys per half, fewer than "
-                    f"--reads={self.reads}; give at least {self.reads**2}"
-                )
+                fewer = f"fewer than --reads={self.reads}; give at least {self.reads**2}"
+                raise ValueError(f"{where}: {count} slots have {half} keys per half, {fewer}")
         return tuple(counts)
 
     def __post_init__(self) -> None:
@@ -78,18 +72,14 @@ class BenchmarkConfig(Configuration):
         if self.scale > 1:
             raise ValueError(f"--scale={self.scale}: expected at most 1, the shapes as they are")
         if self.budget > self.slots()[0]:
-            raise ValueError(
-                f"--budget={self.budget} is more rows than the smallest of "
-                f"--table_slots={self.table_slots}; lower it"
-            )
+            least = f"the smallest of --table_slots={self.table_slots}; lower it"
+            raise ValueError(f"--budget={self.budget} is more rows than {least}")
         self.blocks()
 
     def block(self, slots: int) -> BlockShape:
-        """The memory block with so many table slots."""
         shape = (math.isqrt(slots), self.memory_heads, self.reads, self.key_width, self.width)
         with blame_flag("--"):
             return BlockShape(MemoryConfig(*shape), self.tokens, self.width, self.budget)
 
     def blocks(self) -> tuple[BlockShape, ...]:
-        """The memory block at every number of table slots."""
         return tuple(map(self.block, self.slots()))

@@ -1,7 +1,5 @@
 """Suite ``generate``: greedy decoding with a cache, with memories of many sizes and with none."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
@@ -32,10 +30,8 @@ def run(flags: BenchmarkConfig, report: Report) -> None:
         model, params = Decoder(config), unflatten(models.random_leaves(config))
 
         def decode(params: Any, prompts: jax.Array, model: Decoder = model) -> jax.Array:
-            """No token ends a row."""
             return generate(model, params, prompts, jnp.ones(prompts.shape, bool), _STEPS)
 
-        batches = models.random_batches(config, _ROWS, _PROMPT)
-        prompts = [(params, batch.tokens) for batch in batches]
+        prompts = [(params, b.tokens) for b in models.random_batches(config, _ROWS, _PROMPT)]
         suite.compile(Entry(SUITE, name, setting), decode, prompts)
     suite.run(report, flags.repetitions)

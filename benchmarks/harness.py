@@ -1,19 +1,16 @@
 """Timing: cases take turns, so that a machine's other work slows all of them alike."""
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 
 Clock = Callable[[], float]
 Call = Callable[[int], Any]  # starts a repetition and gives what is to be waited for
 Inputs = Sequence[tuple[Any, ...]]
-REST_SECONDS = 0.003
-LONGEST_REST_SECONDS = 1.0
+REST_SECONDS, LONGEST_REST_SECONDS = 0.003, 1.0
 _BUSY = 0.1  # of one core, for the process to count as at rest
 
 
@@ -22,13 +19,8 @@ def settle(
     busy_clock: Clock = time.process_time,
     sleep: Callable[[float], Any] = time.sleep,
 ) -> None:
-    """Sleeps until the process is at rest.
-
-    What a case leaves behind would count among the time of the next one: threads that spin for
-    more work, gigabytes that are given back to the system after their result is there.
-    """
-    latest = clock() + LONGEST_REST_SECONDS
-    busy = True
+    """Sleeps until what a case leaves behind, such as threads that spin, slows the next no more."""
+    latest, busy = clock() + LONGEST_REST_SECONDS, True
     while busy and clock() < latest:
         begun, worked = clock(), busy_clock()
         sleep(REST_SECONDS)
@@ -46,16 +38,15 @@ def take_turns(
 ) -> dict[str, list[float]]:
     """Times cases in rounds: each is sampled once a round, after a rest; gives seconds of a call.
 
-    A sample is of several ``calls`` started one after another and waited for together, which hides
-    what the host does between them, as a training loop does. Rounds of ``warm_up`` do not count.
+    The ``calls`` of a sample are waited for together, as in training, which hides what the host
+    does between them. Rounds of ``warm_up`` do not count.
     """
     samples: dict[str, list[float]] = {name: [] for name in cases}
     for repetition in range(warm_up + repetitions):
         # Another order each round: nobody always runs in the caches that one other left.
         for name in random.Random(repetition).sample(list(cases), len(cases)):
             rest()
-            begun = clock()
-            started = None  # and not a list: what a call gives is let go at the next
+            begun, started = clock(), None  # no list: what a call gives is let go at the next
             for call in range(calls):
                 started = cases[name](repetition * calls + call)
             jax.block_until_ready(started)
@@ -64,27 +55,19 @@ def take_turns(
 
 
 class Program(NamedTuple):
-    """What JAX compiled, the seconds of tracing and compiling, and bytes of memory by their use.
-
-    Outputs include the ``aliased``, which stand in arguments; ``total`` is all while it runs.
-    """
+    """What JAX compiled, the seconds of tracing and compiling, and bytes of memory by their use."""
 
     run: Any
     compile_seconds: float
-    memory: dict[str, int]
+    memory: dict[str, int]  # outputs include the aliased, part of arguments; total: while it runs
 
 
-def compile_for(
-    function: Callable[..., Any], *arguments: Any, donate: Sequence[int] = ()
-) -> Program:
+def compile_for(function: Any, *arguments: Any, donate: Sequence[int] = ()) -> Program:
     """Compiles a function for arguments, or their shapes; outputs take over those to ``donate``."""
-
-    def fresh(*given: Any) -> Any:
-        # Of a function that JAX knows already, it would take what it traced before.
-        return function(*given)
-
     begun = time.perf_counter()
-    compiled = jax.jit(fresh, donate_argnums=tuple(donate)).lower(*arguments).compile()
+    # Of a function that JAX knows already, it would take what it traced before.
+    fresh = jax.jit(lambda *given: function(*given), donate_argnums=tuple(donate))
+    compiled = fresh.lower(*arguments).compile()
     seconds = time.perf_counter() - begun
     told, parts = compiled.memory_analysis(), ("argument", "output", "alias", "temp")
     sizes = (getattr(told, f"{part}_size_in_bytes") for part in parts)
@@ -134,7 +117,7 @@ class CompileWatch:
             end = max(end, ended)
         return total
 
-    def __enter__(self) -> CompileWatch:
+    def __enter__(self) -> Self:
         jax.monitoring.register_event_duration_secs_listener(self.hear)
         return self
 
@@ -143,7 +126,6 @@ class CompileWatch:
         self.elapsed = self._clock() - self._begun
 
     def hear(self, event: str, duration_secs: float, **_: Any) -> None:
-        """Takes note of what JAX tells of itself."""
         if event.startswith("/jax/core/compile/"):
             now = self._clock()
             self._intervals.append((now - duration_secs, now))

@@ -1,8 +1,5 @@
 """Suite ``lookup``: from queries to slots, against all k × k pairs, and the scores alone."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,8 +15,7 @@ from benchmarks.flags import BenchmarkConfig
 from benchmarks.report import Entry, Report, Suite
 from smf_jax.memory.product_keys import Lookup, product_key_lookup
 
-SUITE = "lookup"
-LOOKUP = "lookup"
+SUITE = LOOKUP = "lookup"
 
 
 def run(flags: BenchmarkConfig, report: Report) -> None:
@@ -35,9 +31,7 @@ def run(flags: BenchmarkConfig, report: Report) -> None:
     suite.run(report, flags.repetitions)
 
 
-def add_lookup(
-    suite: Suite, of: str, shape: BlockShape, name: str, form: Callable[..., Any]
-) -> Any:
+def add_lookup(suite: Suite, of: str, shape: BlockShape, name: str, form: Any) -> Any:
     """Adds a form of the lookup to the suite of this name; gives what the first inputs give."""
     inputs = make_queries(shape)
     entry = Entry(of, name, shape.setting, block_costs(shape)[SUITE])

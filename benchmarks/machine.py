@@ -1,7 +1,5 @@
 """The machine: what it is, how fast it copies and multiplies, what memory it and a process have."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -28,10 +26,8 @@ class Rates(NamedTuple):
     dtype: str
 
     def __str__(self) -> str:
-        return (
-            f"copies at {self.copy_bytes / 1e9:.3g} GB/s (read and written), multiplies "
-            f"{self.dtype} matrices at {self.operations / 1e9:,.0f} GFLOP/s"
-        )
+        copies = f"copies at {self.copy_bytes / 1e9:.3g} GB/s (read and written)"
+        return f"{copies}, multiplies {self.dtype} matrices at {self.operations / 1e9:,.0f} GFLOP/s"
 
 
 def describe_machine() -> dict[str, Any]:
@@ -92,11 +88,7 @@ def peak_bytes() -> int | None:
 
 
 def ask_child(module: str, task: dict[str, Any]) -> dict[str, Any]:
-    """What ``python -m module TASK``, a process with nothing else in it, tells at its end.
-
-    Raises:
-      ValueError: if the child failed or could not tell its peak memory, with its last line.
-    """
+    """What ``python -m module TASK`` tells; `ValueError` if it fails or knows no peak memory."""
     command = [sys.executable, "-m", module, json.dumps(task)]
     # On a CPU nothing else is wanted: the plugins of other platforms take memory too.
     env = {**os.environ, "JAX_PLATFORMS": "cpu"}
@@ -111,10 +103,7 @@ def ask_child(module: str, task: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_rates(repetitions: int = 10, dtype: Any = jnp.float32, smaller: int = 1) -> Rates:
-    """Measures copies, of far more than a cache holds, and products of square matrices.
-
-    The fastest of the repetitions counts, as a rate is what can be reached.
-    """
+    """Measures copies, of more than a cache holds, and products of matrices; the fastest count."""
     on_cpu = jax.default_backend() == "cpu"
     width = (2048 if on_cpu else 8192) // smaller
     source = jnp.ones((2**26 if on_cpu else 2**28) // smaller**2, jnp.float32)
@@ -135,7 +124,6 @@ def compile_copy(source: Any) -> Any:
 
 
 def _proc(name: str) -> dict[str, str]:
-    """The entries of a file of Linux, the last of each name."""
     path = Path("/proc") / name
     lines = path.read_text().splitlines() if path.exists() else ()
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}

@@ -1,7 +1,5 @@
 """Whole models to be timed: shapes, random leaves and batches, methods."""
 
-from __future__ import annotations
-
 import json
 import math
 import zlib
@@ -31,15 +29,12 @@ from smf_jax.training.sparse_trainer import sparse_trainer
 from smf_jax.training.step import Settings, Shared
 from smf_jax.training.trainers import Trainer, dense_trainer, lora_trainer
 
-SHAPES = {
-    name: ModelConfig.from_dict(values)
-    for name, values in json.loads((Path(__file__).parent / "shapes.json").read_text()).items()
-}
+_SHAPES = json.loads((Path(__file__).parent / "shapes.json").read_text())
+SHAPES = {name: ModelConfig.from_dict(values) for name, values in _SHAPES.items()}
 SMF, FULL, LORA = "smf", "full, AdamW", "LoRA r 8, AdamW"
 METHODS = (SMF, LORA, FULL)
 _LORA_TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
-# Of a task; so many budgets of rows may have optimizer state or masters.
-STEPS = 30
+STEPS = 30  # of a task; so many budgets of rows may have optimizer state or masters
 
 
 def built_in_decoder(slots: int, scale: float = 1.0) -> ModelConfig:
@@ -62,15 +57,11 @@ def shrunk(config: ModelConfig, scale: float) -> ModelConfig:
     layers = max(2, len(placement.layers) + 1, round(scale * config.layers))
     standing = sorted({layer * layers // config.layers for layer in placement.layers})
     head_width = max(4, 2 * round(scale * config.head_width / 2))
-    return replace(
-        config,
-        vocabulary=max(64, round(scale * config.vocabulary)),
-        width=config.heads * head_width,
-        layers=layers,
-        head_width=head_width,
-        hidden_width=max(16, round(scale * config.hidden_width)),
-        memory=replace(placement, layers=tuple(standing)),
-    )
+    sizes = {"width": config.heads * head_width, "layers": layers, "head_width": head_width}
+    for name, least in (("vocabulary", 64), ("hidden_width", 16)):
+        sizes[name] = max(least, round(scale * getattr(config, name)))
+    changes: dict[str, Any] = {**sizes, "memory": replace(placement, layers=tuple(standing))}
+    return replace(config, **changes)
 
 
 def memory_of(config: ModelConfig) -> MemoryPlacement:

@@ -4,8 +4,6 @@
 ``transformers``, and holds one file of weights at a time: 0.7 GB for a model of 1 GB.
 """
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,8 +42,7 @@ class RandomConfig(Configuration):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.shape not in SHAPES:
-            known = ", ".join(SHAPES)
-            raise ValueError(f"--shape={self.shape} is unknown; choose from {known}")
+            raise ValueError(f"--shape={self.shape} is unknown; choose from {', '.join(SHAPES)}")
 
 
 def main(flags: RandomConfig) -> int:
@@ -61,10 +58,8 @@ def main(flags: RandomConfig) -> int:
         tokenizer = train_tokenizer(neutral_sentences(2000, random.Random(0)), 1000)
     config = replace(SHAPES[flags.shape], dtype=flags.dtype)
     if tokenizer.size > config.vocabulary:
-        raise ValueError(
-            f"--tokenizer={flags.tokenizer} has {tokenizer.size} tokens, --shape={flags.shape} "
-            f"embeds {config.vocabulary}; choose another of the two"
-        )
+        embeds = f"--shape={flags.shape} embeds {config.vocabulary}; choose another of the two"
+        raise ValueError(f"--tokenizer={flags.tokenizer} has {tokenizer.size} tokens, {embeds}")
     params, shard = abstract_leaves(config, flags.dtype), flags.shard_mb * 10**6
     with blame_flag("--out: "), whole_directory(flags.out) as partial:
         draw = lambda path: random_leaf(path, params[path], flags.seed)  # noqa: E731

@@ -1,7 +1,5 @@
 """Suite ``read``: the weighted read and its gradient, against one gather of all rows."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

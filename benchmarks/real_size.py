@@ -1,10 +1,7 @@
-"""Suite ``real_size``: steps of a model of the very shape of Qwen2.5-0.5B, with random weights.
+"""Suite ``real_size``: steps of Qwen2.5-0.5B's shape with the memory of 2604.05248, random weights.
 
-Blocks 6, 12 and 18 have the memory that 2604.05248 put into it. ``python -m benchmarks.real_size
-TASK`` takes the steps of one method alone and tells its peak memory.
+``python -m benchmarks.real_size TASK`` takes the steps of one method and tells its peak memory.
 """
-
-from __future__ import annotations
 
 import json
 import sys
@@ -22,12 +19,10 @@ from smf_jax.memory.config import MemoryConfig
 from smf_jax.models.config import MemoryPlacement
 from smf_jax.params import count_parameters
 
-SUITE = "real_size"
-SHAPE = "qwen2.5-0.5b"
+SUITE, SHAPE = "real_size", "qwen2.5-0.5b"
 MEMORY = MemoryConfig(keys_per_half=128, heads=4, reads=16, key_width=256, value_width=896)
 PLACEMENT = MemoryPlacement((6, 12, 18), "replace", MEMORY)
-# Frozen weights as checkpoints store them.
-_DTYPES = ("bfloat16", "float32")
+_DTYPES = ("bfloat16", "float32")  # frozen weights as checkpoints store them
 _ROWS, _LENGTH, _STEPS = 4, 128, 3
 
 
@@ -60,13 +55,10 @@ def take_steps(name: str, scale: float, budget: int) -> dict[str, Any]:
         seconds.append(time.perf_counter() - begun)
         if not jax.numpy.isfinite(loss):
             raise FloatingPointError(f"step {number} of {name} was not finite: loss {loss}")
-    return {
-        "seconds": seconds,
-        "compile_seconds": program.compile_seconds,
-        "parameters": count_parameters(models.abstract_leaves(config)),
-        "first_step_seconds": seconds[0],
-        "peak_bytes": peak_bytes(),
-    }
+    size_of = count_parameters(models.abstract_leaves(config))
+    told = {"compile_seconds": program.compile_seconds, "parameters": size_of}
+    last = {"first_step_seconds": seconds[0], "peak_bytes": peak_bytes()}
+    return {"seconds": seconds, **told, **last}
 
 
 if __name__ == "__main__":

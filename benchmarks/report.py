@@ -1,7 +1,5 @@
 """What a benchmark leaves: measurements, which of them keep to their bounds, and their tables."""
 
-from __future__ import annotations
-
 import json
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +20,7 @@ FORMAT = 1
 BOUNDS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "bounds.json").read_text())
 _HOLDS = {"at most": operator.le, "at least": operator.ge}
 _UNITS = {"": 1.0, "ms": 1e-3, "GiB": 2.0**30, "MB": 1e6}
-# Of the free memory, what a suite may plan to use.
-_SHARE = 0.85
+_SHARE = 0.85  # of the free memory, what a suite may plan to use
 _EMPTY = Holder()
 
 
@@ -66,8 +63,7 @@ class Report:
                     row["share_of_copy_bandwidth"] = moved / self.rates.copy_bytes
                     row["share_of_matmul_rate"] = operations / self.rates.operations
         if entry.program is not None:
-            row["compile_seconds"] = entry.program.compile_seconds
-            row["memory"] = entry.program.memory
+            _, row["compile_seconds"], row["memory"] = entry.program
         self.measurements.append(row | more)
         self.say(line_of(row | more))
 
@@ -97,8 +93,8 @@ class Report:
                 verdict = "holds" if holds else "DOES NOT HOLD"
                 self.say(f"  {name}: {measured}, {expected}: {verdict}")
             if not values and "{" not in bound["check"]:
-                what = f"check {bound['check']}"
-                self.skip(what, "what it compares was not measured in this run")
+                reason = "what it compares was not measured in this run"
+                self.skip(f"check {bound['check']}", reason)
 
     def to_dict(self) -> dict[str, Any]:
         found = {name: value for name, value in self.__dict__.items() if name != "say"}
@@ -166,9 +162,8 @@ class Suite:
         return report.has_room(what, needed)
 
     def run(self, report: Report, repetitions: int, calls: int = 1) -> None:
-        """Times all of them and reports them in the order in which they were added."""
-        cases = {name: call for name, (_, call) in self.cases.items()}
-        timings = take_turns(cases, repetitions, calls=calls)
+        calling = {name: call for name, (_, call) in self.cases.items()}
+        timings = take_turns(calling, repetitions, calls=calls)
         for name, (entry, _) in self.cases.items():
             report.add(entry, timings[name])
 

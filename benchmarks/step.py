@@ -1,7 +1,5 @@
 """Suite ``step``: a training step of the memory block alone, its parts, and other ways."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -24,9 +22,8 @@ from smf_jax.sparse.accesses import Form
 from smf_jax.sparse.row_optimizer import create_store
 from smf_jax.sparse.rows import row_gradient
 
-SUITE = "step"
+SUITE, AFTER = "step", "after the forward"
 TORCH = "torch EmbeddingBag(sparse=True), SGD"
-AFTER = "after the forward"
 FORMS: tuple[Form, ...] = get_args(Form)
 PEAK_SLOTS = 2**20  # of processes that measure peak memory, or the most below
 _TASK_STEPS = 30  # of the store that Adam's moments of rows would need
@@ -49,13 +46,11 @@ def run(flags: BenchmarkConfig, report: Report) -> None:
         for way, beside in ((SMF, "beside the dense ways"), (MASKED, ""), (ADAM, "")):
             _add_way(suite, report, given, way, beside)
         suite.run(report, flags.repetitions)
+        suite = Suite()  # the tables of the last are given back
+        if flags.torch and _add_torch(suite, report, given):
+            _add_way(suite, report, given, SMF, "beside torch")
+            suite.run(report, flags.repetitions)
         del suite
-        if flags.torch:
-            suite = Suite()
-            if _add_torch(suite, report, given):
-                _add_way(suite, report, given, SMF, "beside torch")
-                suite.run(report, flags.repetitions)
-            del suite
     if flags.peak and jax.default_backend() == "cpu":
         take_peaks(report, shapes)
     for shape in shapes:
@@ -92,7 +87,6 @@ def add_parts(suite: Suite, of: str, given: Block, holder: Holder) -> None:
 
 
 def _add_way(suite: Suite, report: Report, given: Block, way: str, beside: str) -> None:
-    """Adds one of our own ways to train the block, where there is memory for it."""
     shape, (start, run) = given.shape, ways(given)[way]
     state = jax.eval_shape(start, abstract_table(shape))
     program = compile_for(run, state, *given.arguments()[0], donate=(0,))
@@ -150,13 +144,10 @@ def _report_store(report: Report, shape: BlockShape) -> None:
         for optimizer in (optax.sgd(1.0), optax.adam(1.0))
     )
     trained = shape.selected * shape.memory.value_width * table.dtype.itemsize
-    report.add(
-        Entry(SUITE, "trained, and optimizer state", shape.setting),
-        trained_bytes=trained,
-        sgd_state_bytes=sgd,
-        adam_state_bytes=adam,
-        adam_store_capacity=capacity,
-        dense_trained_bytes=shape.table_bytes,
-        dense_adam_state_bytes=2 * shape.slots * shape.memory.value_width * 4,
-        dense_over_smf_trained=shape.table_bytes / (trained + sgd),
-    )
+    moments = 2 * shape.slots * shape.memory.value_width * 4
+    sparse = {"trained_bytes": trained, "sgd_state_bytes": sgd, "adam_state_bytes": adam}
+    dense = {"dense_trained_bytes": shape.table_bytes, "dense_adam_state_bytes": moments}
+    more = {**sparse, "adam_store_capacity": capacity, **dense}
+    over = shape.table_bytes / (trained + sgd)
+    entry = Entry(SUITE, "trained, and optimizer state", shape.setting)
+    report.add(entry, **more, dense_over_smf_trained=over)

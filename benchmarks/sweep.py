@@ -1,7 +1,5 @@
 """Suite ``sweep``: eight budgets of one static size in one group of trials, against each alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import jax
@@ -19,8 +17,7 @@ from smf_jax.sharding import TRIAL, device_mesh
 
 SUITE = "sweep"
 BUDGETS = (120, 176, 232, 288, 344, 400, 456, 512)
-_SLOTS = 16_384
-_PROBE_ROWS = 128
+_SLOTS, _PROBE_ROWS = 16_384, 128
 
 
 def run(
@@ -51,11 +48,9 @@ def run(
 
     compiling = float(np.median([run.seconds for run in alone]))
     least = sum(run.elapsed for run in alone) - (len(budgets) - 1) * compiling
-    figures = {
-        "over_alone_less_compiles": sum(run.elapsed for run in together) / least,
-        "step_traces": shared.traces,
-        "programs_after_first_budget": sum(run.programs for run in together[1:]),
-    }
+    figures = {"over_alone_less_compiles": sum(run.elapsed for run in together) / least}
+    later = sum(run.programs for run in together[1:])
+    figures |= {"step_traces": shared.traces, "programs_after_first_budget": later}
     add("each budget alone", alone)
     add("all budgets in one group", together, **figures)
 

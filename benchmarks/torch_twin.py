@@ -1,9 +1,4 @@
-"""The same memory block in PyTorch: ``EmbeddingBag(sparse=True)`` and SGD, the best of its ways.
-
-Only the table trains and is differentiated; lookup and gate run without a graph.
-"""
-
-from __future__ import annotations
+"""The same block in PyTorch: ``EmbeddingBag(sparse=True)`` and SGD, only the table in a graph."""
 
 import importlib
 from typing import Any
@@ -14,10 +9,7 @@ from benchmarks.block import LEARNING_RATE, Block
 
 
 class TorchBlock:
-    """The block, its table in an `EmbeddingBag`; calling it makes one step of SGD.
-
-    Everything of the block, whose gate is silu, is copied into tensors.
-    """
+    """The block, whose gate is silu, its table in an `EmbeddingBag`; a call is a step of SGD."""
 
     def __init__(self, given: Block, threads: int) -> None:
         torch: Any = importlib.import_module("torch")
@@ -41,11 +33,9 @@ class TorchBlock:
         with torch.no_grad():
             slots, weights = (of.reshape(tokens, -1) for of in self._lookup(x))
             gate = torch.nn.functional.silu(self._linear("gate", x))
-        y = self.bag(slots, per_sample_weights=weights)
-        return self._linear("output", y * gate)
+        return self._linear("output", self.bag(slots, per_sample_weights=weights) * gate)
 
     def __call__(self, number: int) -> None:
-        """One step; done when it returns."""
         self._optimizer.zero_grad(set_to_none=True)
         self.output(number).backward(self._inputs[number % len(self._inputs)][1])
         self._optimizer.step()
@@ -57,12 +47,9 @@ class TorchBlock:
     def _lookup(self, x: Any) -> tuple[Any, Any]:
         torch, memory = self._torch, self._shape.memory
         queries = self._linear("query", x).reshape(len(x), memory.heads, 2, -1)
-        (first, i), (second, j) = (
-            torch.einsum("thc,hnc->thn", queries[:, :, half], self._keys[:, half]).topk(
-                memory.reads
-            )
-            for half in (0, 1)
-        )
+        halves = ((queries[:, :, half], self._keys[:, half]) for half in (0, 1))
+        found = (torch.einsum("thc,hnc->thn", *half).topk(memory.reads) for half in halves)
+        (first, i), (second, j) = found
         sums = (first[..., :, None] + second[..., None, :]).flatten(-2)
         scores, winners = sums.topk(memory.reads)
         rows = i.gather(-1, winners // memory.reads) * memory.keys_per_half

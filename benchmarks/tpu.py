@@ -1,10 +1,7 @@
 """Suite ``tpu``: compiles for a TPU that is not there, and tells what its compiler tells.
 
-The read, the memory's step and a whole model's step are compiled for one chip of a topology, and
-for all of them with the tokens, the table's rows or its columns split; nothing runs.
+Nothing runs; on all chips of a topology the tokens, the table's rows or its columns are split.
 """
-
-from __future__ import annotations
 
 import os
 import re
@@ -36,11 +33,8 @@ SUITE = "tpu"
 _COLLECTIVES = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all"
 _WHOLE, _SPLIT, _COLUMNS = PartitionSpec(), PartitionSpec(DATA), PartitionSpec(None, DATA)
 # libtpu looks for a TPU machine's metadata, and for other processes on its chips: here are none.
-ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
+ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+ENVIRONMENT |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
 
 class Layout(NamedTuple):
@@ -53,8 +47,7 @@ class Layout(NamedTuple):
 
     def place(self, shapes: Any, spec: PartitionSpec = _WHOLE) -> Any:
         """Shapes, placed alike; by default each chip holds everything."""
-        sharding = NamedSharding(self.mesh, spec)
-        placed = partial(jax.ShapeDtypeStruct, sharding=sharding)
+        placed = partial(jax.ShapeDtypeStruct, sharding=NamedSharding(self.mesh, spec))
         return jax.tree.map(lambda leaf: placed(leaf.shape, leaf.dtype), shapes)
 
 
@@ -75,17 +68,13 @@ def layouts(topology: str) -> list[Layout]:
     try:
         devices = topologies.get_topology_desc(topology, platform="tpu").devices
     except Exception as error:  # libtpu raises whatever XLA does
-        raise ValueError(
-            f"--topology={topology}: {str(error).splitlines()[0]}; expected a name as of Cloud "
-            "TPU, such as v5e:2x4"
-        ) from error
+        why = f"{str(error).splitlines()[0]}; expected a name as of Cloud TPU, such as v5e:2x4"
+        raise ValueError(f"--topology={topology}: {why}") from error
     one, everyone = (Mesh(np.array(chips), (DATA,)) for chips in (devices[:1], devices))
     splits = {"tokens": (_SPLIT, _WHOLE), "rows": (_WHOLE, _SPLIT), "columns": (_WHOLE, _COLUMNS)}
-    many = [
-        Layout(f"{len(devices)} chips, {what} split", everyone, *specs)
-        for what, specs in splits.items()
-    ]
-    return [Layout("one chip", one, _WHOLE, _WHOLE), *(many if len(devices) > 1 else ())]
+    n = len(devices)
+    many = [Layout(f"{n} chips, {of} split", everyone, *specs) for of, specs in splits.items()]
+    return [Layout("one chip", one, _WHOLE, _WHOLE), *(many if n > 1 else ())]
 
 
 def run(flags: BenchmarkConfig, report: Report) -> None:
@@ -105,13 +94,11 @@ def programs(shape: BlockShape, scale: float, layout: Layout) -> dict[str, tuple
     table = place(block.abstract_table(shape), layout.table)
     per_token = (shape.tokens, shape.memory.reads_per_token)
     reads = of_tokens((abstract(per_token, jnp.int32), abstract(per_token, shape.dtype)))
-
     counts = abstract((shape.slots,), jnp.int32)
     usage = PoolUsage(counts, counts, abstract((), jnp.int32))
     frozen = place((block.abstract_params(shape), usage))
     x = of_tokens(abstract((shape.tokens, 1, shape.width), shape.dtype))
     memory_step = partial(block.step, shape, block.layer_of(shape))
-
     # The 1.3B model: leaves and compute in bfloat16, but for its table.
     config = large_decoder(shape.memory, scale)
     begin, step = models.make_method(models.SMF, config, shape.budget)
@@ -133,9 +120,6 @@ def told(program: Program) -> dict[str, Any]:
     analysis = program.run.cost_analysis() or {}
     # How many collectives of each kind stand in the program's text.
     found = re.findall(rf"= .*? ({_COLLECTIVES})(?:-start)?\(", program.run.as_text())
-    return {
-        "argument_bytes": program.memory["arguments"],
-        "bytes_accessed": analysis.get("bytes accessed"),
-        "flops": analysis.get("flops"),
-        "collectives": dict(Counter(found)),
-    }
+    needed, accessed = program.memory["arguments"], analysis.get("bytes accessed")
+    told = {"argument_bytes": needed, "bytes_accessed": accessed, "flops": analysis.get("flops")}
+    return {**told, "collectives": dict(Counter(found))}

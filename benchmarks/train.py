@@ -1,7 +1,5 @@
 """Suite ``train``: a step of a whole model, over table slots and against other methods."""
 
-from __future__ import annotations
-
 from benchmarks import models
 from benchmarks.flags import BenchmarkConfig
 from benchmarks.report import Entry, Report, Suite

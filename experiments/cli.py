@@ -24,9 +24,7 @@ WIDTH = 100
 
 
 def parse(config: type[Config], arguments: Sequence[str]) -> tuple[Config, list[str]]:
-    """Reads a configuration from arguments; returns it, and the arguments that are no flags.
-
-    A flag that is given wins over the configuration's preset, if it names one.
+    """Reads a configuration from flags, over its preset if it names one, and what is no flag.
 
     Raises:
       ValueError: for an unknown flag, a value of the wrong type or out of bounds, naming it.
@@ -91,10 +89,9 @@ def run(
 ) -> None:
     """Runs a command and exits: 0 when done, 1 when training failed, 2 on bad input.
 
-    A `ValueError` or what the file system refuses is the user's to mend and is told in one line;
-    ``SMF_JAX_TRACEBACK=1`` shows where it came from. Anything else is a fault of ours and is
-    raised as it is. The summary and the example, a call ``python -m MODULE …``, stand above the
-    flags in the help; ``positional`` names the field that takes the arguments that are no flags.
+    A `ValueError` or what the file system refuses is the user's to mend and is told in one line,
+    with ``SMF_JAX_TRACEBACK=1`` also where it came from; anything else is our fault and is raised.
+    ``positional`` names the field that takes the arguments that are no flags.
     """
     arguments = sys.argv[1:]
     for page, asked in ((help_text, {"--helpfull"}), (first_page, {"-h", "--help", "-help"})):

@@ -1,8 +1,7 @@
-"""Writes a model for others.
+"""Writes a base, or with ``--run`` what a trial has come to, for others (docs/serving.md).
 
-With ``--run`` it is what a trial of a sweep has come to: the base with the patches of the tasks so
-far beside it, or, for methods without patches, with what they trained in it. `load_exported` reads
-the directory back bit for bit; docs/serving.md tells how to use it, here and in PyTorch.
+The base has the patches of the tasks beside it or, for methods without patches, in it what was
+trained. `load_exported` reads the directory back bit for bit.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class ExportConfig(Configuration):
 def find_model(config: InputSection) -> tuple[Base, list[Patch], Path, dict[str, Any]]:
     """Reads the base, its patches in order, its directory, and what a card tells of the training.
 
-    For methods without patches the base is one with what was trained in place of its own.
+    Without patches what was trained stands in the base.
 
     Raises:
       FileNotFoundError: a run, a trial, a task or the base is not there.

@@ -1,7 +1,7 @@
 """The main job: sweeps budgets, rates and methods over a stream of facts, and reports.
 
-It builds (or reuses) the base, teaches the stream task by task with every method, measures after
-each task what was learned and what was forgotten, and ends in a report with its pictures.
+It builds (or reuses) the base, teaches the stream task by task with every method, and measures
+after each task what was learned and what was forgotten.
 """
 
 from __future__ import annotations

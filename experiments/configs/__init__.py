@@ -25,11 +25,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset_of(config: type[Config], name: str, scale: str = "full") -> Config:
-    """What a preset tells a command, of `SweepConfig` or `PretrainConfig`; without one, defaults.
-
-    Raises:
-      ValueError: for an unknown preset or scale, or a scale without a preset.
-    """
+    """What a preset tells a command, or the defaults; `ValueError` for an unknown name or scale."""
     if scale not in SCALES:
         raise ValueError(f"--scale={scale} is unknown; choose from {', '.join(SCALES)}")
     if not name:

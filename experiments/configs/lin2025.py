@@ -1,7 +1,4 @@
-"""Continual Learning via Sparse Memory Finetuning (2510.15103), section 4.
-
-1.3B parameters, 22 blocks; the feed-forward of block 12 is the memory. One step a task.
-"""
+"""Continual Learning via Sparse Memory Finetuning (2510.15103, section 4), one step a task."""
 
 from __future__ import annotations
 

@@ -11,8 +11,7 @@ from smf_jax.continual.config import PretrainConfig, SweepConfig
 class Preset:
     """The settings of one paper.
 
-    ``--scale=tiny`` shrinks sizes and lengths, not choices: the same code path in a minute or two
-    on a processor. A retrofit's base is a checkpoint, which at that scale a tiny base replaces.
+    ``--scale=tiny`` shrinks sizes and lengths, not choices; a tiny base replaces a checkpoint.
     """
 
     source: str  # the paper, by its number

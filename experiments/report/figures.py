@@ -1,7 +1,6 @@
 """The pictures of a sweep. Each function returns a figure; nothing here reads or writes files.
 
-Drawn to be read 800 pixels wide, in colours that readers with any common colour blindness tell
-apart (Okabe and Ito, 2008), and with a marker of its own for each curve.
+Drawn for a width of 800 pixels, in colours that the colour blind tell apart (Okabe and Ito, 2008).
 """
 
 from __future__ import annotations
@@ -68,10 +67,7 @@ def colour_of(method: str) -> str:
 def draw_pictures(
     averages: Sequence[Setting], changed_slots: ChangedSlots, note: str = ""
 ) -> dict[str, Figure]:
-    """Draw the `frontier`, and `retention` and `slots` where there is something to draw.
-
-    The note says what the pictures leave out.
-    """
+    """Draw the `frontier`, and `retention` and `slots` if any; the note tells what is left out."""
     curves = sweeps(averages)
     labels = curve_labels(curves)
 
@@ -102,10 +98,9 @@ def draw_pictures(
 def draw_frontier(averages: Sequence[Setting], note: str = "") -> Figure:
     """Draw what was learned against what was forgotten: a point a trial, a curve a sweep.
 
-    On the left the new facts are asked right after each task, on the right at the end of the
-    stream. Large marks are means over seeds, small ones single trials. Forgetting is the relative
-    drop on the known facts; where the base knew none, the rise of the loss on neutral text. There
-    may be no settings to draw; a note, such as the trials that failed, stands above the picture.
+    On the left the new facts are asked right after each task, on the right at the end. Large marks
+    are means over seeds. Forgetting is the relative drop on the known facts; where the base knew
+    none, the rise of the loss on neutral text. Settings may be none; the note stands above.
     """
     metric, forgotten = forgetting(averages)
     curves = sweeps(averages)
@@ -176,11 +171,7 @@ def _draw_curve(
 
 
 def _scale_frontier(axes: Axes, forgotten: str) -> None:
-    """Set the shared axes: percent of facts; forgetting by its root, which opens up small values.
-
-    Methods that differ by a factor of thirty in what they forget share this picture: on a linear
-    axis the good ones are one blot.
-    """
+    """Set the shared axes: percent of facts; forgetting by its root, which widens small values."""
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -200,8 +191,7 @@ def draw_matrices(
 ) -> Figure:
     """Draw one to four task × task shares by title side by side, NaN where there is none.
 
-    What follows the first comma of a title is set smaller. `rows`, `columns` and `colours` say what
-    each of them is; `limit` is the share at the top of the colour scale.
+    What follows a title's first comma is set smaller; `limit` is the top of the colour scale.
     """
     with rc_context(STYLE):
         norm = Normalize(0, limit)

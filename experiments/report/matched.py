@@ -15,8 +15,7 @@ def least_forgetting(
 ) -> float:
     """The least that a sweep forgets where it learns at least `score`; NaN where it does not.
 
-    The points are joined by straight lines, in order of the rate, and nothing is extrapolated
-    (L25 and method comparisons at a matched target score).
+    Points are joined by straight lines in order of the rate, none extrapolated (as in L25).
     """
     candidates = list(forgotten[learned >= score])
     for left in range(len(learned) - 1):
@@ -35,9 +34,8 @@ def matched(
 ) -> tuple[float, float]:
     """The least that a sweep, by rising rate, forgets at a matched score, along each seed's curve.
 
-    Returns:
-      Mean over the seeds and half the width of its 95 % interval, NaN for one seed; both NaN where
-      a seed does not reach the score.
+    Mean over the seeds and half the width of its 95 % interval, NaN for one seed; both NaN where a
+    seed does not reach the score.
     """
     seeds = grouped((each for setting in curve for each in setting.outcomes), "trial.seed").values()
     least = []

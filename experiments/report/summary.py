@@ -1,7 +1,7 @@
 """What a sweep came to: from the rows of `results.jsonl` to numbers that can be compared.
 
-A row is one task of one trial. An outcome is one trial, a setting its mean over seeds, and a sweep
-the settings that differ in the learning rate alone: a curve of the frontier.
+A row is a task of a trial, an outcome a trial, a setting its mean over seeds, and a sweep the
+settings that differ in the learning rate alone: a curve of the frontier.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ METRICS += ("known_forgotten", "text_loss_change", "rows_changed", "seconds")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one trial came to.
+    """What one trial came to; NaN where not measured.
 
-    Accuracies are shares from 0 to 1, in paraphrases that a fact was trained in (`seen`) or that
-    only other facts were; a number that was not measured is NaN.
+    Accuracies are shares from 0 to 1, in paraphrases that a fact was trained in (`seen`) or not.
     """
 
     trial: Trial
@@ -75,10 +74,7 @@ class Setting:
 
     @property
     def balance(self) -> float:
-        """Harmonic mean of the new facts known at the end and the known facts kept.
-
-        Where the base knew none of the probed facts, the new facts alone.
-        """
+        """Harmonic mean of the new facts known at the end and the known kept, or the new alone."""
         learned, kept = self.mean["end_unseen"], self.mean["known_kept"]
         if np.isnan(kept):
             return learned
@@ -88,9 +84,8 @@ class Setting:
 def summarise(rows: Iterable[Row], probes: str = "") -> tuple[Outcome, ...]:
     """Sum up each trial of a run, whose `--probes` are given where they are known.
 
-    Of a repeated row, for the same trial and task, the last counts. The order does not hang on
-    which was run first: by method, the unknown ones last, by rule and the like, then by budget,
-    learning rate and seed as numbers.
+    The last of repeated rows counts. The order is by method, the unknown ones last, rule and the
+    like, then budget, learning rate and seed as numbers, whichever was run first.
     """
     trials: dict[str, dict[int, Row]] = {}
     for row in rows:

@@ -115,10 +115,7 @@ def _probe_name(key: str) -> str:
 
 
 def health_table(averages: Sequence[Setting], health: Mapping[str, Any]) -> str:
-    """Return the slot health, as `read_slot_health` reads it, before and after the stream.
-
-    A line for every text and setting, and pool where there are several; empty without any.
-    """
+    """Return the slot health before and after, by text, setting and pool; empty without any."""
     found = [
         (f"{name}, {health[part]['batches']} batches", [health[part]])
         for part, name in (("background", "background"), ("recount", "base"))
@@ -157,10 +154,7 @@ def number(value: float, style: str) -> str:
 
 
 def measured(mean: float, interval: float, style: str, factor: float = 1) -> str:
-    """Write a mean with half the width of its interval, where that is no NaN, as for one seed.
-
-    A sign in the style is that of the mean alone; both are multiplied by the factor first.
-    """
+    """Write a mean with half its interval, if no NaN, times the factor; only the mean is signed."""
     text = number(factor * mean, style)
     if math.isnan(mean) or math.isnan(interval):
         return text

@@ -47,9 +47,7 @@ SLOTS = "Share of the slots changed by the task of the row that the task of the 
 
 
 def write_report(directory: Path) -> str:
-    """Write the report of a run from its files: results, slot health and patches of all shards.
-
-    The directory gets what `draw_report` writes; returned is the summary table, for the terminal.
+    """Write the report of a run from its files, as `draw_report` does; return the summary table.
 
     Raises:
       FileNotFoundError: if the directory is no run.
@@ -64,10 +62,7 @@ def write_report(directory: Path) -> str:
 
 
 def read_changed_slots(run: RunDirectory, trials: Iterable[Trial]) -> ChangedSlots:
-    """Read the slots that each task of each trial changed, for the trials that have patches.
-
-    Several pools lie one after another in the numbering.
-    """
+    """Read what slots each task of each trial with patches changed; pools follow one another."""
     found: dict[str, list[Int[np.ndarray, "_"]]] = {}
     for trial in trials:
         if trial.rule is None:  # it selects no rows, and saves no patches
@@ -88,10 +83,9 @@ def draw_report(
 ) -> str:
     """Write the tables and the pictures of a run, over those of an earlier report.
 
-    The directory gets `summary.csv`, `report.md`, `frontier.png`, and `retention.png` and
-    `slots.png` where there is something to draw. Of the trials in the rows of `results.jsonl` some
-    may have failed or be unfinished; `slots` has, by their ids, the distinct slots that each task
-    changed, `health` is what `read_slot_health` reads, `probes` the run's `--probes`.
+    These are `summary.csv`, `report.md`, `frontier.png`, and `retention.png` and `slots.png` if
+    there is something to draw. Trials in the rows may have failed or be unfinished; `slots` has, by
+    their ids, the distinct slots that each task changed, `health` is as of `read_slot_health`.
     """
     outcomes = summarise(rows, probes)
     averages = average(finished(outcomes))

@@ -1,7 +1,6 @@
 """What a retrofit costs and what healing gives back: the loss on texts, by mode and seed.
 
-It retrofits the base with every mode and seed, heals each with the same budget, and sets the losses
-beside the base's own (2604.05248, table 2; 2605.03229, table 1).
+Each is healed with the same budget, beside the base (2604.05248, table 2; 2605.03229, table 1).
 """
 
 from __future__ import annotations

@@ -7,9 +7,7 @@ from examples import ship_a_patch
 from tests.tiny_sweep import on_devices, quick_compilation
 
 
-def test_a_patch_arrives_and_another_base_refuses_it(
-    tiny_base, tmp_path, monkeypatch, capsys
-):
+def test_a_patch_arrives_and_another_base_refuses_it(tiny_base, tmp_path, monkeypatch, capsys):
     # A base of one block and 24 facts needs more than the example's bases do.
     config = smf.SparseConfig(rule="tf", optimizer=smf.OptimizerConfig("adamw"))
     how = {"config": config, "steps": 100, "learning_rate": 0.3, "budget": 256}
