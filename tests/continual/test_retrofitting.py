@@ -59,9 +59,9 @@ def healed(plain_checkpoint, tmp_path_factory):
 
     def made(**changes):
         given = flags(plain_checkpoint, place / "made", **{**shared, **changes})
-        windows = retrofitting.heal_windows(given, base)
+        windows = retrofitting.heal_windows([line["text"] for line in lines], base, given.text)
         with on_devices(1), quick_compilation():
-            return retrofitting.retrofit_base(given, base, windows)
+            return retrofitting.retrofit_base(given.retrofit, base, windows)
 
     return base, made
 

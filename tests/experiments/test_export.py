@@ -118,7 +118,10 @@ def test_an_exported_model_is_a_base_again(finished, tmp_path):
         ({"base": "{new}", "out": "{new}"}, "--base=.* no such directory"),
         ({"run": "{new}", "out": "{new}"}, "--run=.* is no run of a sweep"),
         ({"run": "{run}", "out": "{new}"}, r"has 6 trials; name one with --trial: full"),
-        ({"run": "{run}", "out": "{new}", "trial": "smf"}, "--trial=smf is not in --run"),
+        (
+            {"run": "{run}", "out": "{new}", "trial": "smf"},
+            "--trial=smf: .* has no such trial",
+        ),
         ({"run": "{run}", "out": "{run}"}, "--out=.* exists; choose another"),
         ({"base": "x", "out": "{new}", "dtype": "int8"}, "--dtype=int8 is unknown"),
     ],
@@ -133,7 +136,7 @@ def test_bad_flags_are_refused(flags, message, finished, tmp_path):
 def test_a_task_that_was_not_reached_is_refused(finished, tmp_path):
     trial = trials_of(finished, "smf")[0]
     flags = ExportConfig.of(run=str(finished), trial=trial, task=7, out=str(tmp_path / "new"))
-    with pytest.raises(FileNotFoundError, match=r"--task=7 of .* has no checkpoint; .* \[0, 1\]"):
+    with pytest.raises(FileNotFoundError, match=r"--task=7: .* has no checkpoint .* tasks 0, 1"):
         export.main(flags)
 
 

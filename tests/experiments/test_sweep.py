@@ -33,7 +33,7 @@ from smf_jax.sparse.patch import Patch, apply_patch
 from tests.tiny_sweep import content, on_devices, quick_compilation, rows_of, write_lines
 
 POOL = "memory/pool_0/values"
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
 TRIALS = {
     "full-adamw-lr0.001-s0",
     "full-adamw-lr0.01-s0",
@@ -76,12 +76,12 @@ def test_every_promised_file_is_there(finished):
         assert trial.removesuffix("-s0") in (finished / "report.md").read_text()
 
 
-def test_there_is_a_row_for_each_trial_and_task_with_the_keys_of_the_readme(finished):
+def test_there_is_a_row_for_each_trial_and_task_with_the_documented_keys(finished):
     rows = rows_of(finished)
     assert [(row["trial"], row["task"]) for row in rows] == [
         (trial, task) for trial in sorted(TRIALS) for task in range(2)
     ]
-    documented = set(re.findall(r"`(\w+)`", README.read_text().partition("results.jsonl")[2]))
+    documented = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "run_files.md").read_text()))
     assert {key for row in rows for key in row} | {"seconds"} <= documented
     for row in rows:
         assert (row["facts"], row["steps"], row["failed_step"]) == (4, 6, None)
@@ -290,7 +290,8 @@ def test_a_built_in_base_is_made_once_and_kept_by_its_recipe(sweeper, tmp_path, 
         config = sweeper.config(
             tmp_path / name, base="world", base_cache=str(tmp_path / "cache"), base_seed=3, **few
         )
-        tools = dataclasses.replace(sweeper.tools(config), pretrain=pretrain)
+        own = sweeper.tools(config)
+        tools = dataclasses.replace(own, pretrain=pretrain, run_group=lambda *_: None)
         with on_devices(1), quick_compilation():
             assert sweep.main(config, tools, lambda *_: "") == 0
     assert [(each.training.seed, each.world.world_seed) for each in made] == [(3, 3)]
@@ -304,7 +305,7 @@ def test_the_command_line_ends_in_one_line_and_status_2(tmp_path, finished):
     before = content(finished)
     found = subprocess.run(
         [*command, "--slots=0"],
-        cwd=README.parent,
+        cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,

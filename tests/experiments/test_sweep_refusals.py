@@ -184,7 +184,7 @@ def test_what_a_plain_checkpoint_lacks_is_said(refused, plain_checkpoint, tmp_pa
     refused("--reads=9 .*exceed keys_per_half=8.*k <= n", **memory | dict(reads=9))
     refused("--layers=0,2: layers .2. are outside .* 0 to 1", **memory, layers="0,2")
     refused("--layers=two: expected layer numbers", **memory, layers="two")
-    refused("--memory_heads=0: expected at least 1", **memory, memory_heads=0)
+    refused("--memory_heads=0 must be at least 1", **memory, memory_heads=0)
     refused("--gate='tanh' is unknown; choose from", **memory, gate="tanh")
     refused("--slots=65: this memory has 64 slots", **memory, slots="16,65")
 
