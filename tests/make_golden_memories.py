@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from scipy.special import erf
@@ -119,10 +119,11 @@ def block(w: Arrays, x: np.ndarray, slots: np.ndarray, m: MemoryConfig) -> Array
     """Output, scores and weights of a block that reads ``slots`` ``(t, h, k)``."""
     queries, keys = routing(w, x, m)
     head, halves = np.arange(m.heads)[:, None], np.divmod(slots, m.keys_per_half)
-    scores = sum(
+    parts = [
         np.einsum("thc,thkc->thk", queries[:, :, half], keys[head, half, halves[half]])
         for half in (0, 1)
-    )
+    ]
+    scores = cast(Any, sum(parts))
     if m.score == "relu":
         weights = np.where(scores.real > 0, scores, 0)
     else:
@@ -269,10 +270,10 @@ def make_selection(rule: str, seed: int = 4, table_slots: int = 60, top_t: int =
 def main() -> None:
     PLACE.mkdir(exist_ok=True)
     for name, case in CASES.items():
-        arrays = make_memory(case)
+        arrays = cast(dict[str, Any], make_memory(case))
         np.savez_compressed(PLACE / f"{name}.npz", meta_json=json.dumps(about(case)), **arrays)
         print(name, float(arrays["min_gap"]))
-    arrays = make_selection("tfidf")
+    arrays = cast(dict[str, Any], make_selection("tfidf"))
     np.savez_compressed(PLACE / "tfidf_step.npz", meta_json="{}", **arrays)
     print("tfidf_step", float(arrays["boundary_gap"]))
 

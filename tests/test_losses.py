@@ -26,7 +26,7 @@ def by_formula(logits, targets, weights):
 
 def test_the_loss_is_the_weighted_mean_of_the_tokens():
     nll, loss = by_formula(*case())
-    logits, targets, weights = case()
+    logits, targets, weights = map(jnp.asarray, case())
     np.testing.assert_allclose(token_losses(logits, targets), nll, rtol=1e-6, atol=1e-6)
     assert weighted_loss(logits, targets, weights) == pytest.approx(loss, rel=1e-6)
 
@@ -36,6 +36,7 @@ def test_what_a_pad_holds_is_no_part_of_the_loss(content):
     logits, targets, weights = case()
     spoilt = np.where(weights[..., None] == 0, content, logits).astype(np.float32)
     assert (weights == 0).any()
+    spoilt, logits, targets, weights = map(jnp.asarray, (spoilt, logits, targets, weights))
     np.testing.assert_array_equal(
         weighted_loss(spoilt, targets, weights), weighted_loss(logits, targets, weights)
     )

@@ -93,13 +93,14 @@ class Sweeper:
     sweep that would compile the same programs. A group still refuses to trace its step twice.
 
     Attributes:
+      compilation: the context in which it compiles.
       groups: every trial group so far.
       trained: parameters after each task, by run, trial and task.
       may_measure: whether a background may be measured; tests that forbid it say so.
     """
 
-    def __init__(self, base: Path) -> None:
-        self.base = base
+    def __init__(self, base: Path, compilation: Any = quick_compilation) -> None:
+        self.base, self.compilation = base, compilation
         self.groups: dict[Any, TrialGroup] = {}
         self.trained: dict[tuple[str, str, int], dict[str, np.ndarray]] = {}
         self.may_measure = True
@@ -116,7 +117,7 @@ class Sweeper:
     ) -> int:
         """Runs a sweep; returns the status that the command would exit with."""
         config = self.config(out, **changes)
-        with on_devices(devices), quick_compilation():
+        with on_devices(devices), self.compilation():
             written = {} if report else {"report": lambda *_: ""}
             return sweep.main(config, self.tools(config), **written)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any, cast
 
 import jax
 import pytest
@@ -38,7 +39,7 @@ def run(**changes) -> int:
 def made_up(monkeypatch):
     """Rates that take no time; the compilation cache is put back."""
     monkeypatch.setattr(command, "measure_rates", lambda **_: RATES)
-    cached = jax.config.jax_enable_compilation_cache
+    cached = cast(Any, jax.config).jax_enable_compilation_cache
     yield
     jax.config.update("jax_enable_compilation_cache", cached)
 

@@ -12,6 +12,7 @@ from benchmarks.block import ADAM, MASKED, SMF, forced, make_block
 from benchmarks.harness import compile_for
 from benchmarks.step import FORMS
 from benchmarks.torch_twin import TorchBlock
+from smf_jax.sparse.accesses import Form
 from tests.benchmarks.tiny import shape
 from tests.tiny_sweep import quick_compilation
 
@@ -34,8 +35,10 @@ def test_rows_of_a_table_are_distinct_and_nothing_of_its_size_is_held_beside_it(
 
 def test_the_masked_step_is_the_sparse_one_in_either_form_and_adam_moves_all_that_was_read(given):
     table, tables = given.table(), {}
+    forms: tuple[Form, ...] = ("vector", "vector", *FORMS)
+    names = (MASKED, ADAM, *(SMF for _ in FORMS))
     with quick_compilation():
-        for name, form in ((MASKED, "vector"), (ADAM, "vector"), *((SMF, f) for f in FORMS)):
+        for name, form in zip(names, forms, strict=True):
             start, step = block.ways(given)[name]
             with forced(form):
                 after = compile_for(step, start(table), *given.arguments()[0]).run(

@@ -37,7 +37,8 @@ def test_rates_can_be_measured_and_a_copy_goes_into_the_memory_of_its_target():
 
 
 def test_the_peak_is_the_process_s_own():
-    assert machine.peak_bytes() > 2**20
+    peak = machine.peak_bytes()
+    assert peak is not None and peak > 2**20
 
 
 def test_a_child_s_failure_is_told_in_a_line(monkeypatch):

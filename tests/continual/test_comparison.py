@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ KERNEL = "layers_0/attention/query/kernel"
 TASK_SLOTS = ([3, 4, 5], [5, 6], [40])
 
 
-def make_base() -> dict[str, np.ndarray]:
+def make_base() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     return {
         POOL: rng.normal(size=(64, 4)).astype(np.float32),
@@ -37,7 +38,7 @@ def trials(tmp_path_factory) -> Path:
     trials, parent = directory / "trials", base
     for task, slots in enumerate(TASK_SLOTS):
         after = {**state, POOL: state[POOL].copy()}
-        after[POOL][slots] += np.float32([3, 0, 0, 4])  # moves a row by 5
+        after[POOL][slots] += np.array([3, 0, 0, 4], np.float32)  # moves a row by 5
         patch = diff_params(state, after, task=f"task {task}", base=base, parent=parent)
         arrays, metadata = patch.to_arrays()
         names = {"method": "smf", "trial": "smf-s0", "task": task}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +19,11 @@ from smf_jax.continual.run_directory import RESULTS, RunDirectory
 from smf_jax.continual.stream_data import StreamData
 from smf_jax.continual.trial_group import TrialGroup
 from smf_jax.sparse.patch import Patch, apply_patch
-from tests.tiny_sweep import Killed, checkpoints_of, rows_of
+from tests.tiny_sweep import Killed, Sweeper, checkpoints_of, rows_of
 
 POOL = "memory/pool_0/values"
 # Two methods of two trials each: two groups that run on two devices.
-FOUR = dict(methods="smf,full", lr="smf:30/full:1e-3,1e-2", optimizer="")
+FOUR: dict[str, Any] = dict(methods="smf,full", lr="smf:30/full:1e-3,1e-2", optimizer="")
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -36,7 +38,7 @@ def assert_same_bits(one, other) -> None:
         assert np.asarray(one[path]).tobytes() == np.asarray(other[path]).tobytes(), path
 
 
-def replayed(run: Path, trial: str, tasks: int) -> dict[str, np.ndarray]:
+def replayed(run: Path, trial: str, tasks: int) -> dict[str, Any]:
     """The base of a run with the first patches of a trial applied, each checked bit for bit."""
     params = load_base(str(run / "base"), "base").params
     base_fingerprint = checkpoints.read_manifest(run / "base" / "leaves").fingerprint
@@ -158,6 +160,25 @@ def test_eight_devices_give_the_numbers_of_one(sweeper, tmp_path):
     three = eight | dict(slots="16", seeds="0,1,2")
     assert sweeper(tmp_path / "2", devices=2, **three) == 0
     assert rows_of(tmp_path / "2") == rows[:3]
+
+
+def test_devices_and_a_resume_keep_every_bit_as_xla_compiles_by_default(tiny_base, tmp_path):
+    plain = Sweeper(tiny_base, compilation=nullcontext)
+    two: dict[str, Any] = dict(methods="smf", optimizer="sgd", slots="16", seeds="0,1", lr="30")
+    for devices in (1, 2):
+        assert plain(tmp_path / str(devices), devices=devices, **two) == 0
+    assert_same_run(tmp_path / "2", tmp_path / "1")
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, "half a row", 3)
+        with pytest.raises(Killed):
+            plain(tmp_path / "killed", devices=2, **two)
+    assert plain(tmp_path / "killed", devices=2, resume=True, **two) == 0
+    assert_same_run(tmp_path / "killed", tmp_path / "1")
+    for trial in {row["trial"] for row in rows_of(tmp_path / "1")}:
+        trained = plain.trained["1", trial, 1]  # and nothing but the rows of its patches changed
+        assert_same_bits(
+            replayed(tmp_path / "1", trial, 2), replayed(tmp_path / "1", trial, 0) | trained
+        )
 
 
 @pytest.mark.parametrize(

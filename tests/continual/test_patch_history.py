@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -12,14 +14,14 @@ POOL, OTHER, ALPHA = "memory/pool_1/values", "memory/pool_2/values", "memory/lay
 
 
 @pytest.fixture
-def states() -> list[dict[str, np.ndarray]]:
+def states() -> list[dict[str, Any]]:
     """A base and what three tasks make of it; tasks write rows that others wrote before."""
     rng = np.random.default_rng(0)
     shapes = {POOL: (64, 4), OTHER: (64, 4)}
     state = {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes.items()}
-    states = [state | {ALPHA: np.float32(0.25)}]
+    states: list[dict[str, Any]] = [state | {ALPHA: np.float32(0.25)}]
     for task in range(3):
-        after = {path: np.copy(leaf) for path, leaf in states[-1].items()}
+        after: dict[str, Any] = {path: np.copy(leaf) for path, leaf in states[-1].items()}
         after[POOL][[3, 4 + task, 9]] += 1
         after[OTHER][[5 * task]] *= -1
         after[ALPHA] = np.float32(0.25 + task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import jax
 import numpy as np
@@ -29,7 +30,7 @@ def flags(base: Path | str, out: Path | str, **changes) -> RetrofitCommandConfig
 @partial(jax.jit, static_argnums=0)
 def logits(config: ModelConfig, params: Params) -> jax.Array:
     tokens = np.random.default_rng(0).integers(0, config.vocabulary, (3, 40))
-    return Decoder(config).apply({"params": unflatten(params)}, tokens)
+    return cast(jax.Array, Decoder(config).apply({"params": unflatten(params)}, tokens))
 
 
 def test_without_alpha_the_logits_are_those_of_the_base_bit_for_bit(plain_checkpoint, tmp_path):
@@ -42,6 +43,7 @@ def test_without_alpha_the_logits_are_those_of_the_base_bit_for_bit(plain_checkp
     assert np.any(np.asarray(logits(after.config, woken)) != expected)
     for path, leaf in before.params.items():
         assert np.asarray(after.params[path]).tobytes() == np.asarray(leaf).tobytes()
+    assert after.config.memory is not None
     assert after.config.memory.layers == (0, 1)
     assert after.origin == "Hugging Face checkpoint plain, add"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from smf_jax.continual.grid import grid
@@ -10,7 +12,7 @@ from smf_jax.continual.trial import Trial, by_group, shard
 
 
 def make_trial(**changes) -> Trial:
-    settings = dict(
+    settings: dict[str, Any] = dict(
         method="smf",
         slots=64,
         rule="tfidf",

@@ -47,5 +47,5 @@ def test_in_shard_map_devices_sort_their_own():
     sort = partial(sorted_runs, table_slots=8)
     of_all = jax.jit(jax.shard_map(sort, mesh=mesh, in_specs=jax.P("d"), out_specs=jax.P("d")))(ids)
     for part, of_device in enumerate(ids.reshape(4, 10)):
-        for array, truth in zip(of_all, sorted_runs(of_device, 8), strict=True):
+        for array, truth in zip(of_all, sorted_runs(jnp.asarray(of_device), 8), strict=True):
             np.testing.assert_array_equal(array[10 * part : 10 * (part + 1)], truth)

@@ -42,6 +42,7 @@ def test_a_conversation_is_rendered_and_encoded(tmp_path):
     assert tokenizer.chat.render(MESSAGES) == f"<|begin|>{expected}"
     assert tokenizer.chat.render(MESSAGES, open_answer=False).endswith("cat?<|end|>\n")
     ids = tokenizer.encode_chat(MESSAGES)
+    assert tokenizer.bos is not None and tokenizer.eos is not None
     assert (ids[0], ids.count(tokenizer.bos), ids.count(tokenizer.eos)) == (1, 1, 2)
     # This tokenizer sets a space behind every special token.
     assert tokenizer.decode(ids).split() == expected.replace("<|end|>", "").split()
@@ -73,6 +74,7 @@ def test_what_cannot_be_rendered_is_refused(tmp_path):
         tokenizer.encode_chat(MESSAGES)
     pytest.importorskip("jinja2", reason="needs jinja2")
     template = load_tokenizer(write(tmp_path, chat_template=TEMPLATE)).chat
+    assert template is not None
     with pytest.raises(ValueError, match="does not take these messages: no tools here"):
         template.render([{"role": "tool", "content": "x"}])
     with pytest.raises(ValueError, match="does not take these messages"):

@@ -28,6 +28,7 @@ class SmfToyQuestions(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in ANSWERS]  # noqa: RUF012
 
     def _info(self):
+        assert self.builder_config is not None
         answer = self.ANSWERS[self.builder_config.name]
         features = {"question": TEXT, "answer": answer, "context": {"text": TEXT}}
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
@@ -36,6 +37,7 @@ class SmfToyQuestions(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples(6), "test": self._generate_examples(2)}
 
     def _generate_examples(self, count=0):
+        assert self.builder_config is not None
         for i in range(count):
             answer = {
                 "trivia": {"value": f"Wért {i}", "aliases": [f"Wert {i}", f"Wért {i}"]},

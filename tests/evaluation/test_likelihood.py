@@ -32,6 +32,7 @@ def truth():
 @pytest.mark.parametrize("rows", [6, 4, 1])
 def test_the_mean_does_not_depend_on_the_chunks(rows):
     logits, batch = case()
+    logits = jnp.asarray(logits)
     chunks = [
         loss_sum(logits[i : i + rows], Batch(*(field[i : i + rows] for field in batch)))
         for i in range(0, 6, rows)

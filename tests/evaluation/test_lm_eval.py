@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("lm_eval", reason='lm_eval is absent: pip install "smf_jax[lm-eval]"')
 
-from lm_eval import simple_evaluate
-from lm_eval.tasks import TaskManager
+from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
+from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
 from experiments import evaluate
 from experiments.evaluate import EvaluateConfig

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import types
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_the_options_are_those_of_the_flags():
 class Counts:
     """A probe that measures how many params there are."""
 
-    metrics = (Metric("count", headline=True),)
+    metrics: ClassVar[tuple[Metric, ...]] = (Metric("count", headline=True),)
     about = {"items": 1}  # noqa: RUF012
 
     def measure(self, scorer, params):
@@ -42,7 +43,8 @@ class Counts:
 
 
 def test_probes_are_run_in_their_order_and_told(capsys):
-    found = run_probes(None, {"a": 0, "b": 1}, {"one": Counts(), "two": Counts()})
+    scorer, params = cast(Any, (None, {"a": 0, "b": 1}))
+    found = run_probes(scorer, params, {"one": Counts(), "two": Counts()})
     assert list(found) == ["one", "two"]
     assert found["one"].pop("seconds") >= 0
     assert found["one"] == {"items": 1, "scores": {"count": 2.0}}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +41,7 @@ def reference(usage):
 
     def loss(params, batch):
         logits = Transformer().apply({"params": unflatten(params)}, batch.tokens, batch.valid)
-        return weighted_loss(logits, batch.targets, batch.weights)
+        return weighted_loss(cast(jax.Array, logits), batch.targets, batch.weights)
 
     def step(params, state, batch):
         counts = read_counts(MODEL, params, batch)[TABLE]

@@ -108,7 +108,8 @@ def test_bad_input_is_one_line_and_status_2(monkeypatch, capsys, error):
     found = exit_of(monkeypatch, capsys, main)
     assert found == (2, "", "error: --count=3: expected less\n")
     monkeypatch.setenv("SMF_JAX_TRACEBACK", "1")
-    assert "Traceback" in exit_of(monkeypatch, capsys, main)[2]
+    _, _, stderr = exit_of(monkeypatch, capsys, main)
+    assert "Traceback" in stderr
 
 
 def test_arguments_that_are_no_flags_are_refused(monkeypatch, capsys):

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import jax
 import numpy as np
@@ -162,6 +163,7 @@ def test_a_row_tells_of_the_model_in_its_checkpoint(finished, sweeper):
         logits = Decoder(base.config).apply(
             {"params": unflatten(params)}, batch.tokens, batch.valid
         )
+        logits = cast(jax.Array, logits)
         return is_exact_match(logits, batch), loss_sum(logits, batch)
 
     def answered(params, probe):
@@ -236,7 +238,9 @@ def test_all_methods_run_on_a_plain_checkpoint_with_files(sweeper, plain_checkpo
     found = compare(out / "base", out / "trials" / trial / "task_00")
     alphas = {"memory/layer_0/alpha", "memory/layer_1/alpha"}
     assert {change.path for change in found.changed} == {"memory/pool_0/values", *alphas}
-    assert load_base(str(out / "base"), "base").config.memory.layers == (0, 1)
+    memory = load_base(str(out / "base"), "base").config.memory
+    assert memory is not None
+    assert memory.layers == (0, 1)
     assert (out / "report.md").exists()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
@@ -82,7 +84,8 @@ def test_a_difference_of_any_array_is_seen(name, tmp_path):
 
 @pytest.mark.parametrize("rule", ["kl_df", "kl_acc"])
 def test_a_selection_by_kl_agrees_with_its_formula(rule, tmp_path):
-    arrays, path = make_selection(rule), tmp_path / "kl.npz"
+    arrays = cast(dict[str, Any], make_selection(rule))
+    path = tmp_path / "kl.npz"
     np.savez(path, **arrays)
     found = check_golden(path)
     assert {"df", "kl_float64", "selected"} <= {each.name for each in found}

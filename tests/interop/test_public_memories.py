@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def facebook(**more):
 def test_a_memory_plus_block():
     arrays = facebook()
     found = import_memory(FACEBOOK_MEMORY, arrays, META)
-    sizes = {"keys_per_half": N, "key_width": 2 * C, "value_width": D}
+    sizes: dict[str, Any] = {"keys_per_half": N, "key_width": 2 * C, "value_width": D}
     assert found.config == MemoryConfig(heads=H, reads=2, gate="silu", **sizes)
     assert found.width == D and found.tables.keys() == {"values"}
     assert {leaf.dtype for leaf in found.params.values()} == {np.dtype(np.float32)}

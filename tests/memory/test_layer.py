@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +98,7 @@ def by_formula(config, params, values, x, inputs=None):
     y = oracles.weighted_read(values, slots, weights)
     if config.output_norm == "layer":
         y = layer_normalised(y, params, "output_norm")
+    gate = np.ones(())
     if config.gate != "none":
         gate = x @ params["gate/kernel"] + params["gate/bias"]
         gate = gate / (1 + np.exp(-gate)) if config.gate == "silu" else 1 / (1 + np.exp(-gate))
@@ -194,7 +196,7 @@ def test_a_bfloat16_layer_reads_with_float32_scores():
 def test_initial_values():
     config = MemoryConfig(keys_per_half=64, heads=4, reads=8, key_width=64, value_width=64)
     width, key = 96, jax.random.key(0)
-    values = MemoryPool(config).init(key)["params"]["values"]
+    values = cast(Any, MemoryPool(config).init(key))["params"]["values"]
     layer = MemoryLayer(config, width, alpha=0.01)
     params = flatten(jax.jit(layer.init)(key, jnp.zeros((1, 1, width)), values)["params"])
     assert values.shape == (64 * 64, 64)
@@ -279,7 +281,7 @@ def test_a_second_table_is_for_experts_only_and_has_the_width_of_the_model():
 
 def test_the_pool_of_experts_has_two_tables():
     config = replace(CONFIG, keys_per_half=40, experts=True)
-    tables = MemoryPool(config, 9).init(jax.random.key(0))["params"]
+    tables = cast(Any, MemoryPool(config, 9).init(jax.random.key(0)))["params"]
     assert {name: table.shape for name, table in tables.items()} == {
         "values": (1600, 7),
         "expert_inputs": (1600, 9),

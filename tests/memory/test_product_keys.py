@@ -16,7 +16,7 @@ from tests import oracles
 lookup = jax.jit(product_key_lookup, static_argnames="k")
 
 
-def random_case(t, h, n, c, seed=0, dtype=np.float32):
+def random_case(t, h, n, c, seed=0, dtype: type = np.float32):
     rng = np.random.default_rng(seed)
     return (
         rng.standard_normal((t, h, 2, c)).astype(dtype),
@@ -102,6 +102,7 @@ def test_the_compiled_lookup_sorts_nothing(differentiated):
         function = jax.grad(lambda q, keys: jnp.sum(product_key_lookup(q, keys, 8).scores), (0, 1))
     shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in [(64, 4, 2, 16), (4, 2, 128, 16)]]
     text = jax.jit(function).lower(*shapes).compile().as_text()
+    assert text is not None
     assert not re.search(r"\bsort\(", text)
     assert "best_slots" in text or "TopK" in text
 
@@ -109,7 +110,7 @@ def test_the_compiled_lookup_sorts_nothing(differentiated):
 @pytest.mark.parametrize("score", ["softmax", "relu"])
 def test_read_weights(score):
     scores = np.random.default_rng(0).standard_normal((3, 2, 5)).astype(np.float32)
-    weights = read_weights(scores, score)
+    weights = read_weights(jnp.asarray(scores), score)
     exponentials = np.exp(scores.astype(np.float64))
     truth = {
         "softmax": exponentials / exponentials.sum(-1, keepdims=True),
@@ -120,8 +121,9 @@ def test_read_weights(score):
 
 @pytest.mark.parametrize("k", [0, -1, 9])
 def test_more_reads_than_keys_are_refused(k):
+    queries, keys = map(jnp.asarray, random_case(2, 1, 8, 3))
     with pytest.raises(ValueError, match=rf"k={k} reads per head need 1 <= k <= n=8 .* lower k"):
-        product_key_lookup(*random_case(2, 1, 8, 3), k)
+        product_key_lookup(queries, keys, k)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ def test_shapes_that_do_not_fit_are_named(queries, keys):
 
 def test_an_unknown_weighting_is_refused():
     with pytest.raises(ValueError, match="score='sigmoid' is unknown; expected 'softmax' or"):
-        read_weights(jnp.zeros((1, 1, 2)), "sigmoid")
+        read_weights(jnp.zeros((1, 1, 2)), "sigmoid")  # pyright: ignore[reportArgumentType]
 
 
 def test_no_tokens_find_nothing():

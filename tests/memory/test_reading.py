@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,10 +36,11 @@ def pullback(values, slots, weights, cotangent):
 
 
 def check(dtype, tolerance):
-    values, slots, weights, cotangent = (array.astype(narrow(array, dtype)) for array in case())
+    arrays = cast(tuple[Any, ...], case())
+    values, slots, weights, cotangent = (array.astype(narrow(array, dtype)) for array in arrays)
     y, of_values, of_weights = jax.jit(pullback)(values, slots, weights, cotangent)
     assert y.dtype == of_values.dtype == of_weights.dtype == dtype
-    close = dict(rtol=0, atol=tolerance * 10)
+    close: dict[str, Any] = dict(rtol=0, atol=tolerance * 10)
     np.testing.assert_allclose(y, oracles.weighted_read(values, slots, weights), **close)
     truth = oracles.table_gradient(cotangent, slots, weights, SLOTS)
     np.testing.assert_allclose(of_values, truth, **close)
@@ -68,7 +71,7 @@ def test_a_bfloat16_read_is_summed_in_float32():
     values, slots, weights, _ = case()
     values, weights = (jnp.asarray(array, jnp.bfloat16) for array in (values, weights))
     y = jax.jit(read)(values, slots, weights)
-    exact = oracles.weighted_read(values, slots, weights)
+    exact = oracles.weighted_read(np.asarray(values), slots, np.asarray(weights))
     assert y.dtype == jnp.bfloat16
     # One rounding to bfloat16, at the end: within half a unit in the last place.
     np.testing.assert_allclose(np.asarray(y, np.float64), exact, rtol=2**-8, atol=1e-6)
@@ -81,7 +84,7 @@ def test_the_forms_of_accelerators_read_the_same(monkeypatch, rows_of_a_piece, f
     name = "FUSED_PIECE_BYTES" if fused else "PIECE_BYTES"
     monkeypatch.setattr(reading, name, rows_of_a_piece * READS * WIDTH * 4)
     y = reading._read_by_tokens(values, slots, weights, fused)
-    truth = oracles.weighted_read(values, slots, weights)
+    truth = oracles.weighted_read(np.asarray(values), np.asarray(slots), np.asarray(weights))
     np.testing.assert_allclose(y, truth, rtol=0, atol=5e-6)
     of_weights = reading._products_by_tokens(values, slots, cotangent, fused)
     truth = np.einsum("trv,tv->tr", np.asarray(values, np.float64)[np.asarray(slots)], cotangent)
@@ -91,8 +94,8 @@ def test_the_forms_of_accelerators_read_the_same(monkeypatch, rows_of_a_piece, f
 def test_the_gradient_of_bfloat16_reads_is_summed_in_float32():
     _, slots, weights, cotangent = case()
     cotangent, weights = (jnp.asarray(array, jnp.bfloat16) for array in (cotangent, weights))
-    gradient = table_gradient(cotangent, slots, weights, SLOTS)
-    truth = oracles.table_gradient(cotangent, slots, weights, SLOTS)
+    gradient = table_gradient(cotangent, jnp.asarray(slots), weights, SLOTS)
+    truth = oracles.table_gradient(np.asarray(cotangent), slots, np.asarray(weights), SLOTS)
     assert gradient.shape == (SLOTS, WIDTH) and gradient.dtype == jnp.float32
     np.testing.assert_allclose(gradient, truth, rtol=0, atol=5e-6)
 

@@ -57,8 +57,8 @@ def random_model(name: str, width: int = 24, vocabulary: int = 64, seed: int = 0
 
     Embeddings are small beside what the blocks add, or a tied model would repeat its last token.
     """
-    import torch
-    import transformers
+    import torch  # pyright: ignore[reportMissingImports]
+    import transformers  # pyright: ignore[reportMissingImports]
 
     shape = {
         "vocab_size": vocabulary,
@@ -132,7 +132,7 @@ def spell_old(directory: Path) -> None:
 
 def reference(model: Any, seed: int) -> Reference:
     """Logits and greedy continuation of a random prompt, without a cache."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     vocabulary = model.config.vocab_size
     prompt = np.random.default_rng(seed).integers(0, vocabulary, (1, PROMPT))
@@ -154,8 +154,8 @@ def saved_model(
 
     Read back, not cast back: a cast would leave the rotary frequencies rounded to bfloat16.
     """
-    import torch
-    import transformers
+    import torch  # pyright: ignore[reportMissingImports]
+    import transformers  # pyright: ignore[reportMissingImports]
 
     for seed in range(100):
         shutil.rmtree(directory, ignore_errors=True)
@@ -170,8 +170,8 @@ def saved_model(
 
 
 def main() -> None:
-    import torch
-    import transformers
+    import torch  # pyright: ignore[reportMissingImports]
+    import transformers  # pyright: ignore[reportMissingImports]
 
     transformers.logging.disable_progress_bar()
     shutil.rmtree(GOLDEN, ignore_errors=True)

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from functools import partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -69,14 +70,15 @@ def test_all_rows_may_end_early(prompts, expected):
 def test_calls_of_equal_shapes_share_one_compilation(prompts, expected):
     tokens, valid = left_pad(prompts, pad=0)
     generate(MODEL, PARAMS, tokens, valid, STEPS)
-    before = generating._decode._cache_size()
+    decode = cast(Any, generating._decode)
+    before = decode._cache_size()
     for stop in ((), (1,), (2, 3, 4)):
         generate(MODEL, flatten(PARAMS), tokens, valid, STEPS, stop=stop)
-    assert generating._decode._cache_size() == before
+    assert decode._cache_size() == before
     key = jax.random.key(0)
     for temperature in (0.5, 1.0):
         generate(MODEL, PARAMS, tokens, valid, STEPS, temperature=temperature, key=key)
-    assert generating._decode._cache_size() == before + 1
+    assert decode._cache_size() == before + 1
 
 
 def test_draws_follow_the_softmax_and_the_key(prompts, expected):
@@ -139,7 +141,7 @@ def test_cache_and_leaves_are_as_wide_as_the_computation(prompts):
 
 def test_trim():
     assert trim([4, 5, 9, 9], stop=(9, 8)) == [4, 5]
-    assert trim(np.array([4, 5]), stop=()) == [4, 5]
+    assert trim(cast(Any, np.array([4, 5])), stop=()) == [4, 5]
 
 
 def test_runs_under_vmap_over_models(prompts, expected):

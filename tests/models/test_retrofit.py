@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smf_jax.models.config import MemoryPlacement
+from smf_jax.models.config import MemoryPlacement, PlacementMode
 from smf_jax.models.decoder import abstract_params
 from smf_jax.models.retrofit import retrofit
 from smf_jax.params import flatten
@@ -13,7 +13,7 @@ BASE = random_params(PLAIN)
 KEY = jax.random.key(0)
 
 
-def placed(mode: str) -> MemoryPlacement:
+def placed(mode: PlacementMode) -> MemoryPlacement:
     return MemoryPlacement((1,), mode, MEMORY)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
 
 from smf_jax.memory.layer import MemoryConfig
-from smf_jax.models.config import MemoryPlacement, ModelConfig
+from smf_jax.models.config import MemoryPlacement, ModelConfig, PlacementMode
 from smf_jax.models.decoder import abstract_params
 from smf_jax.params import flatten, unflatten
 
@@ -30,7 +30,9 @@ PLAIN = ModelConfig(
 
 
 def with_memory(mode: str, layers: tuple[int, ...] = (1,), **choices: Any) -> ModelConfig:
-    return replace(PLAIN, memory=MemoryPlacement(layers, mode, MEMORY, **choices))
+    return replace(
+        PLAIN, memory=MemoryPlacement(layers, cast(PlacementMode, mode), MEMORY, **choices)
+    )
 
 
 def random_params(config: ModelConfig, seed: int = 0) -> dict[str, Any]:

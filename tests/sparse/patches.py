@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from smf_jax.sparse.patch import Patch, diff_params
@@ -12,7 +14,7 @@ KERNEL = "layers_0/attention/query/kernel"
 BASE = "b" * 64
 
 
-def make_params(dtype=np.float32) -> dict[str, np.ndarray]:
+def make_params(dtype=np.float32) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     return {
         POOL: rng.normal(size=(64, 8)).astype(dtype),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -24,8 +24,16 @@ class Step(NamedTuple):
         """The whole tables' gradients."""
         return {
             pool: sum(
-                oracles.table_gradient(read.cotangent, read.slots, read.weights, POOLS[pool][0])
-                for read in reads
+                (
+                    oracles.table_gradient(
+                        np.asarray(read.cotangent),
+                        np.asarray(read.slots),
+                        np.asarray(read.weights),
+                        POOLS[pool][0],
+                    )
+                    for read in reads
+                ),
+                start=np.zeros(()),
             )
             for pool, reads in self.reads.items()
         }
@@ -52,9 +60,9 @@ def steps(dtype: type = np.float64) -> list[Step]:
         for pool, (table_slots, width, layers) in POOLS.items():
             reads[pool] = [
                 ReadTrace(
-                    rng.integers(0, table_slots, (6, 4)).astype(np.int32),
-                    rng.random((6, 4)).astype(dtype),
-                    rng.standard_normal((6, width)).astype(dtype),
+                    cast(Any, rng.integers(0, table_slots, (6, 4)).astype(np.int32)),
+                    cast(Any, rng.random((6, 4)).astype(dtype)),
+                    cast(Any, rng.standard_normal((6, width)).astype(dtype)),
                 )
                 for _ in range(layers)
             ]

@@ -43,7 +43,7 @@ def recorded(layers=1, seed=0, tokens=24, table_slots=SLOTS):
 def test_reads_are_counted_over_layers_and_without_pads(form, layers):
     slots, _, valid = recorded(layers)
     found = counted(slots, valid, SLOTS, form=form)
-    truth = sum(oracles.accesses(of_layer, valid, SLOTS) for of_layer in slots)
+    truth = sum((oracles.accesses(of_layer, valid, SLOTS) for of_layer in slots), np.zeros((), int))
     assert found.counts.dtype == jnp.int32 and found.amounts is None
     np.testing.assert_array_equal(in_vector(found, found.counts), truth)
     assert int(found.total) == truth.sum() > 0

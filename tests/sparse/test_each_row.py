@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +48,9 @@ def test_extra_arguments_reach_every_row_and_are_asked_for():
     def update(updates, state, params=None, *, factor, **_):
         return updates * factor, state
 
-    scaled = optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+    scaled = optax.GradientTransformationExtraArgs(
+        *cast(Any, (lambda _: optax.EmptyState(), update))
+    )
     with pytest.raises(ValueError, match="'factor'; give examples of the extra arguments"):
         check_each_row(scaled)
     check_each_row(scaled, {"factor": 2.0})

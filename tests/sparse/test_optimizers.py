@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,8 @@ def test_a_name_is_an_optax_optimizer_at_a_rate_of_one(name):
     rows, gradients = jnp.linspace(-1, 2, 6), jnp.linspace(3, -1, 6)
     updates, _ = optimizer.update(gradients, optimizer.init(rows), rows)
     against, _ = direction.update(gradients, direction.init(rows), rows)
-    np.testing.assert_array_equal(rows + 0.3 * updates, rows - 0.3 * against)
+    up, down = cast(jax.Array, updates), cast(jax.Array, against)
+    np.testing.assert_array_equal(rows + 0.3 * up, rows - 0.3 * down)
     assert config.transformation() is OptimizerConfig(name, clip=None).transformation()
 
 

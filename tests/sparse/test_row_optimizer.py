@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ def update(values, store, slots, gradients, optimizer, scale=1.0):
     return update_rows(values, store, slots, gradients, optimizer, scale)
 
 
-def recorded_rows(dtype=np.float32):
+def recorded_rows(dtype: type = np.float32):
     """Per step, the slots and the gradients of their rows."""
     for step in recorded.steps(dtype):
         slots = step.slots[POOL]
@@ -61,6 +62,7 @@ def test_rows_that_are_not_selected_keep_every_bit_and_their_state(name, dtype):
         assert set(changed) <= set(slots.tolist())
         moved |= set(changed)
         if store is not None:
+            assert held is not None
             kept = np.setdiff1d(np.flatnonzero(np.asarray(held.places) < SLOTS), slots)
             waiting = [(s.opt_state, s.masters) for s in (held, store)]
             places = np.asarray(held.places)[kept]
@@ -101,7 +103,7 @@ def test_steps_of_different_scales_share_a_compilation_and_extra_arguments_arriv
         return updates * factor, state
 
     optimizer = optax.chain(
-        optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), times),
+        optax.GradientTransformationExtraArgs(*cast(Any, (lambda _: optax.EmptyState(), times))),
         optax.sgd(1.0, 0.9),
     )
     table, traces = jnp.zeros((SLOTS, WIDTH)), []
@@ -143,11 +145,12 @@ def test_bfloat16_tables_move_under_steps_below_their_precision():
     optimizer = optax.sgd(1e-4)
     start = jnp.asarray(np.linspace(0.5, 2, SLOTS * WIDTH).reshape(SLOTS, WIDTH), jnp.bfloat16)
     narrow, wide = start, start.astype(jnp.float32)
-    store = create_store(optimizer, narrow, SLOTS)
+    none = store = create_store(optimizer, narrow, SLOTS)
     slots, gradients = jnp.asarray([4, 8, SLOTS], jnp.int32), jnp.ones((3, WIDTH))
     for _ in range(100):
         narrow, store = update(narrow, store, slots, gradients, optimizer)
         wide, none = update(wide, None, slots, gradients, optimizer)
+    assert store is not None and store.masters is not None
     assert none is None and narrow.dtype == jnp.bfloat16 and store.masters.dtype == jnp.float32
     once = update(start, create_store(optimizer, start, 3), slots, gradients, optimizer)[0]
     np.testing.assert_array_equal(once, start, err_msg="one step is below the precision")
@@ -159,8 +162,10 @@ def test_a_store_only_where_something_is_kept():
     table = jnp.zeros((SLOTS, WIDTH))
     assert create_store(optax.sgd(1.0), table, 3) is None
     narrow = create_store(optax.sgd(1.0), table.astype(jnp.bfloat16), 3)
+    assert narrow is not None and narrow.masters is not None
     assert narrow.masters.shape == (3, WIDTH)
     store = create_store(optax.adamw(1.0), table, 3)
+    assert store is not None
     assert store.masters is None and store.places.shape == (SLOTS,)
     assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(store.opt_state))
     assert empty_store(None) is None
@@ -201,7 +206,8 @@ def test_a_store_that_overflows_latches_and_writes_nothing(dtype):
         np.testing.assert_array_equal(after, table)
         unchanged = before._replace(overflowed=store.overflowed)
         jax.tree.map(np.testing.assert_array_equal, store, unchanged)
-    assert not empty_store(store).overflowed
+    emptied = empty_store(store)
+    assert emptied is not None and not emptied.overflowed
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
@@ -213,7 +219,7 @@ def test_a_step_that_is_not_accepted_leaves_no_trace(name):
 
     @jax.jit
     def refused(table, store, gradients):
-        step = step_rows(table, store, others, gradients, optimizer)
+        step = step_rows(table, store, jnp.asarray(others), gradients, optimizer)
         return write_step(table, store, step, jnp.zeros((), bool))
 
     after, store_after = refused(table, store, other_gradients * np.nan)
@@ -235,5 +241,6 @@ def test_a_donated_table_is_written_in_place(name):
         donate_argnums=(0, 1),
     )
     memory = donating.lower(table, store, slots, gradients).compile().memory_analysis()
+    assert memory is not None
     assert memory.alias_size_in_bytes >= rows * width * 4
     assert memory.temp_size_in_bytes < rows * width * 4 / 16

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +30,7 @@ counted = jax.jit(count_with_norms, static_argnames=("table_slots", "chunk"))
 gradient_of = jax.jit(row_gradient, static_argnames=("table_slots", "form"))
 
 
-def traces(layers, seed=0, dtype=np.float32):
+def traces(layers, seed=0, dtype: type = np.float32) -> list[Any]:
     """Reads of several layers, of different lengths, with slots chosen twice by one token."""
     rng = np.random.default_rng(seed)
     made = []
@@ -37,7 +39,7 @@ def traces(layers, seed=0, dtype=np.float32):
         slots = rng.integers(0, 30, (tokens, reads)).astype(np.int32)
         slots[:, 1] = slots[:, 0]
         weights, cotangent = rng.random((tokens, reads)), rng.standard_normal((tokens, WIDTH))
-        made.append(ReadTrace(slots, weights.astype(dtype), cotangent.astype(dtype)))
+        made.append(ReadTrace(*cast(Any, (slots, weights.astype(dtype), cotangent.astype(dtype)))))
     return made
 
 
@@ -84,7 +86,7 @@ def test_all_rows_selected_is_the_whole_gradient():
 
 def primitives(size, tokens=7, reads=5):
     """Names of the operations of a gradient of so many rows, as a CPU runs it."""
-    shape = jax.ShapeDtypeStruct
+    shape = cast(Any, jax.ShapeDtypeStruct)
     trace = ReadTrace(
         shape((tokens, reads), jnp.int32),
         shape((tokens, reads), jnp.float32),
@@ -180,7 +182,7 @@ def same_length(layers):
 def test_norms_are_those_of_the_rows_of_the_whole_gradient(chunk, layers):
     reads, valid = same_length(layers), np.array([1, 1, 0, 1, 1, 0, 1], bool)
     found = counted(reads, valid, SLOTS, chunk)
-    whole, counts = 0, 0
+    whole, counts = np.zeros((SLOTS, WIDTH)), np.zeros(SLOTS, int)
     for read in reads:
         weights = read.weights * valid[:, None]
         whole = whole + oracles.table_gradient(read.cotangent, read.slots, weights, SLOTS)
@@ -202,7 +204,8 @@ def test_no_more_than_a_chunk_of_rows_is_held():
     lowered = counted.lower([trace], jnp.ones(tokens, bool), slots, 512)
     assert f"{slots}x" not in lowered.as_text()
     rows_of_reads = tokens * reads * width * 4
-    assert lowered.compile().memory_analysis().temp_size_in_bytes < rows_of_reads / 2
+    memory = lowered.compile().memory_analysis()
+    assert memory is not None and memory.temp_size_in_bytes < rows_of_reads / 2
 
 
 def test_norms_of_no_reads_are_refused():

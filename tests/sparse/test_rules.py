@@ -66,6 +66,7 @@ def test_both_forms_score_to_the_same_bit(rule):
 def test_totals_known_beforehand_change_nothing(rule):
     counts, usage, (_, df, acc, _) = case()
     totalled = with_totals(usage)
+    assert totalled.frequency_total is not None and totalled.accesses_total is not None
     assert (float(totalled.frequency_total), float(totalled.accesses_total)) == (
         df.sum() + SLOTS,
         acc.sum() + SLOTS,

@@ -175,7 +175,7 @@ def test_both_forms_select_the_same_slots_in_the_same_order(rule, table_slots, r
             np.asarray(select(of_form, usage, rule=rule, top_t=50, size=64, key=key))
             for of_form in accesses
         ]
-        np.testing.assert_array_equal(*slots)
+        np.testing.assert_array_equal(slots[0], slots[1])
         accessed = (np.asarray(accesses[0].counts) > 0).sum()
         limit = 64 if rule == "all" else 50
         assert (slots[0] < table_slots).sum() == min(limit, accessed)
@@ -184,7 +184,7 @@ def test_both_forms_select_the_same_slots_in_the_same_order(rule, table_slots, r
 def test_fewer_reads_than_places_leave_places_unused():
     vector, in_order = both_forms(5_000, 5_000, 3, 4, "tf", 0)
     slots = [select(of_form, None, rule="tf", top_t=64, size=64) for of_form in (vector, in_order)]
-    np.testing.assert_array_equal(*slots)
+    np.testing.assert_array_equal(slots[0], slots[1])
     assert slots[0].shape == (64,) and (np.asarray(slots[0]) == 5_000).sum() >= 52
 
 

@@ -26,7 +26,11 @@ def pools_case():
     df = {pool: rng.integers(0, 10, len(of_pool)) for pool, of_pool in counts.items()}
     accesses = {p: accesses_in_vector(jnp.asarray(c, jnp.int32)) for p, c in counts.items()}
     usage = {
-        pool: PoolUsage(*(jnp.asarray(a, jnp.int32) for a in (of_pool, of_pool, BATCHES)))
+        pool: PoolUsage(
+            jnp.asarray(of_pool, jnp.int32),
+            jnp.asarray(of_pool, jnp.int32),
+            jnp.asarray(BATCHES, jnp.int32),
+        )
         for pool, of_pool in df.items()
     }
     scores = {

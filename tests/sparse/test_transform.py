@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -59,8 +60,8 @@ def test_the_fast_path_and_a_plain_oracle_agree_with_it(optimizer, choices):
     with jax.enable_x64(True):
         rule, rate = OptimizerConfig(optimizer, **choices), jnp.asarray(0.2, jnp.float64)
         step, transform = both_paths(rule, rate)
-        fast, params, truth = ({pool: f(t) for pool, t in recorded.tables().items()}
-                               for f in (jnp.asarray, jnp.asarray, np.array))  # fmt: skip
+        fast, params = jax.tree.map(jnp.asarray, (recorded.tables(), recorded.tables()))
+        truth = recorded.tables()
         inner = rule.transformation()
         stores = {pool: create_store(inner, fast[pool], POOLS[pool][0]) for pool in POOLS}
         state = transform.init(params)
@@ -74,7 +75,7 @@ def test_the_fast_path_and_a_plain_oracle_agree_with_it(optimizer, choices):
             for pool in POOLS:
                 np.testing.assert_allclose(fast[pool], params[pool], rtol=0, atol=1e-12)
                 np.testing.assert_allclose(fast[pool], truth[pool], rtol=0, atol=1e-12)
-        assert int(state.step) == recorded.STEPS
+        assert int(cast(Any, state).step) == recorded.STEPS
 
 
 def step_by_oracle(plain, values, slots, gradients, rule, rate, number):
@@ -118,7 +119,7 @@ def test_rows_follow_an_optimizer_of_their_own(name):
         for given in recorded.steps():
             gradients = given.dense_gradients()
             updates, state = update(gradients, state, params, slots=given.slots)
-            params = optax.apply_updates(params, updates)
+            params = cast(Any, optax.apply_updates(params, updates))
             for pool, of_pool in alone.items():
                 used = given.slots[pool][given.slots[pool] < POOLS[pool][0]]
                 of_pool.step(truth[pool], used, gradients[pool][used])
@@ -129,7 +130,7 @@ def test_rows_follow_an_optimizer_of_their_own(name):
 def test_everything_that_is_not_selected_keeps_every_bit(name):
     params, path = a_model(), "memory/pool_0/values"
     transform = freeze_all_but_rows(contract.OPTAX[name], [path])
-    state, gradients = transform.init(params), jax.tree.map(jnp.ones_like, params)
+    state, gradients = cast(Any, transform.init(params)), jax.tree.map(jnp.ones_like, params)
     update = jax.jit(transform.update)
     for ids in ([0, 2, 6], [3, 6, 6], [2, 5, 0]):
         slots = {path: jnp.asarray(ids, jnp.int32)}
@@ -190,11 +191,11 @@ def test_the_masked_step_of_the_public_implementation(path):
     gradients = {"values": jnp.asarray(arrays["grad_dense"])}
     transform = freeze_all_but_rows(optax.sgd(1.0), ["values"])
     slots = {"values": jnp.asarray(arrays["selected"])}
-    updates, _ = transform.update(gradients, transform.init(params), params, slots=slots)
+    updates, _ = cast(Any, transform.update(gradients, transform.init(params), params, slots=slots))
     np.testing.assert_array_equal(-updates["values"], arrays["grad_masked"])
     by_two = freeze_all_but_rows(optax.sgd(2.0), ["values"])
     updates, _ = by_two.update(gradients, by_two.init(params), params, slots=slots)
-    after = optax.apply_updates(params, updates)["values"]
+    after = cast(Any, optax.apply_updates(params, updates))["values"]
     expected = arrays["values_after_sgd_lr2"]
     np.testing.assert_allclose(after, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
     changed = (np.asarray(after) != arrays["values_before"]).any(axis=1)
@@ -221,6 +222,6 @@ def test_max_norm_bounds_the_selected_rows_of_all_tables_and_nothing_else():
     gradients = {"a": jnp.asarray([[3.0], [9.0], [0.0]]), "b": jnp.asarray([[9.0], [4.0]])}
     transform = freeze_all_but_rows(optax.sgd(1.0), ["a", "b"], max_norm=1.0)
     slots = {"a": jnp.asarray([0, 3]), "b": jnp.asarray([1, 2])}
-    updates, _ = transform.update(gradients, transform.init(params), params, slots=slots)
+    updates, _ = cast(Any, transform.update(gradients, transform.init(params), params, slots=slots))
     np.testing.assert_allclose(updates["a"], [[-0.6], [0.0], [0.0]], rtol=1e-6)
     np.testing.assert_allclose(updates["b"], [[0.0], [-0.8]], rtol=1e-6)

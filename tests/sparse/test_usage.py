@@ -75,6 +75,7 @@ def test_a_background_survives_storage():
 def test_a_background_knows_its_totals():
     background = a_background()
     for usage in background.pools.values():
+        assert usage.frequency_total is not None and usage.accesses_total is not None
         totals = float(usage.frequency_total), float(usage.accesses_total)
         sums = (np.sum(np.asarray(v)) + SLOTS for v in (usage.document_frequency, usage.accesses))
         assert totals == tuple(sums)
@@ -93,6 +94,7 @@ def test_a_background_knows_its_totals():
 def test_sums_over_slots_do_not_overflow():
     usage = no_usage(SLOTS)._replace(accesses=jnp.full(SLOTS, 2**30, jnp.int32))
     totalled = with_totals(usage)
+    assert totalled.accesses_total is not None
     assert float(totalled.accesses_total) == pytest.approx(SLOTS * (2**30 + 1), rel=1e-7)
     summed = float(used_in_all(usage, "acc"))
     assert summed == pytest.approx(float(totalled.accesses_total), rel=1e-6)

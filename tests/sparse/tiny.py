@@ -20,7 +20,9 @@ def case(seed=0, accessed=0.4):
     counts = np.where(rng.random(SLOTS) < accessed, rng.integers(1, 6, SLOTS), 0)
     df = np.minimum(rng.integers(0, BATCHES + 3, SLOTS), BATCHES)
     acc = df * rng.integers(1, 4, SLOTS)
-    usage = PoolUsage(*(jnp.asarray(a, jnp.int32) for a in (df, acc, BATCHES)))
+    usage = PoolUsage(
+        jnp.asarray(df, jnp.int32), jnp.asarray(acc, jnp.int32), jnp.asarray(BATCHES, jnp.int32)
+    )
     return jnp.asarray(counts, jnp.int32), usage, (counts, df, acc, BATCHES)
 
 
@@ -40,7 +42,9 @@ def golden_case(arrays):
     np.testing.assert_array_equal(df, arrays["df"])
     tokens = jnp.asarray(slots.reshape(len(slots), -1))
     counts = count_accesses(tokens, jnp.ones(len(slots), bool), table_slots)
-    return counts, PoolUsage(*(jnp.asarray(a, jnp.int32) for a in (df, df, batches)))
+    return counts, PoolUsage(
+        jnp.asarray(df, jnp.int32), jnp.asarray(df, jnp.int32), jnp.asarray(batches, jnp.int32)
+    )
 
 
 def both_forms(table_slots, read_slots, tokens, reads, rule, seed):

@@ -132,6 +132,7 @@ def test_the_running_statistics_decide_what_is_read_and_belong_to_the_base(param
 
 
 def test_a_retrofit_starts_from_neutral_statistics():
+    assert CONFIG.memory is not None
     _, params = retrofit(tiny.PLAIN, {}, CONFIG.memory, jax.random.key(0))
     flat = flatten(params)
     for path in RUNNING:

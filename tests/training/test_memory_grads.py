@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -34,17 +35,20 @@ VALID = np.random.default_rng(1).random((3, 6)) < 0.8
 
 
 @cache
-def reads():
+def reads() -> Any:
     """Reads of every layer; what pads read has no gradient."""
     rng = np.random.default_rng(0)
     traces = {}
     for pool, (slots, layers) in POOLS.items():
         traces[pool] = [
             ReadTrace(
-                rng.integers(0, slots - 10, (VALID.size, 4)).astype(np.int32),
-                rng.random((VALID.size, 4)).astype(np.float32),
-                (rng.standard_normal((VALID.size, WIDTH)) * VALID.reshape(-1, 1)).astype(
-                    np.float32
+                cast(Any, rng.integers(0, slots - 10, (VALID.size, 4)).astype(np.int32)),
+                cast(Any, rng.random((VALID.size, 4)).astype(np.float32)),
+                cast(
+                    Any,
+                    (rng.standard_normal((VALID.size, WIDTH)) * VALID.reshape(-1, 1)).astype(
+                        np.float32
+                    ),
                 ),
             )
             for _ in range(layers)
@@ -58,7 +62,11 @@ def usage():
     made = {}
     for pool, (slots, _) in POOLS.items():
         df = rng.integers(0, BATCHES + 1, slots)
-        made[pool] = PoolUsage(*(jnp.asarray(a, jnp.int32) for a in (df, 2 * df, BATCHES)))
+        made[pool] = PoolUsage(
+            jnp.asarray(df, jnp.int32),
+            jnp.asarray(2 * df, jnp.int32),
+            jnp.asarray(BATCHES, jnp.int32),
+        )
     return made
 
 
@@ -72,7 +80,7 @@ def found(config, given=None):
     slots_of = {pool: slots for pool, (slots, _) in POOLS.items()}
     select = jax.jit(
         lambda context: select_and_gather(
-            config, reads(), VALID, context, slots_of, jax.random.key(0)
+            config, reads(), jnp.asarray(VALID), context, slots_of, jax.random.key(0)
         )
     )
     result = select(context() if given is None else given)
@@ -88,17 +96,19 @@ def found(config, given=None):
 
 def counts(pool):
     traces = reads().traces[pool]
-    return sum(oracles.accesses(t.slots, VALID.ravel(), POOLS[pool][0]) for t in traces)
+    found = (oracles.accesses(t.slots, VALID.ravel(), POOLS[pool][0]) for t in traces)
+    return sum(found, np.zeros((), int))
 
 
 def whole_gradient(pool):
     traces = reads().traces[pool]
-    return sum(
+    found = (
         oracles.table_gradient(t.cotangent, t.slots, t.weights, POOLS[pool][0]) for t in traces
     )
+    return sum(found, np.zeros(()))
 
 
-def scores(rule, pool, more=0.0):
+def scores(rule, pool, more: Any = 0.0):
     df, acc, _ = (np.asarray(x) for x in usage()[pool][:3])
     if rule == "gradient":
         made = np.linalg.norm(whole_gradient(pool), axis=1)
@@ -232,7 +242,7 @@ def test_micro_batches_select_their_own_rows_and_mask_their_own_gradients():
     masked, union, losses = np.zeros((tiny.SLOTS, tiny.MEMORY.value_width)), set(), []
     for trace, valid, loss in parts_of_batch():
         read = oracles.accesses(trace.slots, valid, tiny.SLOTS)
-        own = best(oracles.rule_scores("tfidf", read, df, acc, batches), BUDGET)
+        own = best(oracles.rule_scores("tfidf", read, df, acc, int(batches)), BUDGET)
         whole = oracles.table_gradient(trace.cotangent, trace.slots, trace.weights, tiny.SLOTS)
         masked[own] += whole[own] / PARTS
         union |= set(own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -61,8 +62,8 @@ class Scanned(nn.Module):
         x = nn.Embed(tiny.PLAIN.vocabulary, WIDTH, name="embed")(tokens)
         values = MemoryPool(tiny.MEMORY, name="pool")()
         blocks = nn.scan(
-            Block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast,
-            length=2,
+            Block, variable_axes={"params": 0}, split_rngs={"params": True},
+            in_axes=cast(Any, nn.broadcast), length=2,
         )  # fmt: skip
         x, _ = blocks(name="blocks")(x, values)
         return nn.Dense(tiny.PLAIN.vocabulary, name="head")(x)
@@ -88,7 +89,7 @@ def test_a_model_of_ones_own_is_differentiated_at_its_reads_and_no_lower(params)
 
     def loss(tables):
         logits = Own().apply({"params": unflatten({**params, **tables})}, batch.tokens)
-        return weighted_loss(logits, batch.targets, batch.weights)
+        return weighted_loss(cast(jax.Array, logits), batch.targets, batch.weights)
 
     def whole(tables):
         return jax.value_and_grad(loss)(tables)

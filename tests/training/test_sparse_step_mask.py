@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +34,7 @@ def test_a_leaky_step_is_adamw_on_the_masked_gradient_of_the_whole_table():
         chosen = jnp.isin(jnp.arange(tiny.SLOTS), jnp.asarray(slots))
         masked = jnp.where(chosen[:, None], gradients[POOL], 0)
         updates, moments = adamw.update(masked, moments, table)
-        table = optax.apply_updates(table, updates)
+        table = cast(jax.Array, optax.apply_updates(table, updates))
         state, metrics = run.step(state, batch, settings)
         assert int(metrics.selected) == 5
         np.testing.assert_allclose(state.tables[POOL], table, rtol=2e-5, atol=2e-5)

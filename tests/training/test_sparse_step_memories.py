@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,7 @@ def test_selected_rows_take_the_step_of_the_dense_gradient(name):
     def dense(values):
         params = {**base, POOL: values}
         logits = Decoder(config).apply({"params": unflatten(params)}, batch.tokens, batch.valid)
-        return weighted_loss(logits, batch.targets, batch.weights)
+        return weighted_loss(cast(jax.Array, logits), batch.targets, batch.weights)
 
     loss, gradient = dense(base[POOL])
     assert metrics.loss == pytest.approx(float(loss), rel=1e-5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -105,22 +105,24 @@ def made(operation):
 def test_a_step_makes_nothing_of_n_rows_but_the_table(name):
     case = CASES[name]
     lowered, tables = lowered_step(case)
-    table = f"tensor<{SLOTS}x{WIDTH}xf32>"
-    large = [(by, of) for by, of in made(lowered.compiler_ir().operation)
+    table, module = f"tensor<{SLOTS}x{WIDTH}xf32>", lowered.compiler_ir()
+    assert module is not None
+    large = [(by, of) for by, of in made(module.operation)
              if by not in HANDING_ON and re.search(rf"\b{SLOTS}x\d", of)]  # fmt: skip
     # Of N rows there is what the write gives, one for each table, and columns of indices.
     assert [by for by, of in large if of == table] == ["stablehlo.scatter"] * tables
     assert all(of in (table, f"tensor<{SLOTS}x1xi32>") for _, of in large), large
     compiled = lowered.compile()
-    use = compiled.memory_analysis()
+    use, text = compiled.memory_analysis(), compiled.as_text()
+    assert use is not None and text is not None
     own_tables = tables * TABLE_BYTES / case.split
     assert use.alias_size_in_bytes >= own_tables
     # On each device: vectors of N, and far less than a table of its rows.
     vectors = 4 * SLOTS
     assert use.temp_size_in_bytes < 4 * vectors * tables + TABLE_BYTES / case.split / 8
-    assert not re.findall(rf"f32\[{SLOTS // case.split},{WIDTH}\]\S* copy", compiled.as_text())
+    assert not re.findall(rf"f32\[{SLOTS // case.split},{WIDTH}\]\S* copy", text)
     if case.split > 1:
-        assert not re.findall(rf"f32\[{SLOTS},{WIDTH}\]", compiled.as_text()), "never gathered"
+        assert not re.findall(rf"f32\[{SLOTS},{WIDTH}\]", text), "never gathered"
 
 
 def test_trials_side_by_side_make_no_second_table():
@@ -135,7 +137,7 @@ def test_trials_side_by_side_make_no_second_table():
 
     own = [placed(x, (2,), (TRIAL,)) for x in (state, tiny.batch(), tiny.settings())]
     step = over_trials(trainer.step, mesh, (False, True, True, True), donate=(1,))
-    compiled = step.lower(placed(shared), *own).compile()
+    compiled = cast(Any, step).lower(placed(shared), *own).compile()
     use = compiled.memory_analysis()
     assert use.alias_size_in_bytes > TABLE_BYTES
     assert use.temp_size_in_bytes < TABLE_BYTES / 2
@@ -160,7 +162,7 @@ def test_a_split_table_takes_the_step_of_a_whole_one():
             for x in (shared, state, tiny.batch(), tiny.settings(0.05))
         ]
         step = jax.jit(trainer.step)
-        state = given[1]
+        state, metrics = given[1], cast(Any, None)
         for _ in range(2):
             state, metrics = step(given[0], state, *given[2:])
         after[devices] = jax.device_get((state.tables, state.written)), metrics

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from smf_jax.sparse.selection import select_slots
 from smf_jax.training.reads import read_counts
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
+from smf_jax.training.step import Shared
 from smf_jax.training.trainers import dense_trainer, lora_trainer
 from tests.training import tiny
 
@@ -85,7 +88,7 @@ def test_the_optimizer_of_a_dense_method_starts_again_unless_told_otherwise(keep
     trainer = dense_trainer(Decoder(MODEL), ADAMW, keep_optimizer_state=keep)
     fresh = trainer.begin(tiny.params(MODEL), tiny.settings())
     before = used(fresh)
-    after = trainer.begin_task({}, before, tiny.batches(1), tiny.settings())
+    after = trainer.begin_task(Shared({}), before, tiny.batches(1), tiny.settings())
     expected = before if keep else before._replace(opt_state=fresh.opt_state, step=fresh.step)
     jax.tree.map(np.testing.assert_array_equal, after, expected)
 
@@ -95,15 +98,17 @@ def test_the_optimizer_of_smf_starts_again_unless_told_otherwise(keep):
     trainer = sparse(keep=keep, train_alpha=True)
     fresh = trainer.begin(tiny.params(MODEL), tiny.settings())
     before = used(fresh)
-    after = trainer.begin_task({}, before, tiny.batches(1), tiny.settings())
+    after = trainer.begin_task(Shared({}), before, tiny.batches(1), tiny.settings())
     assert not np.asarray(after.written[POOL]).any()
     for path, leaf in trainer.trained(before).items():
         np.testing.assert_array_equal(trainer.trained(after)[path], leaf)
     assert int(after.failed_step) == int(before.failed_step), "a failed trial stays failed"
     kept = before if keep else fresh
     assert int(after.step) == int(kept.step)
-    np.testing.assert_array_equal(after.stores[POOL].places, kept.stores[POOL].places)
-    assert int(after.stores[POOL].used) == int(kept.stores[POOL].used)
+    store, kept_store = after.stores[POOL], kept.stores[POOL]
+    assert store is not None and kept_store is not None
+    np.testing.assert_array_equal(store.places, kept_store.places)
+    assert int(store.used) == int(kept_store.used)
     jax.tree.map(np.testing.assert_array_equal, after.scalar_opt_state, kept.scalar_opt_state)
 
 
@@ -125,7 +130,8 @@ def per_task():
 
 def test_the_slots_of_a_task_come_from_all_of_its_examples(per_task, counted):
     _, examples, state = per_task
-    counts = sum(counted(type(examples)(*(field[i] for field in examples))) for i in range(4))
+    parts = (type(examples)(*(field[i] for field in examples)) for i in range(4))
+    counts = sum(map(counted, parts), jnp.zeros((), jnp.int32))
     expected = select_slots(counts, tiny.usage(tiny.model_config())[POOL], top_t=20)
     np.testing.assert_array_equal(state.task_slots[POOL], expected)
 
@@ -154,6 +160,6 @@ def test_a_sparse_trainer_needs_a_memory():
 
 
 def test_a_missing_background_is_refused_before_the_model_is_traced():
-    run = tiny.sparse_run(SparseConfig(optimizer=ADAMW))
+    run, unused = tiny.sparse_run(SparseConfig(optimizer=ADAMW)), cast(Any, None)
     with pytest.raises(ValueError, match="rule='tfidf' .* none was given; measure one"):
-        run.trainer.step(run.shared._replace(usage=None), None, None, None)
+        run.trainer.step(run.shared._replace(usage=None), unused, unused, unused)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache, partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpy as np
 from smf_jax.data.batching import Batch
 from smf_jax.losses import weighted_loss
 from smf_jax.memory.layer import MemoryConfig
-from smf_jax.models.config import MemoryPlacement, ModelConfig
+from smf_jax.models.config import MemoryPlacement, ModelConfig, PlacementMode
 from smf_jax.models.decoder import Decoder, abstract_params
 from smf_jax.params import Params, flatten, pool_path, unflatten
 from smf_jax.sparse.selection import select_slots
@@ -31,7 +32,9 @@ SLOTS = MEMORY.slots
 ROWS, LENGTH = 3, 8
 
 
-def model_config(layers: tuple[int, ...] = (0,), mode: str = "pretrain", **config) -> ModelConfig:
+def model_config(
+    layers: tuple[int, ...] = (0,), mode: PlacementMode = "pretrain", **config
+) -> ModelConfig:
     memory = MemoryPlacement(layers, mode, MEMORY, **config)
     return replace(PLAIN, layers=max(layers) + 1, memory=memory)
 
@@ -87,8 +90,10 @@ def usage(model: ModelConfig) -> dict[str, PoolUsage]:
     """A made-up background of every pool."""
     rng = np.random.default_rng(3)
     df = rng.integers(0, 9, SLOTS)
-    fields = (df, df * 2, 8)
-    of_pool = PoolUsage(*(jnp.asarray(field, jnp.int32) for field in fields))
+    of_pool = PoolUsage(
+        jnp.asarray(df, jnp.int32), jnp.asarray(df * 2, jnp.int32), jnp.asarray(8, jnp.int32)
+    )
+    assert model.memory is not None
     return {pool_path(pool): of_pool for pool in model.memory.pools}
 
 
@@ -112,7 +117,7 @@ def loss_and_gradient(model):
     def loss(trained, params, batch):
         params = {**params, **trained}
         logits = Decoder(model).apply({"params": unflatten(params)}, batch.tokens, batch.valid)
-        return weighted_loss(logits, batch.targets, batch.weights)
+        return weighted_loss(cast(jax.Array, logits), batch.targets, batch.weights)
 
     def differentiated(params, batch):
         trained = {p: x for p, x in params.items() if p.endswith(("/values", "/alpha"))}

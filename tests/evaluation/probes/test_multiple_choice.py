@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
 from smf_jax.data.multiple_choice import Choice
 from smf_jax.evaluation.continuations import RowScores
 from smf_jax.evaluation.probes.multiple_choice import choice_probe
+from smf_jax.evaluation.scorer import Scorer
 from tests.evaluation.tiny import ITEMS, POSITIONS, log_probabilities, params, scorer, tokenizer
 
 
 def by_definition() -> dict[str, float]:
     encode, bos = tokenizer().encode, tokenizer().bos
-    right = dict.fromkeys(("acc", "acc_norm", "acc_bytes", "acc_tokens"), 0)
+    right: dict[str, int] = dict.fromkeys(("acc", "acc_norm", "acc_bytes", "acc_tokens"), 0)
     for item in ITEMS:
-        scores = {name: [] for name in right}
+        scores: dict[str, list[Any]] = {name: [] for name in right}
         for ending in item.endings:
             whole = [bos, *encode(f"{item.prompt} {ending}")]
             tokens = len(whole) - len(encode(item.prompt)) - 1
@@ -53,14 +56,14 @@ class Told:
 def test_each_length_can_decide(name, winner):
     # Characters 2, 6, 4, 5 and bytes 2, 6, 4, 10.
     endings = ("ab", "abcdef", "abcd", "ééééé")
-    told = Told([-2.0, -2.4, -3.2, -3.0], [1, 2, 4, 2])
+    told = cast(Scorer, Told([-2.0, -2.4, -3.2, -3.0], [1, 2, 4, 2]))
     for right in range(4):
         probe = choice_probe(tokenizer(), [Choice("He", endings, right)], POSITIONS)
         assert probe.measure(told, {})[name] == (right == winner)
 
 
 def test_of_equals_the_first_is_chosen():
-    told = Told([-1.0] * 4, [1] * 4)
+    told = cast(Scorer, Told([-1.0] * 4, [1] * 4))
     probe = choice_probe(tokenizer(), [Choice("He", ("aa", "bb", "cc", "dd"), 0)], POSITIONS)
     assert set(probe.measure(told, {}).values()) == {1.0}
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import cast
 
 import pytest
 
 from smf_jax.data.chat import ChatTemplate
 from smf_jax.data.facts import Question
 from smf_jax.evaluation.probes.open import open_probe
+from smf_jax.evaluation.scorer import Scorer
 from tests.evaluation.tiny import POSITIONS, params, scorer, tokenizer
 
 QUESTIONS = (
@@ -89,11 +91,11 @@ class Says:
 
 def test_an_answer_ends_with_its_line_or_its_text():
     probe = open_probe(tokenizer(), QUESTIONS, POSITIONS, steps=4)
-    says = Says(" The Lee.\n\nQuestion: Who?", " a boy", "\nHe")
+    says = cast(Scorer, Says(" The Lee.\n\nQuestion: Who?", " a boy", "\nHe"))
     assert probe.predict(says, {}) == ["The Lee.", "a boy", ""]
     # "The Lee." is "Lee" but for the article and the full stop.
     assert probe.measure(says, {}) == pytest.approx({"f1": 2 / 3, "exact": 2 / 3})
-    partly = Says(" Ann", " the old boy", " he")
+    partly = cast(Scorer, Says(" Ann", " the old boy", " he"))
     assert probe.measure(partly, {}) == pytest.approx(
         {"f1": (2 / 3 + 2 / 3 + 1) / 3, "exact": 1 / 3}
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import numpy as np
 import pytest
 
 from smf_jax.evaluation.probes.text import answer_loss_probe, perplexity_probe, sliding_windows
+from smf_jax.evaluation.scorer import Scorer
 from tests.evaluation.tiny import POSITIONS, SENTENCES, log_probabilities, params, scorer, tokenizer
 
 
@@ -91,4 +93,5 @@ def test_a_hopeless_model_has_a_finite_perplexity():
             return scores._replace(log_probability=scores.log_probability - 1e6)
 
     probe = perplexity_probe(tokenizer(), SENTENCES[0], 16, 8)
-    assert math.isfinite(probe.measure(Hopeless(), params())["perplexity"])
+    hopeless = cast(Scorer, Hopeless())
+    assert math.isfinite(probe.measure(hopeless, params())["perplexity"])

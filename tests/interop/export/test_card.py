@@ -31,7 +31,9 @@ def a_patch(task: str):
 
 def test_header_names_licence_and_base():
     text = card(with_memory("add"))
-    header = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL).group(1).splitlines()
+    found = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    assert found is not None
+    header = found.group(1).splitlines()
     assert header[:2] == ['license: "mit"', "library_name: smf_jax"]
     assert "pipeline_tag: text-generation" in header
     assert 'base_model: "them/tiny"' in header

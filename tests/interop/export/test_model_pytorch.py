@@ -60,6 +60,7 @@ def test_pytorch_computes_the_same_logits(name, tmp_path):
     torch = pytest.importorskip("torch", reason="needs torch: make test-parity")
     transformers = pytest.importorskip("transformers", reason="needs it: make test-parity")
     spec = importlib.util.spec_from_file_location("pytorch_memory", READER)
+    assert spec is not None and spec.loader is not None
     reader = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(reader)
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -13,7 +15,7 @@ from smf_jax.interop.export.patches import (
 from smf_jax.sparse.patch import Patch, make_patch, pool_change
 
 
-def patch(dtype=np.float32) -> Patch:
+def patch(dtype: Any = np.float32) -> Patch:
     rng = np.random.default_rng(0)
     old, new = (rng.standard_normal((3, 4)).astype(dtype) for _ in range(2))
     pools = {"memory/pool_6/values": pool_change(np.array([7, 0, 2]), old, new, 9)}
