@@ -6,17 +6,20 @@ import os
 import shutil
 from pathlib import Path
 
-# Most of the time goes to compiling programs that run once: less is made of each.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
-
 import jax
+import jaxtyping
 import pytest
 
-from smf_jax.cpu_kernels.library import is_available
+from tests.run_time_types import check_shapes
 
+check_shapes()  # before the package is imported
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Most of the time goes to compiling programs that run once: less is made of each, in half of the
+# time; what a program computes is the same from run to run. Tests that want a program as users
+# have it compile under `compiled_by_default`.
+jax.config.update("jax_disable_most_optimizations", True)
 
 pytest_plugins = ["tests.fixtures"]
 
@@ -38,4 +41,12 @@ def kernels() -> None:
         pytest.skip("SMF_JAX_CPU_KERNELS=0")
     if not any(map(shutil.which, ("c++", "g++", "clang++"))) and not os.environ.get("CXX"):
         pytest.skip("no C++ compiler")
+    from smf_jax.cpu_kernels.library import is_available
+
     assert is_available(), "the kernels could not be built"
+
+
+@pytest.fixture
+def unchecked_shapes(monkeypatch) -> None:
+    """For tests that hand in shapes that do not fit, and look at what the function says of them."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

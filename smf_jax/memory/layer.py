@@ -60,7 +60,7 @@ class MemoryPool(nn.Module):
         """The table ``(N, v)``; rows start normal with standard deviation ``v^-½``."""
         return self.values
 
-    def inputs(self) -> Table | None:
+    def inputs(self) -> Float[Array, "N d"] | None:
         """The second table of experts, ``u``: ``(N, d)``, rows normal with ``d^-½``; or ``None``.
 
         Sparse finetuning reads it and never writes it: a selected slot trains its row of values.
@@ -96,7 +96,7 @@ class MemoryLayer(nn.Module):
         x: Float[Array, "b t d"],
         values: Table,
         valid: Bool[Array, "b t"] | None = None,
-        expert_inputs: Table | None = None,
+        expert_inputs: Float[Array, "N d"] | None = None,
     ) -> Float[Array, "b t d"]:
         """Reads the table at the slots that ``x``, a block's (normalised) input, asks for.
 
@@ -128,7 +128,7 @@ class MemoryLayer(nn.Module):
         alpha = self.param("alpha", nn.initializers.constant(self.alpha), (), self.param_dtype)
         return alpha.astype(out.dtype) * out
 
-    def _check_tables(self, values: Table, expert_inputs: Table | None) -> None:
+    def _check_tables(self, values: Table, expert_inputs: Float[Array, "N d"] | None) -> None:
         config = self.config
         if values.shape != (config.slots, config.value_width):
             raise ValueError(

@@ -56,7 +56,7 @@ def look_up_on_cpu(queries: Queries, keys: HalfKeys, k: int) -> Lookup:
     return (look_up_by_kernel if is_available() else look_up_by_sorting)(queries, keys, k)
 
 
-def _take_by_index(x: Num[Array, "q m"], places: Int[Array, "q k"]) -> Num[Array, "q k"]:
+def _take_by_index(x: Num[Array, "#q m"], places: Int[Array, "#q k"]) -> Num[Array, "q k"]:
     """``x[q, places[q, k]]``; either may have one row for all."""
     if places.shape[0] == 1:
         return x[:, places[0]]
@@ -98,7 +98,7 @@ def look_up_by_kernel(queries: Queries, keys: HalfKeys, k: int) -> Lookup:
     return _in_pieces(find, _pieces(queries, keys, PIECE_BYTES), queries)
 
 
-def _take_by_comparing(x: Num[Array, "q m"], places: Int[Array, "q k"]) -> Num[Array, "q k"]:
+def _take_by_comparing(x: Num[Array, "#q m"], places: Int[Array, "#q k"]) -> Num[Array, "q k"]:
     same = jnp.expand_dims(places, 2) == jnp.arange(x.shape[1])[None, None]
     return jnp.sum(jnp.where(same, jnp.expand_dims(x, 1), 0), axis=2, dtype=x.dtype)
 

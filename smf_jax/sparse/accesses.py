@@ -61,10 +61,10 @@ def accesses_in_vector(counts: SlotCounts) -> Accesses:
 
 
 def count_reads(
-    reads: Sequence[Int[Array, "t r"]],
+    reads: Sequence[Int[Array, "t _r"]],
     valid: TokenMask,
     table_slots: int,
-    weights: Sequence[Float[Array, "t r"]] | None = None,
+    weights: Sequence[Float[Array, "t _r"]] | None = None,
     form: Form | None = None,
 ) -> Accesses:
     """Accesses of a pool by all layers that read it, pads left out; the form goes by size.

@@ -31,7 +31,9 @@ def each_row(optimizer: optax.GradientTransformation) -> RowOptimizer:
     """The optimizer on each row by itself: moments, step count and schedule of its own steps."""
     one = optax.with_extra_args_support(optimizer)
 
-    def update(gradients: Rows, state: Any, rows: Rows, **extra_args: Any) -> tuple[Rows, Any]:
+    def update(
+        gradients: Rows, state: Any, rows: Rows | None, **extra_args: Any
+    ) -> tuple[Rows, Any]:
         of_row: Any = partial(one.update, **extra_args)
         return jax.vmap(of_row)(gradients, state, rows)
 

@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from smf_jax.shapes import Rows, SlotIds, Table, TokenMask
+from smf_jax.shapes import Rows, SlotIds, TokenMask
 from smf_jax.sparse.accesses import Accesses, Form, check_reads, counted_ids, form_for, run_lengths
 
 GradientForm = Literal["matrix", "scatter"]
@@ -175,12 +175,14 @@ def merge_rows(slots: SlotIds, rows: Rows, table_slots: int) -> tuple[SlotIds, R
     return unused.at[place].set(in_order), sums
 
 
-def gather_rows(values: Table, slots: SlotIds) -> Rows:
-    """The rows of ``slots``, ``(s, v)``; zeros at unused places."""
+def gather_rows(values: Shaped[Array, "N *rest"], slots: SlotIds) -> Shaped[Array, "s *rest"]:
+    """The rows of ``slots``, ``(s, …)``; zeros at unused places."""
     return values.at[slots].get(mode="fill", fill_value=0)
 
 
-def write_rows(values: Table, slots: SlotIds, rows: Rows) -> Table:
+def write_rows(
+    values: Shaped[Array, "N *rest"], slots: SlotIds, rows: Shaped[Array, "s *rest"]
+) -> Shaped[Array, "N *rest"]:
     """Writes ``rows`` at ``slots``; unused places (id ``N``) are dropped, other rows keep bits."""
     return values.at[slots].set(rows.astype(values.dtype), mode="drop")
 

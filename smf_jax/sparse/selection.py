@@ -134,7 +134,8 @@ def top_places(scores: SlotScores, size: int) -> tuple[Float[Array, " s"], Int[A
     score ahead of it. Measured on a CPU at 4M scores: 1.6 ms where `lax.top_k` takes 15.
     """
     if scores.shape[0] < 4 * size * GROUP:
-        return lax.top_k(scores, size)
+        best, places = lax.top_k(scores, size)
+        return best, places
     padded = jnp.pad(scores, (0, -scores.shape[0] % GROUP), constant_values=-jnp.inf)
     groups = padded.reshape(-1, GROUP)
     _, winners = lax.top_k(jnp.max(groups, axis=1), size)
@@ -170,7 +171,7 @@ def _shared_numbers(
 
 def _number(
     best: Float[Array, " s"],
-    scores: Sequence[SlotScores],
+    scores: Sequence[Float[Array, " _N"]],
     limit: Int[Array, ""],
     score_share: float | None,
 ) -> Int[Array, ""]:

@@ -37,7 +37,7 @@ class PenalisedState(NamedTuple):
         return self.dense.opt_state, self.anchor, self.importance
 
     @property
-    def failed_step(self) -> Int[Array, ""]:
+    def failed_step(self) -> Int[Array, "..."]:
         """The first step that was not accepted, or -1."""
         return self.dense.failed_step
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from smf_jax.continual.run_directory import RESULTS, RunDirectory
 from smf_jax.continual.stream_data import StreamData
 from smf_jax.continual.trial_group import TrialGroup
 from smf_jax.sparse.patch import Patch, apply_patch
-from tests.tiny_sweep import Killed, Sweeper, checkpoints_of, rows_of
+from tests.tiny_sweep import Killed, Sweeper, checkpoints_of, compiled_by_default, rows_of
 
 POOL = "memory/pool_0/values"
 # Two methods of two trials each: two groups that run on two devices.
@@ -163,7 +162,7 @@ def test_eight_devices_give_the_numbers_of_one(sweeper, tmp_path):
 
 
 def test_devices_and_a_resume_keep_every_bit_as_xla_compiles_by_default(tiny_base, tmp_path):
-    plain = Sweeper(tiny_base, compilation=nullcontext)
+    plain = Sweeper(tiny_base, compilation=compiled_by_default)
     two: dict[str, Any] = dict(methods="smf", optimizer="sgd", slots="16", seeds="0,1", lr="30")
     for devices in (1, 2):
         assert plain(tmp_path / str(devices), devices=devices, **two) == 0

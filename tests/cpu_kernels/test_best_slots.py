@@ -103,6 +103,7 @@ def test_slots_beyond_int32_are_refused():
 
 
 @pytest.mark.parametrize(("halves", "k"), [(2, 6), (3, 2)])
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_other_shapes_are_refused(halves, k):
     with pytest.raises(jax.errors.JaxRuntimeError, match=r"expected scores \(h, 2, t, n\)"):
         jax.block_until_ready(best_slots(jnp.zeros((1, halves, 3, 5)), k))

@@ -96,6 +96,7 @@ def test_drift_is_finite_where_only_one_model_reads_a_slot():
         (np.ones(3), "float64"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_what_is_no_count_is_refused(counts, message):
     with pytest.raises(ValueError, match=message):
         slot_health(counts)
@@ -103,6 +104,7 @@ def test_what_is_no_count_is_refused(counts, message):
         usage_drift(np.ones(3, int), counts)
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_counts_of_two_tables_are_refused():
     with pytest.raises(ValueError, match="before has 3 slots, after 4"):
         usage_drift(np.ones(3, int), np.ones(4, int))

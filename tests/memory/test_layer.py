@@ -266,6 +266,7 @@ def test_a_table_of_another_shape_is_refused():
         run(layer, params, values[:-1], random_input())
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_a_second_table_is_for_experts_only_and_has_the_width_of_the_model():
     layer, params, values = random_leaves(CONFIG)
     spare = jnp.zeros((25, WIDTH))

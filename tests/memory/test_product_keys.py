@@ -136,6 +136,7 @@ def test_more_reads_than_keys_are_refused(k):
         ((2, 3, 2, 4), (3, 2, 8)),
     ],
 )
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_shapes_that_do_not_fit_are_named(queries, keys):
     with pytest.raises(ValueError) as error:
         product_key_lookup(jnp.zeros(queries), jnp.zeros(keys), 2)

@@ -214,6 +214,7 @@ def test_too_many_tokens_name_the_limit():
         Decoder(PLAIN).apply({"params": random_params(PLAIN)}, np.zeros((1, 65), np.int32))
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_tokens_without_a_batch_are_refused():
     with pytest.raises(ValueError, match=r"tokens are int32\[5\]; expected integers \(b, t\)"):
         Decoder(PLAIN).apply({"params": random_params(PLAIN)}, np.zeros(5, np.int32))
