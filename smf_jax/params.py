@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 Tree = Mapping[str, Any]
@@ -114,6 +115,14 @@ def split(flat: Mapping[str, Any], trains: Callable[[str], bool]) -> tuple[Param
     trainable = {path: leaf for path, leaf in flat.items() if trains(path)}
     frozen = {path: leaf for path, leaf in flat.items() if path not in trainable}
     return trainable, frozen
+
+
+def widened(params: Mapping[str, Array]) -> Params:
+    """Float32 masters of narrower leaves: an update below half a bfloat16 step would vanish."""
+    return {
+        path: leaf.astype(jnp.promote_types(jnp.float32, leaf.dtype))
+        for path, leaf in params.items()
+    }
 
 
 def count_parameters(tree: Any) -> int:

@@ -16,17 +16,19 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from smf_jax.shapes import SlotIds
+from smf_jax.params import widened
+from smf_jax.shapes import SlotIds, Table
 from smf_jax.sparse.each_row import check_each_row, each_row
 from smf_jax.sparse.optimizers import clip_to_norm
 from smf_jax.sparse.rows import where_rows
 
 
 class SelectedRowsState(NamedTuple):
-    """Steps taken, and by table path the optax state of one row stacked over its ``N`` rows."""
+    """Steps taken, and by table path what belongs to its rows."""
 
     step: Int[Array, ""]
-    opt_state: dict[str, Any]
+    opt_state: dict[str, Any]  # the optax state of one row, stacked over the ``N``
+    masters: dict[str, Table]  # float32 rows of tables that are narrower, and of no others
 
 
 def freeze_all_but_rows(
@@ -53,7 +55,9 @@ def freeze_all_but_rows(
       params = optax.apply_updates(params, updates)
 
     The ``tables`` ``(N, v)`` are named by path, joined with ``/``. ``max_norm`` bounds the norm of
-    the gradients of all selected rows of all tables, before ``inner`` sees them. ``schedule`` is
+    the gradients of all selected rows of all tables, before ``inner`` sees them. A table narrower
+    than float32 trains float32 masters, or most updates would round to nothing; updates of it are
+    float32, as `optax.apply_updates` takes them. ``schedule`` is
     the factor of the updates by global step, counted from zero, and may be traced; a schedule
     inside of ``inner`` counts the steps of each row. ``extra_args`` are examples of the extra
     arguments that the ``update`` of ``inner`` needs. That of the transformation takes ``slots``:
@@ -72,8 +76,10 @@ def freeze_all_but_rows(
             raise ValueError(
                 f"tables={missing} are not in the parameters; the paths are {sorted(values)}"
             )
-        opt_state = {path: each.init(values[path]) for path in names}
-        return SelectedRowsState(jnp.zeros((), jnp.int32), opt_state)
+        wide = widened({path: values[path] for path in names})
+        opt_state = {path: each.init(leaf) for path, leaf in wide.items()}
+        masters = {path: leaf for path, leaf in wide.items() if leaf.dtype != values[path].dtype}
+        return SelectedRowsState(jnp.zeros((), jnp.int32), opt_state, masters)
 
     def update(
         updates: Any,
@@ -92,22 +98,34 @@ def freeze_all_but_rows(
             path: jnp.zeros(len(values[path]), bool).at[slots[path]].set(True, mode="drop")
             for path in names
         }
-        masked = {path: where_rows(selected[path], gradients[path], 0) for path in names}
+        masked = widened({path: where_rows(selected[path], gradients[path], 0) for path in names})
         masked = clip_to_norm(masked, max_norm)
         scale = 1.0 if schedule is None else jnp.asarray(schedule(state.step))
-        new_updates, opt_state = {}, {}
+        new_updates, opt_state, masters = {}, {}, {}
         for path, rows in selected.items():
-            old = state.opt_state[path]
-            moved, advanced = each.update(masked[path], old, values[path], **extra)
-            new_updates[path] = where_rows(rows, scale * moved, _nothing(moved))
+            old, before = state.opt_state[path], values[path]
+            exact = _masters(state.masters.get(path), before)
+            moved, advanced = each.update(masked[path], old, exact, **extra)
+            moved = scale * moved
+            if path in state.masters:
+                masters[path] = where_rows(rows, exact + moved, exact)
+                moved = (exact + moved).astype(before.dtype).astype(moved.dtype) - before
+            new_updates[path] = where_rows(rows, moved, _nothing(moved))
             opt_state[path] = jax.tree.map(partial(where_rows, rows), advanced, old)
         out = jax.tree_util.tree_map_with_path(
             lambda path, leaf: new_updates.get(_join(path), _nothing(leaf)), updates
         )
-        return out, SelectedRowsState(state.step + 1, opt_state)
+        return out, SelectedRowsState(state.step + 1, opt_state, masters)
 
     # ``update`` demands ``slots``, which optax's own signature cannot say.
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore
+
+
+def _masters(masters: Table | None, values: Table) -> Table:
+    """The float32 rows that a table rounds, anew where somebody else has changed the table."""
+    if masters is None:
+        return values
+    return jnp.where(masters.astype(values.dtype) == values, masters, values)
 
 
 def _nothing(leaf: Array) -> Array:

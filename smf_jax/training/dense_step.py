@@ -51,7 +51,9 @@ def dense_step(
 ) -> tuple[DenseState, StepMetrics]:
     """One step that trains whole params: the state after it, and the metrics before it.
 
-    The loss is given all params and running statistics, and returns the latter after the batch.
+    The loss is given all params and running statistics, and returns the latter after the batch. A
+    step whose loss, gradient norm or rate is not finite writes nothing; a number that the update
+    would take out of its range stays as it was. Both are latched as the failed step.
     """
 
     def loss_of(params: Params) -> tuple[Array, Params]:
@@ -61,9 +63,18 @@ def dense_step(
     inner, rate = optimizer.transformation(), optimizer.rate(settings.learning_rate, state.step)
     clipped = optimizer.clipped(gradients)
     params, opt_state = step_params(inner, clipped, state.params, state.opt_state, rate)
-    accepted = all_finite((value, gradients, params, batch_stats)) & (state.failed_step < 0)
+    # Whether the new params are finite is asked of each by itself. A write of one that hangs on
+    # all others makes XLA's compile time grow with the square of the depth, and the new params
+    # would all have to exist beside the old.
+    norm = optax.tree.norm(gradients)
+    accepted = all_finite((value, norm, rate, batch_stats)) & (state.failed_step < 0)
+    in_range = all_finite(params)
+    params = {
+        path: jnp.where(jnp.isfinite(leaf), leaf, state.params[path])
+        for path, leaf in params.items()
+    }
     moved = state._replace(params=params, opt_state=opt_state, batch_stats=batch_stats)
     after = optax.tree.where(accepted, moved, state)._replace(
-        step=state.step + 1, failed_step=latch(state.failed_step, state.step, accepted)
+        step=state.step + 1, failed_step=latch(state.failed_step, state.step, accepted & in_range)
     )
     return after, StepMetrics(value, jnp.zeros((), jnp.int32))

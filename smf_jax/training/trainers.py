@@ -16,7 +16,7 @@ from jaxtyping import Array, Int
 from smf_jax.data.batching import Batch
 from smf_jax.models.decoder import Decoder, LogitsFn, plain_logits
 from smf_jax.models.lora import apply_lora, init_lora
-from smf_jax.params import Params, is_batch_stats, split, unflatten
+from smf_jax.params import Params, is_batch_stats, split, unflatten, widened
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.dense_step import DenseState, LossFn, dense_step, text_loss
 from smf_jax.training.step import Settings, Shared, StepMetrics
@@ -131,11 +131,14 @@ def _whole_params(
     rest: Callable[[Params], tuple[Params, Params]],
     keep_optimizer_state: bool,
 ) -> Trainer[DenseState]:
-    """Trains ``trainable(base, settings)``; ``rest(base)`` are followed and frozen params."""
+    """Trains ``trainable(base, settings)``; ``rest(base)`` are followed and frozen params.
+
+    What trains is float32 at least, whatever the base is; the model computes in its own dtype.
+    """
     inner = optimizer.transformation()
 
     def begin(base: Params, settings: Settings) -> DenseState:
-        params, step = trainable(base, settings), jnp.zeros((), jnp.int32)
+        params, step = widened(trainable(base, settings)), jnp.zeros((), jnp.int32)
         failed_step = jnp.full((), -1, jnp.int32)
         return DenseState(params, inner.init(params), step, failed_step, rest(base)[0])
 
@@ -157,7 +160,7 @@ def _whole_params(
 
     def resume(state: DenseState, params: Params) -> DenseState:
         return state._replace(
-            params={path: params[path] for path in state.params},
+            params=widened({path: params[path] for path in state.params}),
             batch_stats={path: params[path] for path in state.batch_stats},
         )
 

@@ -126,6 +126,36 @@ def test_rows_follow_an_optimizer_of_their_own(name):
                 np.testing.assert_allclose(params[pool], truth[pool], rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_bfloat16_table_trains_float32_masters(name):
+    # Steps far below half a bfloat16 step of 1: without masters nothing would ever move.
+    rate, steps, path = 2.0**-12, 40, "values"
+    start = jnp.asarray([[1.0, -2.0], [3.0, 0.5], [0.25, 1.0]], jnp.bfloat16)
+    slots = {path: jnp.asarray([2, 0, 3], jnp.int32)}
+    optimizer = OptimizerConfig(name, weight_decay=0.0).transformation()
+    schedule = optax.constant_schedule(rate)
+    wide, narrow = ({path: table} for table in (start.astype(jnp.float32), start))
+    transform = freeze_all_but_rows(optimizer, [path], schedule=schedule)
+    states: list[Any] = [transform.init(tables) for tables in (wide, narrow)]
+    gradient = {path: jnp.ones((3, 2), jnp.bfloat16)}
+    for _ in range(steps):
+        updates, states[0] = transform.update(
+            {path: jnp.ones((3, 2))}, states[0], wide, slots=slots
+        )
+        wide = cast(Any, optax.apply_updates(wide, updates))
+        updates, states[1] = transform.update(gradient, states[1], narrow, slots=slots)
+        narrow = cast(Any, optax.apply_updates(narrow, updates))
+    assert narrow[path].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(narrow[path], wide[path].astype(jnp.bfloat16))
+    np.testing.assert_allclose(wide[path][0], start[0].astype(jnp.float32) - rate * steps, 1e-3)
+    assert (narrow[path] != start).all(axis=1).tolist() == [True, False, True]
+    # What somebody else writes into the table is where the next step goes on from.
+    other = {path: narrow[path].at[0].set(7)}
+    updates, _ = transform.update(gradient, states[1], other, slots=slots)
+    other = cast(Any, optax.apply_updates(other, updates))
+    assert (jnp.abs(other[path][0] - 7) < 0.1).all()
+
+
 @pytest.mark.parametrize("name", contract.OPTAX)
 def test_everything_that_is_not_selected_keeps_every_bit(name):
     params, path = a_model(), "memory/pool_0/values"

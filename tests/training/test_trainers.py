@@ -67,6 +67,23 @@ def test_lora_trains_its_adapters_beside_the_whole_base():
     assert (adapters[0][name] != adapters[2][name]).any(), "the seed of a trial is its own"
 
 
+def test_a_narrow_base_trains_float32_masters():
+    rounded = {path: leaf.astype(jnp.bfloat16) for path, leaf in tiny.params(MODEL).items()}
+    wide = {path: leaf.astype(jnp.float32) for path, leaf in rounded.items()}
+    trainer, settings = dense_trainer(Decoder(MODEL), ADAMW), tiny.settings(1e-4)
+    step, ends = jax.jit(trainer.step), []
+    for base in (rounded, wide):
+        state = trainer.begin(base, settings)
+        for _ in range(5):
+            state, _ = step(Shared(trainer.frozen(base)), state, tiny.batch(), settings)
+        assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+        ends.append(trainer.trained(state))
+    # The masters of a base that is narrow take the very steps of the same base in float32.
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+    moved = [(ends[0][path] != wide[path]).mean() for path in wide if "kernel" in path]
+    assert min(moved) > 0.9
+
+
 @pytest.mark.parametrize("method", TRAINERS)
 def test_earlier_leaves_are_taken_up(method):
     trainer, _ = TRAINERS[method]
