@@ -8,6 +8,7 @@ import pytest
 from smf_jax.evaluation import scorer as scorer_module
 from smf_jax.evaluation.continuations import pair_rows
 from smf_jax.evaluation.scorer import Scorer
+from smf_jax.losses import count_scored
 from tests.evaluation.tiny import (
     POSITIONS,
     log_probabilities,
