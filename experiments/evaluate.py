@@ -16,7 +16,7 @@ from smf_jax.checkpoints.files import write_text
 from smf_jax.configuration import Configuration, part, setting
 from smf_jax.continual.base import Base, load_base
 from smf_jax.continual.run_directory import BASE, RunDirectory
-from smf_jax.continual.sections import DataConfig, ProbeConfig
+from smf_jax.continual.sections import ProbeConfig, QuestionDataConfig
 from smf_jax.data.readers import Reader
 from smf_jax.errors import blame_flag, require_writable
 from smf_jax.evaluation.probe import ProbeContext, ProbeOptions, run_probes
@@ -61,7 +61,7 @@ class EvaluateConfig(Configuration):
         first=True,
     )
     harness_path: str = setting("", "directory with YAML files of further tasks", heading=PROBES)
-    data: DataConfig = part(DataConfig(), PROBES)
+    data: QuestionDataConfig = part(QuestionDataConfig(), PROBES)
     out: str = setting("", "JSON file to write; must not exist", heading="Output", first=True)
     overwrite: bool = setting(False, "replace the file at --out", heading="Output")
 
@@ -81,7 +81,7 @@ def check(config: EvaluateConfig) -> tuple[Item, ...]:
     require_writable(out, "out")
     if Path(out).is_dir() or (Path(out).exists() and not config.overwrite):
         raise FileExistsError(f"--out={out} exists; give another file or --overwrite")
-    return parse_probes(config.probes.probes)
+    return parse_probes(config.probes.probes, Reader(**config.data.values()).fields)
 
 
 def find_model(config: ModelSection) -> tuple[Base, Params, dict[str, Any]]:
@@ -115,7 +115,7 @@ def main(config: EvaluateConfig) -> int:
     base, params, about = find_model(config.model)
     say(f"base: {base.origin}, {count_parameters(base.params):,} parameters")
     options, told = ProbeOptions.of(config.probes), config.probes
-    reader = Reader(config.data.data_dir, config.data.download)
+    reader = Reader(**config.data.values())
     using = ProbeContext(reader, base.tokenizer, base.config.max_positions, options)
     scorer = Scorer(base.model, told.eval_batch_size)
     found = run_probes(scorer, params, read_probes(told.probes, using).whole())

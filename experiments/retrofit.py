@@ -21,7 +21,7 @@ def main(config: RetrofitCommandConfig) -> int:
     check_retrofit(config.retrofit, base, bool(texts), "--heal_texts")
     windows = None
     if config.retrofit.heal_steps:
-        reader = Reader(config.data.data_dir, config.data.download)
+        reader = Reader(**config.data.values())
         windows = heal_windows(reader.texts(texts, "heal_texts"), base, config.text)
     base = retrofit_base(config.retrofit, base, windows, config.text.seed)
     base_fingerprint = save_base(out, base, config.run.overwrite)

@@ -114,7 +114,7 @@ class RunDirectory:
     def _stored(self) -> dict[str, Any] | None:
         """The configuration of the run that is there, ``None`` if what is there is no run."""
         try:
-            config = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+            config = json.loads((self.path / CONFIG).read_bytes())
         except (OSError, ValueError):
             return None
         # A model's directory has a file of this name, too.
@@ -311,7 +311,7 @@ class RunDirectory:
 
 def _whole_lines(path: Path) -> Iterator[str]:
     """The lines of a results file but for those that a kill cut short."""
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    for line in path.read_text(encoding="utf-8-sig").splitlines(keepends=True):
         if line.endswith("\n") and _is_json(line):
             yield line
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from smf_jax.configuration import Configuration, part, setting
 from smf_jax.data.files import RECORD_FILES
+from smf_jax.data.questions import USUAL
 from smf_jax.errors import blame_flag
 from smf_jax.evaluation.probes.registry import KINDS
 from smf_jax.memory.config import MemoryConfig
@@ -101,6 +102,25 @@ class DataConfig(Configuration):
 
     data_dir: str = setting("", "where prepared tensorflow-datasets lie")
     download: bool = setting(False, "prepare sets that are not; uses the network")
+    text_field: str = setting(
+        "", "where a record's text stands, by its name or dotted path; empty: text"
+    )
+
+
+@dataclass(frozen=True)
+class QuestionDataConfig(DataConfig):
+    """Where data sets lie, and how their questions are read."""
+
+    question_field: str = setting(
+        "",
+        "where a record's question stands, as in data.question; of several, a,b, the first with "
+        f"any counts; empty: {', '.join(USUAL.question)}",
+    )
+    answers_field: str = setting(
+        "",
+        "where its answers stand, as in answer.aliases; empty: "
+        f"{', '.join(USUAL.answers)}, or the last turn of messages",
+    )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from smf_jax.data.facts import Fact, Question
 from smf_jax.data.files import TEXT, file_format, read_texts, read_whole
-from smf_jax.data.questions import read_open_questions, read_questions
+from smf_jax.data.questions import Fields, read_open_questions, read_questions
 from smf_jax.data.tfds_source import (
     parse_tfds,
     read_tfds_open_questions,
@@ -28,6 +28,14 @@ class Reader:
 
     data_dir: str = ""  # where prepared tensorflow-datasets lie; empty for their default
     download: bool = False  # whether sets that are not prepared may be, which uses the network
+    text_field: str = ""  # where texts stand in a record; empty for where they are looked for
+    question_field: str = ""  # where questions do, and their answers: dotted paths, or several
+    answers_field: str = ""
+
+    @property
+    def fields(self) -> Fields:
+        """Where the parts of questions are looked for."""
+        return Fields.of(self.question_field, self.answers_field)
 
     def questions(
         self, source: str, flag: str, relations: Sequence[str] | None = None
@@ -74,16 +82,16 @@ class Source:
     has_relations = True
 
     def __init__(self, reader: Reader, source: str, flag: str) -> None:
-        self._path = existing(source, flag)
+        self._path, self._reader = existing(source, flag), reader
 
     def questions(self, relations: Sequence[str] | None) -> tuple[Fact, ...]:
-        return read_questions(self._path, relations=relations)
+        return read_questions(self._path, relations=relations, fields=self._reader.fields)
 
     def open_questions(self) -> tuple[Question, ...]:
-        return read_open_questions(self._path)
+        return read_open_questions(self._path, self._reader.fields)
 
     def texts(self) -> Iterator[str]:
-        return read_texts(self._path)
+        return read_texts(self._path, self._reader.text_field or "text")
 
     def whole_text(self, characters: int) -> str:
         if self._path.is_file() and file_format(self._path) == TEXT:
@@ -98,16 +106,20 @@ class TfdsSource(Source):
 
     def __init__(self, reader: Reader, source: str, flag: str) -> None:
         self._split = parse_tfds(source, f"--{flag}", reader.data_dir or None)
-        self._download = reader.download
+        self._reader = reader
 
     def questions(self, relations: Sequence[str] | None) -> tuple[Fact, ...]:
-        return read_tfds_questions(self._split, download=self._download)
+        return read_tfds_questions(self._split, self._reader.fields, download=self._reader.download)
 
     def open_questions(self) -> tuple[Question, ...]:
-        return read_tfds_open_questions(self._split, download=self._download)
+        return read_tfds_open_questions(
+            self._split, self._reader.fields, download=self._reader.download
+        )
 
     def texts(self) -> Iterator[str]:
-        return read_tfds_texts(self._split, download=self._download)
+        return read_tfds_texts(
+            self._split, text=self._reader.text_field, download=self._reader.download
+        )
 
     def whole_text(self, characters: int) -> str:
         return _joined(self.texts(), characters)

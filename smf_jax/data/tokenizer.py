@@ -182,7 +182,7 @@ def load_tokenizer(directory: str | Path, rows: int | None = None) -> Tokenizer:
         pad=stops[0] if pad is None else pad,
         stops=stops,
         chat=parse_template(
-            own.read_text(encoding="utf-8") if own.is_file() else template,
+            own.read_text(encoding="utf-8-sig") if own.is_file() else template,
             {name: texts[0] for name, texts in named.items() if texts},
         ),
     )
@@ -199,7 +199,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())  # whatever its encoding
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(content, dict):

@@ -139,6 +139,15 @@ def test_numbers_that_are_not_finite_are_null(run):
     assert "NaN" not in (run.path / RESULTS).read_text()
 
 
+def test_files_that_an_editor_gave_a_byte_order_mark_are_read(run):
+    finish(run, FULL, 0, 1)
+    for name in (CONFIG, RESULTS):
+        file = run.path / name
+        file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert [row["task"] for row in run.rows()] == [0, 1]
+    assert run.config() == CONFIGURATION
+
+
 @pytest.mark.parametrize("cut", [1, 20, -1])
 def test_a_line_that_was_cut_short_does_not_count(run, cut):
     finish(run, FULL, 0, 1)

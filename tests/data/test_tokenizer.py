@@ -124,6 +124,16 @@ def test_qwen_layout_has_no_begin_token_though_a_configuration_names_one(tmp_pat
     assert (loaded.bos, loaded.eos, loaded.stops, loaded.pad) == (None, 2, (2, 0), 0)
 
 
+def test_files_may_begin_with_a_byte_order_mark(tmp_path):
+    write_directory(tmp_path, adds_begin=False)
+    text = json.dumps({"eos_token": "<|end|>"})
+    (tmp_path / "tokenizer_config.json").write_text(text, encoding="utf-8-sig")
+    (tmp_path / "chat_template.jinja").write_text("<{{ a }}>", encoding="utf-8-sig")
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.eos == 2
+    assert loaded.chat is not None and loaded.chat.text == "<{{ a }}>"
+
+
 def test_the_end_token_may_come_from_the_special_tokens_or_the_model(tmp_path):
     write_directory(tmp_path, adds_begin=False, special_tokens_map={"eos_token": "<|end|>"})
     assert load_tokenizer(tmp_path).eos == 2

@@ -75,7 +75,7 @@ def _stored_tensors(directory: Path) -> dict[str, _Stored]:
     if index.exists():
         expected = f"every file that {INDEX} names"
         try:
-            files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            files = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"{index} is no index of weights ({error}); copy it again") from error
     if absent := [file for file in files if not (directory / file).exists()]:

@@ -30,7 +30,7 @@ def read_config(file: Path, dtype: ComputeType = "float32") -> ModelConfig:
     if not file.exists():
         raise FileNotFoundError(f"{file} does not exist; give a Hugging Face checkpoint")
     try:
-        return replace(parse_config(json.loads(file.read_text())), dtype=dtype)
+        return replace(parse_config(json.loads(file.read_bytes())), dtype=dtype)
     except json.JSONDecodeError as error:
         raise ValueError(f"{file} is not JSON: {error}; copy the file again") from error
     except ValueError as error:

@@ -197,6 +197,14 @@ def test_absent_keys_mean_what_transformers_assumes(saved):
     assert not config.attention_output_bias
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_configuration_may_begin_with_a_byte_order_mark(saved, encoding):
+    before = load_huggingface(saved)[0]
+    file = saved / "config.json"
+    file.write_text(file.read_text(), encoding=encoding)
+    assert load_huggingface(saved)[0] == before
+
+
 def test_tied_table_may_be_stored_as_the_head(saved):
     expected = load_huggingface(saved)[1]
     tensors = load_file(saved / "model.safetensors")
