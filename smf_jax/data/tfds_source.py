@@ -83,6 +83,13 @@ def read_tfds_texts(source: TfdsSplit, *, text: str = "", download: bool = False
     return (found for record in records for found in _texts_of(_at(source, record, feature)))
 
 
+def tfds_files(source: TfdsSplit) -> list[Path]:
+    """The files of a prepared set that a split is read from."""
+    builder = _prepared(source, download=False)
+    shards = builder.info.splits[source.split].filepaths
+    return [Path(builder.data_dir, "features.json"), *map(Path, shards)]
+
+
 def parse_tfds(text: str, flag: str, data_dir: str | Path | None = None) -> TfdsSplit:
     """The split that ``tfds:NAME:SPLIT`` names; the ``ValueError`` names the flag."""
     scheme, _, rest = text.partition(":")
