@@ -71,13 +71,20 @@ def read_texts(path: str | Path, field: str = "text") -> Iterator[str]:
 
     A directory's files are read by name; blank texts are skipped, and no file is held in memory.
     """
-    path = Path(path)
+    files = text_files(Path(path))
+    if len(files) == 1:  # what it is is told at once
+        return _texts(files[0], file_format(files[0]), field)
+    return (text for file in files for text in _texts(file, file_format(file), field))
+
+
+def text_files(path: Path) -> list[Path]:
+    """The files that texts are read from: one, or those of a directory by name."""
     if not path.is_dir():
-        return _texts(path, file_format(path), field)
+        return [path]
     files = sorted(file for file in path.iterdir() if _format(file) in _FORMATS)
     if not files:
         raise ValueError(f"{path}: no text in this directory; expected {_EXPECTED}")
-    return (text for file in files for text in _texts(file, file_format(file), field))
+    return files
 
 
 def _texts(path: Path, kind: str, field: str) -> Iterator[str]:

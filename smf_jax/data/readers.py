@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smf_jax.data.facts import Fact, Question
-from smf_jax.data.files import TEXT, file_format, read_texts, read_whole
+from smf_jax.data.files import TEXT, file_format, read_texts, read_whole, text_files
 from smf_jax.data.questions import Fields, read_open_questions, read_questions
 from smf_jax.data.tfds_source import (
     parse_tfds,
     read_tfds_open_questions,
     read_tfds_questions,
     read_tfds_texts,
+    tfds_files,
 )
 from smf_jax.errors import blame_flag
 
@@ -68,6 +69,11 @@ class Reader:
         with self._opened(source, flag) as opened:
             return opened.whole_text(characters)
 
+    def files(self, source: str, flag: str) -> list[Path]:
+        """The files that a source is read from."""
+        with self._opened(source, flag) as opened:
+            return opened.files()
+
     @contextmanager
     def _opened(self, source: str, flag: str, picked: str = "") -> Iterator[Source]:
         """What is read by the scheme of a source; errors inside name the flag."""
@@ -83,6 +89,9 @@ class Source:
 
     def __init__(self, reader: Reader, source: str, flag: str) -> None:
         self._path, self._reader = existing(source, flag), reader
+
+    def files(self) -> list[Path]:
+        return text_files(self._path)
 
     def questions(self, relations: Sequence[str] | None) -> tuple[Fact, ...]:
         return read_questions(self._path, relations=relations, fields=self._reader.fields)
@@ -107,6 +116,9 @@ class TfdsSource(Source):
     def __init__(self, reader: Reader, source: str, flag: str) -> None:
         self._split = parse_tfds(source, f"--{flag}", reader.data_dir or None)
         self._reader = reader
+
+    def files(self) -> list[Path]:
+        return tfds_files(self._split)
 
     def questions(self, relations: Sequence[str] | None) -> tuple[Fact, ...]:
         return read_tfds_questions(self._split, self._reader.fields, download=self._reader.download)

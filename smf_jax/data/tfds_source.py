@@ -84,6 +84,13 @@ def _texts(source: TfdsSplit, feature: str, records: Iterator[Mapping[str, Any]]
             yield from texts_in(value)
 
 
+def tfds_files(source: TfdsSplit) -> list[Path]:
+    """The files of a prepared set that a split is read from."""
+    builder = _prepared(source, download=False)
+    shards = builder.info.splits[source.split].filepaths
+    return [Path(builder.data_dir, "features.json"), *map(Path, shards)]
+
+
 def parse_tfds(text: str, flag: str, data_dir: str | Path | None = None) -> TfdsSplit:
     """The split that ``tfds:NAME:SPLIT`` names; the ``ValueError`` names the flag."""
     scheme, _, rest = text.partition(":")

@@ -20,6 +20,9 @@ PAD, BEGIN, END = "<|pad|>", "<|begin|>", "<|end|>"
 _ALPHABET = 256  # a byte-level tokenizer starts from every byte
 # Where special tokens are named, in the order in which the files are believed.
 _SPECIAL_FILES = ("tokenizer_config", "special_tokens_map", "generation_config", "config")
+_TEMPLATE = "chat_template.jinja"
+# All that a tokenizer is read from.
+FILES = ("tokenizer.json", *(f"{name}.json" for name in _SPECIAL_FILES), _TEMPLATE)
 _NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -166,7 +169,7 @@ def load_tokenizer(directory: str | Path, rows: int | None = None) -> Tokenizer:
     backend.no_truncation()
     files = {name: _read_json(directory / f"{name}.json") for name in _SPECIAL_FILES}
     named = {name: _texts_of(files, name) for name in _NAMED}
-    own = directory / "chat_template.jinja"
+    own = directory / _TEMPLATE
     template = files["tokenizer_config"].get("chat_template")
     stops = _end_tokens(directory, _first_id(backend, named["eos_token"]), files)
     pad = _first_id(backend, named["pad_token"])

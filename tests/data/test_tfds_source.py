@@ -13,6 +13,7 @@ from smf_jax.data.tfds_source import (
     read_tfds_open_questions,
     read_tfds_questions,
     read_tfds_texts,
+    tfds_files,
 )
 
 TEXT = tfds.features.Text()
@@ -99,6 +100,15 @@ def test_numbers_and_conversations_are_read_too(data_dir):
 def test_tensorflow_is_not_imported(data_dir):
     read_tfds_questions(toy("plain", "test", data_dir))
     assert "tensorflow" not in sys.modules
+
+
+def test_files_are_those_of_the_split(data_dir):
+    home = data_dir / "smf_toy_questions" / "plain" / "1.0.0"
+    files = tfds_files(toy("plain", "test", data_dir))
+    assert files[0] == home / "features.json" and len(files) > 1
+    assert all("-test." in file.name for file in files[1:])
+    assert tfds_files(toy("plain", "test[:50%]", data_dir)) == files
+    assert all(file.is_file() for file in files + tfds_files(toy("plain", "train", data_dir)))
 
 
 def test_slices_and_chosen_features(data_dir):

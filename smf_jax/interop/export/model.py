@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from smf_jax.checkpoints.files import whole_directory
+from smf_jax.checkpoints.files import require_files, sha256_of_file, whole_directory
 from smf_jax.checkpoints.manifest import Manifest, describe, fingerprint
 from smf_jax.interop.export.card import CardFacts, model_card
 from smf_jax.interop.export.patches import load_memory, load_patch, save_memory, save_patch
@@ -88,15 +88,17 @@ def export_model(
             save_memory(partial / MEMORY_FILE, memory)
             shutil.copyfile(READER, partial / READER.name)
         names = _save_patches(partial, patches)
-        about = {"kind": "exported", "version": FORMAT, "model": config.to_dict(), "patches": names}
-        manifest = Manifest(leaves, about).to_json()
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         if facts is not None:
             text = model_card(config, params, patches, facts)
             (partial / "README.md").write_text(text, encoding="utf-8")
         if tokenizer is not None:
             tokenizer.save(partial)
         copy_companions(companions, partial)
+        plain = [file for ending in ("json", "jinja") for file in partial.glob(f"*.{ending}")]
+        files = {file.name: sha256_of_file(file) for file in sorted(plain)}
+        about = {"kind": "exported", "version": FORMAT, "model": config.to_dict(), "patches": names}
+        manifest = Manifest(leaves, {**about, "files": files}).to_json()
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 def is_exported(directory: Path | str) -> bool:
@@ -118,6 +120,7 @@ def load_exported(
     """
     directory = Path(directory)
     manifest = _read_manifest(directory)
+    require_files(directory, manifest.metadata.get("files", {}))
     about = manifest.metadata["model"]
     config = ModelConfig.from_dict(about if dtype is None else {**about, "dtype": dtype})
     _, tree = load_huggingface(directory, config.dtype, "stored")

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from smf_jax.checkpoints.manifest import fingerprint
+from smf_jax.checkpoints.sealed_json import seal, unseal
 from smf_jax.interop.tensor_files import is_kernel, read_tensors, transposed, write_tensors
 from smf_jax.params import memory_part
 from smf_jax.sparse.patch import Patch
@@ -36,18 +38,20 @@ def save_patch(file: Path | str, patch: Patch) -> None:
     """Writes a patch as one safetensors file: arrays as tensors, the rest as JSON in its header."""
     arrays, about = patch.to_arrays()
     tensors = {_patch_name(path): np.asarray(array, order="C") for path, array in arrays.items()}
-    header = {_ABOUT: json.dumps({**about, "paths": sorted(arrays)})}
-    write_tensors(Path(file), tensors, **header)
+    told = seal({**about, "paths": sorted(arrays), "arrays": fingerprint(arrays)})
+    write_tensors(Path(file), tensors, **{_ABOUT: json.dumps(told)})
 
 
 def load_patch(file: Path | str) -> Patch:
     """Reads what `save_patch` wrote; a ValueError tells of damage, or of another format."""
     arrays, header = read_tensors(Path(file))
     try:
-        about = json.loads(header[_ABOUT])
+        about = unseal(header[_ABOUT], _ABOUT)
         found = {path: arrays[_patch_name(path)] for path in about["paths"]}
     except (KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{file} is no patch of smf_jax ({error!r}); copy it again") from error
+    if about.get("arrays") not in (None, fingerprint(found)):  # earlier versions told none
+        raise ValueError(f"{file}: its arrays are not those that were saved; copy the file again")
     try:
         return Patch.from_arrays(found, about)
     except ValueError as error:
