@@ -113,7 +113,7 @@ def save_base(path: Path, base: Base, overwrite: bool = False) -> str:
     try:
         with whole_directory(path, overwrite) as partial:
             checkpoints.save(partial / PARAMS, base.params, metadata)
-            base.tokenizer.save(partial)
+            base.tokenizer.save(partial, framed=False)  # backgrounds know it by its fingerprint
     except FileExistsError:
         if not (path / PARAMS).is_dir():
             raise
