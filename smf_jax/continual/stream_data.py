@@ -92,6 +92,7 @@ def load_stream_data(config: SweepConfig, base: Base) -> StreamData:
 
     Raises ValueError, naming the flag, if a source is missing, malformed, or does not fit the base.
     """
+    base = config.probes.with_chats(base)
     reader = Reader(config.data.data_dir, config.data.download)
     world = _world(config.stream, base)
     stream = _tasks(config.stream, config.base.base, reader, world)

@@ -100,17 +100,15 @@ def read_templates(directory: Path, stored: Any, tokens: Mapping[str, str]) -> C
         texts = {DEFAULT: stored} if isinstance(stored, str) else stored or {}
         if isinstance(texts, list) and all(isinstance(each, dict) for each in texts):
             texts = {each.get("name"): each.get("template") for each in texts}
-    if not isinstance(texts, dict) or not all(
-        isinstance(t, str) for kv in texts.items() for t in kv
-    ):
+    given = [*texts, *texts.values()] if isinstance(texts, dict) else [None]
+    if not isinstance(texts, dict) or not all(isinstance(each, str) for each in given):
         raise ValueError(
             f"{directory / 'tokenizer_config.json'}: chat_template={str(stored)[:80]}: expected a "
             "text, or texts by name"
         )
     text = texts.pop(DEFAULT, "")
-    if not text and not texts:
-        return None
-    return ChatTemplate(text, tuple(sorted(tokens.items())), tuple(sorted(texts.items())))
+    found = ChatTemplate(text, tuple(sorted(tokens.items())), tuple(sorted(texts.items())))
+    return found if found.texts else None
 
 
 def parse_arguments(text: str) -> dict[str, Any]:
@@ -127,10 +125,8 @@ def parse_arguments(text: str) -> dict[str, Any]:
     if own := sorted(found.keys() & set(_OWN)):
         raise ValueError(f"{', '.join(own)} cannot be given: each conversation brings its own")
     for name in ("tools", "documents"):
-        listed = found.get(name)
-        if listed is not None and not (
-            isinstance(listed, list) and all(isinstance(each, dict) for each in listed)
-        ):
+        listed = found.get(name) or []
+        if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
             raise ValueError(f"{name}: expected a list of objects")
     return found
 
@@ -147,12 +143,7 @@ def _plain(message: Message) -> dict[str, Any]:
 @lru_cache
 def _compiled(text: str) -> Any:
     """A template with the settings, filters and names that transformers gives to it."""
-    from jinja2 import (  # pyright: ignore[reportMissingImports]
-        TemplateError,
-        ext,
-        nodes,
-        sandbox,
-    )
+    from jinja2 import TemplateError, ext, nodes, sandbox  # pyright: ignore
 
     class Generation(ext.Extension):
         """Marks what the assistant says, which is rendered like all else."""
@@ -180,17 +171,5 @@ def _compiled(text: str) -> Any:
     return environment.from_string(text)
 
 
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
+def _to_json(value: Any, ensure_ascii: bool = False, indent: Any = None, **how: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **how)

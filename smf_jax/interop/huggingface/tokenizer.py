@@ -15,17 +15,9 @@ from smf_jax.models.config import ModelConfig
 GENERATION, TOKENIZER, CONFIG = "generation_config.json", "tokenizer.json", "tokenizer_config.json"
 # For models of this family AutoTokenizer heeds no class but builds Qwen2's own tokenizer, unless
 # there is one in a file of code; this one is that of tokenizer.json.
-_REBUILT = "qwen2"
-_CODE_FILE = "tokenizer_of_file.py"
-_CODE = '''\
-"""The tokenizer of tokenizer.json, as it is."""
-
-from transformers import PreTrainedTokenizerFast
-
-
-class Tokenizer(PreTrainedTokenizerFast):
-    pass
-'''
+_REBUILT, _CODE_FILE = "qwen2", "tokenizer_of_file"
+_CODE = "from transformers import PreTrainedTokenizerFast\n\n\n"
+_CODE += "class Tokenizer(PreTrainedTokenizerFast):\n    pass\n"
 
 
 def save_tokenizer(
@@ -47,8 +39,8 @@ def save_tokenizer(
     tokenizer.save(directory)
     content = (directory / TOKENIZER).read_text(encoding="utf-8")
     if config.family == _REBUILT and json.dumps(QWEN_CUT) not in content:
-        (directory / _CODE_FILE).write_text(_CODE)
+        (directory / f"{_CODE_FILE}.py").write_text(_CODE)
         told = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-        told["auto_map"] = {"AutoTokenizer": [None, f"{Path(_CODE_FILE).stem}.Tokenizer"]}
+        told["auto_map"] = {"AutoTokenizer": [None, f"{_CODE_FILE}.Tokenizer"]}
         text = json.dumps(told, indent=2, ensure_ascii=False) + "\n"
         (directory / CONFIG).write_text(text, encoding="utf-8")
