@@ -116,7 +116,8 @@ def save_base(
     base_fingerprint = base.fingerprint()
     try:
         with whole_directory(path, overwrite) as partial:
-            base.tokenizer.save(partial)
+            # Backgrounds know the tokenizer by its fingerprint.
+            base.tokenizer.save(partial, framed=False)
             files = {file.name: sha256_of_file(file) for file in sorted(partial.iterdir())}
             checkpoints.save(partial / PARAMS, base.params, {**metadata, "files": files})
     except FileExistsError:

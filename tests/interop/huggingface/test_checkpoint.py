@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from smf_jax.data.tokenizer import train_tokenizer
 from smf_jax.interop.huggingface.checkpoint import (
     huggingface_name,
     load_huggingface,
@@ -314,8 +315,13 @@ def test_export_refuses_what_it_cannot_write(tmp_path):
         save_huggingface(tmp_path / "out", PLAIN, params)
 
 
-def test_export_copies_companions(saved, tmp_path):
-    (saved / "tokenizer.json").write_text("{}")
+def test_export_writes_the_tokenizer_of_companions(saved, tmp_path):
+    train_tokenizer(["a b"], 259).save(saved)
     config, params = load_huggingface(saved)
-    save_huggingface(tmp_path / "out", config, params, companions=saved)
-    assert (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
+    with pytest.raises(ValueError, match="has 259 tokens, but the embedding has"):
+        save_huggingface(tmp_path / "out", config, params, companions=saved)
+    assert not (tmp_path / "out").exists()
+    config = replace(PLAIN, vocabulary=259)
+    save_huggingface(tmp_path / "out", config, random_params(config), companions=saved)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert (tmp_path / "out" / name).read_text() == (saved / name).read_text()
