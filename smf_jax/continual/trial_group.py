@@ -16,14 +16,16 @@ from smf_jax.data.batching import Batch, in_chunks
 from smf_jax.evaluation.likelihood import LossSum, loss_sum, mean_loss
 from smf_jax.evaluation.probes.exact import is_exact_match
 from smf_jax.losses import at_scored, count_scored
-from smf_jax.params import Params
+from smf_jax.params import Params, count_bytes
 from smf_jax.sharding import over_trials, replicate, split_over, stack, unstack
 from smf_jax.sparse.usage import PoolUsage
-from smf_jax.training.step import Settings, Shared, StepMetrics
+from smf_jax.training.step import Lower, Settings, Shared, StepMetrics
 from smf_jax.training.trainers import State, Trainer
 
 # Before the paths of what a checkpoint holds beside parameters, for the next task.
 CARRIED = "carried/"
+# What the blocks below the memories give for the examples of a task is kept up to this size.
+LOWER_BYTES = 2**29
 
 
 class TaskMetrics(NamedTuple):
@@ -32,6 +34,10 @@ class TaskMetrics(NamedTuple):
     losses: Float[np.ndarray, "trials steps"]  # ``(trials, steps)``
     selected: Int[np.ndarray, "trials steps"]  # ``(trials, steps)`` rows written
     failed_step: Int[np.ndarray, " trials"]  # ``(trials,)`` first step that was not finite, or -1
+
+
+def _at(batches: Batch, position: Array) -> Batch:
+    return jax.tree.map(lambda field: field[position], batches)
 
 
 class TrialGroup(Generic[State]):
@@ -60,15 +66,29 @@ class TrialGroup(Generic[State]):
         self.traces = 0
 
         def step_at(
-            shared: Shared, state: State, batches: Batch, position: Array, settings: Settings
+            shared: Shared,
+            state: State,
+            batches: Batch,
+            position: Array,
+            settings: Settings,
+            hidden: Array | tuple[()],
         ) -> tuple[State, StepMetrics]:
             self.traces += 1
             if self.traces > 1:
                 raise RuntimeError(
                     "the step of a group was traced twice: its batches changed shape or dtype"
                 )
-            batch = jax.tree.map(lambda field: field[position], batches)
+            batch = _at(batches, position)
+            if not isinstance(hidden, tuple):
+                shared = shared._replace(lower=Lower(batch.tokens, hidden))
             return trainer.step(shared, state, batch, settings)
+
+        def lower_at(shared: Shared, kept: Lower | None, batches: Batch, position: Array) -> Array:
+            batch = _at(batches, position)
+            if kept is not None:
+                return kept.of(batch.tokens)
+            assert trainer.lower is not None
+            return trainer.lower(shared, batch)
 
         def losses(shared: Shared, state: State, batch: Batch) -> LossSum:
             logits = trainer.logits(shared, state, batch.tokens, batch.valid)
@@ -78,7 +98,7 @@ class TrialGroup(Generic[State]):
         self._begin_task = over_trials(
             trainer.begin_task, mesh, (False, True, False, True), donate=(1,)
         )
-        self._step = over_trials(step_at, mesh, (False, True, True, False, True), donate=(1,))
+        self._step = over_trials(step_at, mesh, (False, True, True, False, True, True), donate=(1,))
         ends = trainer.end_task
         self._end_task = (
             None
@@ -87,6 +107,7 @@ class TrialGroup(Generic[State]):
         )
         # One for each number of targets, so that it compiles once.
         self._right = cache(self._right)
+        self._lower = trainer.lower and over_trials(lower_at, mesh, (False, False, True, False))
         self._losses = over_trials(losses, mesh, (False, True, False))
 
     @property
@@ -118,11 +139,15 @@ class TrialGroup(Generic[State]):
         steps = batches[0].tokens.shape[0]
         examples = replicate(examples, self.mesh)
         state = self._begin_task(self._shared, state, examples, settings)
+        lower = self._kept_lower(examples)
         placed = split_over(stack(batches), self.mesh)
         metrics = []
         for position in range(steps):
             index = jnp.asarray(position, jnp.int32)
-            state, measured = self._step(self._shared, state, placed, index, settings)
+            hidden = ()
+            if self._lower is not None:
+                hidden = self._lower(self._shared, lower, placed, index)
+            state, measured = self._step(self._shared, state, placed, index, settings, hidden)
             metrics.append(measured)
         if self._end_task is not None:
             state = self._end_task(self._shared, state, examples, settings)
@@ -130,6 +155,20 @@ class TrialGroup(Generic[State]):
         losses = np.stack([step.loss for step in fetched[0]], axis=1)
         selected = np.stack([step.selected for step in fetched[0]], axis=1)
         return state, TaskMetrics(losses, selected, fetched[1])
+
+    def _kept_lower(self, examples: Batch) -> Lower | None:
+        """What no step of a task changes, of all of its examples; ``None`` if it is too much."""
+        lower = self.trainer.lower
+        if lower is None:
+            return None
+
+        def of_all(shared: Shared, examples: Batch) -> Lower:
+            hidden = jax.lax.map(lambda chunk: lower(shared, chunk), examples)
+            return Lower(*(each.reshape(-1, *each.shape[2:]) for each in (examples.tokens, hidden)))
+
+        if count_bytes(jax.eval_shape(of_all, self._shared, examples)) > LOWER_BYTES:
+            return None
+        return jax.jit(of_all)(self._shared, examples)
 
     def answers(self, state: State, batch: Batch) -> Bool[np.ndarray, "trials rows"]:
         """Which rows of a probe every trial answers; see `is_exact_match`."""

@@ -67,14 +67,16 @@ class Decoder(nn.Module):
         valid: Valid | None = None,
         positions: Int[Array, "b t"] | None = None,
         places: Int[Array, "b m"] | None = None,
+        lower: Hidden | None = None,
     ) -> Float[Array, "b _m vocabulary"]:
         """Logits of the next token at every place, float32 at least; meaningless on pads.
 
         ``valid`` is false on pads, which may stand on either side, and all true if ``None``;
         without ``positions`` each row's valid tokens count from 0. The head is applied to
-        ``places`` only, if given: logits are ``(b, m, vocabulary)`` then.
+        ``places`` only, if given: logits are ``(b, m, vocabulary)`` then. What `below_memory` gave
+        for these tokens need not be computed again.
         """
-        x = self.features(tokens, valid, positions)
+        x = self.features(tokens, valid, positions, lower)
         if places is not None:
             x = jnp.take_along_axis(x, jnp.expand_dims(places, 2), axis=1)
         return self.logits(x)
@@ -84,13 +86,36 @@ class Decoder(nn.Module):
         tokens: Tokens,
         valid: Valid | None = None,
         positions: Int[Array, "b t"] | None = None,
+        lower: Hidden | None = None,
     ) -> Hidden:
         """The normalised output ``(b, t, d)`` of the last block; arguments as for a call."""
-        self._check_tokens(tokens, tokens.shape[-1])
         valid = jnp.ones(tokens.shape, bool) if valid is None else valid
+        x, first = (self._embed(tokens, valid), 0) if lower is None else (lower, self._lowest)
+        blocks = range(first, self.config.layers)
+        return self.final_norm(self._plain(x, tokens, valid, positions, blocks))
+
+    def below_memory(self, tokens: Tokens, valid: Valid) -> Hidden:
+        """What enters the lowest block that has a memory, ``(b, t, d)``."""
+        x = self._embed(tokens, valid)
+        return self._plain(x, tokens, valid, None, range(self._lowest))
+
+    @property
+    def _lowest(self) -> int:
+        return min(i for i in range(self.config.layers) if self.config.has_memory(i))
+
+    def _plain(
+        self,
+        x: Hidden,
+        tokens: Tokens,
+        valid: Valid,
+        positions: Int[Array, "b t"] | None,
+        blocks: range,
+    ) -> Hidden:
+        """Some blocks, without a cache."""
+        self._check_tokens(tokens, tokens.shape[-1])
         positions = _count_positions(valid) if positions is None else positions
         mask = causal_mask(valid, 0, tokens.shape[1])
-        return self._run(tokens, valid, rotation(self.config, positions), mask, None)[0]
+        return self._run(x, valid, rotation(self.config, positions), mask, None, blocks)[0]
 
     def extend(self, tokens: Tokens, valid: Valid, cache: Cache) -> tuple[Hidden, Cache]:
         """The features of tokens that follow those in a cache, and the extended cache.
@@ -102,8 +127,10 @@ class Decoder(nn.Module):
         turned = rotation(self.config, _count_positions(valid) + seen)
         all_valid = jax.lax.dynamic_update_slice(cache.valid, valid, (0, cache.length))
         mask = causal_mask(all_valid, cache.length, tokens.shape[1])
-        x, (keys, values) = self._run(tokens, valid, turned, mask, cache)
-        return x, Cache(keys, values, all_valid, cache.length + tokens.shape[1])
+        blocks = range(self.config.layers)
+        x = self._embed(tokens, valid)
+        x, (keys, values) = self._run(x, valid, turned, mask, cache, blocks)
+        return self.final_norm(x), Cache(keys, values, all_valid, cache.length + tokens.shape[1])
 
     def logits(self, x: Hidden) -> Logits:
         """Logits ``(b, t, vocabulary)``, float32 at least, of normalised features."""
@@ -111,14 +138,23 @@ class Decoder(nn.Module):
             return self.embedder.attend(x)
         return self.head(x).astype(wide_dtype(self.config))
 
-    def _run(
-        self, tokens: Tokens, valid: Valid, turned: Rotation, mask: Mask, cache: Cache | None
-    ) -> tuple[Hidden, tuple[tuple[Keys, ...], tuple[Keys, ...]]]:
-        """All blocks and the last norm; also every layer's keys and values."""
+    def _embed(self, tokens: Tokens, valid: Valid) -> Hidden:
         # Pads may carry any id, also one outside the vocabulary.
-        x = self.embedder(jnp.where(valid, tokens, 0))
+        return self.embedder(jnp.where(valid, tokens, 0))
+
+    def _run(
+        self,
+        x: Hidden,
+        valid: Valid,
+        turned: Rotation,
+        mask: Mask,
+        cache: Cache | None,
+        blocks: range,
+    ) -> tuple[Hidden, tuple[tuple[Keys, ...], tuple[Keys, ...]]]:
+        """Some blocks, one after the other; also each one's keys and values."""
         keys, values = [], []
-        for index, block in enumerate(self.layers):
+        for index in blocks:
+            block = self.layers[index]
             past = None if cache is None else (cache.keys[index], cache.values[index], cache.length)
             x, (key, value) = block.attend(x, turned, mask, past)
             keys.append(key)
@@ -129,7 +165,7 @@ class Decoder(nn.Module):
             if self.config.has_memory(index):
                 y = y + self.memory(index, normalised, valid)
             x = x + y
-        return self.final_norm(x), (tuple(keys), tuple(values))
+        return x, (tuple(keys), tuple(values))
 
     def _check_tokens(self, tokens: Tokens, places: int) -> None:
         if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from smf_jax.memory.layer import PERTURBATIONS, READS, MemoryLayer, Read
 from smf_jax.models.decoder import Decoder, LogitsFn, upstream_of_reads
@@ -23,6 +23,7 @@ from smf_jax.params import Params, flatten, memory_layer_path, pool_path, unflat
 # By path of a memory layer, ``(b, t, v)``: what is added to its read.
 Perturbations = dict[str, Array]
 Reads = dict[str, Read]
+_DEEP = 4  # blocks below the lowest memory from which on it pays to keep what they give
 _NAME = "/read"  # of what a layer sows, and of what it perturbs
 
 
@@ -31,7 +32,7 @@ class MemoryModel(NamedTuple):
 
     # ``(params, tokens, valid, perturbations) -> (logits, reads)``; reads by the path of their
     # layer, perturbations likewise, or none at all. A fifth argument, where it is given, are the
-    # places ``(b, m)`` at which logits are asked for.
+    # places ``(b, m)`` at which logits are asked for; ``lower`` is what `below_memory` gave.
     apply: Callable[..., tuple[Logits, Reads]]
     # ``(params, tokens, valid) -> shapes`` of the perturbations of this very batch.
     perturbations: Callable[[Params, Tokens, Valid], Mapping[str, jax.ShapeDtypeStruct]]
@@ -39,6 +40,10 @@ class MemoryModel(NamedTuple):
     tables: Mapping[str, tuple[str, ...]]
     # Whether a path has a say in which slots are read; once it changes, a background is stale.
     is_upstream: Callable[[str], bool]
+
+    # ``(params, tokens, valid) -> (b, t, d)`` that enters the lowest block with a memory, where it
+    # pays to keep it.
+    below_memory: Callable[[Params, Tokens, Valid], Array] | None = None
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -90,13 +95,15 @@ def memory_model(
         valid: Valid,
         perturbations: Perturbations,
         places: Array | None = None,
-    ) -> tuple[Logits, Reads]:
+        lower: Array | None = None,
+    ) -> tuple[Float[Array, "b _m vocabulary"], Reads]:
         variables = {"params": unflatten(params)}
         if perturbations:
             named = {f"{layer}{_NAME}": zeros for layer, zeros in perturbations.items()}
             variables[PERTURBATIONS] = unflatten(named)
         # The head of another model than ours is its own affair.
-        asked: Any = {"places": places} if isinstance(module, Decoder) else {}
+        is_ours = isinstance(module, Decoder)
+        asked: Any = {"places": places, "lower": lower} if is_ours else {}
         logits, sown = module.apply(variables, *inputs(tokens, valid), **asked, mutable=[READS])
         if places is not None and not asked:
             logits = jnp.take_along_axis(logits, jnp.expand_dims(places, 2), axis=1)
@@ -126,7 +133,13 @@ def as_memory_model(model: Decoder | MemoryModel) -> MemoryModel:
     for layer in placement.layers:
         table = pool_path(placement.pool_of(layer))
         tables.setdefault(table, []).append(memory_layer_path(layer))
-    return memory_model(model, tables, is_upstream=partial(upstream_of_reads, model.config))
+    found = memory_model(model, tables, is_upstream=partial(upstream_of_reads, model.config))
+
+    def below_memory(params: Params, tokens: Tokens, valid: Valid) -> Array:
+        variables: Any = {"params": unflatten(params)}
+        return cast(Array, model.apply(variables, tokens, valid, method=Decoder.below_memory))
+
+    return found._replace(below_memory=below_memory) if min(placement.layers) >= _DEEP else found
 
 
 def _by_layer(collections: Mapping[str, Any], name: str) -> dict[str, Any]:

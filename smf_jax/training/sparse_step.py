@@ -7,7 +7,7 @@ is not finite writes nothing.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -23,7 +23,7 @@ from smf_jax.sparse.rules import check_rule
 from smf_jax.training.memory_grads import Context, History, MemoryGrads, memory_grads
 from smf_jax.training.memory_model import MemoryModel
 from smf_jax.training.sparse_config import SparseConfig
-from smf_jax.training.step import Settings, Shared, StepMetrics, latch, step_params
+from smf_jax.training.step import Lower, Settings, Shared, StepMetrics, latch, step_params
 
 
 class SparseState(NamedTuple):
@@ -54,6 +54,8 @@ def sparse_step(
     """One sparse step (2510.15103, section 3): the state after it, and the metrics before it."""
     check_rule(config.rule, shared.usage)
     context = Context(shared.usage, state.history, state.task_slots, settings, state.step)
+    if shared.lower is not None:
+        model = _going_on(model, shared.lower)
     params = {**shared.frozen, **state.tables}
     found = memory_grads(model, config, params, state.scalars, context, batch)
     advance = _move_whole_tables if config.mask == "gradient" else _move_selected_rows
@@ -62,6 +64,15 @@ def sparse_step(
         step=state.step + 1, failed_step=latch(state.failed_step, state.step, accepted)
     )
     return after, StepMetrics(found.loss, count)
+
+
+def _going_on(model: MemoryModel, lower: Lower) -> MemoryModel:
+    """The model that begins where the lowest memory stands."""
+
+    def apply(params: Params, tokens: Array, *more: Any) -> Any:
+        return model.apply(params, tokens, *more, lower=lower.of(tokens))
+
+    return model._replace(apply=apply)
 
 
 def _move_selected_rows(

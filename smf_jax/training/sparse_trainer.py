@@ -35,6 +35,7 @@ def sparse_trainer(
     A rule that needs a background has it from `Shared.usage`. A model without memory is an error.
     """
     model = as_memory_model(model)
+    below = model.below_memory
     plan = _Plan(model, config, capacity, keep_optimizer_state)
     return Trainer(
         begin=plan.begin,
@@ -46,6 +47,7 @@ def sparse_trainer(
         trained=_trained,
         resume=_resume,
         frozen=plan.frozen,
+        lower=below and (lambda shared, batch: below(shared.frozen, batch.tokens, batch.valid)),
     )
 
 

@@ -27,6 +27,23 @@ class Shared(NamedTuple):
 
     frozen: Params  # all params that are in no state, by path
     usage: Mapping[str, PoolUsage] | None = None  # background by pool path, if a rule needs it
+    lower: Lower | None = None  # of the batch's rows, where that is kept
+
+
+class Lower(NamedTuple):
+    """Of some rows of tokens, what enters the lowest block that has a memory.
+
+    No step of sparse finetuning changes anything below it, so that it is computed once a task.
+    """
+
+    tokens: Int[Array, "n t"]
+    hidden: Float[Array, "n t d"]
+
+    def of(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+        """That of some of the rows; NaN for rows that are none, so that their step fails."""
+        same = jnp.all(jnp.expand_dims(tokens, 1) == jnp.expand_dims(self.tokens, 0), axis=2)
+        found = jnp.expand_dims(jnp.any(same, axis=1), (1, 2))
+        return jnp.where(found, self.hidden[jnp.argmax(same, axis=1)], jnp.nan)
 
 
 class StepMetrics(NamedTuple):

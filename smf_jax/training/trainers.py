@@ -61,6 +61,8 @@ class Trainer(NamedTuple, Generic[State]):
     # ``(shared, state, examples, settings) -> state`` after the last step of a task, for methods
     # that measure what the task needs; ``None`` for the others.
     end_task: Callable[[Shared, State, Batch, Settings], State] | None = None
+    # ``(shared, batch) -> (b, t, d)``, the `Lower` of a batch, where it pays to keep it.
+    lower: Callable[[Shared, Batch], Array] | None = None
     # ``(state) -> arrays by path`` that the next task needs beside the trained leaves; `resume` is
     # given them too.
     carried: Callable[[State], Params] = _nothing

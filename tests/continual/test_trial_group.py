@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import numpy as np
 import pytest
 
+from smf_jax.continual import trial_group
 from smf_jax.continual.trial_group import TrialGroup
 from smf_jax.data.batching import Batch
 from smf_jax.evaluation.probes.exact import is_exact_match
@@ -182,3 +183,23 @@ def test_batches_of_another_shape_are_refused(eight):
         group.train(state, [longer], tiny.batches(2), settings)
     assert group.traces == 2
     group.traces = 1
+
+
+def test_a_deep_model_begins_at_its_memory_whether_what_is_below_is_kept_or_not(monkeypatch):
+    config = tiny.model_config((5,))
+    settings = [tiny.settings(0.5, seed=seed) for seed in (0, 1)]
+    batches = [tiny.batches(3), tiny.batches(3, start=1)]
+    examples = tiny.batches(4)
+    ends = []
+    for room in (None, 0):  # of the default size, then for nothing
+        if room is not None:
+            monkeypatch.setattr(trial_group, "LOWER_BYTES", room)
+        trainer = sparse_trainer(Decoder(config), SparseConfig(rule="tf"), tiny.SLOTS)
+        group = TrialGroup(
+            trainer, tiny.params(config), None, device_mesh(TRIAL, jax.devices()[:2]), 4
+        )
+        state, stacked = group.begin(settings)
+        state, measured = group.train(state, batches, examples, stacked)
+        assert measured.failed_step.tolist() == [-1, -1] and group.traces == 1
+        ends.append((measured.losses, group.trained(state, 1)))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), *ends)

@@ -19,6 +19,8 @@ from smf_jax.training.memory_model import as_memory_model
 from smf_jax.training.reads import read_counts
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_step import sparse_step
+from smf_jax.training.sparse_trainer import sparse_trainer
+from smf_jax.training.step import Lower, Shared
 from tests.training import tiny
 from tests.training.tiny import same_but_for, spoilt
 
@@ -319,3 +321,22 @@ def test_a_model_without_memory_is_refused():
     plain = Decoder(tiny.PLAIN)
     with pytest.raises(ValueError, match="the model has no memory: pretrain or retrofit one"):
         read_counts(plain, tiny.params(tiny.PLAIN), tiny.batch())
+
+
+def test_what_lies_below_the_memory_is_computed_once_and_changes_no_bit():
+    """A deep model's step begins at its lowest memory; rows that are no examples fail it."""
+    config = tiny.model_config((5,))
+    trainer = sparse_trainer(Decoder(config), SparseConfig(rule="tf"), 64)
+    assert trainer.lower is not None
+    base, settings, batch = tiny.params(config), tiny.settings(), tiny.batch()
+    shared = Shared(trainer.frozen(base))
+    step = jax.jit(trainer.step)
+    whole = step(shared, trainer.begin(base, settings), batch, settings)
+    lower = Lower(jnp.asarray(batch.tokens), jax.jit(trainer.lower)(shared, batch))
+    kept = step(shared._replace(lower=lower), trainer.begin(base, settings), batch, settings)
+    for found, expected in zip(*map(jax.tree.leaves, (kept, whole)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert int(kept[0].failed_step) == -1
+    other = lower._replace(tokens=lower.tokens + 1)
+    lost, _ = step(shared._replace(lower=other), trainer.begin(base, settings), batch, settings)
+    assert int(lost.failed_step) == 0
