@@ -50,6 +50,24 @@ class Base:
         """Whether the leaves are shapes only, of a base that is yet to be made."""
         return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in self.params.values())
 
+    def cast(self, dtype: str | None) -> Base:
+        """The base computing in another dtype, its leaves in it too; itself for ``None``.
+
+        Memories keep their leaves: a step of SGD on a row would be lost in bfloat16.
+        """
+        if dtype is None:
+            return self
+        kinds = {path: None if is_memory(path) else np.dtype(dtype) for path in self.params}
+        shape = jax.ShapeDtypeStruct
+        params = {
+            path: shape(leaf.shape, kinds[path] or leaf.dtype)
+            if isinstance(leaf, shape)
+            else leaf.astype(kinds[path] or leaf.dtype)
+            for path, leaf in self.params.items()
+        }
+        config = dataclasses.replace(self.config, dtype=dtype)
+        return dataclasses.replace(self, config=config, params=params)
+
     def fingerprint(self) -> str:
         """Of all leaves."""
         return fingerprint(jax.device_get(self.params))
