@@ -15,7 +15,8 @@ def main(config: PretrainConfig) -> int:
     out = check_output(config.run.out, "out", config.run.overwrite)
     base = pretrain(config)
     base_fingerprint = save_base(out, base, config.run.overwrite)
-    say(f"{out}: base {base_fingerprint[:12]}, {count_parameters(base.params):,} parameters")
+    about = f"{count_parameters(base.params):,} parameters, {base.config.dtype}"
+    say(f"{out}: base {base_fingerprint[:12]}, {about}")
     return 0
 
 

@@ -25,7 +25,8 @@ def main(config: RetrofitCommandConfig) -> int:
         windows = heal_windows(reader.texts(texts, "heal_texts"), base, config.text)
     base = retrofit_base(config.retrofit, base, windows, config.text.seed)
     base_fingerprint = save_base(out, base, config.run.overwrite)
-    say(f"{out}: base {base_fingerprint[:12]}, {count_parameters(base.params):,} parameters")
+    about = f"{count_parameters(base.params):,} parameters, {base.config.dtype}"
+    say(f"{out}: base {base_fingerprint[:12]}, {about}")
     return 0
 
 

@@ -80,18 +80,15 @@ class JsonObject:
         return {key: self.need(key, kind, **bounds) for key in self.values}
 
 
-def parse_json(text: str, place: str) -> JsonObject:
+def parse_json(text: str | bytes, place: str) -> JsonObject:
     """The JSON object that a text holds; a ValueError names ``place`` if it holds none."""
     try:
-        return JsonObject(json.loads(text), place)
-    except (json.JSONDecodeError, RecursionError) as error:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{place}: not valid JSON: {error}; copy it again") from error
+    return JsonObject(values, place)
 
 
 def read_json(file: Path) -> JsonObject:
-    """The JSON object in a file, in UTF-8; a ValueError names the file if it holds none."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not valid JSON: {error}; copy it again") from error
-    return parse_json(text, str(file))
+    """The JSON object in a file; a ValueError names the file if it holds none."""
+    return parse_json(file.read_bytes(), str(file))

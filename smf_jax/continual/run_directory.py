@@ -122,8 +122,12 @@ class RunDirectory:
         return config if is_run else None
 
     def _compare(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        # A setting that came with a later version was at its default before.
-        before = {**SweepConfig().values(), **before}
+        # A setting that came with a later version was at its default before; no dtype told was
+        # once written as float32.
+        before, now = (
+            {**SweepConfig().values(), **told, "dtype": told.get("dtype") or "float32"}
+            for told in (before, now)
+        )
         differing = sorted(
             name for name in {*before, *now} - NOT_COMPARED if before.get(name) != now.get(name)
         )

@@ -59,7 +59,8 @@ def run_sweep(
     run = RunDirectory(config.run.out, config.grid.shard)
     run.check(config)
     base = _find_base(config, recipe, tools)
-    say(f"base: {base.origin}, {count_parameters(base.params):,} parameters")
+    count = count_parameters(base.params)
+    say(f"base: {base.origin}, {count:,} parameters, {base.config.dtype}")
     stream_data = tools.load_stream_data(config, base)
     check_trials(config, trials, base, stream_data)
     measured = measured_background(config.background.background, base.tokenizer_fingerprint())
@@ -97,9 +98,9 @@ def _find_base(config: SweepConfig, recipe: PretrainConfig, tools: Tools) -> Bas
         return tools.load_base(named.base, "base", named.dtype)
     path = cached_path(recipe.recipe(), named.base_cache)
     if path.is_dir():
-        return tools.load_base(str(path), "base_cache")
+        return tools.load_base(str(path), "base_cache", named.dtype)
     require_writable(named.base_cache, "base_cache")
-    return abstract_base(recipe)
+    return abstract_base(recipe).cast(named.dtype)
 
 
 def _make_base(config: SweepConfig, base: Base, stream_data: StreamData, tools: Tools) -> Base:
@@ -108,7 +109,7 @@ def _make_base(config: SweepConfig, base: Base, stream_data: StreamData, tools: 
     if base.is_abstract and recipe is not None:
         path = cached_path(recipe.recipe(), config.base.base_cache)
         tools.save_base(path, tools.pretrain(recipe))
-        base = tools.load_base(str(path), "base_cache")
+        base = tools.load_base(str(path), "base_cache", config.base.dtype)
     if config.retrofit.retrofit != "none":
         windows = None if stream_data.general is None else stream_data.general.rows
         base = tools.retrofit_base(config.retrofit, base, windows)

@@ -53,7 +53,8 @@ def parse_config(told: JsonObject) -> ModelConfig:
     # Absent is not null: with Qwen that is 32, and as many as there are heads.
     absent = 32 if not llama and "num_key_value_heads" not in told.values else heads
     shared = told.get("num_key_value_heads", int, least=1) or absent
-    told.require(heads % shared == 0, "num_key_value_heads", f"a divisor of num_attention_heads={heads}")
+    divisor = f"a divisor of num_attention_heads={heads}"
+    told.require(heads % shared == 0, "num_key_value_heads", divisor)
     head_width = told.get("head_dim", int, least=1, most=2**16)
     if head_width is None and family != "qwen3":
         share = f"a multiple of num_attention_heads={heads}, where there is no head_dim"

@@ -151,7 +151,7 @@ def copy(exported, tmp_path):
     [
         ("model.safetensors", "model.norm.weight", "1 leaves are not those .*: final_norm/scale"),
         ("memory.safetensors", "pools.1.values", "1 leaves .*: memory/pool_1/values"),
-        ("patches/01_task_1.safetensors", "pools.0.values.new", "01_task_1.* do not belong together"),
+        ("patches/01_task_1.safetensors", "pools.0.values.new", "01_task_1.* its arrays are not"),
     ],
 )
 def test_one_flipped_bit_is_named(copy, file, name, message):
