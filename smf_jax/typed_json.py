@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 _MOST = {int: 2**31 - 1, float: 1e38}  # what ids, sizes and float32 can hold
@@ -34,13 +34,7 @@ class JsonObject:
             raise self.error(f"{self._prefix}{key}={found}: expected {expected}")
 
     def need(
-        self,
-        key: str,
-        kind: type[T],
-        default: T | None = None,
-        *,
-        least: float | None = None,
-        most: float | None = None,
+        self, key: str, kind: type[T], default: T | None = None, least: Any = None, most: Any = None
     ) -> T:
         """The value at a key; ``default``, if given, where the key is absent.
 
@@ -48,20 +42,20 @@ class JsonObject:
         they are what int32 or float32 can hold. A whole number serves as ``float``, never a
         truth value.
         """
-        value = self.values.get(key)
+        make, value = cast(Any, kind), self.values.get(key)
         if key not in self.values and default is not None:
             return default
-        types, words = (int, float) if kind is float else kind, _WORDS[kind]
+        types, words = (int, float) if kind is float else make, _WORDS[kind]
         fits = isinstance(value, types) and (kind is bool or not isinstance(value, bool))
         if kind in _MOST:
             most = _MOST[kind] if most is None else most
             least = -most if least is None else least
             words = f"{words} from {least:,.10g} to {most:,.10g}"
-            fits = fits and least <= value <= most  # pyright: ignore[reportOptionalOperand]
+            fits = fits and least <= value <= most
         self.require(fits, key, words)
-        return kind(value)  # pyright: ignore[reportCallIssue]
+        return make(value)
 
-    def get(self, key: str, kind: type[T], **bounds: float) -> T | None:
+    def get(self, key: str, kind: type[T], **bounds: Any) -> T | None:
         """The value at a key as `need` reads it, ``None`` where it is absent or null."""
         return None if self.values.get(key) is None else self.need(key, kind, **bounds)
 
@@ -70,12 +64,12 @@ class JsonObject:
         values = self.get(key, dict) or {}
         return JsonObject(values, self.place, f"{self._prefix}{key}.")
 
-    def many(self, key: str, kind: type[T], **bounds: float) -> list[T]:
-        """The list at a key, each of its values as `need` reads it."""
-        values = {f"{key}[{i}]": each for i, each in enumerate(self.need(key, list))}
+    def many(self, key: str, kind: type[T], **bounds: Any) -> list[T]:
+        """The list at a key, none where it is absent or null; its values as `need` reads them."""
+        values = {f"{key}[{i}]": each for i, each in enumerate(self.get(key, list) or ())}
         return list(JsonObject(values, self.place, self._prefix).all(kind, **bounds).values())
 
-    def all(self, kind: type[T], **bounds: float) -> dict[str, T]:
+    def all(self, kind: type[T], **bounds: Any) -> dict[str, T]:
         """Every value, of one kind, as `need` reads it."""
         return {key: self.need(key, kind, **bounds) for key in self.values}
 

@@ -96,8 +96,8 @@ class Patch:
             for path, table_slots in sizes.items()
         }
         changed = {path: ScalarChange(**read(path, ("old", "new"))) for path in scalars}
-        states = told.need("base", str), *(names.need(n, str) for n in ("parent", "fingerprint"))
-        return cls(names.need("task", str), *states, pools, changed)
+        task, parent, state = (names.need(n, str) for n in ("task", "parent", "fingerprint"))
+        return cls(task, told.need("base", str), parent, state, pools, changed)
 
 
 def pool_change(slots: Any, old: Any, new: Any, table_slots: int) -> PoolChange:

@@ -9,14 +9,15 @@ from typing import Any, get_args
 from smf_jax.models.config import ComputeType, Family, ModelConfig, RopeScaling
 from smf_jax.typed_json import JsonObject, read_json
 
-# Sizes: our field, the key, and the most that is taken for a size and not for damage.
 _REQUIRED = {
-    "vocabulary": ("vocab_size", 2**31 - 1),
-    "width": ("hidden_size", 2**20),
-    "hidden_width": ("intermediate_size", 2**24),
-    "layers": ("num_hidden_layers", 1000),
-    "heads": ("num_attention_heads", 2**16),
+    "vocabulary": "vocab_size",
+    "width": "hidden_size",
+    "hidden_width": "intermediate_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
 }
+# What is taken for a size, and not for damage.
+_LAYERS, _SIZE = {"least": 1, "most": 1000}, {"least": 1, "most": 2**24}
 _THETA = {"least": 10, "most": 1e11}
 _LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
@@ -44,23 +45,23 @@ def parse_config(told: JsonObject) -> ModelConfig:
     qwen2, llama = family == "qwen2", family == "llama"
     if family not in get_args(Family):
         raise told.error(f"model_type={family!r} is not supported; choose of {get_args(Family)}")
-    keys = [key for key, _ in _REQUIRED.values()]
-    if absent := [key for key in keys if told.values.get(key) is None]:
+    if absent := [key for key in _REQUIRED.values() if told.values.get(key) is None]:
         raise told.error(f"the keys {absent} are missing; is this the file of a whole model?")
     _refuse_unsupported(told)
-    sizes = {f: told.need(key, int, least=1, most=most) for f, (key, most) in _REQUIRED.items()}
+    sizes: dict[str, Any] = {
+        name: told.need(key, int, **(_LAYERS if name == "layers" else _SIZE))
+        for name, key in _REQUIRED.items()
+    }
     width, heads = sizes["width"], sizes["heads"]
     # Absent is not null: with Qwen that is 32, and as many as there are heads.
     absent = 32 if not llama and "num_key_value_heads" not in told.values else heads
-    shared = told.get("num_key_value_heads", int, least=1) or absent
-    divisor = f"a divisor of num_attention_heads={heads}"
-    told.require(heads % shared == 0, "num_key_value_heads", divisor)
-    head_width = told.get("head_dim", int, least=1, most=2**16)
-    if head_width is None and family != "qwen3":
-        share = f"a multiple of num_attention_heads={heads}, where there is no head_dim"
-        told.require(width % heads == 0, "hidden_size", share)
-        told.require(width // heads % 2 == 0, "num_attention_heads", f"even shares of {width}")
-    told.require((head_width or 0) % 2 == 0, "head_dim", "an even number: positions turn pairs")
+    shared = told.get("num_key_value_heads", int, **_SIZE) or absent
+    told.require(heads % shared == 0, "num_key_value_heads", f"a divisor of num_attention_{heads=}")
+    own = told.get("head_dim", int, **_SIZE) or (128 if family == "qwen3" else None)
+    shares = f"a multiple of num_attention_{heads=}, where head_dim is not given"
+    told.require(bool(own) or width % heads == 0, "hidden_size", shares)
+    head_width = own or width // heads
+    told.require(head_width % 2 == 0, "head_dim", f"an even number, and no {head_width}")
     bias, theta = told.get("attention_bias", bool) or False, told.get("rope_theta", float, **_THETA)
     new, old = told.section("rope_parameters"), told.section("rope_scaling")
     rope = new if new.values else old
@@ -68,7 +69,7 @@ def parse_config(told: JsonObject) -> ModelConfig:
         family=family,
         **sizes,
         key_value_heads=shared,
-        head_width=head_width or (128 if family == "qwen3" else width // heads),
+        head_width=head_width,
         rope_theta=rope.get("rope_theta", float, **_THETA) or theta or 10_000.0,
         rope_scaling=_parse_scaling(rope),
         norm_epsilon=told.need("rms_norm_eps", float, 1e-6, least=1e-30, most=1),
@@ -98,7 +99,7 @@ def config_values(config: ModelConfig) -> dict[str, Any]:
     values = {
         "architectures": [f"{config.family.capitalize()}ForCausalLM"],
         "model_type": config.family,
-        **{key: getattr(config, field) for field, (key, _) in _REQUIRED.items()},
+        **{key: getattr(config, field) for field, key in _REQUIRED.items()},
         "num_key_value_heads": config.key_value_heads,
         "head_dim": config.head_width,
         "hidden_act": "silu",
@@ -147,11 +148,10 @@ def _parse_scaling(rope: JsonObject) -> RopeScaling | None:
 def _refuse_unsupported(told: JsonObject) -> None:
     """Features that would change the logits and that the decoder does not have."""
     told = JsonObject({**told.section("rope_parameters").values, **told.values}, told.place)
-    layers = [] if told.values.get("layer_types") is None else told.many("layer_types", str)
     checks = {
         "hidden_act": told.need("hidden_act", str, "silu") not in ("silu", "swish"),
         "use_sliding_window": told.get("use_sliding_window", bool) or False,
-        "layer_types": bool(set(layers) - {"full_attention"}),
+        "layer_types": bool(set(told.many("layer_types", str)) - {"full_attention"}),
         "partial_rotary_factor": told.get("partial_rotary_factor", float) not in (None, 1.0),
         "quantization_config": told.values.get("quantization_config") is not None,
     }
