@@ -22,7 +22,7 @@ from smf_jax.errors import blame_flag, require_writable
 from smf_jax.evaluation.probe import ProbeContext, ProbeOptions, run_probes
 from smf_jax.evaluation.probes.registry import Item, parse_probes, read_probes
 from smf_jax.evaluation.scorer import Scorer
-from smf_jax.params import Params, count_parameters
+from smf_jax.params import Params
 from smf_jax.progress import say
 from smf_jax.version import __version__
 
@@ -123,7 +123,7 @@ def main(config: EvaluateConfig) -> int:
     items = check(config)
     base, params, about = find_model(config.model)
     about["dtype"] = base.config.dtype
-    say(f"base: {base.origin}, {count_parameters(params):,} parameters, {base.config.dtype}")
+    say(f"base: {base.origin}, {base.size()}")
     options, told = ProbeOptions.of(config.probes), config.probes
     reader = Reader(config.data.data_dir, config.data.download)
     using = ProbeContext(reader, base.tokenizer, base.config.max_positions, options)

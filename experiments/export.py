@@ -21,7 +21,6 @@ from smf_jax.errors import require_writable
 from smf_jax.interop.export.card import CardFacts, licence_of
 from smf_jax.interop.export.model import export_model
 from smf_jax.interop.huggingface.checkpoint import CONFIG as MODEL_CONFIG
-from smf_jax.params import count_parameters
 from smf_jax.progress import say
 from smf_jax.sparse.patch import Patch
 from smf_jax.sparse.patch_sets import stack_patches
@@ -88,14 +87,15 @@ def find_model(config: InputSection) -> tuple[Base, list[Patch], Path, dict[str,
     params = run.load_model(trial, task, base.params, base.fingerprint())
     patches = []
     if METHODS[trial.method].artefact == "patch":
-        if config.dtype not in (None, base.config.dtype):
-            raise ValueError(
-                f"--dtype={config.dtype}: the patches of {trial.id} fit its base of "
-                f"{base.config.dtype} leaves only; leave the flag out"
-            )
         patches = run.load_patches(trial, task + 1)
     else:
-        base = replace(base, params=params).cast(config.dtype)
+        base = replace(base, params=params)
+    cast = base.cast(config.dtype)
+    if patches and config.dtype and cast.fingerprint() != base.fingerprint():
+        raise ValueError(
+            f"--dtype={config.dtype}: the patches of {trial.id} fit its base of "
+            f"{base.size()} only; leave the flag out"
+        )
     trained_on = [
         f"Stream: {told.stream.stream or 'world'}, {task + 1} tasks of "
         f"{told.stream.facts_per_task} facts, {told.training.steps_per_task} steps each.",
@@ -105,7 +105,7 @@ def find_model(config: InputSection) -> tuple[Base, list[Patch], Path, dict[str,
     rows = [row for row in run.rows() if (row["trial"], row["task"]) == (trial.id, task)]
     row = rows[-1] if rows else {}
     scores = {name: f"{row[name]:.4f}" for name in _SCORES if row.get(name) is not None}
-    return base, patches, home, {"trained_on": trained_on, "scores": scores}
+    return cast, patches, home, {"trained_on": trained_on, "scores": scores}
 
 
 def main(config: ExportConfig) -> int:
@@ -135,9 +135,7 @@ def main(config: ExportConfig) -> int:
         shard_bytes=told.shard_mb * 10**6,
     )
     rows = sum(patch.rows for patch in patches)
-    count = count_parameters(base.params)
-    size = f"{count:,} parameters, {base.config.dtype}"
-    say(f"{out}: {size}, {len(patches)} patches of {rows:,} rows")
+    say(f"{out}: {base.size()}, {len(patches)} patches of {rows:,} rows")
     return 0
 
 

@@ -6,7 +6,6 @@ from experiments.cli import run
 from smf_jax.continual.base import check_output, save_base
 from smf_jax.continual.config import PretrainConfig
 from smf_jax.continual.pretraining import pretrain
-from smf_jax.params import count_parameters
 from smf_jax.progress import say
 
 
@@ -15,8 +14,7 @@ def main(config: PretrainConfig) -> int:
     out = check_output(config.run.out, "out", config.run.overwrite)
     base = pretrain(config)
     base_fingerprint = save_base(out, base, config.run.overwrite)
-    about = f"{count_parameters(base.params):,} parameters, {base.config.dtype}"
-    say(f"{out}: base {base_fingerprint[:12]}, {about}")
+    say(f"{out}: base {base_fingerprint[:12]}, {base.size()}")
     return 0
 
 

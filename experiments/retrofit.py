@@ -7,7 +7,6 @@ from smf_jax.continual.base import check_output, load_base, save_base
 from smf_jax.continual.config import RetrofitCommandConfig
 from smf_jax.continual.retrofitting import check_retrofit, heal_windows, retrofit_base
 from smf_jax.data.readers import Reader
-from smf_jax.params import count_parameters
 from smf_jax.progress import say
 
 
@@ -25,8 +24,7 @@ def main(config: RetrofitCommandConfig) -> int:
         windows = heal_windows(reader.texts(texts, "heal_texts"), base, config.text)
     base = retrofit_base(config.retrofit, base, windows, config.text.seed)
     base_fingerprint = save_base(out, base, config.run.overwrite)
-    about = f"{count_parameters(base.params):,} parameters, {base.config.dtype}"
-    say(f"{out}: base {base_fingerprint[:12]}, {about}")
+    say(f"{out}: base {base_fingerprint[:12]}, {base.size()}")
     return 0
 
 

@@ -20,7 +20,7 @@ from smf_jax.interop.export.model import is_exported, load_exported
 from smf_jax.interop.huggingface.checkpoint import load_huggingface
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder, abstract_params
-from smf_jax.params import Params, flatten, is_memory
+from smf_jax.params import Params, count_parameters, flatten, is_memory
 from smf_jax.sharding import DATA, device_mesh
 
 FORMAT = 1
@@ -65,6 +65,12 @@ class Base:
 
         params = {path: of(path, leaf) for path, leaf in self.params.items()}
         return replace(self, config=replace(self.config, dtype=dtype), params=params)
+
+    def size(self) -> str:
+        """How many parameters, of which dtypes, and that of the computation, for people."""
+        kinds = ", ".join(sorted({leaf.dtype.name for leaf in self.params.values()}))
+        count = count_parameters(self.params)
+        return f"{count:,} parameters in {kinds}, computing in {self.config.dtype}"
 
     def fingerprint(self) -> str:
         """Of all leaves."""

@@ -21,7 +21,6 @@ from smf_jax.continual.slot_health import measure_slot_health
 from smf_jax.continual.stream_data import StreamData, load_stream_data
 from smf_jax.continual.trial import Trial, by_group, shard
 from smf_jax.errors import blame_flag, require_writable
-from smf_jax.params import count_parameters
 from smf_jax.progress import progress_bar, say
 from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.usage import Background
@@ -59,8 +58,7 @@ def run_sweep(
     run = RunDirectory(config.run.out, config.grid.shard)
     run.check(config)
     base = _find_base(config, recipe, tools)
-    count = count_parameters(base.params)
-    say(f"base: {base.origin}, {count:,} parameters, {base.config.dtype}")
+    say(f"base: {base.origin}, {base.size()}")
     stream_data = tools.load_stream_data(config, base)
     check_trials(config, trials, base, stream_data)
     measured = measured_background(config.background.background, base.tokenizer_fingerprint())
