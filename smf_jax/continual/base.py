@@ -68,7 +68,7 @@ class Base:
 
     def size(self) -> str:
         """How many parameters, of which dtypes, and that of the computation, for people."""
-        kinds = ", ".join(sorted({leaf.dtype.name for leaf in self.params.values()}))
+        kinds = " and ".join(sorted({leaf.dtype.name for leaf in self.params.values()}))
         count = count_parameters(self.params)
         return f"{count:,} parameters in {kinds}, computing in {self.config.dtype}"
 

@@ -103,6 +103,8 @@ def test_a_header_of_other_types_is_named(value, tmp_path):
     save_patch(file, patch())
     with safe_open(file, "numpy") as opened:
         told = json.loads(opened.metadata()["smf_jax"])
+    for digest in ("sha256", "arrays"):  # which would tell of damage, and not of what is wrong
+        told.pop(digest, None)
     tensors, count = load_file(file), 0
     for key, changed in mutations(told, value):
         text = json.dumps(changed).replace("Infinity", "1e400")
