@@ -140,6 +140,10 @@ def load_huggingface(
     stored = _stored_tensors(directory)
     if config.tied and _HEAD in stored:  # one table; some files keep it under its other name
         stored.setdefault(_EMBEDDING, stored[_HEAD])
+    blocks = len({name.split(".")[2] for name in stored if name.startswith("model.layers.")})
+    if config.layers > blocks:  # before so many are laid out
+        told = f"{directory / CONFIG}: num_hidden_layers={config.layers}"
+        raise ValueError(f"{told}, but the weights have {blocks} blocks; copy the directory again")
     _check_tensors(directory, config, stored)
     params = {}
     for path in flatten(abstract_params(config)):

@@ -111,6 +111,9 @@ def test_a_scaling_that_cannot_be_is_named(changes, message, tmp_path):
 def test_sizes_that_do_not_fit_the_weights_name_the_keys(place):
     file = place / "config.json"
     told = json.loads(file.read_text())
-    file.write_text(json.dumps(told | {"num_hidden_layers": told["num_hidden_layers"] + 1}))
-    with pytest.raises(ValueError, match=r"by which vocab_size=\d+.*num_hidden_layers=3"):
+    file.write_text(json.dumps(told | {"num_hidden_layers": 1000}))
+    with pytest.raises(ValueError, match=r"json: num_hidden_layers=1000, but the weights have 2"):
+        load_base(str(place))
+    file.write_text(json.dumps(told | {"intermediate_size": 41}))
+    with pytest.raises(ValueError, match=r"by which vocab_size=\d+.*intermediate_size=41"):
         load_base(str(place))
