@@ -341,10 +341,21 @@ def test_weights_that_are_a_pickle_are_named(saved):
         load_huggingface(saved)
 
 
-def test_damaged_index_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", r"weight_map=\(absent\): expected the file of every tensor"),
+        ('{"weight_map": {}}', "weight_map={}: expected the file of every tensor"),
+        ('{"weight_map": ["x"]}', "weight_map=.*: expected an object"),
+        ('{"weight_map": {"a.weight": 5}}', "weight_map.a.weight=5: expected a text"),
+        ("[]", "expected a JSON object, found list"),
+        ("{", "not valid JSON"),
+    ],
+)
+def test_damaged_index_is_named(content, message, tmp_path):
     save_huggingface(tmp_path / "out", PLAIN, random_params(PLAIN), shard_bytes=4000)
-    (tmp_path / "out" / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(ValueError, match="index.json: weight_map=.*expected the file of every"):
+    (tmp_path / "out" / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ValueError, match=f"index.json: {message}"):
         load_huggingface(tmp_path / "out")
 
 
