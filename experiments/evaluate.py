@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ from typing import Any
 import jax
 
 from experiments.cli import run
-from experiments.report.tables import markdown_table
+from experiments.report.tables import score_table
 from smf_jax.checkpoints.files import write_text
 from smf_jax.configuration import Configuration, part, setting
 from smf_jax.continual.base import Base, load_base
 from smf_jax.continual.run_directory import BASE, RunDirectory
-from smf_jax.continual.sections import DTYPE_HELP, DataConfig, Dtype, ProbeConfig
+from smf_jax.continual.sections import DTYPE_HELP, Dtype, ProbeConfig, QuestionDataConfig
 from smf_jax.data.readers import Reader
 from smf_jax.errors import blame_flag, require_writable
 from smf_jax.evaluation.probe import ProbeContext, ProbeOptions, run_probes
@@ -26,7 +27,7 @@ from smf_jax.params import Params
 from smf_jax.progress import say
 from smf_jax.version import __version__
 
-PROBES = "The probes"
+PROBES, NEEDED = "The probes", 'lm-evaluation-harness: pip install "smf_jax[lm-eval]"'
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class EvaluateConfig(Configuration):
         first=True,
     )
     harness_path: str = setting("", "directory with YAML files of further tasks", heading=PROBES)
-    data: DataConfig = part(DataConfig(), PROBES)
+    harness_chat: bool = setting(False, "put its tasks by the chat template", heading=PROBES)
+    data: QuestionDataConfig = part(QuestionDataConfig(), PROBES)
     out: str = setting("", "JSON file to write; must not exist", heading="Output", first=True)
     overwrite: bool = setting(False, "replace the file at --out", heading="Output")
 
@@ -71,8 +73,7 @@ def check(config: EvaluateConfig) -> tuple[Item, ...]:
     if not config.probes.probes and not harness:
         raise ValueError("--probes and --harness are empty; give --probes=nq=f1:nq_open.jsonl, say")
     if harness and importlib.util.find_spec("lm_eval") is None:
-        needed = 'lm-evaluation-harness: pip install "smf_jax[lm-eval]"'
-        raise ValueError(f"--harness={harness} needs {needed}")
+        raise ValueError(f"--harness={harness} needs {NEEDED}")
     if not out:
         raise ValueError("--out is empty; name the JSON file to write")
     if config.harness_path and not Path(config.harness_path).is_dir():
@@ -80,7 +81,7 @@ def check(config: EvaluateConfig) -> tuple[Item, ...]:
     require_writable(out, "out")
     if Path(out).is_dir() or (Path(out).exists() and not config.overwrite):
         raise FileExistsError(f"--out={out} exists; give another file or --overwrite")
-    return parse_probes(config.probes.probes)
+    return parse_probes(config.probes.probes, Reader(**config.data.values()).fields)
 
 
 def find_model(config: ModelSection) -> tuple[Base, Params, dict[str, Any]]:
@@ -108,44 +109,43 @@ def load_run_base(run: RunDirectory, path: str) -> tuple[Base, Path]:
     return load_base(str(run.path / BASE), "base"), run.path / BASE
 
 
-def run_harness(config: EvaluateConfig, base: Base, params: Params) -> dict[str, dict[str, Any]]:
-    """Runs the tasks of ``--harness``; what needs the harness is imported only here."""
+def run_harness(config: EvaluateConfig, base: Base, params: Params) -> Iterator[dict[str, Any]]:
+    """Runs the tasks of ``--harness``, for which the harness is imported only here."""
     from smf_jax.evaluation.lm_eval import SmfLM, run_tasks
 
     model = SmfLM(base.model, params, base.tokenizer, config.probes.eval_batch_size)
-    tasks, limit = config.harness.split(","), config.probes.probe_limit or None
+    limit, path = config.probes.probe_limit or None, config.harness_path or None
     with blame_flag(f"--harness={config.harness}: "):
-        return run_tasks(model, tasks, limit, config.harness_path or None)
+        return run_tasks(model, config.harness.split(","), limit, path, config.harness_chat)
 
 
 def main(config: EvaluateConfig) -> int:
-    """Measures the probes and writes ``--out``."""
-    items = check(config)
-    base, params, about = find_model(config.model)
-    about["dtype"] = base.config.dtype
+    """Measures the probes and writes ``--out``, after each of them anew."""
+    items, told, options = check(config), config.probes, ProbeOptions.of(config.probes)
+    base, params, model = find_model(config.model)
+    model["dtype"] = base.config.dtype
     say(f"base: {base.origin}, {base.size()}")
-    options, told = ProbeOptions.of(config.probes), config.probes
-    reader = Reader(config.data.data_dir, config.data.download)
+    base, reader = told.with_chats(base), Reader(**config.data.values())
     using = ProbeContext(reader, base.tokenizer, base.config.max_positions, options)
+    probes = read_probes(told.probes, using).whole()
     scorer = Scorer(base.model, told.eval_batch_size)
-    found = run_probes(scorer, params, read_probes(told.probes, using).whole())
-    harness = run_harness(config, base, params) if config.harness else {}
-    result = {
-        "model": about,
-        "options": asdict(options),
-        "probes": {name: {"kind": kind, "source": of, **found[name]} for name, kind, of in items},
-        "harness": harness,
+    harness = run_harness(config, base, params) if config.harness else ()
+    result: dict[str, Any] = {
+        "model": model,
+        "options": {**asdict(options), "chat_template_args": told.chat_template_args},
+        "probes": {},
+        "harness": {},
         "versions": {"smf_jax": __version__, "jax": jax.__version__},
     }
-    write_text(config.out, json.dumps(result, indent=2) + "\n")
-    scores = [(name, found[name]["scores"]) for name, *_ in items]
-    lines = [
-        (name, metric, f"{value:.4f}")
-        for name, of_name in (*scores, *harness.items())
-        for metric, value in of_name.items()
-        if isinstance(value, (int, float))  # not the "N/A" of the harness
-    ]
-    say(f"\n{markdown_table(('probe', 'metric', 'score'), lines)}\n\n{config.out}")
+    for name, kind, source in items:
+        found = run_probes(scorer, params, {name: probes[name]})[name]
+        result["probes"][name] = {"kind": kind, "source": source, **found}
+        write_text(config.out, json.dumps(result, indent=2) + "\n")
+    for found in harness:
+        result["harness"] |= found
+        write_text(config.out, json.dumps(result, indent=2) + "\n")
+    scores = [(name, found["scores"]) for name, found in result["probes"].items()]
+    say(f"\n{score_table([*scores, *result['harness'].items()])}\n\n{config.out}")
     return 0
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from experiments.cli import run
 from smf_jax.continual.base import check_output, save_base
 from smf_jax.continual.config import PretrainConfig
+from smf_jax.continual.inputs import digest_inputs
 from smf_jax.continual.pretraining import pretrain
+from smf_jax.data.readers import Reader
 from smf_jax.progress import say
 
 
 def main(config: PretrainConfig) -> int:
     """Makes the base at ``--out``."""
     out = check_output(config.run.out, "out", config.run.overwrite)
+    inputs = digest_inputs(Reader(), texts=config.world.texts)
     base = pretrain(config)
-    base_fingerprint = save_base(out, base, config.run.overwrite)
+    base_fingerprint = save_base(out, base, config.run.overwrite, inputs)
     say(f"{out}: base {base_fingerprint[:12]}, {base.size()}")
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from experiments.cli import run
 from smf_jax.continual.base import check_output, load_base, save_base
 from smf_jax.continual.config import RetrofitCommandConfig
+from smf_jax.continual.inputs import digest_inputs
 from smf_jax.continual.retrofitting import check_retrofit, heal_windows, retrofit_base
 from smf_jax.data.readers import Reader
 from smf_jax.progress import say
@@ -15,15 +16,16 @@ def main(config: RetrofitCommandConfig) -> int:
     out = check_output(config.run.out, "out", config.run.overwrite)
     if config.retrofit.retrofit == "none":
         raise ValueError("--retrofit=none is unknown; choose add or replace")
-    base = load_base(config.source.base, "base", config.source.dtype)
     texts = config.text.heal_texts
+    reader = Reader(**config.data.values())
+    inputs = digest_inputs(reader, base=config.source.base, heal_texts=texts)
+    base = load_base(config.source.base, "base", config.source.dtype)
     check_retrofit(config.retrofit, base, bool(texts), "--heal_texts")
     windows = None
     if config.retrofit.heal_steps:
-        reader = Reader(config.data.data_dir, config.data.download)
         windows = heal_windows(reader.texts(texts, "heal_texts"), base, config.text)
     base = retrofit_base(config.retrofit, base, windows, config.text.seed)
-    base_fingerprint = save_base(out, base, config.run.overwrite)
+    base_fingerprint = save_base(out, base, config.run.overwrite, inputs)
     say(f"{out}: base {base_fingerprint[:12]}, {base.size()}")
     return 0
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
+
+B = TypeVar("B")
 
 
 def token_losses(
@@ -28,6 +33,28 @@ def weighted_loss(
     losses = jnp.where(weights > 0, token_losses(logits, targets), 0)
     total = jnp.sum(weights)
     return jnp.sum(losses * weights) / jnp.maximum(total, jnp.finfo(total.dtype).tiny)
+
+
+def count_scored(weights: Float[np.ndarray, "*lead t"]) -> int:
+    """Most targets of weight in a row, rounded up to a multiple of 8 so that few shapes arise."""
+    most = int(np.count_nonzero(weights, axis=-1).max(initial=1))
+    return min(weights.shape[-1], -(-most // 8) * 8)
+
+
+def at_scored(
+    batch: B, weights: Float[Array, "b t"], count: int | None
+) -> tuple[B, Int[Array, "b m"] | None]:
+    """The fields ``(b, t)`` of a batch at the targets of weight, and their places; ``m = count``.
+
+    A head of a large vocabulary is applied to these places alone. ``count`` is at least as large
+    as the number of such targets in any row (`count_scored`); rows of fewer are filled up with
+    targets of no weight. With ``None``, or ``m = t``, the batch stays as it is, places ``None``.
+    """
+    if count is None or count >= weights.shape[1]:
+        return batch, None
+    # Ties go to the lower place, so that the order stays.
+    _, places = jax.lax.top_k((weights != 0).astype(jnp.int32), count)
+    return jax.tree.map(lambda field: jnp.take_along_axis(field, places, axis=1), batch), places
 
 
 def all_finite(tree: object) -> Array:

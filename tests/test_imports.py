@@ -25,7 +25,7 @@ ROOMS = {
     "models": ("params", "data", "memory"),
     "training": (*GROUND, "checkpoints", "data", "memory", "sparse", "models"),
     "evaluation": (*GROUND, "data", "models"),
-    "interop": ("params", "typed_json", "checkpoints", "memory", "sparse", "models"),
+    "interop": ("params", "typed_json", "checkpoints", "data", "memory", "sparse", "models"),
     "continual": (
         *GROUND,
         *("checkpoints", "data", "memory", "sparse", "models", "training", "evaluation", "interop"),

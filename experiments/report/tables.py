@@ -148,6 +148,17 @@ def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str
     return "\n".join(rows)
 
 
+def score_table(scores: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """Lay out the metrics of probes, a line for each; what is no number is left out."""
+    lines = [
+        (name, metric, f"{value:.4f}")
+        for name, of_name in scores
+        for metric, value in of_name.items()
+        if isinstance(value, (int, float))  # not the "N/A" of the harness
+    ]
+    return markdown_table(("probe", "metric", "score"), lines)
+
+
 def number(value: float, style: str) -> str:
     """Write a number, or a dash where nothing was measured."""
     return MISSING if math.isnan(value) else format(value, style)

@@ -103,7 +103,7 @@ def main(config: HealStudyConfig) -> int:
     modes = parse_list(study_of.modes, "modes", one_of(("add", "replace")))
     runs = list(product(modes, parse_list(study_of.seeds, "seeds", seed)))
     base = load_base(told.source.base, "base", told.source.dtype)
-    texts, reader = told.text.heal_texts, Reader(told.data.data_dir, told.data.download)
+    texts, reader = told.text.heal_texts, Reader(**told.data.values())
     for mode in modes:
         check_retrofit(replace(told.retrofit, retrofit=mode), base, bool(texts), "--heal_texts")
     options = ProbeOptions(study_of.probe_limit)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -64,6 +65,21 @@ def whole_directory(path: Path | str, overwrite: bool = False) -> Iterator[Path]
             raise
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hashes the bytes of a file, which is never held in memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_files(directory: Path, digests: Mapping[str, str]) -> None:
+    """Refuses a directory whose files, by name, are not those of the `sha256_of_file` recorded."""
+    for name, digest in digests.items():
+        file = directory / name
+        if not file.is_file() or sha256_of_file(file) != digest:
+            fault = "changed since it was written" if file.is_file() else "no such file"
+            raise ValueError(f"{file}: {fault}; restore a copy, or write the directory again")
 
 
 @contextmanager

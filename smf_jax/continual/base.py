@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from smf_jax import checkpoints
-from smf_jax.checkpoints.files import whole_directory
+from smf_jax.checkpoints.files import require_files, sha256_of_file, whole_directory
 from smf_jax.checkpoints.manifest import fingerprint, sha256_of_json
 from smf_jax.data.tokenizer import Tokenizer, load_tokenizer
 from smf_jax.errors import blame_flag, require_writable
@@ -119,10 +119,13 @@ def check_output(path: str, flag: str, overwrite: bool) -> Path:
     return target
 
 
-def save_base(path: Path, base: Base, overwrite: bool = False) -> str:
+def save_base(
+    path: Path, base: Base, overwrite: bool = False, inputs: Mapping[str, Any] | None = None
+) -> str:
     """Writes a base and returns its fingerprint; the directory appears whole or not at all.
 
-    Of two processes that write the same one, the first wins.
+    Of two processes that write the same one, the first wins. ``inputs``, what it was made from,
+    are recorded with it.
     """
     metadata = {
         "kind": "base",
@@ -130,12 +133,15 @@ def save_base(path: Path, base: Base, overwrite: bool = False) -> str:
         "model": base.config.to_dict(),
         "origin": base.origin,
         "recipe": base.recipe,
+        "inputs": dict(inputs or {}),
     }
     base_fingerprint = base.fingerprint()
     try:
         with whole_directory(path, overwrite) as partial:
-            checkpoints.save(partial / PARAMS, base.params, metadata)
-            base.tokenizer.save(partial)
+            # Backgrounds know the tokenizer by its fingerprint.
+            base.tokenizer.save(partial, framed=False)
+            files = {file.name: sha256_of_file(file) for file in sorted(partial.iterdir())}
+            checkpoints.save(partial / PARAMS, base.params, {**metadata, "files": files})
     except FileExistsError:
         if not (path / PARAMS).is_dir():
             raise
@@ -191,6 +197,7 @@ def _load_saved(directory: Path) -> Base:
             f"base_format={metadata.get('base_format')!r}, expected {FORMAT}; make the base again "
             "with this version"
         )
+    require_files(directory, metadata.get("files", {}))
     config = ModelConfig.from_dict(metadata["model"])
     # A leaf keeps the dtype that it was saved in.
     kept = {path: leaf.dtype for path, leaf in manifest.leaves.items() if leaf.dtype in _KEPT}

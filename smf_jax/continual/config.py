@@ -18,6 +18,7 @@ from smf_jax.continual.sections import (
     GridConfig,
     PresetConfig,
     ProbeConfig,
+    QuestionDataConfig,
     RetrofitConfig,
     RunConfig,
     StreamConfig,
@@ -48,7 +49,7 @@ class SweepConfig(Configuration):
     grid: GridConfig = part(GridConfig(), "Grid")
     base: BaseConfig = part(BaseConfig(), "Base")
     stream: StreamConfig = part(StreamConfig(), "Stream")
-    data: DataConfig = part(DataConfig(), "Data sets")
+    data: QuestionDataConfig = part(QuestionDataConfig(), "Data sets")
     background: BackgroundConfig = part(BackgroundConfig(), "Background")
     probes: ProbeConfig = part(ProbeConfig(), "Probes")
     retrofit: RetrofitConfig = part(RetrofitConfig(), "Retrofit")

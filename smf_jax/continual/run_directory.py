@@ -20,7 +20,9 @@ import optax
 
 from smf_jax import checkpoints
 from smf_jax.checkpoints.files import write_text
+from smf_jax.checkpoints.sealed_json import seal, unseal
 from smf_jax.continual.config import SweepConfig
+from smf_jax.continual.inputs import Inputs, changed_inputs, follow_moves, inputs_of_sweep
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.results import ResultRow
 from smf_jax.continual.trial import Trial
@@ -47,6 +49,7 @@ NOT_COMPARED = frozenset(
         "download",
         "versions",
         "python",
+        "inputs",  # compared by what they hold
     )
 )
 
@@ -62,13 +65,15 @@ class RunDirectory:
         self.path = Path(path)
         name = RESULTS if shard == "0/1" else f"results-{shard.replace('/', '-of-')}.jsonl"
         self._results = self.path / name
+        self._inputs: Inputs | None = None
 
     def check(self, config: SweepConfig) -> None:
         """Refuses a directory that exists, before anything is computed or touched.
 
         Raises:
           FileExistsError: if it exists and may neither be resumed nor replaced, or is no run.
-          ValueError: if both are asked for, or the run to resume was given other flags.
+          ValueError: if both are asked for, or the run to resume was given other flags or inputs,
+            or its files are damaged.
         """
         told = config.run
         if self.path == Path():
@@ -92,7 +97,14 @@ class RunDirectory:
                 "choose another directory or remove it yourself"
             )
         if told.resume and before is not None:
-            self._compare(before, config.values())
+            self._compare(before, config.values(), self.inputs(config))
+            self.rows()  # or damage would be found after the base was made
+
+    def inputs(self, config: SweepConfig) -> Inputs:
+        """What the run reads, with the digests of the first time that this is asked."""
+        if self._inputs is None:
+            self._inputs = inputs_of_sweep(config)
+        return self._inputs
 
     def open(self, config: SweepConfig) -> None:
         """Makes the directory, or takes up the run in it; raises as `check`."""
@@ -105,37 +117,42 @@ class RunDirectory:
             **config.values(),
             "versions": {"smf_jax": __version__, **versions},
             "python": platform.python_version(),
+            "inputs": self.inputs(config),
         }
-        write_text(self.path / CONFIG, json.dumps(told, indent=2, sort_keys=True) + "\n")
+        write_text(self.path / CONFIG, json.dumps(seal(told), indent=2, sort_keys=True) + "\n")
         if self._results.is_file():
             # A line that a kill cut short is dropped; its task is run again.
-            write_text(self._results, "".join(_whole_lines(self._results)))
+            write_text(self._results, "".join(line for line, _ in _whole_lines(self._results)))
 
     def _stored(self) -> dict[str, Any] | None:
         """The configuration of the run that is there, ``None`` if what is there is no run."""
         try:
-            config = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            config = unseal((self.path / CONFIG).read_bytes(), str(self.path / CONFIG))
+        except OSError:
             return None
         # A model's directory has a file of this name, too.
-        is_run = isinstance(config, dict) and {"methods", "versions"} <= config.keys()
-        return config if is_run else None
+        return config if {"methods", "versions"} <= config.keys() else None
 
-    def _compare(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        # A setting that came with a later version was at its default before; no dtype told was
-        # once written as float32.
-        before, now = (
-            {**SweepConfig().values(), **told, "dtype": told.get("dtype") or "float32"}
-            for told in (before, now)
-        )
+    def _compare(self, before: Mapping[str, Any], now: Mapping[str, Any], inputs: Inputs) -> None:
+        # A setting that came with a later version was at its default before, and an earlier one
+        # recorded no inputs, and float32 where no dtype was told.
+        began: Inputs = before.get("inputs", {})
+        before = follow_moves({**SweepConfig().values(), **before}, began, inputs)
+        before, now = ({**told, "dtype": told["dtype"] or "float32"} for told in (before, now))
         differing = sorted(
             name for name in {*before, *now} - NOT_COMPARED if before.get(name) != now.get(name)
         )
-        if differing:
-            told = ", ".join(
-                f"--{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in differing
+        told = ", ".join(
+            f"--{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in differing
+        )
+        problems = [f"with other flags: {told}"] if differing else []
+        if changed := changed_inputs(began, inputs):
+            remedy = "restore these files, or give another --out"
+            problems.append(
+                f"with other content than it began with: {', '.join(changed)}; {remedy}"
             )
-            raise ValueError(f"--resume of {self.path} with other flags: {told}")
+        if problems:
+            raise ValueError(f"--resume of {self.path} {'; '.join(problems)}")
 
     def config(self) -> SweepConfig:
         """What the run was told; raises FileNotFoundError if the directory is no run."""
@@ -151,7 +168,7 @@ class RunDirectory:
         """All rows of all shards, in the order of trials and tasks as they were written."""
         # Another machine may be writing a line of its shard this very moment.
         files = sorted(self.path.glob("results*.jsonl"))
-        return [json.loads(line) for file in files for line in _whole_lines(file)]
+        return [row for file in files for _, row in _whole_lines(file)]
 
     def append(self, row: ResultRow) -> None:
         """Adds a row to the results and waits until it is on disk; NaN becomes null."""
@@ -160,7 +177,7 @@ class RunDirectory:
             for key, value in row.to_json().items()
         }
         with self._results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(clean) + "\n")
+            file.write(json.dumps(seal(clean)) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -171,7 +188,7 @@ class RunDirectory:
 
     def write_sidecar(self, name: str, content: Any) -> None:
         """Writes a JSON file beside the results, whole or not at all."""
-        write_text(self.sidecar(name), json.dumps(content, indent=2) + "\n")
+        write_text(self.sidecar(name), json.dumps(seal(content), indent=2) + "\n")
 
     def completed(self, trial: Trial) -> tuple[int, int | None]:
         """How many tasks of a trial have their rows and the checkpoints to go on from.
@@ -192,13 +209,8 @@ class RunDirectory:
         if not self._results.is_file():
             return
         lines = list(_whole_lines(self._results))
-        rows = map(json.loads, lines)
-        kept = [
-            line
-            for line, row in zip(lines, rows, strict=True)
-            if row["trial"] != trial.id or row["task"] < done
-        ]
-        if kept != lines:
+        kept = [line for line, row in lines if row["trial"] != trial.id or row["task"] < done]
+        if len(kept) < len(lines):
             write_text(self._results, "".join(kept))
 
     def _is_saved(self, trial: Trial, task: int) -> bool:
@@ -300,7 +312,9 @@ class RunDirectory:
                 params = apply_patch(params, patch, base=base_fingerprint)
             return params
         saved = {name: jnp.asarray(each) for name, each in self.load_params(trial, task).items()}
-        return method.apply(self.config().own(trial.method), base, saved)
+        told = about.get("settings")  # which earlier versions did not save
+        own = self.config().own(trial.method) if told is None else method.config(**told)
+        return method.apply(own, base, saved)
 
     def _about(self, trial: Trial, task: int, base: str, kind: str) -> dict[str, Any]:
         return {
@@ -309,18 +323,25 @@ class RunDirectory:
             "trial": trial.id,
             "task": task,
             "base": base,
+            "settings": asdict(self.config().own(trial.method)),
             **asdict(trial),
         }
 
 
-def _whole_lines(path: Path) -> Iterator[str]:
-    """The lines of a results file but for those that a kill cut short."""
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n") and _is_json(line):
-            yield line
+def _whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines of a results file with their rows, but for a last one that a kill cut short.
+
+    Raises ValueError naming a line that is no row, or not the row that was written.
+    """
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith((b"\n", b"\r")) and not _is_json(line[:-1]):
+            return  # with a whole row before its end it was not cut, but changed
+        if line.strip():
+            row = unseal(line, f"{path}, line {number}")
+            yield line.decode(), row
 
 
-def _is_json(line: str) -> bool:
+def _is_json(line: bytes) -> bool:
     try:
         json.loads(line)
     except ValueError:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from smf_jax.configuration import Configuration, part, setting
+from smf_jax.continual.base import Base
+from smf_jax.data.chat import parse_arguments
 from smf_jax.data.files import RECORD_FILES
+from smf_jax.data.questions import USUAL
 from smf_jax.errors import blame_flag
 from smf_jax.evaluation.probes.registry import KINDS
 from smf_jax.memory.config import MemoryConfig
@@ -105,6 +108,25 @@ class DataConfig(Configuration):
 
     data_dir: str = setting("", "where prepared tensorflow-datasets lie")
     download: bool = setting(False, "prepare sets that are not; uses the network")
+    text_field: str = setting(
+        "", "where a record's text stands, by its name or dotted path; empty: text"
+    )
+
+
+@dataclass(frozen=True)
+class QuestionDataConfig(DataConfig):
+    """Where data sets lie, and how their questions are read."""
+
+    question_field: str = setting(
+        "",
+        "where a record's question stands, as in data.question; of several, a,b, the first with "
+        f"any counts; empty: {', '.join(USUAL.question)}",
+    )
+    answers_field: str = setting(
+        "",
+        "where its answers stand, as in answer.aliases; empty: "
+        f"{', '.join(USUAL.answers)}, or the last turn of messages",
+    )
 
 
 @dataclass(frozen=True)
@@ -142,11 +164,25 @@ class ProbeConfig(Configuration):
     probe_shots: int = setting(0, "examples before each question of kind f1", least=0)
     probe_answer_tokens: int = setting(32, "tokens of an answer of kind f1, at most", least=1)
     probe_chat: bool = setting(False, "kind f1 asks by the tokenizer's chat template")
+    chat_template_args: str = setting(
+        "", "JSON object that the chat template is given, as in '{\"enable_thinking\": false}'"
+    )
     ppl_window: int = setting(
         0, "tokens of a window of kind ppl; 0: 1,024, or what the model takes", least=0
     )
     ppl_stride: int = setting(0, "tokens between windows; 0: half of a window", least=0)
     eval_batch_size: int = setting(128, "rows of a probe that run at once", least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        with blame_flag(f"--chat_template_args={self.chat_template_args}: "):
+            parse_arguments(self.chat_template_args)
+
+    def with_chats(self, base: Base) -> Base:
+        """The base, whose chat template is given what the flag says; it needs one then."""
+        arguments = parse_arguments(self.chat_template_args)
+        with blame_flag(f"--chat_template_args={self.chat_template_args}: "):
+            return replace(base, tokenizer=base.tokenizer.with_chat_arguments(arguments))
 
 
 @dataclass(frozen=True)

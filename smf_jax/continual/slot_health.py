@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from smf_jax.checkpoints.sealed_json import unseal
 from smf_jax.continual.base import Base
 from smf_jax.continual.engine import Sweep
 from smf_jax.continual.run_directory import RunDirectory
@@ -113,7 +113,7 @@ def read_slot_health(directory: Path) -> Health:
     """What all shards of a run have measured; the keys are those of ``slot_health.json``."""
     whole: Health = {"background": None, "recount": None, "trials": {}}
     for path in sorted(directory.glob(f"{HEALTH}*.json")):
-        part = json.loads(path.read_text(encoding="utf-8"))
+        part = unseal(path.read_bytes(), str(path))
         whole["background"] = part["background"] or whole["background"]
         whole["recount"] = part["recount"] or whole["recount"]
         whole["trials"] |= part["trials"]
@@ -123,7 +123,7 @@ def read_slot_health(directory: Path) -> Health:
 def _earlier(path: Path, settings: Mapping[str, Any]) -> Health | None:
     """An earlier file, if it was measured in the same way."""
     try:
-        part = json.loads(path.read_text(encoding="utf-8"))
+        part = unseal(path.read_bytes(), str(path))
         same = all(part["recount"][name] == value for name, value in settings.items())
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -92,7 +92,7 @@ def load_stream_data(config: SweepConfig, base: Base) -> StreamData:
 
     Raises ValueError, naming the flag, if a source is missing, malformed, or does not fit the base.
     """
-    reader = Reader(config.data.data_dir, config.data.download)
+    base, reader = config.probes.with_chats(base), Reader(**config.data.values())
     world = _world(config.stream, base)
     stream = _tasks(config.stream, config.base.base, reader, world)
     facts = [fact for task in stream for fact in task.facts]

@@ -57,6 +57,7 @@ def run_sweep(
     trials = shard(grid(config.grid), config.grid.shard)
     run = RunDirectory(config.run.out, config.grid.shard)
     run.check(config)
+    run.inputs(config)  # as they are before they are read
     base = _find_base(config, recipe, tools)
     say(f"base: {base.origin}, {base.size()}")
     stream_data = tools.load_stream_data(config, base)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, Generic, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from smf_jax.data.batching import Batch, in_chunks
 from smf_jax.evaluation.likelihood import LossSum, loss_sum, mean_loss
 from smf_jax.evaluation.probes.exact import is_exact_match
+from smf_jax.losses import at_scored, count_scored
 from smf_jax.params import Params
 from smf_jax.sharding import over_trials, replicate, split_over, stack, unstack
 from smf_jax.sparse.usage import PoolUsage
@@ -68,10 +70,6 @@ class TrialGroup(Generic[State]):
             batch = jax.tree.map(lambda field: field[position], batches)
             return trainer.step(shared, state, batch, settings)
 
-        def right(shared: Shared, state: State, batch: Batch) -> Bool[Array, " b"]:
-            logits = trainer.logits(shared, state, batch.tokens, batch.valid)
-            return is_exact_match(logits, batch)
-
         def losses(shared: Shared, state: State, batch: Batch) -> LossSum:
             logits = trainer.logits(shared, state, batch.tokens, batch.valid)
             return loss_sum(logits, batch)
@@ -87,7 +85,8 @@ class TrialGroup(Generic[State]):
             if ends is None
             else over_trials(ends, mesh, (False, True, False, True), donate=(1,))
         )
-        self._right = over_trials(right, mesh, (False, True, False))
+        # One for each number of targets, so that it compiles once.
+        self._right = cache(self._right)
         self._losses = over_trials(losses, mesh, (False, True, False))
 
     @property
@@ -134,7 +133,7 @@ class TrialGroup(Generic[State]):
 
     def answers(self, state: State, batch: Batch) -> Bool[np.ndarray, "trials rows"]:
         """Which rows of a probe every trial answers; see `is_exact_match`."""
-        chunks = self._chunks(self._right, state, batch)
+        chunks = self._chunks(self._right(count_scored(batch.weights)), state, batch)
         return np.concatenate(jax.device_get(chunks), axis=1)[:, : batch.tokens.shape[0]]
 
     def text_losses(self, state: State, batch: Batch) -> list[float]:
@@ -162,6 +161,16 @@ class TrialGroup(Generic[State]):
             return next(shard.data for shard in leaf.addressable_shards if shard.device == device)
 
         return {path: own(leaf) for path, leaf in self._base.items()}
+
+    def _right(self, scored: int) -> Callable[[Shared, State, Batch], Array]:
+        """Which rows are answered, of probes with at most so many targets of weight in a row."""
+
+        def right(shared: Shared, state: State, batch: Batch) -> Bool[Array, " b"]:
+            asked, places = at_scored(batch, batch.weights, scored)
+            logits = self.trainer.logits(shared, state, batch.tokens, batch.valid, places)
+            return is_exact_match(logits, asked)
+
+        return over_trials(right, self.mesh, (False, True, False))
 
     def _chunks(self, function: Callable[..., Any], state: State, batch: Batch) -> list[Any]:
         return in_chunks(

@@ -13,7 +13,7 @@ from smf_jax.data.tokenizer import Tokenizer
 from smf_jax.typed_json import parse_json
 
 # How Qwen2 cuts a text before merging: digits stand alone, a line's end stays with its mark.
-_QWEN_CUT = (
+QWEN_CUT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -63,7 +63,7 @@ def read_qwen(directory: Path | str) -> Tokenizer:
     marks = ["<tool_call>", "</tool_call>", *(f"<|{name}|>" for name in _QWEN_MARKS)]
     added = [AddedToken(text, special=True, normalized=False) for text in special]
     added += [AddedToken(text, special=False, normalized=False) for text in marks]
-    return read_bpe(directory, _QWEN_CUT, added)
+    return read_bpe(directory, QWEN_CUT, added)
 
 
 def _read(directory: Path, name: str) -> str:

@@ -24,6 +24,8 @@ class Question:
 
     text: str
     answers: tuple[str, ...]
+    # The role and the words of each turn, where the text tells a conversation.
+    turns: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from smf_jax.data.files import TEXT, fail_at, file_format, open_text, read_records
+from smf_jax.data.records import texts_in
+from smf_jax.errors import blame_flag
 
 ENDINGS = 4
 _FIELDS = ("question", "opa", "opb", "opc", "opd", "cop")
@@ -33,6 +35,8 @@ def read_hellaswag(path: str | Path) -> tuple[Choice, ...]:
         raise ValueError(f"{path}: HellaSwag is read from plain text; expected .txt")
     with open_text(path) as file:
         lines = [text.strip() for text in file]
+    while lines and not lines[-1]:  # blank lines may end the file
+        lines.pop()
     size = 2 + ENDINGS
     if not lines or len(lines) % size:
         raise ValueError(
@@ -68,15 +72,17 @@ def _medmcqa(path: Path, line: int, record: dict[str, Any]) -> Choice:
     missing = [name for name in _FIELDS if name not in record]
     if missing:
         fail_at(path, line, f"no {', '.join(missing)}; expected the fields {', '.join(_FIELDS)}")
-    question, *endings, right = (record[name] for name in _FIELDS)
+    *texts, right = (record[name] for name in _FIELDS)
     if str(right) not in map(str, range(1, ENDINGS + 1)):
-        fail_at(path, line, f"cop={right!r}: expected 1 to {ENDINGS}")
-    for text in (question, *endings):
-        _require_text(path, line, text)
-    prompt = f"Question: {question.strip()}\nAnswer:"
-    return Choice(prompt, tuple(ending.strip() for ending in endings), int(right) - 1)
+        fail_at(path, line, f"cop={right}: expected 1 to {ENDINGS}")
+    question, *endings = (_require_text(path, line, text) for text in texts)
+    return Choice(f"Question: {question}\nAnswer:", tuple(endings), int(right) - 1)
 
 
-def _require_text(path: Path, line: int, text: Any) -> None:
-    if not isinstance(text, str) or not text.strip():
+def _require_text(path: Path, line: int, text: Any) -> str:
+    """The one text, or number, in a value."""
+    with blame_flag(f"{path}, line {line}: "):
+        found = list(texts_in(text))
+    if len(found) != 1:
         fail_at(path, line, f"expected text for the context and every ending, found {text!r}")
+    return found[0]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from smf_jax.data.conversations import ANSWERING, say_turns, turns_of
 from smf_jax.data.facts import Fact, Paraphrase, Question, rotate_paraphrases
 from smf_jax.data.files import fail_at, read_records
+from smf_jax.data.records import at, paths_of, texts_in, unlisted
+from smf_jax.errors import blame_flag
 
 # Ways to put a question; its answer follows. Regular, and none a part of another.
 QUESTION_FORMATS: tuple[str, ...] = (
@@ -24,15 +29,35 @@ QUESTION_FORMATS: tuple[str, ...] = (
     "Teacher: {} Student:",
     "Trivia. {} Solution:",
 )
+# A question that looks like a list of texts or of messages.
+_QUOTED = re.compile(r"""\s*\[\s*['"{].*\]\s*\Z""", re.DOTALL)
 # How many of them a question is trained in, and how many others it is asked in.
 TRAINED, HELD_OUT = 8, 2
-# The names under which a record may hold its parts; the first one present counts.
-QUESTION_FIELDS = ("question", "problem")
-ANSWER_FIELDS = ("answers", "answer")  # a list of accepted answers, or one answer
 RELATION_FIELD = "relation"  # optional: the group that the fact belongs to
 
 
-def read_questions(path: str | Path, *, relations: Sequence[str] | None = None) -> tuple[Fact, ...]:
+@dataclass(frozen=True)
+class Fields:
+    """Where records hold their parts: names or dotted paths, of which the first with any counts."""
+
+    question: tuple[str, ...] = ("question", "problem", "query", "prompt", "messages")
+    answers: tuple[str, ...] = ("answers", "answer", "completion")
+
+    @classmethod
+    def of(cls, question: str = "", answers: str = "") -> Fields:
+        """The fields of ``--question_field`` and ``--answers_field``; empty for the usual ones."""
+        given = {"question": question, "answers": answers}
+        return cls(
+            **{name: tuple(map(str.strip, text.split(","))) for name, text in given.items() if text}
+        )
+
+
+USUAL = Fields()
+
+
+def read_questions(
+    path: str | Path, *, relations: Sequence[str] | None = None, fields: Fields = USUAL
+) -> tuple[Fact, ...]:
     """Read questions with their answers, of some relations or all, and put them into paraphrases.
 
     Facts are in the order of the file, one per record, named by file and line.
@@ -42,7 +67,7 @@ def read_questions(path: str | Path, *, relations: Sequence[str] | None = None) 
         ValueError: If the file or a record is malformed or a relation unknown; with the line.
     """
     path = Path(path)
-    found = _read(path, needs_relation=relations is not None)
+    found = _read(path, fields, needs_relation=relations is not None)
     if relations is not None:
         existing = {relation for *_, relation in found}
         unknown = sorted(set(relations) - existing)
@@ -58,9 +83,44 @@ def read_questions(path: str | Path, *, relations: Sequence[str] | None = None) 
     )
 
 
-def read_open_questions(path: str | Path) -> tuple[Question, ...]:
+def read_open_questions(path: str | Path, fields: Fields = USUAL) -> tuple[Question, ...]:
     """Read questions as they stand, in no paraphrase; errors are those of `read_questions`."""
-    return tuple(question for _, question, _ in _read(Path(path), needs_relation=False))
+    return tuple(question for _, question, _ in _read(Path(path), fields, needs_relation=False))
+
+
+def question_in(record: Mapping[str, Any], fields: Fields = USUAL) -> Question:
+    """The question of a record and its accepted answers, each once.
+
+    Answers are a text, a number, a list, or a group with ``value``, ``aliases`` or ``text``. Of a
+    conversation the last turn of the assistant is the answer, unless the record has others or
+    other fields are named for them; what stands before it is the question. A ValueError if one of
+    the two is lacking.
+    """
+    answers = _answers(record, fields.answers)
+    lacking = ""
+    for path in fields.question:
+        with blame_flag(f"{path!r}: "):
+            found = _told(_value(record, path, _QUOTED), answers, fields.answers == USUAL.answers)
+        if found.text and found.answers:
+            return found
+        lacking = lacking or found.text
+    has = f"the record has {list(paths_of(record))}: name one by --question_field, --answers_field"
+    if lacking:
+        names = " or ".join(map(repr, fields.answers))
+        raise ValueError(
+            f"the question has no answer: expected text or a list of texts in {names}; give one or "
+            f"take the record out: {lacking[:80]!r}; {has}"
+        )
+    raise ValueError(
+        f"no question: expected text in {' or '.join(map(repr, fields.question))}; {has}"
+    )
+
+
+def asks(record: Mapping[str, Any], fields: Fields = USUAL) -> bool:
+    """Whether a record holds a question: one of any name, or of these two where it has a text."""
+    doubtful = fields.question == USUAL.question and "text" in record
+    paths = ("question", "problem") if doubtful else fields.question
+    return any(at(record, path) is not None for path in paths)
 
 
 def question_fact(name: str, question: Question, *, relation: str = "", turn: int = 0) -> Fact:
@@ -76,15 +136,12 @@ def question_fact(name: str, question: Question, *, relation: str = "", turn: in
     return Fact(name, relation, train, held_out, question.answers)
 
 
-def _read(path: Path, needs_relation: bool) -> list[tuple[int, Question, str]]:
+def _read(path: Path, fields: Fields, needs_relation: bool) -> list[tuple[int, Question, str]]:
     """The line, the question and the relation of every record."""
     found = []
     for line, record in read_records(path):
-        text, names = _first(record, QUESTION_FIELDS)
-        if not isinstance(text, str) or not text.strip():
-            has = f"the record has {list(record)}"
-            fail_at(path, line, f"no question: expected text in {names}; {has}")
-        question = Question(text.strip(), _answers(path, line, record))
+        with blame_flag(f"{path}, line {line}: "):
+            question = question_in(record, fields)
         relation = record.get(RELATION_FIELD)
         if needs_relation and relation is None:
             fail_at(
@@ -99,21 +156,35 @@ def _read(path: Path, needs_relation: bool) -> list[tuple[int, Question, str]]:
     return found
 
 
-def _answers(path: Path, line: int, record: dict[str, Any]) -> tuple[str, ...]:
-    """The accepted answers of a record, each once."""
-    given, names = _first(record, ANSWER_FIELDS)
-    answers = [] if given is None else [given] if isinstance(given, str) else given
-    wanted = "expected text or a list of texts"
-    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
-        fail_at(path, line, f"{names} is {given!r}: {wanted}")
-    kept = tuple(dict.fromkeys(answer.strip() for answer in answers if answer.strip()))
-    if not kept:
-        remedy = f"{wanted} in {names}; give one or take the line out"
-        fail_at(path, line, f"the question has no answer: {remedy}")
-    return kept
+def _told(value: Any, answers: tuple[str, ...], own: bool) -> Question:
+    """What a value asks, with the answers given, or a conversation's ``own`` one if it counts."""
+    turns = turns_of(value)
+    if not turns:
+        texts = list(texts_in(value))
+        return Question(texts[0] if len(texts) == 1 else "", answers)
+    roles = [role for role, _ in turns]
+    if ANSWERING in roles and (not answers or roles[-1] == ANSWERING):
+        last = len(roles) - 1 - roles[::-1].index(ANSWERING)
+        answers = answers or tuple(filter(None, [turns[last][1]] if own else ()))
+        turns = turns[:last]
+    return Question(say_turns(turns), answers, turns)
 
 
-def _first(record: dict[str, Any], names: Sequence[str]) -> tuple[Any, str]:
-    """The value of the first field that is there, and the fields in words."""
-    value = next((record[name] for name in names if name in record), None)
-    return value, " or ".join(map(repr, names))
+def _answers(record: Mapping[str, Any], paths: Sequence[str]) -> tuple[str, ...]:
+    """The accepted answers of a record, each once; none if it has none."""
+    for path in paths:
+        with blame_flag(f"{path!r}: "):
+            value = _value(record, path)
+            said = [words for role, words in turns_of(value) if role == ANSWERING]
+            found = tuple(dict.fromkeys(texts_in(said[-1:] or value)))
+        if found:
+            return found
+    return ()
+
+
+def _value(record: Mapping[str, Any], path: str, listed: re.Pattern[str] | None = None) -> Any:
+    """What stands at a path; a text that looks like a list, or as ``listed``, is read as one."""
+    value = at(record, path)
+    value = value.decode("utf-8") if isinstance(value, bytes) else value
+    may_be = isinstance(value, str) and (listed is None or listed.match(value))
+    return unlisted(value) if may_be else value

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smf_jax.data.facts import Fact, Question
-from smf_jax.data.files import TEXT, file_format, read_texts, read_whole
-from smf_jax.data.questions import read_open_questions, read_questions
+from smf_jax.data.files import TEXT, file_format, read_texts, read_whole, text_files
+from smf_jax.data.questions import Fields, read_open_questions, read_questions
 from smf_jax.data.tfds_source import (
     parse_tfds,
     read_tfds_open_questions,
     read_tfds_questions,
     read_tfds_texts,
+    tfds_files,
 )
 from smf_jax.errors import blame_flag
 
@@ -28,6 +29,14 @@ class Reader:
 
     data_dir: str = ""  # where prepared tensorflow-datasets lie; empty for their default
     download: bool = False  # whether sets that are not prepared may be, which uses the network
+    text_field: str = ""  # where texts stand in a record; empty for where they are looked for
+    question_field: str = ""  # where questions do, and their answers: dotted paths, or several
+    answers_field: str = ""
+
+    @property
+    def fields(self) -> Fields:
+        """Where the parts of questions are looked for."""
+        return Fields.of(self.question_field, self.answers_field)
 
     def questions(
         self, source: str, flag: str, relations: Sequence[str] | None = None
@@ -60,6 +69,11 @@ class Reader:
         with self._opened(source, flag) as opened:
             return opened.whole_text(characters)
 
+    def files(self, source: str, flag: str) -> list[Path]:
+        """The files that a source is read from."""
+        with self._opened(source, flag) as opened:
+            return opened.files()
+
     @contextmanager
     def _opened(self, source: str, flag: str, picked: str = "") -> Iterator[Source]:
         """What is read by the scheme of a source; errors inside name the flag."""
@@ -74,16 +88,19 @@ class Source:
     has_relations = True
 
     def __init__(self, reader: Reader, source: str, flag: str) -> None:
-        self._path = existing(source, flag)
+        self._path, self._reader = existing(source, flag), reader
+
+    def files(self) -> list[Path]:
+        return text_files(self._path)
 
     def questions(self, relations: Sequence[str] | None) -> tuple[Fact, ...]:
-        return read_questions(self._path, relations=relations)
+        return read_questions(self._path, relations=relations, fields=self._reader.fields)
 
     def open_questions(self) -> tuple[Question, ...]:
-        return read_open_questions(self._path)
+        return read_open_questions(self._path, self._reader.fields)
 
     def texts(self) -> Iterator[str]:
-        return read_texts(self._path)
+        return read_texts(self._path, self._reader.text_field or "text")
 
     def whole_text(self, characters: int) -> str:
         if self._path.is_file() and file_format(self._path) == TEXT:
@@ -98,16 +115,23 @@ class TfdsSource(Source):
 
     def __init__(self, reader: Reader, source: str, flag: str) -> None:
         self._split = parse_tfds(source, f"--{flag}", reader.data_dir or None)
-        self._download = reader.download
+        self._reader = reader
+
+    def files(self) -> list[Path]:
+        return tfds_files(self._split)
 
     def questions(self, relations: Sequence[str] | None) -> tuple[Fact, ...]:
-        return read_tfds_questions(self._split, download=self._download)
+        return read_tfds_questions(self._split, self._reader.fields, download=self._reader.download)
 
     def open_questions(self) -> tuple[Question, ...]:
-        return read_tfds_open_questions(self._split, download=self._download)
+        return read_tfds_open_questions(
+            self._split, self._reader.fields, download=self._reader.download
+        )
 
     def texts(self) -> Iterator[str]:
-        return read_tfds_texts(self._split, download=self._download)
+        return read_tfds_texts(
+            self._split, text=self._reader.text_field, download=self._reader.download
+        )
 
     def whole_text(self, characters: int) -> str:
         return _joined(self.texts(), characters)

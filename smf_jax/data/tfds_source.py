@@ -6,20 +6,19 @@ Only ``download`` lets it use the network; else a missing set is an error that s
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from smf_jax.data.facts import Fact, Question
-from smf_jax.data.questions import question_fact
+from smf_jax.data.questions import USUAL, Fields, question_fact, question_in
+from smf_jax.data.records import at, paths_of, texts_in
+from smf_jax.errors import blame_flag
 
-# Where questions, answers and texts are looked for when no feature is named.
-_QUESTION_NAMES = ("question", "problem", "query")
-_ANSWER_NAMES = ("answers", "answer")
+# Where texts are looked for when no feature is named.
 _TEXT_NAMES = ("text", "content", "document", "article")
-# The parts of a nested answer: trivia_qa has a value and aliases, squad a list under text.
-_ANSWER_PARTS = ("value", "aliases", "text")
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,10 @@ class TfdsSplit:
 
 
 def read_tfds_questions(
-    source: TfdsSplit, *, question: str = "", answers: str = "", download: bool = False
+    source: TfdsSplit, fields: Fields = USUAL, *, download: bool = False
 ) -> tuple[Fact, ...]:
     """`read_tfds_open_questions` as facts in paraphrases, named by their places in the split."""
-    found = read_tfds_open_questions(source, question=question, answers=answers, download=download)
+    found = read_tfds_open_questions(source, fields, download=download)
     return tuple(
         question_fact(f"{source.name}/{source.split}:{place}", each, turn=place)
         for place, each in enumerate(found)
@@ -46,30 +45,17 @@ def read_tfds_questions(
 
 
 def read_tfds_open_questions(
-    source: TfdsSplit, *, question: str = "", answers: str = "", download: bool = False
+    source: TfdsSplit, fields: Fields = USUAL, *, download: bool = False
 ) -> tuple[Question, ...]:
-    """Read questions with their answers as they stand, in no paraphrase.
+    """Read questions with their answers as they stand, in no paraphrase, as `question_in` does.
 
-    ``question`` and ``answers`` name features, nested ones with slashes; empty ones are looked for.
-    Answers are a text, a sequence of texts, or a group with ``value`` and ``aliases`` or with
-    ``text``. ``download`` prepares a set by the network. A ValueError tells of no such set, split
-    or feature, a set not prepared as array_record, or a question without an answer.
+    ``download`` prepares a set by the network. A ValueError tells of no such set or split, a set
+    not prepared as array_record, or a record without a question or an answer.
     """
-    builder = _prepared(source, download)
-    question = question or _find(source, builder, _QUESTION_NAMES, "question")
-    answers = answers or _find(source, builder, _ANSWER_NAMES, "answers")
     found = []
-    for place, record in enumerate(_records(source, builder)):
-        text = _texts_of(_at(source, record, question))
-        accepted = _accepted(_at(source, record, answers))
-        if len(text) != 1:
-            raise ValueError(f"{source}, record {place}: no question in the feature {question!r}")
-        if not accepted:
-            raise ValueError(
-                f"{source}, record {place}: the question {text[0]!r} has no answer in the feature "
-                f"{answers!r}: choose another feature or a split with answers"
-            )
-        found.append(Question(text[0], accepted))
+    for place, record in enumerate(_records(source, _prepared(source, download))):
+        with blame_flag(f"{source}, record {place}: "):
+            found.append(question_in(record, fields))
     if not found:
         raise ValueError(f"{source}: no questions in the split; expected at least one record")
     return tuple(found)
@@ -78,9 +64,31 @@ def read_tfds_open_questions(
 def read_tfds_texts(source: TfdsSplit, *, text: str = "", download: bool = False) -> Iterator[str]:
     """Stream a set's texts but blank ones; the feature is found, and errors are raised, at once."""
     builder = _prepared(source, download)
-    feature = text or _find(source, builder, _TEXT_NAMES, "text")
-    records = _records(source, builder)
-    return (found for record in records for found in _texts_of(_at(source, record, feature)))
+    features = sorted(builder.info.features)
+    feature = text or next((name for name in _TEXT_NAMES if name in features), "")
+    if not feature or re.split("[./]", feature)[0] not in features:
+        looked = feature or ", ".join(_TEXT_NAMES)
+        raise ValueError(
+            f"{source}: found no feature with the text (looked for {looked}); the set has "
+            f"{', '.join(features)}: name the one to read with --text_field"
+        )
+    return _texts(source, feature, _records(source, builder))
+
+
+def _texts(source: TfdsSplit, feature: str, records: Iterator[Mapping[str, Any]]) -> Iterator[str]:
+    for place, record in enumerate(records):
+        with blame_flag(f"{source}, record {place}: "):
+            if (value := at(record, feature)) is None:
+                has = ", ".join(paths_of(record))
+                raise ValueError(f"no text in the feature {feature!r}; the record has {has}")
+            yield from texts_in(value)
+
+
+def tfds_files(source: TfdsSplit) -> list[Path]:
+    """The files of a prepared set that a split is read from."""
+    builder = _prepared(source, download=False)
+    shards = builder.info.splits[source.split].filepaths
+    return [Path(builder.data_dir, "features.json"), *map(Path, shards)]
 
 
 def parse_tfds(text: str, flag: str, data_dir: str | Path | None = None) -> TfdsSplit:
@@ -149,43 +157,3 @@ def _records(source: TfdsSplit, builder: Any) -> Iterator[Mapping[str, Any]]:
             "and slices are written train[:1000] or train[10%:]"
         ) from error
     return (records[place] for place in range(len(records)))
-
-
-def _find(source: TfdsSplit, builder: Any, names: tuple[str, ...], what: str) -> str:
-    """The first of the usual names that the set has."""
-    features = sorted(builder.info.features)
-    if found := next((name for name in names if name in features), None):
-        return found
-    raise ValueError(
-        f"{source}: found no feature with the {what} (looked for {', '.join(names)}); the set has "
-        f"{', '.join(features)}: name the one to read"
-    )
-
-
-def _at(source: TfdsSplit, record: Mapping[str, Any], feature: str) -> Any:
-    """The value of a feature, given by its path."""
-    value: Any = record
-    for part in feature.split("/"):
-        if not isinstance(value, Mapping) or part not in value:
-            known = ", ".join(value) if isinstance(value, Mapping) else "no parts"
-            raise ValueError(f"{source}: no feature {feature!r}: {part!r} is not among {known}")
-        value = value[part]
-    return value
-
-
-def _accepted(value: Any) -> tuple[str, ...]:
-    """The accepted answers in a feature, each once, the one to teach first."""
-    if isinstance(value, Mapping):
-        value = [value[name] for name in _ANSWER_PARTS if name in value]
-    return tuple(dict.fromkeys(_texts_of(value)))
-
-
-def _texts_of(value: Any) -> tuple[str, ...]:
-    """The texts in a value, a text or a sequence of them; bytes are decoded, blanks left out."""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8")
-    if isinstance(value, str):
-        return (value.strip(),) if value.strip() else ()
-    if isinstance(value, Mapping) or not isinstance(value, Iterable):
-        return ()
-    return tuple(text for part in value for text in _texts_of(part))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from smf_jax.data.chat import ChatTemplate, Message, parse_template
+from smf_jax.data.chat import DEFAULT, TEMPLATE_FILE, ChatTemplate, Message, read_templates
 from smf_jax.typed_json import JsonObject, read_json
 
 Ids = list[int]
@@ -21,7 +21,12 @@ PAD, BEGIN, END = "<|pad|>", "<|begin|>", "<|end|>"
 _ALPHABET = 256  # a byte-level tokenizer starts from every byte
 # Where special tokens are named, in the order in which the files are believed.
 _SPECIAL_FILES = ("tokenizer_config", "special_tokens_map", "generation_config", "config")
+# All that a tokenizer is read from.
+FILES = ("tokenizer.json", *(f"{name}.json" for name in _SPECIAL_FILES), TEMPLATE_FILE)
 _NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
+_NAMED += ("sep_token", "cls_token", "mask_token")
+# What else tokenizer_config.json may tell other readers without changing an id.
+_KEPT = ("model_max_length", "clean_up_tokenization_spaces", "padding_side", "truncation_side")
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Tokenizer:
     pad: int  # the id at masked positions; any valid id serves, masked positions are never read
     stops: tuple[int, ...] = ()  # every id at which generation stops; ``eos`` is among them
     chat: ChatTemplate | None = None  # how conversations are rendered, if there is a way
+    # What ``tokenizer_config.json`` says beside, for other readers.
+    settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if self.eos not in self.stops:
@@ -64,12 +71,23 @@ class Tokenizer:
 
     def encode_chat(self, messages: Sequence[Message], open_answer: bool = True) -> Ids:
         """The ids of a conversation by the template; a ValueError if it is missing or refuses."""
+        return self.encode(self.template.render(messages, open_answer))
+
+    @property
+    def template(self) -> ChatTemplate:
+        """The chat template; a ValueError if there is none."""
         if self.chat is None:
             raise ValueError(
                 "the tokenizer has no chat template (chat_template of tokenizer_config.json, or "
                 "chat_template.jinja); prompt the model with plain text"
             )
-        return self.encode(self.chat.render(messages, open_answer))
+        return self.chat
+
+    def with_chat_arguments(self, arguments: Mapping[str, Any]) -> Tokenizer:
+        """This tokenizer with arguments for its chat template; a ValueError if it has none."""
+        if not arguments:
+            return self
+        return replace(self, chat=replace(self.template, arguments=arguments))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids; special tokens are left out."""
@@ -90,26 +108,55 @@ class Tokenizer:
         added = self.backend.get_added_tokens_decoder()
         return frozenset(i for i, token in added.items() if token.special)
 
-    def save(self, directory: str | Path) -> None:
-        """Write the files that ``load_tokenizer`` and transformers read."""
+    def save(self, directory: str | Path, framed: bool = True) -> None:
+        """Write the files that ``load_tokenizer`` and transformers read.
+
+        Where ``framed``, ``tokenizer.json`` makes them place ``begin`` around a text and nothing
+        else, even if the one that was read left that to a flag, or adds what ends a text.
+        """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        self.backend.save(str(directory / "tokenizer.json"))
+        backend = self._framed() if framed else self.backend
+        backend.save(str(directory / "tokenizer.json"))
+        # Only tokens of their own are named: of other names transformers makes new tokens. Not by
+        # `id_to_token`, which gives normalised text: "▁<s>" for "<s>".
+        added = {i: token.content for i, token in self.backend.get_added_tokens_decoder().items()}
+        ids = {"bos_token": self.bos, "eos_token": self.eos, "pad_token": self.pad}
+        own = {name: added[i] for name, i in ids.items() if i in added}
         config: dict[str, Any] = {
-            "bos_token": None if self.bos is None else self.backend.id_to_token(self.bos),
-            "add_bos_token": self.bos is not None,
-            "eos_token": self.backend.id_to_token(self.eos),
-            "pad_token": self.backend.id_to_token(self.pad),
-            # Else transformers builds a tokenizer of its own from the model's family.
+            # Else transformers builds a tokenizer of its own by the family's recipe, and the
+            # inputs that it makes hold some that decoders do not take.
             "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_input_names": ["input_ids", "attention_mask"],
+            "padding_side": "left",  # an answer follows the last place of a row
+            **{k: v for k, v in self.settings.items() if k in _KEPT or v in added.values()},
+            **own,
         }
-        if self.chat is not None:
-            config |= dict(self.chat.tokens) | {"chat_template": self.chat.text}
-        ids: dict[str, Any] = {"eos_token_id": list(self.stops), "pad_token_id": self.pad}
-        ids |= {} if self.bos is None else {"bos_token_id": self.bos}
-        for name, content in (("tokenizer_config", config), ("generation_config", ids)):
+        if self.bos is None or "bos_token" in own:  # else only tokenizer.json can place it
+            config["add_bos_token"] = self.bos is not None
+        templates = {} if self.chat is None else self.chat.texts
+        if templates.keys() - {DEFAULT}:
+            listed = [{"name": name, "template": text} for name, text in templates.items()]
+            config["chat_template"] = listed
+        elif templates:
+            (directory / TEMPLATE_FILE).write_text(templates[DEFAULT], encoding="utf-8")
+        generation = dict(_read_json(directory / "generation_config.json").values)
+        generation |= {"eos_token_id": list(self.stops), "pad_token_id": self.pad}
+        generation |= {} if self.bos is None else {"bos_token_id": self.bos}
+        for name, content in (("tokenizer_config", config), ("generation_config", generation)):
             text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
             (directory / f"{name}.json").write_text(text, encoding="utf-8")
+
+    def _framed(self) -> tokenizers.Tokenizer:
+        """The backend, which adds to a text what ``encode_prompt`` does."""
+        if self.backend.encode("a").ids == self.encode_prompt("a"):
+            return self.backend
+        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        begin = [(backend.id_to_token(i), i) for i in self.begin]
+        backend.post_processor = processors.TemplateProcessing(
+            single=[*(f"{text}:0" for text, _ in begin), "$A:0"], special_tokens=begin
+        )
+        return backend
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
@@ -167,32 +214,66 @@ def load_tokenizer(directory: str | Path, rows: int | None = None) -> Tokenizer:
     backend.no_truncation()
     files = {name: _read_json(directory / f"{name}.json") for name in _SPECIAL_FILES}
     named = {name: _texts_of(files, name) for name in _NAMED}
-    own = directory / "chat_template.jinja"
-    template = files["tokenizer_config"].values.get("chat_template")
     stops = _end_tokens(directory, _first_id(backend, named["eos_token"]), files, rows)
-    pad = _first_id(backend, named["pad_token"])
     # The token that opens a sequence is added by the tokenizer itself, or asked for by a flag.
     framed = backend.encode("a", add_special_tokens=True).ids
     plain = backend.encode("a", add_special_tokens=False).ids
-    adds = files["tokenizer_config"].get("add_bos_token", bool)
-    bos = _first_id(backend, named["bos_token"]) if adds else None
-    tokenizer = Tokenizer(
+    told = files["tokenizer_config"]
+    bos = _first_id(backend, named["bos_token"]) if told.get("add_bos_token", bool) else None
+    bos = bos if framed[: len(plain)] == plain else framed[0]
+    names = {name: texts[0] for name, texts in named.items() if texts}
+    chat = read_templates(directory, told.values.get("chat_template"), names)
+    pads = [_first_id(backend, named["pad_token"])]
+    pads += (files[name].values.get("pad_token_id") for name in ("generation_config", "config"))
+    if rows is not None:
+        used = {bos, stops[0]} - {None}
+        backend = _without_unused(backend, rows, used, chat, path)
+    size = rows or backend.get_vocab_size()
+    return Tokenizer(
         backend,
-        bos=bos if framed[: len(plain)] == plain else framed[0],
+        bos=bos,
         eos=stops[0],
-        pad=stops[0] if pad is None else pad,
+        pad=next((i for i in pads if type(i) is int and 0 <= i < size), stops[0]),
         stops=stops,
-        chat=parse_template(
-            own.read_text(encoding="utf-8") if own.is_file() else template,
-            {name: texts[0] for name, texts in named.items() if texts},
-        ),
+        chat=chat,
+        settings={name: told.values[name] for name in _KEPT if name in told.values} | names,
     )
-    if rows is not None and tokenizer.size > rows:
+
+
+def _without_unused(
+    backend: tokenizers.Tokenizer,
+    rows: int,
+    used: set[int],
+    chat: ChatTemplate | None,
+    path: Path,
+) -> tokenizers.Tokenizer:
+    """The tokenizer without special tokens beyond the embedding, such as a pad that is never read.
+
+    Their text is then read as any other, so that no id without a row is made. A ValueError if
+    ordinary tokens lie there, or one that is used: those of `used`, and those of a template.
+    """
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    beyond = {token for token, i in vocabulary.items() if i >= rows}
+    if not beyond and max(used) < rows:
+        return backend
+    special = {t.content for t in backend.get_added_tokens_decoder().values() if t.special}
+    texts = [] if chat is None else chat.texts.values()
+    special -= {token for token in special if any(token in text for text in texts)}
+    content = json.loads(backend.to_str())
+    entries = content["model"].get("vocab")
+    if beyond <= special and max(used) < rows and isinstance(entries, dict):
+        content["added_tokens"] = [t for t in content["added_tokens"] if t["id"] < rows]
+        content["model"]["vocab"] = {token: i for token, i in entries.items() if i < rows}
+        return tokenizers.Tokenizer.from_str(json.dumps(content))
+    if max(used) >= rows:
         raise ValueError(
-            f"{path}: the tokenizer has {tokenizer.size} tokens, but the embedding has {rows} "
-            "rows: use the tokenizer that belongs to this model"
+            f"{path.parent}: token {max(used)} begins or ends texts, but the embedding has {rows} "
+            "rows: correct eos_token_id, or use the tokenizer that belongs to this model"
         )
-    return tokenizer
+    raise ValueError(
+        f"{path}: the tokenizer has {max(vocabulary.values()) + 1} tokens, but the embedding has "
+        f"{rows} rows: use the tokenizer that belongs to this model"
+    )
 
 
 def _read_json(path: Path) -> JsonObject:

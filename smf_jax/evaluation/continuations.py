@@ -38,7 +38,8 @@ def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list
     """Ids of prompts, ``bos`` in front where the model has one, and of what follows; no ``eos``.
 
     What follows is cut out of the ids of the whole text, behind as many as the prompt has by
-    itself. Spaces at the end of a prompt, which is not empty, go to what follows.
+    itself: none are left where the two meet inside of a token and no others come after it. Spaces
+    at the end of a prompt, which is not empty, go to what follows.
     """
     moved = [(p.rstrip(), p[len(p.rstrip()) :] + follows) for p, follows in pairs]
     prompts = list(dict.fromkeys(prompt for prompt, _ in moved))
@@ -56,23 +57,22 @@ def pair_rows(
     """One row ``(rows, t)`` for each prompt and what follows it; the latter weighs 1.
 
     A prompt too long for ``positions`` loses its beginning; ``t`` is rounded up to a ``multiple``.
-    A ValueError tells of no pair, an empty half, or a second half longer than ``positions``.
+    Nothing weighs in a row where nothing follows: its score is 0 and greedy, as in those of
+    lm-evaluation-harness's models that take it at all. A ValueError tells of no pair, an empty
+    prompt, or a second half longer than ``positions``.
     """
     if not pairs:
         raise ValueError("pairs=[]: expected at least one prompt and what follows it")
     for number, (prompt, follows) in enumerate(pairs):
-        if not prompt or not follows:
-            raise ValueError(
-                f"pair {number} has {len(prompt)} tokens of prompt and {len(follows)} to score: "
-                "expected at least one of each"
-            )
+        if not prompt:
+            raise ValueError(f"pair {number} has 0 tokens of prompt: expected at least one")
         if len(follows) > positions:
             raise ValueError(
                 f"pair {number} has {len(follows)} tokens to score, the model takes {positions}: "
                 "leave it out or take a model with more positions"
             )
     cut = [(prompt[len(follows) - positions - 1 :], follows) for prompt, follows in pairs]
-    longest = max(len(prompt + follows) for prompt, follows in cut) - 1
+    longest = max(2, *(len(prompt + follows) for prompt, follows in cut)) - 1
     return pad_pairs(cut, min(positions, -(-longest // multiple) * multiple), pad)
 
 

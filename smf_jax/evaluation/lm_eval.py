@@ -5,7 +5,9 @@ For ``lm_eval.simple_evaluate(model=SmfLM(...))``, or ``experiments.evaluate --h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
@@ -17,10 +19,12 @@ from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
 )
 
 from smf_jax.data.tokenizer import Ids, Tokenizer
+from smf_jax.errors import blame_flag
 from smf_jax.evaluation.continuations import pair_rows
 from smf_jax.evaluation.scorer import Scorer, answer_texts
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params
+from smf_jax.progress import say
 
 # Names that tasks give the length of an answer, in the order in which the harness believes them.
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -31,9 +35,12 @@ class SmfLM(TemplateLM):
 
     Texts become tokens as they do for its Hugging Face models: ``bos`` in front where the model's
     tokenizer puts one, what follows a context cut out of the ids of the whole, contexts that are
-    too long without their beginning. Two differences: a rolling likelihood never scores ``bos``
-    itself, and sampling is refused. ``params``, by path, are those of a base, or of a base with
-    patches applied; ``max_gen_toks`` is the length of an answer where a task does not say.
+    too long without their beginning. Three differences: a rolling likelihood never scores ``bos``
+    itself, sampling is refused, and a continuation that the tokenizer joins whole to its context's
+    last token, at which their assertion ends, scores 0 and is greedy as in the harness's others.
+    ``params``, by path, are those of a base, or of a base with patches applied; ``max_gen_toks`` is
+    the length of an answer where a task does not say. Conversations are rendered by the
+    tokenizer's chat template and its arguments.
     """
 
     def __init__(
@@ -50,6 +57,7 @@ class SmfLM(TemplateLM):
         self.params = params
         self.max_gen_toks = max_gen_toks
         self._tokenizer = tokenizer
+        self._template = ""  # the name of the one that was chosen
 
     @property
     def eot_token_id(self) -> int:
@@ -66,8 +74,35 @@ class SmfLM(TemplateLM):
 
     @property
     def tokenizer_name(self) -> str:
-        """What tells the tokenizer from others, for caches of requests."""
-        return f"smf_jax-{self._tokenizer.size}"
+        """What tells the tokenizer and what renders chats from others, for caches of requests."""
+        chat = self._tokenizer.chat
+        told = [] if chat is None else [chat.texts, chat.tokens, dict(chat.arguments)]
+        text = json.dumps([self._tokenizer.backend.to_str(), told], sort_keys=True)
+        return f"smf_jax-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """Chooses the template of chats, the default one or one by name, and returns its text."""
+        if chat_template is False or chat_template is None:
+            return None
+        self._template = "" if chat_template is True else chat_template
+        return self._tokenizer.template.select(self._template)
+
+    def apply_chat_template(
+        self, chat_history: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True
+    ) -> str:
+        """A conversation as text; where no answer is to begin its last message goes on.
+
+        A template that refuses it is asked again without what the system says.
+        """
+        template, said = self._tokenizer.template, list(chat_history)
+        how = (add_generation_prompt, not add_generation_prompt, self._template)
+        try:
+            return template.render(said, *how)
+        except ValueError:
+            spoken = [message for message in said if message["role"] != "system"]
+            if len(spoken) == len(said):
+                raise
+            return template.render(spoken, *how)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> Ids:
         """Ids of a text; ``bos`` in front unless told otherwise or there already."""
@@ -80,6 +115,8 @@ class SmfLM(TemplateLM):
         if not requests:
             return []
         pairs = [(context, follows) for _, context, follows in requests]
+        if joined := sum(not follows for _, follows in pairs):
+            say(f"{joined} of {len(pairs)} continuations are one token with their context: score 0")
         batch = pair_rows(pairs, self._tokenizer.pad, self.max_length)
         scores = self.scorer.score(self.params, batch)
         return list(zip(scores.log_probability.tolist(), scores.greedy.tolist(), strict=True))
@@ -138,19 +175,35 @@ class SmfLM(TemplateLM):
 
 
 def run_tasks(
-    model: SmfLM, tasks: Sequence[str], limit: int | None = None, include_path: str | None = None
-) -> dict[str, dict[str, Any]]:
-    """Scores of a model by task and metric, named as in the harness, on the first ``limit`` items.
+    model: SmfLM,
+    tasks: Sequence[str],
+    limit: int | None = None,
+    include_path: str | None = None,
+    chat: bool = False,
+) -> Iterator[dict[str, dict[str, Any]]]:
+    """Scores of a model by task and metric, named as in the harness, after each of the tasks.
 
-    Tasks may be those of YAML files in ``include_path``; a ValueError if there is no such task.
+    The first ``limit`` items count; a group gives the scores of its tasks too. Tasks may be those
+    of YAML files in ``include_path``; those that are not there are a ValueError before any runs.
+    With ``chat`` items are put as conversations.
     """
     manager = TaskManager(include_path=include_path)
-    try:
-        found = simple_evaluate(model=model, tasks=list(tasks), task_manager=manager, limit=limit)
-    except KeyError as error:
-        raise ValueError(error.args[0]) from error
+    if unknown := [task for task in tasks if task not in manager.task_index]:
+        raise ValueError(f"the harness has no task {', '.join(unknown)}; give --harness_path")
+    if chat:
+        model.chat_template(True)  # or there is none
+    return (_run_task(model, task, manager, limit, chat) for task in tasks)
+
+
+def _run_task(
+    model: SmfLM, task: str, manager: TaskManager, limit: int | None, chat: bool
+) -> dict[str, dict[str, Any]]:
+    with blame_flag(f"--harness={task}: "):
+        found = simple_evaluate(
+            model=model, tasks=[task], task_manager=manager, limit=limit, apply_chat_template=chat
+        )
     # A metric is named with its filter behind a comma; the rest is no score.
     return {
-        task: {name: value for name, value in scores.items() if "," in name}
-        for task, scores in found["results"].items()
+        name: {metric: value for metric, value in scores.items() if "," in metric}
+        for name, scores in found["results"].items()
     }

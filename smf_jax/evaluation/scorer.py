@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 from smf_jax.data.batching import Batch, in_chunks
 from smf_jax.data.tokenizer import Ids, Tokenizer
 from smf_jax.evaluation.continuations import RowScores, row_scores
+from smf_jax.losses import at_scored, count_scored
 from smf_jax.models.decoder import Decoder, plain_logits
 from smf_jax.models.generate import generate, left_pad
 from smf_jax.params import Params, unflatten
@@ -32,9 +34,10 @@ class Scorer:
         self.rows = rows
         logits = plain_logits(model)
 
-        @jax.jit
-        def score(params: Params, batch: Batch) -> RowScores:
-            return row_scores(logits(params, batch.tokens, batch.valid), batch)
+        @partial(jax.jit, static_argnums=2)
+        def score(params: Params, batch: Batch, scored: int) -> RowScores:
+            asked, places = at_scored(batch, batch.weights, scored)
+            return row_scores(logits(params, batch.tokens, batch.valid, places), asked)
 
         self._score = score
 
@@ -45,10 +48,10 @@ class Scorer:
 
     def score(self, params: Params, batch: Batch) -> RowScores:
         """Scores ``(rows, t)`` as `row_scores` does, in NumPy and float64: sums are exact."""
-        total, length = batch.tokens.shape
-        fitting = max(1, _LOGITS // (length * self.model.config.vocabulary))
+        total, scored = batch.tokens.shape[0], count_scored(batch.weights)
+        fitting = max(1, _LOGITS // (scored * self.model.config.vocabulary))
         rows = min(self.rows, fitting, total)
-        chunks = jax.device_get(in_chunks(lambda c: self._score(params, c), batch, rows))
+        chunks = jax.device_get(in_chunks(lambda c: self._score(params, c, scored), batch, rows))
         joined = RowScores(*(np.concatenate(parts)[:total] for parts in zip(*chunks, strict=True)))
         return joined._replace(log_probability=joined.log_probability.astype(np.float64))
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Int
+from jaxtyping import Array, DTypeLike, Float, Int
 
 from smf_jax.memory.layer import MemoryLayer, MemoryPool
 from smf_jax.models.attention import Attention, Cache, Keys, Mask, Rotation, causal_mask, rotation
@@ -27,8 +26,17 @@ from smf_jax.models.layers import (
 )
 from smf_jax.params import Params, block_of, is_routing, memory_part, unflatten
 
-# From leaves by path, tokens and the mask of valid ones.
-LogitsFn = Callable[[Params, Array, Array], Array]
+
+class LogitsFn(Protocol):
+    """A model as a function of its leaves by path."""
+
+    def __call__(
+        self, params: Params, tokens: Array, valid: Array, places: Array | None = None, /
+    ) -> Array:
+        """Logits ``(b, t, vocabulary)``, or ``(b, m, vocabulary)`` at ``places`` ``(b, m)``."""
+        ...
+
+
 # Leaves of a block that a read of that block depends on.
 _BEFORE_READ = ("attention_norm/", "attention/", "feed_forward_norm/")
 
@@ -58,13 +66,18 @@ class Decoder(nn.Module):
         tokens: Tokens,
         valid: Valid | None = None,
         positions: Int[Array, "b t"] | None = None,
-    ) -> Logits:
+        places: Int[Array, "b m"] | None = None,
+    ) -> Float[Array, "b _m vocabulary"]:
         """Logits of the next token at every place, float32 at least; meaningless on pads.
 
         ``valid`` is false on pads, which may stand on either side, and all true if ``None``;
-        without ``positions`` each row's valid tokens count from 0.
+        without ``positions`` each row's valid tokens count from 0. The head is applied to
+        ``places`` only, if given: logits are ``(b, m, vocabulary)`` then.
         """
-        return self.logits(self.features(tokens, valid, positions))
+        x = self.features(tokens, valid, positions)
+        if places is not None:
+            x = jnp.take_along_axis(x, jnp.expand_dims(places, 2), axis=1)
+        return self.logits(x)
 
     def features(
         self,
@@ -209,8 +222,11 @@ def _count_positions(valid: Valid) -> Int[Array, "b t"]:
 def plain_logits(model: Decoder) -> LogitsFn:
     """Logits from leaves by path."""
 
-    def logits(params: Params, tokens: Array, valid: Array) -> Array:
-        return model.apply({"params": unflatten(params)}, tokens, valid)  # pyright: ignore
+    def logits(
+        params: Params, tokens: Array, valid: Array, places: Array | None = None, /
+    ) -> Array:
+        variables = {"params": unflatten(params)}
+        return model.apply(variables, tokens, valid, places=places)  # pyright: ignore
 
     return logits
 

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Int
 
 from smf_jax.data.batching import Batch
-from smf_jax.losses import all_finite, weighted_loss
+from smf_jax.losses import all_finite, at_scored, weighted_loss
 from smf_jax.models.decoder import LogitsFn
 from smf_jax.params import Params
 from smf_jax.sparse.optimizers import OptimizerConfig
@@ -31,12 +31,16 @@ class DenseState(NamedTuple):
     batch_stats: Params  # running statistics of norms, by path: set by the loss, not the optimizer
 
 
-def text_loss(logits: LogitsFn) -> LossFn:
-    """The loss on the next tokens (`weighted_loss`); running statistics are used, not moved."""
+def text_loss(logits: LogitsFn, scored: int | None = None) -> LossFn:
+    """The loss on the next tokens (`weighted_loss`); running statistics are used, not moved.
+
+    At most ``scored`` targets of a row have weight, if given; see `losses.at_scored`.
+    """
 
     def loss(params: Params, batch: Batch) -> tuple[Array, Params]:
-        predicted = logits(params, batch.tokens, batch.valid)
-        return weighted_loss(predicted, batch.targets, batch.weights), {}
+        targets, places = at_scored(batch, batch.weights, scored)
+        predicted = logits(params, batch.tokens, batch.valid, places)
+        return weighted_loss(predicted, targets.targets, targets.weights), {}
 
     return loss
 
@@ -52,8 +56,8 @@ def dense_step(
     """One step that trains whole params: the state after it, and the metrics before it.
 
     The loss is given all params and running statistics, and returns the latter after the batch. A
-    step whose loss, gradient norm or rate is not finite writes nothing; a number that the update
-    would take out of its range stays as it was. Both are latched as the failed step.
+    step whose loss, gradient norm or rate is not finite writes nothing, and a leaf that would not
+    be finite after it stays as it was. Both are latched as the failed step.
     """
 
     def loss_of(params: Params) -> tuple[Array, Params]:
@@ -62,19 +66,25 @@ def dense_step(
     (value, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     inner, rate = optimizer.transformation(), optimizer.rate(settings.learning_rate, state.step)
     clipped = optimizer.clipped(gradients)
-    params, opt_state = step_params(inner, clipped, state.params, state.opt_state, rate)
-    # Whether the new params are finite is asked of each by itself. A write of one that hangs on
-    # all others makes XLA's compile time grow with the square of the depth, and the new params
-    # would all have to exist beside the old.
+    moved, opt_state = step_params(inner, clipped, state.params, state.opt_state, rate)
+    # The write of a leaf waits for the gradients of all and for its own new numbers. Were it to
+    # wait for those of all, XLA's compile time would grow with the square of the depth.
     norm = optax.tree.norm(gradients)
     accepted = all_finite((value, norm, rate, batch_stats)) & (state.failed_step < 0)
-    in_range = all_finite(params)
+    in_range = {path: all_finite(leaf) for path, leaf in moved.items()}
     params = {
-        path: jnp.where(jnp.isfinite(leaf), leaf, state.params[path])
-        for path, leaf in params.items()
+        path: jnp.where(accepted & in_range[path], leaf, state.params[path])
+        for path, leaf in moved.items()
     }
-    moved = state._replace(params=params, opt_state=opt_state, batch_stats=batch_stats)
-    after = optax.tree.where(accepted, moved, state)._replace(
-        step=state.step + 1, failed_step=latch(state.failed_step, state.step, accepted & in_range)
+    opt_state, batch_stats = optax.tree.where(
+        accepted, (opt_state, batch_stats), (state.opt_state, state.batch_stats)
+    )
+    finite = accepted & jnp.all(jnp.stack(list(in_range.values())))
+    after = DenseState(
+        params=params,
+        opt_state=opt_state,
+        batch_stats=batch_stats,
+        step=state.step + 1,
+        failed_step=latch(state.failed_step, state.step, finite),
     )
     return after, StepMetrics(value, jnp.zeros((), jnp.int32))

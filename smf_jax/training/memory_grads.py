@@ -71,11 +71,13 @@ def memory_grads(
     """
     slots_of = {pool: params[pool].shape[0] for pool in model.tables}
     if config.granularity != "per_micro_batch":
-        found = differentiate_reads(model, params, scalars, batch, config.micro_batches)
+        found = differentiate_reads(
+            model, params, scalars, batch, config.micro_batches, config.scored
+        )
         return select_and_gather(config, found, batch.valid, context, slots_of, _key(context))
 
     def one(index: Array, part: Batch) -> tuple[Array, MemoryGrads]:
-        found = differentiate_reads(model, params, scalars, part)
+        found = differentiate_reads(model, params, scalars, part, 1, config.scored)
         key = jax.random.fold_in(_key(context), index)
         return index + 1, select_and_gather(config, found, part.valid, context, slots_of, key)
 

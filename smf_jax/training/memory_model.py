@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from smf_jax.memory.layer import PERTURBATIONS, READS, MemoryLayer, Read
@@ -29,8 +30,9 @@ class MemoryModel(NamedTuple):
     """A model with memories, as pure functions of its parameters by path."""
 
     # ``(params, tokens, valid, perturbations) -> (logits, reads)``; reads by the path of their
-    # layer, perturbations likewise, or none at all.
-    apply: Callable[[Params, Tokens, Valid, Perturbations], tuple[Logits, Reads]]
+    # layer, perturbations likewise, or none at all. A fifth argument, where it is given, are the
+    # places ``(b, m)`` at which logits are asked for.
+    apply: Callable[..., tuple[Logits, Reads]]
     # ``(params, tokens, valid) -> shapes`` of the perturbations of this very batch.
     perturbations: Callable[[Params, Tokens, Valid], Mapping[str, jax.ShapeDtypeStruct]]
     # Path of each table ``(N, v)`` -> paths of the layers that read it.
@@ -46,7 +48,9 @@ class MemoryModel(NamedTuple):
     @property
     def logits(self) -> LogitsFn:
         """Logits from params by path, tokens and the mask of valid ones."""
-        return lambda params, tokens, valid: self.apply(params, tokens, valid, {})[0]
+        return lambda params, tokens, valid, *places: self.apply(
+            params, tokens, valid, {}, *(each for each in places if each is not None)
+        )[0]
 
 
 def memory_model(
@@ -81,13 +85,21 @@ def memory_model(
         )
 
     def apply(
-        params: Params, tokens: Tokens, valid: Valid, perturbations: Perturbations
+        params: Params,
+        tokens: Tokens,
+        valid: Valid,
+        perturbations: Perturbations,
+        places: Array | None = None,
     ) -> tuple[Logits, Reads]:
         variables = {"params": unflatten(params)}
         if perturbations:
             named = {f"{layer}{_NAME}": zeros for layer, zeros in perturbations.items()}
             variables[PERTURBATIONS] = unflatten(named)
-        logits, sown = module.apply(variables, *inputs(tokens, valid), mutable=[READS])
+        # The head of another model than ours is its own affair.
+        asked: Any = {"places": places} if isinstance(module, Decoder) else {}
+        logits, sown = module.apply(variables, *inputs(tokens, valid), **asked, mutable=[READS])
+        if places is not None and not asked:
+            logits = jnp.take_along_axis(logits, jnp.expand_dims(places, 2), axis=1)
         return logits, _by_layer(sown, READS)
 
     def perturbations(

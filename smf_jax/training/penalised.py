@@ -49,15 +49,18 @@ def penalised_trainer(
     keep_optimizer_state: bool = False,
     *,
     by_fisher: bool = False,
+    scored: int | None = None,
 ) -> Trainer[PenalisedState]:
     """Full finetuning on ``L + strength/2 · Σ_i F_i (θ_i - θ*_i)²``.
 
     With ``by_fisher`` that is elastic weight consolidation (EWC, 1612.00796, equation 3; one anchor
     for all tasks and F summed over them, 1805.06370, section 3): after each task θ* are its
     parameters, and F grows by the task's `fisher`. Before the first task nothing costs anything.
-    Without, F is one and θ* are the base's parameters (L2 to init, 1802.01483).
+    Without, F is one and θ* are the base's parameters (L2 to init, 1802.01483). ``scored`` is that
+    of `text_loss`.
     """
     logits = plain_logits(model)
+    minimised = text_loss(logits, scored)
     full = dense_trainer(model, optimizer, keep_optimizer_state=keep_optimizer_state)
 
     def begin(base: Params, settings: Settings) -> PenalisedState:
@@ -76,7 +79,7 @@ def penalised_trainer(
         shared: Shared, state: PenalisedState, batch: Batch, settings: Settings
     ) -> tuple[PenalisedState, StepMetrics]:
         def loss(params: Params, batch: Batch) -> tuple[Array, Params]:
-            value, batch_stats = text_loss(logits)(params, batch)
+            value, batch_stats = minimised(params, batch)
             moved = {path: params[path] for path in state.anchor}
             return value + strength * price(moved, state.anchor, state.importance), batch_stats
 
@@ -102,7 +105,7 @@ def penalised_trainer(
         begin=begin,
         begin_task=begin_task,
         step=step,
-        logits=lambda shared, state, tokens, valid: full.logits(shared, state.dense, tokens, valid),
+        logits=lambda shared, state, *asked: full.logits(shared, state.dense, *asked),
         trained=lambda state: full.trained(state.dense),
         resume=resume,
         frozen=lambda base: split(base, lambda path: not is_batch_stats(path))[1],

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from smf_jax.data.batching import Batch
-from smf_jax.losses import weighted_loss
+from smf_jax.losses import at_scored, weighted_loss
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params
 from smf_jax.shapes import SlotCounts
@@ -52,20 +52,27 @@ class ReadGradients(NamedTuple):
 
 
 def differentiate_reads(
-    model: MemoryModel, params: Params, scalars: Params, batch: Batch, parts: int = 1
+    model: MemoryModel,
+    params: Params,
+    scalars: Params,
+    batch: Batch,
+    parts: int = 1,
+    scored: int | None = None,
 ) -> ReadGradients:
     """Differentiates the loss of a batch with respect to every read, and to the trained scalars.
 
     ``params`` are all others. Micro-batches, as many as ``parts``, are run one after another: the
     loss of each is weighted by its share of the batch's weights, so that the split is seen in
-    rounding only.
+    rounding only. At most ``scored`` targets of a row have weight, if given.
     """
 
     def of_part(part: Batch) -> ReadGradients:
         def loss_of(perturbations: Perturbations, scalars: Params) -> tuple[Array, Reads]:
             given = {**params, **scalars}
-            logits, reads = model.apply(given, part.tokens, part.valid, perturbations)
-            return weighted_loss(logits, part.targets, part.weights), reads
+            asked, places = at_scored(part, part.weights, scored)
+            where = () if places is None else (places,)
+            logits, reads = model.apply(given, part.tokens, part.valid, perturbations, *where)
+            return weighted_loss(logits, asked.targets, asked.weights), reads
 
         zeros = _zero_perturbations(model, {**params, **scalars}, part)
         differentiate = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)

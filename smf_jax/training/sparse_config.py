@@ -41,6 +41,8 @@ class SparseConfig:
     # update is not, as 2605.03229 published: moments keep moving rows that were selected before,
     # decay moves every row, and optimizer state is as large as the dense one.
     mask: Mask = "update"
+    # Most targets of weight in a row, where known: the head is applied to no other places.
+    scored: int | None = None
 
     def __post_init__(self) -> None:
         # Whether a background is there is seen at the first step.

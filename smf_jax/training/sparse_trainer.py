@@ -40,8 +40,8 @@ def sparse_trainer(
         begin=plan.begin,
         begin_task=plan.begin_task,
         step=partial(sparse_step, model, config),
-        logits=lambda shared, state, tokens, valid: model.logits(
-            {**shared.frozen, **_trained(state)}, tokens, valid
+        logits=lambda shared, state, *asked: model.logits(
+            {**shared.frozen, **_trained(state)}, *asked
         ),
         trained=_trained,
         resume=_resume,

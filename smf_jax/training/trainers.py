@@ -49,8 +49,9 @@ class Trainer(NamedTuple, Generic[State]):
     begin_task: Callable[[Shared, State, Batch, Settings], State]
     # ``(shared, state, batch, settings) -> (state, metrics)``.
     step: Callable[[Shared, State, Batch, Settings], tuple[State, StepMetrics]]
-    # ``(shared, state, tokens, valid) -> logits``, of the model as trained so far.
-    logits: Callable[[Shared, State, Array, Array], Array]
+    # ``(shared, state, tokens, valid, places=None) -> logits`` of the model as trained so far; see
+    # `LogitsFn`.
+    logits: Callable[..., Array]
     # ``(state) -> leaves by path`` that training may have changed.
     trained: Callable[[State], Params]
     # ``(state, leaves) -> state`` with those leaves in place of the trained ones.
@@ -72,13 +73,14 @@ def dense_trainer(
     keep_optimizer_state: bool = False,
     *,
     loss: LossFn | None = None,
+    scored: int | None = None,
 ) -> Trainer[DenseState]:
     """Full finetuning, replay, pretraining (all params) and healing (the memory's).
 
     The paths that ``trains`` accepts do, but for running statistics of query BatchNorm: an
     optimizer never sees them. These are moved by the losses `batch_norm.training_loss` and
-    `healing.distillation_loss`; that on text, the default, leaves them as they are. Moments
-    outlive a task only if ``keep_optimizer_state``.
+    `healing.distillation_loss`; that on text, the default, leaves them as they are, and takes
+    ``scored`` (`text_loss`). Moments outlive a task only if ``keep_optimizer_state``.
     """
     logits = plain_logits(model)
 
@@ -90,7 +92,7 @@ def dense_trainer(
     def trained(base: Params, _: Settings) -> Params:
         return split(base, lambda path: trains(path) and not is_batch_stats(path))[0]
 
-    minimised = text_loss(logits) if loss is None else loss
+    minimised = text_loss(logits, scored) if loss is None else loss
     return _whole_params(logits, minimised, optimizer, trained, rest, keep_optimizer_state)
 
 
@@ -101,17 +103,22 @@ def lora_trainer(
     alpha: float,
     targets: tuple[str, ...],
     keep_optimizer_state: bool = False,
+    *,
+    scored: int | None = None,
 ) -> Trainer[DenseState]:
     """LoRA (2106.09685): two low-rank factors beside each target, the base frozen.
 
     The adapters' output is scaled by ``alpha / rank``; targets are those of `init_lora`.
+    ``scored`` is that of `text_loss`.
     """
     plain = plain_logits(model)
 
-    def logits(params: Params, tokens: Array, valid: Array) -> Array:
+    def logits(
+        params: Params, tokens: Array, valid: Array, places: Array | None = None, /
+    ) -> Array:
         adapters, base = split(params, lambda path: path.endswith(("/a", "/b")))
         with apply_lora(adapters, alpha):
-            return plain(base, tokens, valid)
+            return plain(base, tokens, valid, places)
 
     def adapters(base: Params, settings: Settings) -> Params:
         return init_lora(unflatten(base), rank, targets, jax.random.key(settings.seed))
@@ -119,7 +126,7 @@ def lora_trainer(
     def rest(base: Params) -> tuple[Params, Params]:
         return {}, base
 
-    loss = text_loss(logits)
+    loss = text_loss(logits, scored)
     return _whole_params(logits, loss, optimizer, adapters, rest, keep_optimizer_state)
 
 
@@ -168,9 +175,7 @@ def _whole_params(
         begin=begin,
         begin_task=begin_task,
         step=step,
-        logits=lambda shared, state, tokens, valid: logits(
-            {**shared.frozen, **trained(state)}, tokens, valid
-        ),
+        logits=lambda shared, state, *asked: logits({**shared.frozen, **trained(state)}, *asked),
         trained=trained,
         resume=resume,
         frozen=lambda base: dict(rest(base)[1]),

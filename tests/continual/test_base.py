@@ -90,6 +90,10 @@ def test_damage_is_told_with_the_flag(base, tmp_path):
     lost = copy("lost")
     (lost / "tokenizer.json").unlink()
     refused(lost, "tokenizer.json: no such file")
+    padded = copy("padded")
+    text = (padded / "tokenizer_config.json").read_text()
+    (padded / "tokenizer_config.json").write_text(text.replace("<|pad|>", "<|qad|>"))
+    refused(padded, "tokenizer_config.json: changed since it was written; restore a copy")
     half = copy("half")
     shutil.rmtree(half / "leaves" / "manifest")
     refused(half, "not a complete checkpoint")
@@ -101,6 +105,10 @@ def test_damage_is_told_with_the_flag(base, tmp_path):
     refused(flipped, "damaged leaves")
     old = copy("old")
     params, about = checkpoints.load(old / "leaves")
+    del about["files"]  # as an earlier version did, for which nothing tells of a change
+    checkpoints.save(old / "leaves", params, about, overwrite=True)
+    (old / "tokenizer_config.json").write_text(text)
+    assert load_base(str(old), "base").fingerprint() == base.fingerprint()
     checkpoints.save(old / "leaves", params, about | {"base_format": 0}, overwrite=True)
     refused(old, "base_format=0, expected 1; make the base again")
     checkpoints.save(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import retrofit
+from smf_jax import checkpoints
 from smf_jax.continual import retrofitting
 from smf_jax.continual.base import load_base
 from smf_jax.continual.config import RetrofitCommandConfig
@@ -46,6 +48,10 @@ def test_without_alpha_the_logits_are_those_of_the_base_bit_for_bit(plain_checkp
     assert after.config.memory is not None
     assert after.config.memory.layers == (0, 1)
     assert after.origin == "Hugging Face checkpoint plain, add"
+    of_base = checkpoints.read_metadata(out / "leaves")["inputs"]["base"]
+    weights = hashlib.sha256((plain_checkpoint / "model.safetensors").read_bytes()).hexdigest()
+    assert of_base["path"] == str(plain_checkpoint)
+    assert of_base["files"]["model.safetensors"] == weights
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,7 @@ def test_a_resume_compares_what_decides_the_numbers(run):
 
 def test_a_run_of_an_earlier_version_had_later_settings_at_their_defaults(run):
     before = told(run)
-    del before["heal_routing"], before["eval_batch_size"]
+    del before["heal_routing"], before["eval_batch_size"], before["inputs"], before["sha256"]
     # Where no dtype was told, float32 was written.
     (run.path / CONFIG).write_text(json.dumps(before | {"probe_rows": 7, "dtype": "float32"}))
     run.check(CONFIGURATION.with_values(resume=True))
@@ -99,7 +99,7 @@ def test_a_run_of_an_earlier_version_had_later_settings_at_their_defaults(run):
 
 
 def test_flags_that_are_not_compared_exist():
-    flags = SweepConfig().values().keys() | {"versions", "python"}
+    flags = SweepConfig().values().keys() | {"versions", "python", "inputs"}
     assert flags | {"probe_rows"} == flags | NOT_COMPARED
 
 
@@ -142,6 +142,15 @@ def test_numbers_that_are_not_finite_are_null(run):
     assert "NaN" not in (run.path / RESULTS).read_text()
 
 
+def test_files_that_an_editor_gave_a_byte_order_mark_are_read(run):
+    finish(run, FULL, 0, 1)
+    for name in (CONFIG, RESULTS):
+        file = run.path / name
+        file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert [row["task"] for row in run.rows()] == [0, 1]
+    assert run.config() == CONFIGURATION
+
+
 @pytest.mark.parametrize("cut", [1, 20, -1])
 def test_a_line_that_was_cut_short_does_not_count(run, cut):
     finish(run, FULL, 0, 1)
@@ -153,6 +162,51 @@ def test_a_line_that_was_cut_short_does_not_count(run, cut):
     again = RunDirectory(str(run.path))
     again.open(CONFIGURATION.with_values(resume=True))
     assert results.read_text() == first  # or the next row would be appended to the cut one
+
+
+@pytest.mark.parametrize("joined", [b"", b"\x0b", b"*", b"J", b"\r"])
+def test_a_damaged_line_is_named_and_never_dropped(run, joined):
+    finish(run, FULL, 0, 1)
+    results = run.path / RESULTS
+    first, second = results.read_bytes().splitlines()
+    again = CONFIGURATION.with_values(resume=True)
+    damaged = [
+        (first[:30] + b"\n" + first[30:] + b"\n" + second, 1),
+        (first + b"\n" + second[:40] + joined + second[41:] + b"\n", 2),
+        (first + b"\n" + second.replace(b'"seen": 0.9', b'"seen": 0.8') + b"\n", 2),
+    ]
+    if joined not in (b"", b"\r"):  # the end of a line became something else
+        damaged += [(first + b"\n" + second + joined, 2), (first + joined + second + b"\n", 1)]
+    for content_, line in damaged:
+        results.write_bytes(content_)
+        with pytest.raises(ValueError, match=f"{RESULTS}, line {line}: .*restore a copy"):
+            run.rows()
+        with pytest.raises(ValueError, match=f"{RESULTS}, line {line}: "):
+            RunDirectory(str(run.path)).check(again)
+        assert results.read_bytes() == content_
+
+
+def test_rows_may_be_filtered_and_edited_on_purpose(run):
+    finish(run, FULL, 0, 1)
+    finish(run, SMF, 0)
+    results = run.path / RESULTS
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    assert all(line.pop("sha256") for line in lines)
+    results.write_text("".join(json.dumps(line) + "\n" for line in lines[1:]) + "\n")
+    assert run.rows() == lines[1:]
+
+
+def test_a_damaged_configuration_is_named(run):
+    file = run.path / CONFIG
+    text = file.read_text()
+    for damaged in (text.replace('"seeds": "0"', '"seeds": "1"'), text.replace("{", "z", 1)):
+        file.write_text(damaged)
+        for given in (dict(resume=True), dict(overwrite=True)):
+            with pytest.raises(ValueError, match=f"{CONFIG}: .*restore a copy"):
+                run.check(CONFIGURATION.with_values(**given))
+        with pytest.raises(ValueError, match=f"{CONFIG}: .*restore a copy"):
+            run.config()
+        assert file.read_text() == damaged
 
 
 def test_a_task_is_done_when_its_row_and_its_checkpoint_are_there(run):

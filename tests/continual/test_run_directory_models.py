@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
+from smf_jax import checkpoints
 from smf_jax.continual.base import load_base
+from smf_jax.continual.methods.lora import LoraConfig
 from smf_jax.continual.run_directory import RunDirectory
 
 SMF, FULL, LORA = "smf-tfidf-sgd-t64-lr30-s0", "full-adamw-lr0.01-s0", "lora-sgd-lr0.3-s0"
@@ -51,6 +55,25 @@ def test_adapters_are_merged(finished, sweeper, base):
     np.testing.assert_allclose(found[f"{module}/kernel"], merged, rtol=1e-5, atol=1e-7)
     assert found["memory/pool_0/values"] is base.params["memory/pool_0/values"]
     assert found.keys() == base.params.keys()
+
+
+def test_what_decides_a_model_is_in_its_checkpoint(finished, base, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    before = model_of(run, base, LORA)
+    told = json.loads((run / "config.json").read_text()) | {"lora_alpha": 17.0}
+    (run / "config.json").write_text(json.dumps(told))
+    with pytest.raises(ValueError, match=r"config.json: changed since it was written.*remove"):
+        RunDirectory(str(run)).config()
+    del told["sha256"]
+    (run / "config.json").write_text(json.dumps(told))
+    kernel = "layers_0/attention/query/kernel"
+    np.testing.assert_array_equal(model_of(run, base, LORA)[kernel], before[kernel])
+    task = run / "trials" / LORA / "task_01"
+    arrays, about = checkpoints.load(task)
+    assert about.pop("settings") == {**asdict(LoraConfig()), "targets": "query,key,value,output"}
+    checkpoints.save(task, arrays, about, overwrite=True)  # as an earlier version did
+    assert not np.array_equal(model_of(run, base, LORA)[kernel], before[kernel])
 
 
 def test_what_a_run_lacks_is_named(finished, tmp_path):

@@ -12,7 +12,9 @@ from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.pretraining import recipe_of
 from smf_jax.continual.stream_data import all_rows, chunked, is_measured, load_stream_data
 from smf_jax.data.batching import pack_texts
+from smf_jax.data.chat import ChatTemplate
 from smf_jax.data.world.world import make_world
+from smf_jax.evaluation.probes.open import OpenProbe
 from tests.tiny_sweep import TINY_SWEEP, write_lines
 
 
@@ -149,3 +151,23 @@ def test_a_question_that_is_too_long_for_the_model_is_refused(base):
     short = dataclasses.replace(base, config=dataclasses.replace(base.config, max_positions=8))
     with pytest.raises(ValueError, match="--stream=world: its longest question takes .* at most 8"):
         load_stream_data(flags(), short)
+
+
+def test_chat_templates_are_given_what_the_flag_says(base, tmp_path):
+    pytest.importorskip("jinja2", reason="chat templates need jinja2")
+    asked = write_lines(tmp_path / "nq.jsonl", {"question": "Who?", "answers": ["Ann"]})
+    given = dict(probes=f"nq=f1:{asked}", probe_chat=True, chat_template_args='{"thinks": false}')
+    template = ChatTemplate("{{ 'no' if thinks is false else 'yes' }}{{ messages[0].content }}")
+    chatty = dataclasses.replace(base, tokenizer=dataclasses.replace(base.tokenizer, chat=template))
+    prompts = []
+    for changes in (given, given | {"chat_template_args": ""}):
+        (probe,) = load_stream_data(flags(**changes), chatty).named.values()
+        assert isinstance(probe, OpenProbe)
+        prompts += [base.tokenizer.decode(ids) for ids in probe.prompts]
+    question = "Question: Who?\nAnswer:"
+    assert prompts == [f"no{question}", f"yes{question}"]
+    assert flags(**given).values()["chat_template_args"] == given["chat_template_args"]
+    with pytest.raises(ValueError, match=r"--chat_template_args=.*: the tokenizer has no chat"):
+        load_stream_data(flags(**given), base)
+    with pytest.raises(ValueError, match=r"--chat_template_args=no: no JSON"):
+        flags(chat_template_args="no")

@@ -60,11 +60,82 @@ def test_bad_lines_are_numbered(tmp_path, text, message):
         list(read_records(write(tmp_path / "records.jsonl", text)))
 
 
-def test_csv_cells_may_hold_lists_and_line_breaks(tmp_path):
+def test_blank_lines_may_end_a_file(tmp_path):
+    path = write(tmp_path / "records.jsonl", LINES + "\n \n")
+    assert list(read_records(path)) == [(1, {"a": 1}), (2, {"a": "é"})]
+
+
+def test_what_is_there_twice_is_refused(tmp_path):
+    path = write(tmp_path / "records.jsonl", LINES + '{"a": 1, "b": {"c": 1, "c": 1}}\n')
+    with pytest.raises(ValueError, match="line 3: the key 'c' is there twice"):
+        list(read_records(path))
+    path = write(tmp_path / "records.csv", "a,b, a,,\n1,2,3,,\n")
+    with pytest.raises(ValueError, match=r"line 1: the header names \['a'\] twice: rename"):
+        list(read_records(path))
+    path = write(tmp_path / "records.tsv", "a\t\t\n1\t2\t3\n")  # empty columns have no name
+    assert list(read_records(path)) == [(2, {"a": "1", "": "3"})]
+
+
+ENCODINGS = ("utf-8-sig", "utf-16", "utf-32", "utf-16-be", "utf-16-le", "utf-32-be")
+
+
+@pytest.mark.parametrize("suffix", OPENERS)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_byte_order_marks_tell_the_encoding(tmp_path, encoding, suffix):
+    mark = "" if encoding in ENCODINGS[:3] else "\ufeff"
+
+    def marked(name: str, text: str) -> Path:
+        path = tmp_path / f"{name}{suffix}"
+        with OPENERS[suffix](path, "wb") as file:
+            file.write((mark + text).encode(encoding))
+        return path
+
+    assert list(read_records(marked("a.jsonl", LINES))) == [(1, {"a": 1}), (2, {"a": "é"})]
+    assert list(read_records(marked("a.csv", '"a",b\r\n1,é\r\n'))) == [(2, {"a": "1", "b": "é"})]
+    assert list(read_records(marked("a.tsv", "a\tb\r\n1\té, è\r\n"))) == [
+        (2, {"a": "1", "b": "é, è"})
+    ]
+    text = marked("a.txt", "one é\r\n\r\ntwo")
+    assert read_whole(text) == "one é\r\n\r\ntwo"
+    assert read_whole(text, 5) == "one é"
+    assert list(read_texts(text)) == ["one é", "two"]
+
+
+def test_joined_files_may_have_marks_within(tmp_path):
+    path = write(tmp_path / "records.jsonl", f"\ufeff{LINES}\ufeff{LINES}")
+    assert [record["a"] for _, record in read_records(path)] == [1, "é", 1, "é"]
+
+
+def test_utf_16_without_a_mark_is_refused(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes("Some text.".encode("utf-16-le"))
+    with pytest.raises(ValueError, match=r"text\.txt: zero bytes in its text: UTF-16\? Save"):
+        read_whole(path)
+    path.write_bytes(b"\xff\xfea\x00b")
+    with pytest.raises(ValueError, match=r"text\.txt: not UTF-16 text"):
+        read_whole(path)
+
+
+def test_a_document_may_be_one_cell(tmp_path):
+    text = "One day, a girl went out.\n" * 10_000
+    path = write(tmp_path / "records.csv", f'id,text\n1,"{text}"\n2,next\n')
+    assert list(read_texts(path)) == [text, "next"]
+
+
+def test_texts_may_stand_in_another_field(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", {"doc": {"body": "one"}}, {"doc": {"body": "[two]"}})
+    assert list(read_texts(path, "doc.body")) == ["one", "[two]"]
+    with pytest.raises(
+        ValueError, match=r"line 1: no text in the field 'doc.x'; .* \['doc.body'\]"
+    ):
+        list(read_texts(path, "doc.x"))
+
+
+def test_csv_cells_may_hold_brackets_and_line_breaks(tmp_path):
     text = 'problem,answer\n"two\nlines","[""a"", ""b""]"\nplain,[not json\n'
     records = list(read_records(write(tmp_path / "records.csv", text)))
     assert records == [
-        (2, {"problem": "two\nlines", "answer": ["a", "b"]}),
+        (2, {"problem": "two\nlines", "answer": '["a", "b"]'}),
         (4, {"problem": "plain", "answer": "[not json"}),
     ]
 
@@ -85,7 +156,9 @@ def test_malformed_quotes_are_numbered(tmp_path):
 def test_other_formats_and_encodings_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.jsonl: no such file"):
         read_records(tmp_path / "none.jsonl")
-    with pytest.raises(ValueError, match=r"unknown format; expected \.jsonl, \.csv, \.txt, alone"):
+    with pytest.raises(
+        ValueError, match=r"unknown format; expected \.jsonl, \.csv, \.tsv, \.txt, al"
+    ):
         read_records(write(tmp_path / "table.parquet", ""))
     with pytest.raises(ValueError, match="plain text has no fields"):
         read_records(write(tmp_path / "text.txt", "words"))

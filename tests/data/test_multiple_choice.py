@@ -40,6 +40,7 @@ def test_medmcqa_is_read_from_csv_too(tmp_path):
         (ITEM[:-1], "5 lines, expected 6 for each item"),
         ([], "0 lines, expected 6"),
         ([ITEM[0], "4", *ITEM[2:]], "line 2: '4' is no ending's number; expected 0 to 3"),
+        ([*ITEM, "", *ITEM[1:]], "line 7: expected text"),
         ([*ITEM[:3], " ", *ITEM[4:]], "line 4: expected text for the context and every ending"),
     ],
 )
@@ -64,6 +65,15 @@ def test_a_malformed_medmcqa_record_is_refused(tmp_path, change, message):
     path.write_text(f"{json.dumps(RECORD)}\n{json.dumps(RECORD | change)}\n")
     with pytest.raises(ValueError, match=message):
         read_medmcqa(path)
+
+
+def test_options_may_be_numbers_and_files_have_marks(tmp_path):
+    text = "\ufeff" + json.dumps(RECORD | dict(opa=1900, opb=2.5, opc="[1]")) + "\n\n"
+    (tmp_path / "m.jsonl").write_text(text, encoding="utf-8")
+    assert read_medmcqa(tmp_path / "m.jsonl")[0].endings == ("1900", "2.5", "[1]", "Tibia")
+    lines = "".join(f"{line}\n" for line in [*ITEM, " "])
+    (tmp_path / "h.txt").write_text(f"\ufeff{lines}", encoding="utf-8")
+    assert read_hellaswag(tmp_path / "h.txt")[0].prompt == ITEM[0].strip()
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):

@@ -27,6 +27,19 @@ def test_questions_and_texts_are_read_from_files(tmp_path):
     assert list(reader.texts(str(tmp_path / "texts"), "background")) == ["One.", "Two."]
 
 
+def test_fields_are_named_for_all_sources(tmp_path):
+    record = {"a": {"q": "Who made it?", "names": ["A maker"]}, "b": {"text": "One."}}
+    path = str(write_lines(tmp_path / "q.jsonl", record))
+    reader = Reader(text_field="b.text", question_field="a.q", answers_field="a.names")
+    assert [fact.answers for fact in reader.questions(path, "stream")] == [("A maker",)]
+    assert reader.open_questions(path, "probes")[0].text == "Who made it?"
+    assert reader.whole_text(path, "probes") == "One."
+    with pytest.raises(ValueError, match=r"^--stream: .*line 1: no question: .*--question_field"):
+        Reader().questions(path, "stream")
+    with pytest.raises(ValueError, match=r"^--background: .*line 1: no text .*--text_field"):
+        list(Reader().texts(path, "background"))
+
+
 def test_errors_begin_with_the_flag_and_name_file_and_line(tmp_path):
     reader = Reader()
     bad = write_lines(tmp_path / "bad.jsonl", ASKED, "{", ASKED)

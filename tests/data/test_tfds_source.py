@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from smf_jax.data.questions import Fields
 from smf_jax.data.tfds_source import (
     TfdsSplit,
     parse_tfds,
+    read_tfds_open_questions,
     read_tfds_questions,
     read_tfds_texts,
+    tfds_files,
 )
 
 TEXT = tfds.features.Text()
@@ -24,6 +28,8 @@ class SmfToyQuestions(tfds.core.GeneratorBasedBuilder):
         "natural": tfds.features.Sequence(TEXT),
         "plain": TEXT,
         "squad": tfds.features.Sequence({"text": TEXT}),
+        "number": np.int32,
+        "messages": tfds.features.Sequence({"role": TEXT, "content": TEXT}),
     }
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in ANSWERS]  # noqa: RUF012
 
@@ -44,6 +50,11 @@ class SmfToyQuestions(tfds.core.GeneratorBasedBuilder):
                 "natural": [f"Wért {i}", f"Wert {i}"] if i != 5 else [],
                 "plain": f"Wért {i}",
                 "squad": [{"text": f"Wért {i}"}, {"text": f"Wert {i}"}],
+                "number": 1900 + i,
+                "messages": [
+                    {"role": "user", "content": "Was?"},
+                    {"role": "assistant", "content": f"Wért {i}"},
+                ],
             }[self.builder_config.name]
             text = "" if i == 0 else f"Text é {i}."
             yield i, {"question": f"Was ist {i}?", "answer": answer, "context": {"text": text}}
@@ -77,15 +88,33 @@ def test_questions_of_every_shape_become_facts(data_dir, config):
     }
 
 
+def test_numbers_and_conversations_are_read_too(data_dir):
+    facts = read_tfds_questions(toy("number", "test", data_dir))
+    assert {fact.answers for fact in facts} == {("1900",), ("1901",)}
+    fields = Fields.of("answer")
+    for question in read_tfds_open_questions(toy("messages", "test", data_dir), fields):
+        assert question.turns == (("user", "Was?"),)
+        assert question.answers[0].startswith("Wért")
+
+
 def test_tensorflow_is_not_imported(data_dir):
     read_tfds_questions(toy("plain", "test", data_dir))
     assert "tensorflow" not in sys.modules
 
 
+def test_files_are_those_of_the_split(data_dir):
+    home = data_dir / "smf_toy_questions" / "plain" / "1.0.0"
+    files = tfds_files(toy("plain", "test", data_dir))
+    assert files[0] == home / "features.json" and len(files) > 1
+    assert all("-test." in file.name for file in files[1:])
+    assert tfds_files(toy("plain", "test[:50%]", data_dir)) == files
+    assert all(file.is_file() for file in files + tfds_files(toy("plain", "train", data_dir)))
+
+
 def test_slices_and_chosen_features(data_dir):
     assert len(read_tfds_questions(toy("plain", "train[:50%]", data_dir))) == 3
     source = toy("trivia", "train", data_dir)
-    for fact in read_tfds_questions(source, question="question", answers="answer/aliases"):
+    for fact in read_tfds_questions(source, Fields.of("question", "answer/aliases")):
         assert fact.answers[0].startswith("Wert")
 
 
@@ -95,7 +124,7 @@ def test_texts_are_decoded_and_blank_ones_passed_over(data_dir):
 
 
 def test_an_answerless_question_is_named(data_dir):
-    with pytest.raises(ValueError, match=r"record \d: the question 'Was ist 5\?' has no answer"):
+    with pytest.raises(ValueError, match=r"record \d: the question has no answer: .*Was ist 5"):
         read_tfds_questions(toy("natural", "train", data_dir))
 
 
@@ -121,12 +150,14 @@ def test_unknown_names_are_refused_with_what_exists(data_dir):
         read_tfds_questions(toy("nope", "train", data_dir))
     with pytest.raises(ValueError, match="no such split; the set has test, train"):
         read_tfds_questions(toy("plain", "dev", data_dir))
-    with pytest.raises(ValueError, match=r"no feature 'answer/other': 'other' is not among"):
-        read_tfds_questions(toy("trivia", "test", data_dir), answers="answer/other")
+    with pytest.raises(ValueError, match=r"record 0: .* in 'answer/other'; .*'answer.aliases'"):
+        read_tfds_questions(toy("trivia", "test", data_dir), Fields.of("", "answer/other"))
     with pytest.raises(
         ValueError, match=r"no feature with the text [^;]*; the set has answer, context, question"
     ):
         read_tfds_texts(toy("plain", "test", data_dir))
+    with pytest.raises(ValueError, match=r"record 0: no text in the feature 'context/x'"):
+        list(read_tfds_texts(toy("plain", "test", data_dir), text="context/x"))
     with pytest.raises(ValueError, match="without a namespace"):
         read_tfds_questions(TfdsSplit("huggingface:squad", "train", data_dir))
 

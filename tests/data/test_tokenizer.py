@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from tokenizers import processors
+from tokenizers import AddedToken, models, normalizers, processors
 
 from smf_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
@@ -124,6 +124,16 @@ def test_qwen_layout_has_no_begin_token_though_a_configuration_names_one(tmp_pat
     assert (loaded.bos, loaded.eos, loaded.stops, loaded.pad) == (None, 2, (2, 0), 0)
 
 
+def test_files_may_begin_with_a_byte_order_mark(tmp_path):
+    write_directory(tmp_path, adds_begin=False)
+    text = json.dumps({"eos_token": "<|end|>"})
+    (tmp_path / "tokenizer_config.json").write_text(text, encoding="utf-8-sig")
+    (tmp_path / "chat_template.jinja").write_text("<{{ a }}>", encoding="utf-8-sig")
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.eos == 2
+    assert loaded.chat is not None and loaded.chat.text == "<{{ a }}>"
+
+
 def test_the_end_token_may_come_from_the_special_tokens_or_the_model(tmp_path):
     write_directory(tmp_path, adds_begin=False, special_tokens_map={"eos_token": "<|end|>"})
     assert load_tokenizer(tmp_path).eos == 2
@@ -139,6 +149,116 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tokenizer, tmp_path):
     load_tokenizer(tmp_path, rows=tokenizer.size)
     with pytest.raises(ValueError, match=rf"has {tokenizer.size} tokens, but .* has 280 rows"):
         load_tokenizer(tmp_path, rows=280)
+
+
+SPECIAL = ("<unk>", "<s>", "</s>")
+
+
+def llama_like(directory: Path, *further: AddedToken, **config) -> Path:
+    """A tokenizer as Llama's, whose special tokens are sought in the normalised text."""
+    words = [*SPECIAL, *"▁aehnt", "▁t", "▁th", "▁the", "an", "▁an"]
+    merges = [("▁", "t"), ("▁t", "h"), ("▁th", "e"), ("a", "n"), ("▁", "an")]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>"))
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    backend.add_tokens([AddedToken(text, normalized=True, special=True) for text in SPECIAL])
+    backend.add_tokens(list(further))
+    directory.mkdir(exist_ok=True)
+    backend.save(str(directory / "tokenizer.json"))
+    told = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>", **config}
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "LlamaTokenizer", "model_max_length": 99, **told})
+    )
+    return directory
+
+
+def test_special_tokens_keep_their_ids_when_they_are_sought_in_normalised_text(tmp_path):
+    first = load_tokenizer(llama_like(tmp_path / "theirs"))
+    first.save(tmp_path / "ours")
+    again = load_tokenizer(tmp_path / "ours")
+    expected = (1, 2, 0, (2,), 14)
+    for found in (first, again):
+        assert (found.bos, found.eos, found.pad, found.stops, found.size) == expected
+    told = json.loads((tmp_path / "ours" / "tokenizer_config.json").read_text())
+    assert told == {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "attention_mask"],
+        "padding_side": "left",
+        "model_max_length": 99,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<unk>",
+        "add_bos_token": True,
+    }
+
+
+def test_names_in_normalised_text_as_once_written_are_read_by_their_ids(tmp_path):
+    theirs = llama_like(
+        tmp_path, bos_token="▁<s>", eos_token="▁</s>", pad_token="▁<unk>", add_bos_token=True
+    )
+    ids = {"eos_token_id": [2], "pad_token_id": 0, "bos_token_id": 1}
+    (theirs / "generation_config.json").write_text(json.dumps(ids))
+    found = load_tokenizer(theirs, rows=14)
+    assert (found.bos, found.eos, found.pad, found.stops) == (1, 2, 0, (2,))
+
+
+def test_names_that_are_no_tokens_are_not_written(tmp_path):
+    # Others would make new tokens of them, which the embedding has no rows for.
+    theirs = llama_like(tmp_path / "theirs", pad_token="<pad>", mask_token="<mask>")
+    load_tokenizer(theirs).save(tmp_path / "ours")
+    told = json.loads((tmp_path / "ours" / "tokenizer_config.json").read_text())
+    assert told["pad_token"] == "</s>"
+    assert "mask_token" not in told
+    # Nor is a word of the vocabulary, which would become a special token.
+    theirs = llama_like(tmp_path / "theirs", eos_token="▁the", pad_token=None)
+    loaded = load_tokenizer(theirs)
+    assert loaded.eos == 11
+    loaded.save(tmp_path / "ours")
+    told = json.loads((tmp_path / "ours" / "tokenizer_config.json").read_text())
+    assert not {"eos_token", "pad_token"} & told.keys()
+    again = load_tokenizer(tmp_path / "ours")
+    assert (again.eos, again.pad, again.stops) == (11, 11, (11,))
+
+
+PAD_TOKEN = AddedToken("<pad>", normalized=False, special=True)
+
+
+def test_a_pad_token_beyond_the_embedding_is_left_out(tmp_path):
+    theirs = llama_like(tmp_path / "theirs", PAD_TOKEN, pad_token="<pad>")
+    assert load_tokenizer(theirs).pad == 14
+    loaded = load_tokenizer(theirs, rows=14)
+    plain = load_tokenizer(llama_like(tmp_path / "plain", pad_token="</s>"), rows=14)
+    assert (loaded.pad, loaded.size) == (2, 14)
+    for text in ("the <pad> than", "<pad>", "the</s> an"):
+        assert loaded.encode(text) == plain.encode(text)
+        assert max(loaded.encode(text)) < 14
+    loaded.save(tmp_path / "ours")
+    assert load_tokenizer(tmp_path / "ours", rows=14).pad == 2
+
+
+@pytest.mark.parametrize(
+    ("token", "config"),
+    [
+        (AddedToken("<pad>", normalized=False), {}),  # an ordinary one, which text makes
+        (PAD_TOKEN, {"eos_token": "<pad>"}),
+        (PAD_TOKEN, {"bos_token": "<pad>", "add_bos_token": True}),
+        (PAD_TOKEN, {"chat_template": "{{ messages[0].content }}<pad>"}),
+    ],
+)
+def test_a_token_beyond_the_embedding_that_is_used_is_refused(token, config, tmp_path):
+    theirs = llama_like(tmp_path, token, **config)
+    if "bos_token" in config:  # placed by the flag alone
+        backend = tokenizers.Tokenizer.from_file(str(theirs / "tokenizer.json"))
+        content = json.loads(backend.to_str()) | {"post_processor": None}
+        (theirs / "tokenizer.json").write_text(json.dumps(content))
+    load_tokenizer(theirs, rows=15)
+    with pytest.raises(ValueError, match="14 rows"):
+        load_tokenizer(theirs, rows=14)
 
 
 def test_missing_and_malformed_files_are_named(tokenizer, tmp_path):
@@ -187,3 +307,49 @@ def test_a_real_checkpoint_of_the_llama_layout():
     assert loaded.decode([1, *loaded.encode(text), 2]) == text
     with pytest.raises(ValueError, match="has 2048 tokens, but the embedding has 2000 rows"):
         load_tokenizer(TINYSTORIES, rows=2000)
+
+
+FRAMES = {  # what tokenizer.json adds, and what tokenizer_config.json says of it
+    "begin": ("<s> $A", {}),
+    "begin and end": ("<s> $A </s>", {}),
+    "end": ("$A </s>", {"bos_token": None}),
+    "nothing": ("$A", {"bos_token": None}),
+    "the flag's": ("$A", {"add_bos_token": True}),
+    "in spite of the flag": ("<s> $A", {"add_bos_token": False}),
+    "a word": ("▁the $A", {"bos_token": None}),
+}
+
+
+def framed(directory: Path, frame: str) -> Tokenizer:
+    """A tokenizer for others, that was read from files with such a frame."""
+    single, told = FRAMES[frame]
+    theirs = llama_like(directory / "theirs", PAD_TOKEN, **told)
+    backend = tokenizers.Tokenizer.from_file(str(theirs / "tokenizer.json"))
+    used = [(text, backend.token_to_id(text)) for text in ("<s>", "</s>", "▁the") if text in single]
+    backend.post_processor = processors.TemplateProcessing(single=single, special_tokens=used)
+    backend.save(str(theirs / "tokenizer.json"))
+    ours = load_tokenizer(theirs, rows=14)
+    ours.save(directory / "ours")
+    return ours
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_what_is_saved_for_others_adds_what_is_added_here(frame, tmp_path):
+    ours = framed(tmp_path, frame)
+    backend = tokenizers.Tokenizer.from_file(str(tmp_path / "ours" / "tokenizer.json"))
+    assert backend.encode("the an").ids == ours.encode_prompt("the an")
+    assert load_tokenizer(tmp_path / "ours").encode_prompt("an") == ours.encode_prompt("an")
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_live_what_is_saved_tokenises_alike_in_transformers(frame, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs it: make test-parity")
+    ours = framed(tmp_path, frame)
+    (tmp_path / "ours" / "config.json").write_text('{"model_type": "llama", "vocab_size": 14}')
+    found = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    for text in ("the an", "", "an</s> <s>the", "<unk>", " the  an", "<pad>", "than<s>"):
+        assert found(text).input_ids == ours.encode_prompt(text), text
+    assert (found.eos_token_id, found.pad_token_id, len(found)) == (2, 0, 14)
+    padded = found(["the an the", "an"], padding=True)
+    assert padded.keys() == {"input_ids", "attention_mask"}
+    assert max(map(max, padded.input_ids)) < 14 and padded.attention_mask[1][0] == 0

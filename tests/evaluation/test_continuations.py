@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from smf_jax.data.batching import Batch
-from smf_jax.evaluation.continuations import count_cut, encode_pairs, pair_rows, row_scores
+from smf_jax.evaluation.continuations import (
+    count_cut,
+    encode_pairs,
+    pair_rows,
+    row_scores,
+)
 from tests.evaluation.tiny import tokenizer
 
 
@@ -62,12 +67,20 @@ def test_what_follows_may_fill_the_model():
     assert batch.tokens.tolist() == [[3, 4, 5]] and batch.weights.all()
 
 
+def test_what_grew_together_with_its_prompt_is_a_row_that_scores_nothing():
+    ((prompt, follows),) = encode_pairs(tokenizer(), [("Who made the br", "idge")])
+    assert not follows and prompt[1:] != tokenizer().encode("Who made the bridge")
+    pairs = [(prompt, follows), ([1], []), ([1, 2], [3])]
+    batch = pair_rows(pairs, pad=0, positions=8)
+    assert batch.weights.sum(axis=1).tolist() == [0, 0, 1]
+    assert pair_rows([([1], [])], pad=0, positions=8).tokens.shape == (1, 8)
+
+
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
         ([], r"pairs=\[\]: expected at least one"),
-        ([([1], [2]), ([], [2])], "pair 1 has 0 tokens of prompt and 1 to score"),
-        ([([1], [])], "pair 0 has 1 tokens of prompt and 0 to score"),
+        ([([1], [2]), ([], [2])], "pair 1 has 0 tokens of prompt"),
         ([([1], [2] * 9)], "pair 0 has 9 tokens to score, the model takes 8"),
     ],
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -15,9 +17,11 @@ from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
 from experiments import evaluate
 from experiments.evaluate import EvaluateConfig
+from smf_jax.data.chat import ChatTemplate
 from smf_jax.data.multiple_choice import Choice, read_hellaswag
 from smf_jax.data.tokenizer import load_tokenizer
-from smf_jax.evaluation.lm_eval import SmfLM
+from smf_jax.evaluation import lm_eval
+from smf_jax.evaluation.lm_eval import SmfLM, run_tasks
 from smf_jax.evaluation.probes.multiple_choice import choice_probe
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.interop.huggingface.checkpoint import load_huggingface
@@ -74,6 +78,12 @@ generation_kwargs:
 metric_list:
   - metric: exact_match
 """
+
+
+@pytest.fixture
+def only_local(monkeypatch):
+    """Leaves out the harness's own tasks, whose thousands of files take a while to list."""
+    monkeypatch.setattr(lm_eval, "TaskManager", partial(TaskManager, include_defaults=False))
 
 
 @pytest.fixture
@@ -221,6 +231,72 @@ def test_a_prompt_that_is_too_long_loses_its_beginning(lm):
     assert lm.generate_until([asked(long, {})]) == [text]
 
 
+def test_a_continuation_inside_a_token_of_its_context_scores_nothing(score, lm, capsys):
+    # As the harness's models without an assertion have it: a sum over no token.
+    whole, begun = tokenizer().encode("the bridge"), tokenizer().encode("the br")
+    assert len(whole) < len(begun)
+    said = asked("Ann", " Lee")
+    expected = lm.loglikelihood([said], disable_tqdm=True)
+    found = lm.loglikelihood([asked("the br", "idge"), said], disable_tqdm=True)
+    assert found == [(0.0, True), *expected]
+    assert "1 of 2 continuations are one token with their context" in capsys.readouterr().out
+    task = CHOICE_TASK.replace("metric_list", 'target_delimiter: ""\nmetric_list')
+    records = [dict(prompt="the br", endings=[" by", "idge"], right=right) for right in (0, 1)]
+    assert score(lm, task, records)["acc,none"] == 0.5
+
+
+TURNS = ChatTemplate(
+    "{{ tone }}{% for m in messages %}{% if m.role == 'system' and loop.last %}"
+    "{{ raise_exception('nobody asked') }}{% endif %}<{{ m.role }}>{{ m.content }}|{% endfor %}"
+    "{% if add_generation_prompt %}<he>{% endif %}",
+    named=(("loud", "!"),),
+    arguments={"tone": "calm"},
+)
+ASKED = [{"role": "user", "content": "Who?"}]
+
+
+def test_chats_are_rendered_by_the_tokenizer_s_template(lm):
+    chatty = SmfLM(model(), params(), dataclasses.replace(tokenizer(), chat=TURNS))
+    assert chatty.chat_template(True) == TURNS.text
+    assert chatty.chat_template(False) is None
+    assert chatty.apply_chat_template(ASKED) == "calm<user>Who?|<he>"
+    begun = [*ASKED, {"role": "assistant", "content": "Ann "}]
+    assert chatty.apply_chat_template(begun, False) == "calm<user>Who?|<assistant>Ann "
+    # What refuses a system's words is asked without them, as the harness's own models are.
+    system = [{"role": "system", "content": "Be short."}]
+    assert chatty.apply_chat_template([*ASKED, *system]) == "calm<user>Who?|<he>"
+    assert chatty.chat_template("loud") == chatty.apply_chat_template(ASKED) == "!"
+    with pytest.raises(ValueError, match="no chat template is named 'soft', only default, loud"):
+        chatty.chat_template("soft")
+    with pytest.raises(ValueError, match="the tokenizer has no chat template"):
+        lm.chat_template(True)
+    # Requests that are kept belong to one tokenizer, template and choice of words.
+    other = dataclasses.replace(TURNS, arguments={"tone": "loud"})
+    lms = (lm, chatty, SmfLM(model(), params(), dataclasses.replace(tokenizer(), chat=other)))
+    assert len({each.tokenizer_name for each in lms}) == 3
+    assert SmfLM(model(), params(), tokenizer()).tokenizer_name == lm.tokenizer_name
+
+
+@pytest.mark.usefixtures("only_local")
+def test_tasks_are_put_as_chats_when_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    task = OPEN_TASK.format(path=tmp_path / "data.jsonl")
+    (tmp_path / "data.jsonl").write_text('{"prompt": "Who made", "answer": "x"}\n')
+    (tmp_path / "task.yaml").write_text(task)
+    chatty = SmfLM(model(), params(), dataclasses.replace(tokenizer(), chat=TURNS), 5, 6)
+    prompts = []
+    monkeypatch.setattr(
+        SmfLM,
+        "generate_until",
+        lambda _, requests: [prompts.append(r.args[0]) or "" for r in requests],
+    )
+    for chat in (True, False):
+        assert list(run_tasks(chatty, ["local_open"], None, str(tmp_path), chat))
+    assert prompts == ["calm<user>Who made|<he>", "Who made"]
+
+
+@pytest.mark.usefixtures("only_local")
 def test_the_command_runs_local_tasks_and_names_unknown_ones(tmp_path, shared, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
@@ -241,9 +317,17 @@ def test_the_command_runs_local_tasks_and_names_unknown_ones(tmp_path, shared, m
     assert evaluate.main(EvaluateConfig.of(**given)) == 0
     found = json.loads((tmp_path / "out.json").read_text())
     require_equal(found["harness"]["local_choice"], found["probes"]["hella"]["scores"])
-    unknown = EvaluateConfig.of(
-        **given | {"harness": "no_such", "out": str(tmp_path / "other.json")}
-    )
-    with pytest.raises(ValueError, match=r"^--harness=no_such: .*no_such"):
+    other = tmp_path / "other.json"
+    unknown = EvaluateConfig.of(**given | {"harness": "local_choice,no_such", "out": str(other)})
+    with pytest.raises(ValueError, match=r"^--harness=local_choice,no_such: .*no task no_such"):
         evaluate.main(unknown)
-    assert not (tmp_path / "other.json").exists()
+    assert not other.exists()  # before anything was measured
+    # One that fails leaves what was measured before it.
+    sampled = OPEN_TASK.format(path=data).replace("max_gen_toks", "do_sample: true\n  max_gen_toks")
+    (tasks / "open.yaml").write_text(sampled.replace("answer", "endings"))
+    late = EvaluateConfig.of(**given | {"harness": "local_choice,local_open", "out": str(other)})
+    with pytest.raises(ValueError, match=r"^--harness=local_open: do_sample=True"):
+        evaluate.main(late)
+    kept = json.loads(other.read_text())
+    assert kept["harness"] == found["harness"]
+    assert kept["probes"]["hella"]["scores"] == found["probes"]["hella"]["scores"]

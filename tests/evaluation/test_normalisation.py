@@ -7,7 +7,12 @@ import string
 
 import pytest
 
-from smf_jax.evaluation.normalisation import exact_score, f1_score, normalise_answer
+from smf_jax.evaluation.normalisation import (
+    exact_score,
+    f1_score,
+    is_unspaced,
+    normalise_answer,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +34,11 @@ from smf_jax.evaluation.normalisation import exact_score, f1_score, normalise_an
 )
 def test_case_punctuation_articles_and_spaces_do_not_count(text, expected):
     assert normalise_answer(text) == expected
+
+
+def test_scripts_without_spaces_are_told():
+    assert all(map(is_unspaced, ("Tokyo 東京", "ひ", "ｶ", "ไทย", "ລາວ", "ខ", "မ", "\U00020000")))
+    assert not any(map(is_unspaced, ("Beyonce\u0301", "서울", "Москва", "“…”", "हिन्दी", "")))
 
 
 def oracle(text: str) -> list[str]:
@@ -81,6 +91,25 @@ def test_f1_is_the_best_over_all_answers():
         ("", ["The The", "?"], 0, 0),
         ("the the", ["The The"], 1, 1),
         ("Rome", [], 0, 0),
+        # Unicode's forms of one text are the same.
+        ("Beyonce\u0301", ["Beyonc\u00e9"], 1, 1),
+        ("ＡＢＣ １２", ["abc 12"], 1, 1),
+        ("\u1109\u1165\u110b\u116e\u11af", ["서울"], 1, 1),  # Korean has spaces: a word
+        ("서울 시", ["서울"], 2 / 3, 0),
+        # Characters of scripts without spaces are words, as in MLQA.
+        ("东京", ["东京"], 1, 1),
+        ("东京都", ["东京"], 0.8, 0),  # 2 of 3 and 2 of 2: 2 · 2 / 5
+        ("东 京。", ["「东京」"], 1, 1),
+        ("1911年", ["1911 年"], 1, 1),
+        ("1911。", ["1911"], 1, 1),
+        ("the 东京 Tower", ["东京 tower"], 1, 1),
+        ("アインシュタイン", ["アルベルト・アインシュタイン"], 16 / 21, 0),  # 8 of 8, 8 of 13
+        ("ｶﾞｽ", ["ガス"], 1, 1),
+        ("กรุงเทพ", ["กรุงเทพมหานคร"], 14 / 20, 0),  # 7 of 7, 7 of 13
+        ("ກຂ", ["ກຄ"], 1 / 2, 0),
+        ("កខ", ["ក"], 2 / 3, 0),
+        ("ကခ", ["က ခ"], 1, 1),
+        ("京", ["东"], 0, 0),
     ],
 )
 def test_cases_by_hand(prediction, answers, f1, exact):

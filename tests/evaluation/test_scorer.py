@@ -8,6 +8,7 @@ import pytest
 from smf_jax.evaluation import scorer as scorer_module
 from smf_jax.evaluation.continuations import pair_rows
 from smf_jax.evaluation.scorer import Scorer
+from smf_jax.losses import count_scored
 from tests.evaluation.tiny import (
     POSITIONS,
     log_probabilities,
@@ -41,15 +42,16 @@ def test_rows_score_what_one_forward_pass_each_gives():
 def test_neither_chunks_nor_the_room_for_logits_change_a_score(monkeypatch):
     batch = pair_rows(random_pairs(7), 0, POSITIONS)
     whole = Scorer(model(), 7).score(params(), batch)
-    # Room for the logits of two rows.
-    monkeypatch.setattr(scorer_module, "_LOGITS", 2 * batch.tokens.shape[1] * tokenizer().size)
+    # Room for the logits of two rows, at the places that are scored.
+    scored = count_scored(batch.weights)
+    monkeypatch.setattr(scorer_module, "_LOGITS", 2 * scored * tokenizer().size)
     parts = Scorer(model(), 7)
     shapes = []
     monkeypatch.setattr(
         parts,
         "_score",
-        lambda given, chunk, score=parts._score: (
-            shapes.append(chunk.tokens.shape) or score(given, chunk)
+        lambda given, chunk, places, score=parts._score: (
+            shapes.append(chunk.tokens.shape) or score(given, chunk, places)
         ),
     )
     found = parts.score(params(), batch)

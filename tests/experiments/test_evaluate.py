@@ -14,6 +14,7 @@ from smf_jax.data.readers import Reader
 from smf_jax.evaluation.probe import ProbeContext, ProbeOptions
 from smf_jax.evaluation.probes.open import OpenProbe
 from smf_jax.evaluation.probes.registry import read_probes
+from smf_jax.evaluation.probes.text import LossProbe
 from smf_jax.evaluation.scorer import Scorer
 from tests.tiny_sweep import quick_compilation, rows_of, write_lines
 
@@ -99,6 +100,17 @@ def test_a_run_alone_is_its_base(run, probes, tmp_path, capsys):
     assert "| nq    |" in capsys.readouterr().out
 
 
+def test_what_is_measured_is_written_as_it_is(tiny_base, probes, tmp_path, monkeypatch):
+    def break_down(self, scorer, params):
+        raise ValueError("out of memory")
+
+    monkeypatch.setattr(LossProbe, "measure", break_down)
+    with pytest.raises(ValueError, match="out of memory"):
+        scores_of(tmp_path / "a.json", probes, base=str(tiny_base))
+    kept = json.loads((tmp_path / "a.json").read_text())["probes"]
+    assert list(kept) == ["nq"] and kept["nq"]["scores"]["f1"] > 0
+
+
 def refused(message: str, **changes) -> None:
     given = {"base": "no", "probes": "a=b.txt", "out": "out.json", **changes}
     with pytest.raises((ValueError, FileNotFoundError, FileExistsError), match=message):
@@ -114,6 +126,7 @@ def refused(message: str, **changes) -> None:
         (dict(task=1), "--task=1 is one of a trial; give --trial too"),
         (dict(eval_batch_size=0), "--eval_batch_size=0: expected at least 1"),
         (dict(probe_limit=-1), "--probe_limit=-1: expected at least 0"),
+        (dict(chat_template_args="[1]"), r"--chat_template_args=\[1\]: expected a JSON object"),
         (dict(probes="a=f9:b.txt"), "kind 'f9' is unknown"),
         (dict(probes="a=text:b.txt"), "--base=no: no such directory"),
         (dict(run="no", probes="a=text:b.txt"), "--run=no is no run"),

@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from smf_jax.continual.grid import grid
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.sections import GridConfig
+from smf_jax.data.files import read_records
 from smf_jax.data.tokenizer import load_tokenizer
 from smf_jax.interop.export.model import load_exported
-from smf_jax.interop.huggingface.checkpoint import load_huggingface
+from smf_jax.interop.huggingface.checkpoint import load_huggingface, save_huggingface
 from smf_jax.params import flatten
 
 SERVING = Path(__file__).resolve().parents[2] / "docs" / "serving.md"
@@ -99,6 +101,52 @@ def test_a_plain_checkpoint_keeps_its_files_and_licence(plain_checkpoint, tmp_pa
     for name in ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / "out" / name).read_bytes() == (base / name).read_bytes()
     assert not (tmp_path / "out" / "pytorch_memory.py").exists()
+
+
+def test_a_family_s_tokenizer_is_written_as_the_one_that_was_read(plain_checkpoint, tmp_path):
+    base = Path(shutil.copytree(plain_checkpoint, tmp_path / "base"))
+    told = json.loads((base / "tokenizer_config.json").read_text())
+    family = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "added_tokens_decoder": {}}
+    (base / "tokenizer_config.json").write_text(json.dumps(told | family))
+    (base / "special_tokens_map.json").write_text('{"pad_token": "<other>"}')
+    (base / "generation_config.json").write_text('{"eos_token_id": [2, 7], "top_p": 0.9}')
+    assert run_export(base=base, out=tmp_path / "out") == 0
+    config, params = load_huggingface(base)
+    save_huggingface(tmp_path / "plain", config, params, companions=base)
+    for out in (tmp_path / "out", tmp_path / "plain"):
+        # Classes make transformers follow recipes of their own; so does what they are told.
+        assert json.loads((out / "tokenizer_config.json").read_text()) == told
+        assert not (out / "special_tokens_map.json").exists()
+        assert json.loads((out / "generation_config.json").read_text()) == {
+            "eos_token_id": [2, 7],
+            "top_p": 0.9,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+        }
+        assert load_tokenizer(out).stops == (2, 7)
+
+
+def test_live_2000_prompts_are_the_same_tokens_in_transformers(shared, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs it: make test-parity")
+    base, out = shared / "data" / "models" / "tinystories656k", tmp_path / "out"
+    assert run_export(base=base, out=out) == 0
+    file = shared / "data" / "heldout" / "nq_open_dev3610.jsonl.xz"
+    prompts = [record["question"] for _, record in islice(read_records(file), 1980)]
+    for mark in ("<|end_story|>", "<unk>", "▁", "\n"):
+        prompts += [
+            mark,
+            f"a{mark}",
+            f" {mark} b",
+            f"{mark}{mark}",
+            f"I don't  {mark}mean 12,5 é 東",
+        ]
+    assert len(prompts) == 2000
+    ours, theirs = load_tokenizer(out), transformers.AutoTokenizer.from_pretrained(out)
+    expected = [ours.encode_prompt(prompt) for prompt in prompts]
+    assert [theirs(prompt).input_ids for prompt in prompts] == expected
+    assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (1, 2, 0)
+    padded = theirs(prompts[:32], padding=True).input_ids
+    assert max(map(max, padded)) < 2048 and len({len(ids) for ids in padded}) == 1
 
 
 def test_an_exported_model_is_a_base_again(finished, tmp_path):

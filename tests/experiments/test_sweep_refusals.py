@@ -76,6 +76,11 @@ BAD_LINES = {
     "empty": ("", r"bad.jsonl, line 2: empty; expected one JSON object"),
     "answerless": ({"question": "Who?", "answers": [" "]}, "line 2: the question has no answer"),
     "without an answer": ({"question": "Who?"}, "line 2: the question has no answer"),
+    "a list that is none": (
+        {"question": "Who?", "answer": "['A maker"},
+        "line 2: 'answer': .* looks like",
+    ),
+    "a key twice": ('{"question": "Who?", "answer": "I", "answer": "you"}', "line 2: the key 'ans"),
     "without a question": ({"answers": ["A maker"]}, "line 2: no question: expected text"),
 }
 
@@ -84,7 +89,7 @@ BAD_LINES = {
 @pytest.mark.parametrize("flag", ["stream", "probes"])
 def test_a_bad_line_is_named_by_flag_file_and_number(refused, tmp_path, flag, what):
     line, message = BAD_LINES[what]
-    file = write_lines(tmp_path / "bad.jsonl", QUESTION, line)
+    file = write_lines(tmp_path / "bad.jsonl", QUESTION, line, QUESTION)
     value = str(file) if flag == "stream" else f"mine={file}"
     told = refused(message, **{flag: value})
     assert told.startswith(f"--{flag}")

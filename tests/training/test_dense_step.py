@@ -22,7 +22,7 @@ def dense():
     """A dense step of a two-parameter model: logits are a bias and a scale of the tokens."""
     update = OptimizerConfig("adamw", clip=1.0)
 
-    def logits(params, tokens, valid):
+    def logits(params, tokens, valid, places=None, /):
         one_hot = jax.nn.one_hot(tokens, 40) * params["scale"]
         return one_hot + jnp.expand_dims(params["bias"], (0, 1)) + params["frozen"]
 
@@ -62,14 +62,14 @@ def test_a_dense_step_that_is_not_finite_changes_nothing_and_is_latched(dense, b
     same_but_for(later, state, "step", "failed_step")
 
 
-def test_a_number_that_would_leave_its_range_stays_and_fails_the_trial(dense):
+def test_a_leaf_that_would_not_be_finite_stays_and_fails_the_trial(dense):
     step, state = dense
     state, _ = step(state, tiny.batch(), tiny.settings(0.1))
     high = state._replace(params={**state.params, "bias": state.params["bias"].at[3].set(3e38)})
     failed, _ = step(high, tiny.batch(), tiny.settings(3e38))
     assert int(failed.failed_step) == 1
-    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(failed.params))
-    assert (failed.params["bias"] == high.params["bias"]).any()
+    np.testing.assert_array_equal(failed.params["bias"], high.params["bias"])
+    assert jnp.isfinite(failed.params["scale"])
 
 
 def test_the_write_of_a_leaf_waits_for_no_other_leaf():

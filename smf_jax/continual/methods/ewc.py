@@ -33,4 +33,6 @@ class Ewc(Method[EwcConfig]):
         own: EwcConfig = setup.own
         keep = setup.training.keep_optimizer_state
         optimizer = optimizer_of(setup, trial)
-        return penalised_trainer(setup.base.model, optimizer, own.strength, keep, by_fisher=True)
+        return penalised_trainer(
+            setup.base.model, optimizer, own.strength, keep, by_fisher=True, scored=setup.scored
+        )

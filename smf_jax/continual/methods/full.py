@@ -19,4 +19,6 @@ class Full(Method[NoConfig]):
         """Trains all parameters but running statistics."""
         optimizer = optimizer_of(setup, trial)
         keep = setup.training.keep_optimizer_state
-        return dense_trainer(setup.base.model, optimizer, keep_optimizer_state=keep)
+        return dense_trainer(
+            setup.base.model, optimizer, keep_optimizer_state=keep, scored=setup.scored
+        )

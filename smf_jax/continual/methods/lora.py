@@ -50,7 +50,8 @@ class Lora(Method[LoraConfig]):
         own: LoraConfig = setup.own
         optimizer = optimizer_of(setup, trial)
         keep = setup.training.keep_optimizer_state
-        return lora_trainer(setup.base.model, optimizer, own.rank, own.alpha, own.modules, keep)
+        adapters = (own.rank, own.alpha, own.modules)
+        return lora_trainer(setup.base.model, optimizer, *adapters, keep, scored=setup.scored)
 
     def may_train(self, own: LoraConfig, path: str) -> bool:
         """Adapters of the targets."""

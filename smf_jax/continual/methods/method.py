@@ -18,6 +18,7 @@ from smf_jax.continual.base import Base
 from smf_jax.continual.sections import TrainingConfig
 from smf_jax.continual.trial import Trial
 from smf_jax.data.batching import Batch
+from smf_jax.losses import count_scored
 from smf_jax.params import Params, count_bytes, count_parameters, is_batch_stats
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.step import Settings
@@ -49,6 +50,11 @@ class Setup(NamedTuple):
     tasks: int  # of the stream
     base: Base  # with its memory; an abstract one will do for all that is not computed
     examples: tuple[Batch, ...]  # per task, its facts in their training paraphrases, ``(rows, t)``
+
+    @property
+    def scored(self) -> int | None:
+        """Most targets of weight in a row of any example; ``None`` where there is no example."""
+        return max((count_scored(batch.weights) for batch in self.examples), default=None)
 
 
 @dataclass(frozen=True)

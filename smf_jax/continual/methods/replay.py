@@ -42,8 +42,8 @@ class Replay(Method[ReplayConfig]):
             )
 
     def trainer(self, setup: Setup, trial: Trial) -> Trainer:
-        """That of full finetuning."""
-        return Full().trainer(setup, trial)
+        """That of full finetuning; general text has weight at every place."""
+        return Full().trainer(setup._replace(examples=()), trial)
 
     def base_rows(self, own: ReplayConfig, batch_size: int) -> int:
         """The share of a batch, at least a row and never all of them."""

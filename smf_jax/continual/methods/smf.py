@@ -80,6 +80,7 @@ class Smf(Method[SmfConfig]):
             alpha_rate=own.alpha_rate,
             alpha_schedule=own.alpha_schedule,
             mask="gradient" if own.leaky else "update",
+            scored=setup.scored,
         )
         steps = training.steps_per_task * (setup.tasks if training.keep_optimizer_state else 1)
         table_slots = model.memory.memory.slots if model.memory else 0

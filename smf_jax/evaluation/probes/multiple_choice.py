@@ -36,6 +36,7 @@ class ChoiceProbe:
     utf8_bytes: Int[np.ndarray, "items c"]  # ``(items, c)``, the same in UTF-8
     right: Int[np.ndarray, " items"]  # ``(items,)``, the place of the right ending
     cut: int  # rows whose prompt lost its beginning
+    joined: int = 0  # rows whose ending grew together with its prompt, which score 0
 
     def measure(self, scorer: Scorer, params: Params) -> dict[str, float]:
         """Shares of items whose right ending has the highest score; ties go to the first.
@@ -51,7 +52,7 @@ class ChoiceProbe:
             "acc_norm": self.characters,
             "acc": np.ones(shape),
             "acc_bytes": self.utf8_bytes,
-            "acc_tokens": scores.tokens.reshape(shape),
+            "acc_tokens": np.maximum(scores.tokens, 1).reshape(shape),
         }
         return {
             name: float(np.mean(np.argmax(total / length, axis=1) == self.right))
@@ -60,7 +61,8 @@ class ChoiceProbe:
 
     @property
     def about(self) -> dict[str, int]:
-        return {"items": len(self.right), "cut": self.cut}
+        joined = {"joined": self.joined} if self.joined else {}
+        return {"items": len(self.right), "cut": self.cut, **joined}
 
 
 def choice_probe(tokenizer: Tokenizer, items: Sequence[Choice], positions: int) -> ChoiceProbe:
@@ -78,6 +80,7 @@ def choice_probe(tokenizer: Tokenizer, items: Sequence[Choice], positions: int) 
         utf8_bytes=np.array([[len(end.encode()) for end in item.endings] for item in items]),
         right=np.array([item.right for item in items]),
         cut=count_cut(pairs, positions),
+        joined=sum(not follows for _, follows in pairs),
     )
 
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from smf_jax.data.facts import Question
 from smf_jax.data.tokenizer import Ids, Tokenizer
-from smf_jax.evaluation.normalisation import exact_score, f1_score
+from smf_jax.evaluation.normalisation import exact_score, f1_score, is_unspaced
 from smf_jax.evaluation.probe import Metric, ProbeContext, ProbeKind
 from smf_jax.evaluation.scorer import Scorer, answer_texts
 from smf_jax.params import Params
+from smf_jax.progress import say
 
 PROMPT = "Question: {}\nAnswer:"
 # An answer ends with its line.
@@ -45,7 +46,9 @@ class OpenProbe:
 
     @property
     def about(self) -> dict[str, int]:
-        return {"items": len(self.prompts)}
+        # Of these, some answers are in scripts without spaces, of which characters are compared.
+        count = sum(any(map(is_unspaced, answers)) for answers in self.answers)
+        return {"items": len(self.prompts)} | ({"by_character": count} if count else {})
 
 
 def open_probe(
@@ -59,8 +62,9 @@ def open_probe(
     r"""Puts questions into prompts, ``Question: {question}\nAnswer:``.
 
     The first `shots` are shown, each with its first answer, before every other one and are not
-    asked. With `chat` the prompt is what the user says in the tokenizer's chat template. A
-    ValueError if no question is left to ask, a prompt does not fit, or there is no template.
+    asked. With `chat` the prompt is what the user says in the tokenizer's chat template, behind
+    the earlier turns of a question that is a conversation. A ValueError if no question is left to
+    ask, a prompt does not fit, or there is no template.
     """
     if shots < 0 or steps < 1:
         raise ValueError(f"shots={shots}, steps={steps}: expected at least 0 and at least 1")
@@ -73,7 +77,7 @@ def open_probe(
     before = "".join(PROMPT.format(q.text) + f" {q.answers[0]}\n\n" for q in shown)
     texts = [before + PROMPT.format(question.text) for question in asked]
     if chat:
-        said = ([{"role": "user", "content": text}] for text in texts)
+        said = (_messages(question, before) for question in asked)
         prompts = tuple(map(tokenizer.encode_chat, said))
     else:
         prompts = tuple(map(tokenizer.encode_prompt, texts))
@@ -88,10 +92,17 @@ def open_probe(
     return OpenProbe(tokenizer, prompts, tuple(question.answers for question in asked), steps)
 
 
+def _messages(question: Question, before: str) -> list[dict[str, str]]:
+    """What a chat template is given: the last turn asks, turns before it stand as they are."""
+    *earlier, (role, words) = question.turns or [("user", question.text)]
+    turns = [*earlier, (role, before + PROMPT.format(words))]
+    return [{"role": role, "content": said} for role, said in turns]
+
+
 def _read(source: str, using: ProbeContext) -> OpenProbe:
     shots, limit = using.options.shots, using.options.limit
     questions = using.reader.open_questions(source, "probes")
-    return open_probe(
+    probe = open_probe(
         using.tokenizer,
         questions[: None if limit is None else shots + limit],
         using.positions,
@@ -99,6 +110,10 @@ def _read(source: str, using: ProbeContext) -> OpenProbe:
         using.options.answer_tokens,
         using.options.chat,
     )
+    if count := probe.about.get("by_character"):
+        asked = f"{count} of {len(probe.prompts)} questions"
+        say(f"{source}: {asked} have answers in scripts without spaces, compared by character")
+    return probe
 
 
 F1 = ProbeKind("f1", OpenProbe, _read)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from smf_jax.data.batching import Batch
 from smf_jax.data.files import holds_records, read_records
-from smf_jax.data.questions import QUESTION_FIELDS
+from smf_jax.data.questions import USUAL, Fields, asks
 from smf_jax.data.readers import SCHEMES, existing
 from smf_jax.errors import blame_flag
 from smf_jax.evaluation.probe import Metric, Probe, ProbeContext, ProbeKind
@@ -48,7 +48,7 @@ class Item(NamedTuple):
     source: str
 
 
-def parse_probes(text: str) -> tuple[Item, ...]:
+def parse_probes(text: str, fields: Fields = USUAL) -> tuple[Item, ...]:
     """Reads ``nq=f1:nq.jsonl,known=questions.jsonl``; a ValueError names the item that is amiss."""
     items: dict[str, Item] = {}
     for item in filter(None, text.split(",")):
@@ -59,15 +59,15 @@ def parse_probes(text: str) -> tuple[Item, ...]:
                 "its own, of letters, digits, '.', '-' and '_', as in "
                 f"nq=nq.jsonl,wikitext=ppl:wiki.txt; the kinds are {', '.join(KINDS)}"
             )
-        items[name] = Item(name, *_kind(text, item, source))
+        items[name] = Item(name, *_kind(text, item, source, fields))
     return tuple(items.values())
 
 
-def _kind(text: str, item: str, source: str) -> tuple[str, str]:
+def _kind(text: str, item: str, source: str, fields: Fields) -> tuple[str, str]:
     """The kind of an item, and the rest of its source."""
     kind, colon, rest = source.partition(":")
     if not colon or kind in SCHEMES or Path(source).exists():
-        return ("exact" if _asks(source) else "text"), source
+        return ("exact" if _asks(source, fields) else "text"), source
     if kind in KINDS and rest:
         return kind, rest
     told = "names no file" if kind in KINDS else f"kind {kind!r} is unknown"
@@ -77,19 +77,19 @@ def _kind(text: str, item: str, source: str) -> tuple[str, str]:
     )
 
 
-def _asks(source: str) -> bool:
+def _asks(source: str, fields: Fields) -> bool:
     """Whether a source is a file of questions."""
     if not holds_records(Path(source)):
         return False
     with blame_flag("--probes: "):
         _, record = next(read_records(existing(source, "probes")), (0, {}))
-    return not set(QUESTION_FIELDS).isdisjoint(record)
+        return asks(record, fields)
 
 
 def read_probes(text: str, using: ProbeContext) -> Probes:
     """Reads and encodes the probes of ``--probes``; a ValueError names the item, file and line."""
     probes = Probes({}, {}, {})
-    for item in parse_probes(text):
+    for item in parse_probes(text, using.reader.fields):
         with _naming(item):
             probe = KINDS[item.kind].read(item.source, using)
         if isinstance(probe, ExactProbe):

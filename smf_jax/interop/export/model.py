@@ -16,18 +16,18 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from smf_jax.checkpoints.files import whole_directory
+from smf_jax.checkpoints.files import require_files, sha256_of_file, whole_directory
 from smf_jax.checkpoints.manifest import Manifest, describe, fingerprint
 from smf_jax.interop.export.card import CardFacts, model_card
 from smf_jax.interop.export.patches import load_memory, load_patch, save_memory, save_patch
 from smf_jax.interop.huggingface.checkpoint import (
     SHARD_BYTES,
     check_params,
-    copy_companions,
     load_huggingface,
     write_huggingface,
 )
 from smf_jax.interop.huggingface.config import config_values
+from smf_jax.interop.huggingface.tokenizer import save_tokenizer
 from smf_jax.models.config import ComputeType, ModelConfig
 from smf_jax.models.decoder import abstract_params
 from smf_jax.params import Params, flatten, is_memory, split
@@ -62,8 +62,8 @@ def export_model(
 
     ``docs/serving.md`` lists its files, which appear all or none. ``params`` are by path and before
     any of the ``patches``, which are in order. Without ``facts`` there is no model card.
-    ``tokenizer`` is saved beside the weights; of a directory ``companions`` its tokenizer and
-    generation files are copied. A base beyond ``shard_bytes`` is spread over several files.
+    ``tokenizer`` is saved beside the weights, or that of a directory ``companions``, of which the
+    generation settings are taken too. A base beyond ``shard_bytes`` is spread over several files.
 
     Raises:
       FileExistsError: ``directory`` exists.
@@ -89,15 +89,15 @@ def export_model(
             save_memory(partial / MEMORY_FILE, memory)
             shutil.copyfile(READER, partial / READER.name)
         names = _save_patches(partial, patches)
-        about = {"kind": "exported", "version": FORMAT, "model": config.to_dict(), "patches": names}
-        manifest = Manifest(leaves, about).to_json()
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         if facts is not None:
             text = model_card(config, params, patches, facts)
             (partial / "README.md").write_text(text, encoding="utf-8")
-        if tokenizer is not None:
-            tokenizer.save(partial)
-        copy_companions(companions, partial)
+        save_tokenizer(partial, config, tokenizer, companions)
+        plain = [file for ending in ("json", "jinja") for file in partial.glob(f"*.{ending}")]
+        files = {file.name: sha256_of_file(file) for file in sorted(plain)}
+        about = {"kind": "exported", "version": FORMAT, "model": config.to_dict(), "patches": names}
+        manifest = Manifest(leaves, {**about, "files": files}).to_json()
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 def is_exported(directory: Path | str) -> bool:
@@ -119,6 +119,7 @@ def load_exported(
     """
     directory = Path(directory)
     manifest = _read_manifest(directory)
+    require_files(directory, manifest.metadata.get("files", {}))
     about = manifest.metadata["model"]
     config = ModelConfig.from_dict(about if dtype is None else {**about, "dtype": dtype})
     _, tree = load_huggingface(directory, config.dtype, "stored")

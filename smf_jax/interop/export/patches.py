@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from smf_jax.checkpoints.manifest import fingerprint
+from smf_jax.checkpoints.sealed_json import seal, unseal
 from smf_jax.interop.tensor_files import is_kernel, read_tensors, transposed, write_tensors
 from smf_jax.params import memory_part
 from smf_jax.sparse.patch import Patch
@@ -37,8 +39,8 @@ def save_patch(file: Path | str, patch: Patch) -> None:
     """Writes a patch as one safetensors file: arrays as tensors, the rest as JSON in its header."""
     arrays, about = patch.to_arrays()
     tensors = {_patch_name(path): np.asarray(array, order="C") for path, array in arrays.items()}
-    header = {_ABOUT: json.dumps({**about, "paths": sorted(arrays)})}
-    write_tensors(Path(file), tensors, **header)
+    told = seal({**about, "paths": sorted(arrays), "arrays": fingerprint(arrays)})
+    write_tensors(Path(file), tensors, **{_ABOUT: json.dumps(told)})
 
 
 def load_patch(file: Path | str) -> Patch:
@@ -52,7 +54,11 @@ def load_patch(file: Path | str) -> Patch:
         found = {path: arrays[_patch_name(path)] for path in paths}
     except (KeyError, ValueError) as error:
         raise about.error(f"paths: no patch of smf_jax ({error}); copy it again") from error
-    return Patch.from_arrays(found, about.values, str(file))
+    patch = Patch.from_arrays(found, about.values, str(file))
+    unseal(header[_ABOUT], f"{file}: {_ABOUT}")
+    if about.get("arrays", str) not in (None, fingerprint(found)):  # earlier versions told none
+        raise ValueError(f"{file}: its arrays are not those that were saved; copy the file again")
+    return patch
 
 
 def save_memory(file: Path, params: Mapping[str, Any]) -> None:

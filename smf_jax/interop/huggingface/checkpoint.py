@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +14,7 @@ import numpy as np
 
 from smf_jax.checkpoints.files import whole_directory
 from smf_jax.interop.huggingface.config import config_values, read_config
+from smf_jax.interop.huggingface.tokenizer import save_tokenizer
 from smf_jax.interop.tensor_files import (
     is_kernel,
     open_tensors,
@@ -54,8 +53,6 @@ _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 _COMPUTED = ".rotary_emb.inv_freq"  # old files store what the configuration implies
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-_COMPANIONS += ("generation_config.json", "chat_template.jinja")
 
 
 class _Stored(NamedTuple):
@@ -165,7 +162,8 @@ def save_huggingface(
 
     The inverse of `load_huggingface`; models with memories are for `smf_jax.interop.export.model`.
     ``params`` are nested or by path and keep their dtype; those beyond ``shard_bytes`` are spread
-    over several files. The tokenizer and generation files of ``companions`` are copied.
+    over several files. The tokenizer of ``companions`` and its generation settings are written
+    beside them.
 
     Raises:
       FileExistsError: ``directory`` exists.
@@ -175,7 +173,7 @@ def save_huggingface(
     with whole_directory(directory) as partial:
         check_params(config, flat)
         write_huggingface(partial, config, flat, lambda path: np.asarray(flat[path]), shard_bytes)
-        copy_companions(companions, partial)
+        save_tokenizer(partial, config, None, companions)
 
 
 def write_huggingface(
@@ -216,13 +214,6 @@ def check_params(config: ModelConfig, params: Mapping[str, Any]) -> None:
     """Refuses leaves by path that are not those of a model: a ValueError lists what differs."""
     if problems := shape_problems(params, flatten(abstract_params(config))):
         raise ValueError("the parameters do not fit the model:\n  " + "\n  ".join(problems))
-
-
-def copy_companions(source: Path | str | None, directory: Path) -> None:
-    """Copies the tokenizer and generation files that are there, if a directory is given."""
-    for name in () if source is None else _COMPANIONS:
-        with suppress(FileNotFoundError):
-            shutil.copyfile(Path(str(source), name), directory / name)
 
 
 def _check_tensors(directory: Path, config: ModelConfig, stored: dict[str, _Stored]) -> None:

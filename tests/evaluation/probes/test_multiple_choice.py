@@ -6,8 +6,11 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import models
 
 from smf_jax.data.multiple_choice import Choice
+from smf_jax.data.tokenizer import Tokenizer
 from smf_jax.evaluation.continuations import RowScores
 from smf_jax.evaluation.probes.multiple_choice import choice_probe
 from smf_jax.evaluation.scorer import Scorer
@@ -78,3 +81,14 @@ def test_long_prompts_are_counted():
     probe = choice_probe(tokenizer(), [long, ITEMS[0]], POSITIONS)
     assert probe.about == {"items": 2, "cut": 4}
     assert probe.batch.tokens.shape == (8, POSITIONS)
+
+
+def test_an_ending_that_grows_together_with_its_prompt_scores_nothing():
+    vocabulary = {piece: i for i, piece in enumerate(("</s>", *"a bc", " b", "a b"))}
+    joins = models.BPE(vocabulary, [(" ", "b"), ("a", " b")])
+    tokens = Tokenizer(tokenizers.Tokenizer(joins), bos=None, eos=0, pad=0)
+    items = [Choice("a", ("b", "c"), right) for right in (0, 1)]
+    probe = choice_probe(tokens, items, POSITIONS)
+    assert probe.about == {"items": 2, "cut": 0, "joined": 2}
+    told = cast(Scorer, Told([0.0, -1.0] * 2, [0, 3] * 2))
+    assert set(probe.measure(told, {}).values()) == {0.5}

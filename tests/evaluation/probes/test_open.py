@@ -9,9 +9,12 @@ import pytest
 
 from smf_jax.data.chat import ChatTemplate
 from smf_jax.data.facts import Question
-from smf_jax.evaluation.probes.open import open_probe
+from smf_jax.data.readers import Reader
+from smf_jax.evaluation.probe import ProbeContext, ProbeOptions
+from smf_jax.evaluation.probes.open import F1, open_probe
 from smf_jax.evaluation.scorer import Scorer
 from tests.evaluation.tiny import POSITIONS, params, scorer, tokenizer
+from tests.tiny_sweep import write_lines
 
 QUESTIONS = (
     Question("Who made it?", ("Ann Lee", "Lee")),
@@ -71,6 +74,26 @@ def test_a_chat_template_frames_the_prompt_when_asked_for():
     )
     with pytest.raises(ValueError, match="the tokenizer has no chat template"):
         open_probe(tokenizer(), QUESTIONS, 200, chat=True)
+
+
+def test_a_conversation_keeps_its_earlier_turns():
+    pytest.importorskip("jinja2", reason="chat templates need jinja2")
+    template = ChatTemplate("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<he>")
+    chatty = dataclasses.replace(tokenizer(), chat=template)
+    turns = (("system", "Laugh."), ("user", "Who falls?"))
+    asked = Question("System: Laugh.\nUser: Who falls?", ("a boy",), turns)
+    (ids,) = open_probe(chatty, [asked], 200, steps=4, chat=True).prompts
+    assert tokenizer().decode(ids) == "<system>Laugh.<user>Question: Who falls?\nAnswer:<he>"
+    (ids,) = open_probe(chatty, [asked], 200, steps=4).prompts
+    assert tokenizer().decode(ids[1:]).startswith("Question: System: Laugh.\nUser: Who falls?\nAn")
+
+
+def test_what_is_compared_by_character_is_told(tmp_path, capsys):
+    asked = [{"question": "Wo?", "answers": ["Tokyo", "東京"]}, {"question": "Wer?", "answer": "I"}]
+    file = str(write_lines(tmp_path / "q.jsonl", *asked))
+    using = ProbeContext(Reader(), tokenizer(), POSITIONS, ProbeOptions(answer_tokens=4))
+    assert F1.read(file, using).about == {"items": 2, "by_character": 1}
+    assert "1 of 2 questions have answers in scripts without spaces" in capsys.readouterr().out
 
 
 class Says:

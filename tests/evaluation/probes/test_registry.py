@@ -131,6 +131,14 @@ def test_items_without_a_kind_are_exact_or_text_by_what_the_file_holds(base, fil
     assert next(probe.about for probe in probes.whole().values()) == {"items": 6}
 
 
+def test_questions_may_stand_in_fields_that_are_named(base, tmp_path):
+    file = write_lines(tmp_path / "q.jsonl", {"a": {"q": "Who?", "all": ["M"]}, "text": "x"})
+    reader = Reader(question_field="a.q", answers_field="a.all")
+    using = ProbeContext(reader, base.tokenizer, base.config.max_positions, ProbeOptions())
+    assert read_probes(f"nq={file}", using).questions["nq"].questions == 1
+    assert parse_probes(f"nq={file}")[0].kind == "text"
+
+
 def test_a_file_whose_name_has_a_colon_needs_no_kind(base, tmp_path):
     odd = write_lines(tmp_path / "a:b.jsonl", *QUESTIONS)
     assert [item.source for item in parse_probes(f"a={odd}")] == [str(odd)]

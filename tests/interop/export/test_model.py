@@ -9,6 +9,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from smf_jax.checkpoints.manifest import Manifest
 from smf_jax.interop.export.card import CardFacts, model_card
 from smf_jax.interop.export.model import export_model, is_exported, load_exported
 from smf_jax.interop.huggingface.checkpoint import load_huggingface, save_huggingface
@@ -162,6 +163,25 @@ def test_one_flipped_bit_is_named(copy, file, name, message):
     save_file(tensors, copy / file, metadata=header)
     with pytest.raises(ValueError, match=message):
         load_exported(copy)
+
+
+def test_another_tokenizer_or_configuration_is_named(tmp_path, plain_checkpoint):
+    config, params = model_of("add")
+    out = tmp_path / "out"
+    export_model(out, config, params, companions=plain_checkpoint)
+    load_exported(out)
+    for name in ("config", "tokenizer", "tokenizer_config", "generation_config"):
+        name = f"{name}.json"
+        text = (out / name).read_text()
+        (out / name).write_text(text.replace("1", "3", 1).replace("<|pad|>", "<|qad|>"))
+        with pytest.raises(ValueError, match=f"{name}: changed since it was written; restore a"):
+            load_exported(out)
+        (out / name).write_text(text)
+    stored = Manifest.from_json(json.loads((out / "smf_jax.json").read_text()))
+    del stored.metadata["files"]  # as an earlier version did
+    (out / "smf_jax.json").write_text(json.dumps(stored.to_json()))
+    (out / name).write_text(text.replace("1", "3", 1))
+    load_exported(out)
 
 
 @pytest.mark.parametrize(

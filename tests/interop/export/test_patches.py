@@ -86,6 +86,38 @@ def test_what_is_no_patch_is_refused(tmp_path):
         load_patch(tmp_path / "nowhere")
 
 
+def test_no_flipped_bit_goes_unseen(tmp_path):
+    file = tmp_path / "p.safetensors"
+    save_patch(file, patch())
+    whole = file.read_bytes()
+    for bit in range(0, 8 * len(whole), 23):  # of every byte in turn another bit
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(bytes(data))
+        try:
+            found = load_patch(file)
+        except ValueError as error:
+            assert str(file) in str(error)
+        else:  # such as a blank of the header, or the name of its digest
+            assert same(found, patch()), bit
+
+
+def same(one: Patch, other: Patch) -> bool:
+    (arrays, about), (found, found_about) = one.to_arrays(), other.to_arrays()
+    assert arrays.keys() == found.keys()
+    return about == found_about and all(np.array_equal(arrays[name], found[name]) for name in found)
+
+
+def test_a_patch_of_an_earlier_version_has_no_digests(tmp_path):
+    file = tmp_path / "p.safetensors"
+    save_patch(file, patch())
+    with safe_open(file, "numpy") as opened:
+        about = json.loads(opened.metadata()["smf_jax"])
+    del about["arrays"], about["sha256"]
+    save_file(load_file(file), file, metadata={"smf_jax": json.dumps(about)})
+    assert same(load_patch(file), patch())
+
+
 def mutations(told: dict, value: Any):
     """Copies of nested values with one of them replaced, and its key."""
     for key, old in told.items():

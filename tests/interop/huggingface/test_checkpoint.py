@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from smf_jax.data.tokenizer import train_tokenizer
 from smf_jax.interop.huggingface.checkpoint import (
     huggingface_name,
     load_huggingface,
@@ -196,6 +197,14 @@ def test_absent_keys_mean_what_transformers_assumes(saved):
     assert config.norm_epsilon == 1e-6
     assert config.attention_bias
     assert not config.attention_output_bias
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_configuration_may_begin_with_a_byte_order_mark(saved, encoding):
+    before = load_huggingface(saved)[0]
+    file = saved / "config.json"
+    file.write_text(file.read_text(), encoding=encoding)
+    assert load_huggingface(saved)[0] == before
 
 
 def test_tied_table_may_be_stored_as_the_head(saved):
@@ -403,8 +412,13 @@ def test_export_refuses_what_it_cannot_write(tmp_path):
         save_huggingface(tmp_path / "out", PLAIN, params)
 
 
-def test_export_copies_companions(saved, tmp_path):
-    (saved / "tokenizer.json").write_text("{}")
+def test_export_writes_the_tokenizer_of_companions(saved, tmp_path):
+    train_tokenizer(["a b"], 259).save(saved)
     config, params = load_huggingface(saved)
-    save_huggingface(tmp_path / "out", config, params, companions=saved)
-    assert (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
+    with pytest.raises(ValueError, match="has 259 tokens, but the embedding has"):
+        save_huggingface(tmp_path / "out", config, params, companions=saved)
+    assert not (tmp_path / "out").exists()
+    config = replace(PLAIN, vocabulary=259)
+    save_huggingface(tmp_path / "out", config, random_params(config), companions=saved)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert (tmp_path / "out" / name).read_text() == (saved / name).read_text()
