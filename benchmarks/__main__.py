@@ -12,7 +12,18 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from benchmarks import accelerator, generate, lookup, read, real_size, step, sweep, tpu, train
+from benchmarks import (
+    accelerator,
+    depth,
+    generate,
+    lookup,
+    read,
+    real_size,
+    step,
+    sweep,
+    tpu,
+    train,
+)
 from benchmarks.flags import BenchmarkConfig
 from benchmarks.machine import describe_machine, machine_line, measure_rates
 from benchmarks.report import Report, check_table, markdown
@@ -23,7 +34,7 @@ from smf_jax.progress import say
 
 Runs = Mapping[str, Callable[[BenchmarkConfig, Report], None]]
 RESULTS, TABLES = "results.json", "results.md"
-_MODULES = (read, lookup, step, train, sweep, generate, real_size, accelerator, tpu)
+_MODULES = (read, lookup, step, train, sweep, generate, depth, real_size, accelerator, tpu)
 RUNS: Runs = {module.SUITE: module.run for module in _MODULES}
 
 

@@ -9,7 +9,7 @@ from smf_jax.errors import blame_flag
 from smf_jax.memory.config import MemoryConfig
 
 ON_THIS_MACHINE = ("read", "lookup", "step", "train", "sweep", "generate")
-SUITES = (*ON_THIS_MACHINE, "real_size", "accelerator", "tpu")
+SUITES = (*ON_THIS_MACHINE, "depth", "real_size", "accelerator", "tpu")
 _WHAT, _BLOCK, _OUT = "What is measured", "The memory block", "Output"
 _SLOTS = "16384,65536,262144,1048576,4194304"
 

@@ -18,12 +18,14 @@ from benchmarks.report import Entry, Report, Suite
 from smf_jax.continual.config import PretrainConfig
 from smf_jax.continual.pretraining import model_config
 from smf_jax.data.batching import Batch
+from smf_jax.memory.config import MemoryConfig
 from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.models.decoder import Decoder, abstract_params
 from smf_jax.params import Params, flatten, pool_path
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.sparse.selection import budget_size
 from smf_jax.sparse.usage import PoolUsage
+from smf_jax.training.penalised import penalised_trainer
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
 from smf_jax.training.step import Settings, Shared
@@ -32,7 +34,9 @@ from smf_jax.training.trainers import Trainer, dense_trainer, lora_trainer
 _SHAPES = json.loads((Path(__file__).parent / "shapes.json").read_text())
 SHAPES = {name: ModelConfig.from_dict(values) for name, values in _SHAPES.items()}
 SMF, FULL, LORA = "smf", "full, AdamW", "LoRA r 8, AdamW"
-METHODS = (SMF, LORA, FULL)
+EWC, L2_INIT = "EWC, AdamW", "L2 to init, AdamW"
+METHODS = (SMF, LORA, FULL)  # replay's step is that of full finetuning
+ALL_METHODS = (*METHODS, EWC, L2_INIT)
 _LORA_TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
 STEPS = 30  # of a task; so many budgets of rows may have optimizer state or masters
 
@@ -46,6 +50,13 @@ def built_in_decoder(slots: int, scale: float = 1.0) -> ModelConfig:
 def placed(shape: str, placement: MemoryPlacement, scale: float = 1.0) -> ModelConfig:
     """A model of a known shape with memories, shrunk."""
     return shrunk(SHAPES[shape].with_memory(placement), scale)
+
+
+def smollm(slots: int, scale: float = 1.0, layers: int = 30) -> ModelConfig:
+    """SmolLM2-135M's shape, of so many layers, a memory added in the middle."""
+    shape = replace(SHAPES["smollm2-135m"], layers=layers)
+    memory = MemoryConfig(keys_per_half=math.isqrt(slots), value_width=shape.width)
+    return shrunk(shape.with_memory(MemoryPlacement((layers // 2,), "add", memory)), scale)
 
 
 def shrunk(config: ModelConfig, scale: float) -> ModelConfig:
@@ -126,12 +137,14 @@ def settings_for(budget: int) -> Settings:
 
 
 def make_trainer(name: str, config: ModelConfig, budget: int) -> Trainer:
-    """A method of `METHODS` on a model with memories."""
+    """A method of `ALL_METHODS` on a model with memories."""
     model, optimizer = Decoder(config), OptimizerConfig("adamw")
     if name == LORA:
         return lora_trainer(model, optimizer, 8, 16.0, _LORA_TARGETS)
     if name == FULL:
         return dense_trainer(model, optimizer)
+    if name in (EWC, L2_INIT):
+        return penalised_trainer(model, optimizer, 0.1, by_fisher=name == EWC)
     slots = memory_of(config).memory.slots
     size = min(budget_size(budget), slots)
     return sparse_trainer(model, SparseConfig(size=size), min(slots, STEPS * size))

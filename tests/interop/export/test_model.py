@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from smf_jax.checkpoints.manifest import Manifest
+from smf_jax.data.tokenizer import load_tokenizer
 from smf_jax.interop.export.card import CardFacts, model_card
 from smf_jax.interop.export.model import export_model, is_exported, load_exported
 from smf_jax.interop.huggingface.checkpoint import load_huggingface, save_huggingface
@@ -166,9 +167,10 @@ def test_one_flipped_bit_is_named(copy, file, name, message):
 
 
 def test_another_tokenizer_or_configuration_is_named(tmp_path, plain_checkpoint):
-    config, params = model_of("add")
+    config = with_memory("add", (1,))
+    config = replace(config, vocabulary=load_tokenizer(plain_checkpoint).size)
     out = tmp_path / "out"
-    export_model(out, config, params, companions=plain_checkpoint)
+    export_model(out, config, random_params(config), companions=plain_checkpoint)
     load_exported(out)
     for name in ("config", "tokenizer", "tokenizer_config", "generation_config"):
         name = f"{name}.json"
