@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
@@ -17,18 +17,17 @@ from smf_jax.checkpoints.files import write_text
 from smf_jax.configuration import Configuration, part, setting
 from smf_jax.continual.base import Base, load_base
 from smf_jax.continual.run_directory import BASE, RunDirectory
-from smf_jax.continual.sections import ProbeConfig, QuestionDataConfig
+from smf_jax.continual.sections import DTYPE_HELP, Dtype, ProbeConfig, QuestionDataConfig
 from smf_jax.data.readers import Reader
 from smf_jax.errors import blame_flag, require_writable
 from smf_jax.evaluation.probe import ProbeContext, ProbeOptions, run_probes
 from smf_jax.evaluation.probes.registry import Item, parse_probes, read_probes
 from smf_jax.evaluation.scorer import Scorer
-from smf_jax.params import Params, count_parameters
+from smf_jax.params import Params
 from smf_jax.progress import say
 from smf_jax.version import __version__
 
 PROBES, NEEDED = "The probes", 'lm-evaluation-harness: pip install "smf_jax[lm-eval]"'
-Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class ModelSection(Configuration):
     run: str = setting("", "directory of a run, for its base and its trials", first=True)
     trial: str = setting("", "id of a trial of the run; empty: the base alone", first=True)
     task: int = setting(-1, "the last task that the trial's model was taught, from 0; -1: all")
-    dtype: Dtype = setting("float32", "compute dtype of a Hugging Face base")
+    dtype: Dtype = setting(None, DTYPE_HELP)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,17 +86,27 @@ def check(config: EvaluateConfig) -> tuple[Item, ...]:
 
 def find_model(config: ModelSection) -> tuple[Base, Params, dict[str, Any]]:
     """The base, the parameters to measure, and what tells them from others."""
-    run, path = RunDirectory(config.run), config.base
-    if config.run:
-        run.config()  # or a directory of another kind would be searched for a base
-        path = path or str(run.path / BASE)
-    base = load_base(path, "base", config.dtype)
-    about = {"base": path, "fingerprint": base.fingerprint()}
-    if not config.trial:
-        return base, base.params, about
-    trial, task = run.find_trial(config.trial, config.task if config.task >= 0 else None)
-    params = run.load_model(trial, task, base.params, about["fingerprint"])
-    return base, params, {**about, "run": config.run, "trial": trial.id, "task": task}
+    if not config.run:
+        base = load_base(config.base, "base", config.dtype)
+        return base, base.params, {"base": config.base, "fingerprint": base.fingerprint()}
+    run = RunDirectory(config.run)
+    base, path = load_run_base(run, config.base)
+    about = {"base": str(path), "fingerprint": base.fingerprint()}
+    if config.trial:
+        trial, task = run.find_trial(config.trial, config.task if config.task >= 0 else None)
+        params = run.load_model(trial, task, base.params, about["fingerprint"])
+        base = replace(base, params=params)
+        about |= {"run": config.run, "trial": trial.id, "task": task}
+    base = base.cast(config.dtype)
+    return base, base.params, about
+
+
+def load_run_base(run: RunDirectory, path: str) -> tuple[Base, Path]:
+    """The base that a run's trials started from, and where it is: ``path``, or in the run."""
+    told = run.config()  # or a directory of another kind would be searched for a base
+    if path:
+        return load_base(path, "base", told.base.dtype), Path(path)
+    return load_base(str(run.path / BASE), "base"), run.path / BASE
 
 
 def run_harness(config: EvaluateConfig, base: Base, params: Params) -> Iterator[dict[str, Any]]:
@@ -114,7 +123,8 @@ def main(config: EvaluateConfig) -> int:
     """Measures the probes and writes ``--out``, after each of them anew."""
     items, told, options = check(config), config.probes, ProbeOptions.of(config.probes)
     base, params, model = find_model(config.model)
-    say(f"base: {base.origin}, {count_parameters(base.params):,} parameters")
+    model["dtype"] = base.config.dtype
+    say(f"base: {base.origin}, {base.size()}")
     base, reader = told.with_chats(base), Reader(**config.data.values())
     using = ProbeContext(reader, base.tokenizer, base.config.max_positions, options)
     probes = read_probes(told.probes, using).whole()

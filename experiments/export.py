@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cli import run
-from experiments.evaluate import Dtype
+from experiments.evaluate import load_run_base
 from smf_jax.configuration import Configuration, part, setting
 from smf_jax.continual.base import Base, load_base
 from smf_jax.continual.methods import METHODS
-from smf_jax.continual.run_directory import BASE, RunDirectory
+from smf_jax.continual.run_directory import RunDirectory
+from smf_jax.continual.sections import DTYPE_HELP, Dtype
 from smf_jax.errors import require_writable
 from smf_jax.interop.export.card import CardFacts, licence_of
 from smf_jax.interop.export.model import export_model
 from smf_jax.interop.huggingface.checkpoint import CONFIG as MODEL_CONFIG
-from smf_jax.params import count_parameters
 from smf_jax.progress import say
 from smf_jax.sparse.patch import Patch
 from smf_jax.sparse.patch_sets import stack_patches
@@ -37,7 +37,7 @@ class InputSection(Configuration):
     base: str = setting(
         "", "directory of a Hugging Face checkpoint or of a base; empty: that of --run"
     )
-    dtype: Dtype = setting("float32", "compute dtype of a Hugging Face base")
+    dtype: Dtype = setting(None, DTYPE_HELP)
     run: str = setting("", "directory of a sweep whose trial is exported")
     trial: str = setting("", "the trial; may be left out where the run has only one")
     task: int | None = setting(None, "the last task that counts, from 0; the latest if empty")
@@ -83,14 +83,19 @@ def find_model(config: InputSection) -> tuple[Base, list[Patch], Path, dict[str,
     run = RunDirectory(config.run)
     told = run.config()
     trial, task = run.find_trial(config.trial, config.task)
-    home = Path(config.base or run.path / BASE)
-    base = load_base(str(home), "base", config.dtype)
+    base, home = load_run_base(run, config.base)
     params = run.load_model(trial, task, base.params, base.fingerprint())
     patches = []
     if METHODS[trial.method].artefact == "patch":
         patches = run.load_patches(trial, task + 1)
     else:
         base = replace(base, params=params)
+    cast = base.cast(config.dtype)
+    if patches and config.dtype and cast.fingerprint() != base.fingerprint():
+        raise ValueError(
+            f"--dtype={config.dtype}: the patches of {trial.id} fit its base of "
+            f"{base.size()} only; leave the flag out"
+        )
     trained_on = [
         f"Stream: {told.stream.stream or 'world'}, {task + 1} tasks of "
         f"{told.stream.facts_per_task} facts, {told.training.steps_per_task} steps each.",
@@ -100,7 +105,7 @@ def find_model(config: InputSection) -> tuple[Base, list[Patch], Path, dict[str,
     rows = [row for row in run.rows() if (row["trial"], row["task"]) == (trial.id, task)]
     row = rows[-1] if rows else {}
     scores = {name: f"{row[name]:.4f}" for name in _SCORES if row.get(name) is not None}
-    return base, patches, home, {"trained_on": trained_on, "scores": scores}
+    return cast, patches, home, {"trained_on": trained_on, "scores": scores}
 
 
 def main(config: ExportConfig) -> int:
@@ -130,8 +135,7 @@ def main(config: ExportConfig) -> int:
         shard_bytes=told.shard_mb * 10**6,
     )
     rows = sum(patch.rows for patch in patches)
-    count = count_parameters(base.params)
-    say(f"{out}: {count:,} parameters, {len(patches)} patches of {rows:,} rows")
+    say(f"{out}: {base.size()}, {len(patches)} patches of {rows:,} rows")
     return 0
 
 

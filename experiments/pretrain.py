@@ -8,7 +8,6 @@ from smf_jax.continual.config import PretrainConfig
 from smf_jax.continual.inputs import digest_inputs
 from smf_jax.continual.pretraining import pretrain
 from smf_jax.data.readers import Reader
-from smf_jax.params import count_parameters
 from smf_jax.progress import say
 
 
@@ -18,7 +17,7 @@ def main(config: PretrainConfig) -> int:
     inputs = digest_inputs(Reader(), texts=config.world.texts)
     base = pretrain(config)
     base_fingerprint = save_base(out, base, config.run.overwrite, inputs)
-    say(f"{out}: base {base_fingerprint[:12]}, {count_parameters(base.params):,} parameters")
+    say(f"{out}: base {base_fingerprint[:12]}, {base.size()}")
     return 0
 
 

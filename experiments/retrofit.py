@@ -8,7 +8,6 @@ from smf_jax.continual.config import RetrofitCommandConfig
 from smf_jax.continual.inputs import digest_inputs
 from smf_jax.continual.retrofitting import check_retrofit, heal_windows, retrofit_base
 from smf_jax.data.readers import Reader
-from smf_jax.params import count_parameters
 from smf_jax.progress import say
 
 
@@ -27,7 +26,7 @@ def main(config: RetrofitCommandConfig) -> int:
         windows = heal_windows(reader.texts(texts, "heal_texts"), base, config.text)
     base = retrofit_base(config.retrofit, base, windows, config.text.seed)
     base_fingerprint = save_base(out, base, config.run.overwrite, inputs)
-    say(f"{out}: base {base_fingerprint[:12]}, {count_parameters(base.params):,} parameters")
+    say(f"{out}: base {base_fingerprint[:12]}, {base.size()}")
     return 0
 
 

@@ -119,7 +119,7 @@ def check_settings(section: Any) -> None:
             continue
         name, value = field.metadata["name"] or field.name, getattr(section, field.name)
         _, choices = _kind_of(type(section), field.name)
-        if choices and value not in choices:
+        if choices and value is not None and value not in choices:
             raise ValueError(f"--{name}={value} is unknown; choose from {', '.join(choices)}")
         least, above = field.metadata["least"], field.metadata["above"]
         if value is None:

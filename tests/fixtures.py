@@ -152,7 +152,7 @@ def refused(sweeper, old_run):
     """Asserts one clear error before any compute, the old run as it was in spite of --overwrite."""
     bases = {}
 
-    def load_once(path, flag, dtype="float32"):
+    def load_once(path, flag, dtype=None):
         if path not in bases:
             bases[path] = load_base(path, flag, dtype)
         return bases[path]

@@ -14,18 +14,18 @@ FLAX_OR_ABOVE = ("flax", "smf_jax.models", "smf_jax.training", "smf_jax.memory.l
 # Every room with the rooms that it may import, itself aside: a tree that is read downwards.
 GROUND = (
     *("shapes", "version", "errors", "configuration", "progress"),
-    *("params", "losses", "sharding", "cpu_kernels"),
+    *("params", "losses", "sharding", "cpu_kernels", "typed_json"),
 )
 ROOMS = {
     **dict.fromkeys(GROUND, ()),
     "checkpoints": (),
-    "data": ("errors",),
+    "data": ("errors", "typed_json"),
     "memory": ("shapes", "configuration", "cpu_kernels"),
-    "sparse": ("shapes", "params", "cpu_kernels", "checkpoints"),
+    "sparse": ("shapes", "params", "cpu_kernels", "checkpoints", "typed_json"),
     "models": ("params", "data", "memory"),
     "training": (*GROUND, "checkpoints", "data", "memory", "sparse", "models"),
     "evaluation": (*GROUND, "data", "models"),
-    "interop": ("params", "checkpoints", "data", "memory", "sparse", "models"),
+    "interop": ("params", "typed_json", "checkpoints", "data", "memory", "sparse", "models"),
     "continual": (
         *GROUND,
         *("checkpoints", "data", "memory", "sparse", "models", "training", "evaluation", "interop"),

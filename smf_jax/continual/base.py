@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from smf_jax.interop.export.model import is_exported, load_exported
 from smf_jax.interop.huggingface.checkpoint import load_huggingface
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder, abstract_params
-from smf_jax.params import Params, flatten
+from smf_jax.params import Params, count_parameters, flatten, is_memory
 from smf_jax.sharding import DATA, device_mesh
 
 FORMAT = 1
 PARAMS = "leaves"
 DTYPES = ("float32", "bfloat16")
+_KEPT = (*DTYPES, "float16")  # what leaves are saved in
 _TOKENIZER = "tokenizer.json"
 
 
@@ -49,6 +50,27 @@ class Base:
     def is_abstract(self) -> bool:
         """Whether the leaves are shapes only, of a base that is yet to be made."""
         return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in self.params.values())
+
+    def cast(self, dtype: str | None) -> Base:
+        """The base computing in another dtype, its leaves in it too; itself for ``None``.
+
+        Memories keep their leaves: a step of SGD on a row would be lost in bfloat16.
+        """
+        if dtype is None:
+            return self
+
+        def of(path: str, leaf: Any) -> Any:
+            kind = leaf.dtype if is_memory(path) else jnp.dtype(dtype)
+            return jax.ShapeDtypeStruct(leaf.shape, kind) if self.is_abstract else leaf.astype(kind)
+
+        params = {path: of(path, leaf) for path, leaf in self.params.items()}
+        return replace(self, config=replace(self.config, dtype=dtype), params=params)
+
+    def size(self) -> str:
+        """How many parameters, of which dtypes, and that of the computation, for people."""
+        kinds = " and ".join(sorted({leaf.dtype.name for leaf in self.params.values()}))
+        count = count_parameters(self.params)
+        return f"{count:,} parameters in {kinds}, computing in {self.config.dtype}"
 
     def fingerprint(self) -> str:
         """Of all leaves."""
@@ -126,14 +148,17 @@ def save_base(
     return base_fingerprint
 
 
-def load_base(path: str, flag: str = "base", dtype: str = "float32") -> Base:
+def load_base(path: str, flag: str = "base", dtype: str | None = None) -> Base:
     """Reads a base that `save_base` wrote, an exported model, or a Hugging Face directory.
+
+    It is cast to ``dtype`` as by `Base.cast`. Without one a base or an exported model is what it
+    was saved as, and a Hugging Face checkpoint float32, whatever its file holds.
 
     Raises:
       FileNotFoundError: if it is not there, or is none of these.
       ValueError: if it is damaged, incomplete, or its parts do not fit each other.
     """
-    if dtype not in DTYPES:
+    if dtype not in (None, *DTYPES):
         raise ValueError(f"--dtype={dtype} is unknown; choose from {', '.join(DTYPES)}")
     directory = Path(path)
     if not path or not directory.is_dir():
@@ -143,7 +168,7 @@ def load_base(path: str, flag: str = "base", dtype: str = "float32") -> Base:
         )
     if (directory / PARAMS).is_dir():
         with blame_flag(f"--{flag}={path}: "):
-            return _load_saved(directory)
+            return _load_saved(directory).cast(dtype)
     if (directory / "base" / PARAMS).is_dir():
         raise ValueError(
             f"--{flag}={path} is a run of a sweep; give its base, {directory / 'base'}"
@@ -152,20 +177,21 @@ def load_base(path: str, flag: str = "base", dtype: str = "float32") -> Base:
         with blame_flag(f"--{flag}={path}: "):
             config, params, _ = load_exported(directory)
             tokenizer = load_tokenizer(directory, config.vocabulary)
-        return Base(config, params, tokenizer, f"exported model {directory.name}")
+        return Base(config, params, tokenizer, f"exported model {directory.name}").cast(dtype)
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(
             f"--{flag}={path} is neither a base ({PARAMS}/ is missing) nor a Hugging Face "
             "checkpoint (config.json is missing)"
         )
     with blame_flag(f"--{flag}={path}: "):
-        config, tree = load_huggingface(directory, dtype)  # pyright: ignore[reportArgumentType]
+        config, tree = load_huggingface(directory, dtype or DTYPES[0])  # pyright: ignore[reportArgumentType]
         tokenizer = load_tokenizer(directory, config.vocabulary)
     return Base(config, flatten(tree), tokenizer, f"Hugging Face checkpoint {directory.name}")
 
 
 def _load_saved(directory: Path) -> Base:
-    metadata = checkpoints.read_metadata(directory / PARAMS)
+    manifest = checkpoints.read_manifest(directory / PARAMS)
+    metadata = manifest.metadata
     if metadata.get("base_format") != FORMAT:
         raise ValueError(
             f"base_format={metadata.get('base_format')!r}, expected {FORMAT}; make the base again "
@@ -173,7 +199,13 @@ def _load_saved(directory: Path) -> Base:
         )
     require_files(directory, metadata.get("files", {}))
     config = ModelConfig.from_dict(metadata["model"])
-    params, _ = checkpoints.load(directory / PARAMS, abstract_params_of(config))
+    # A leaf keeps the dtype that it was saved in.
+    kept = {path: leaf.dtype for path, leaf in manifest.leaves.items() if leaf.dtype in _KEPT}
+    expected = {
+        path: jax.ShapeDtypeStruct(leaf.shape, kept.get(path, leaf.dtype))
+        for path, leaf in abstract_params_of(config).items()
+    }
+    params, _ = checkpoints.load(directory / PARAMS, expected)
     return Base(
         config,
         {name: jnp.asarray(leaf) for name, leaf in params.items()},

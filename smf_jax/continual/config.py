@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, make_dataclass
-from typing import Any, Literal
+from typing import Any
 
 from smf_jax.configuration import Configuration, part, setting
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.sections import (
+    DTYPE_HELP,
     MEMORY,
     MEMORY_NAMES,
     BackgroundConfig,
     BaseConfig,
     DataConfig,
+    Dtype,
     GridConfig,
     PresetConfig,
     ProbeConfig,
@@ -196,7 +198,7 @@ class RetrofitSource(Configuration):
     """The model that is retrofitted."""
 
     base: str = setting("", "directory of a Hugging Face checkpoint or of a base", first=True)
-    dtype: Literal["float32", "bfloat16"] = setting("float32", "compute dtype of a checkpoint")
+    dtype: Dtype = setting(None, DTYPE_HELP)
 
 
 @dataclass(frozen=True)

@@ -135,9 +135,10 @@ class RunDirectory:
 
     def _compare(self, before: Mapping[str, Any], now: Mapping[str, Any], inputs: Inputs) -> None:
         # A setting that came with a later version was at its default before, and an earlier one
-        # recorded no inputs.
+        # recorded no inputs, and float32 where no dtype was told.
         began: Inputs = before.get("inputs", {})
         before = follow_moves({**SweepConfig().values(), **before}, began, inputs)
+        before, now = ({**told, "dtype": told["dtype"] or "float32"} for told in (before, now))
         differing = sorted(
             name for name in {*before, *now} - NOT_COMPARED if before.get(name) != now.get(name)
         )

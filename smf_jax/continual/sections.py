@@ -24,6 +24,12 @@ MEMORY = MemoryConfig(value_width=0, qk_norm=True)
 # "heads" of a memory beside those of the attention.
 MEMORY_NAMES = {"heads": "memory_heads"}
 
+Dtype = Literal["float32", "bfloat16"] | None
+DTYPE_HELP = (
+    "dtype that the base computes in and keeps its leaves in, memories aside; empty: its own, and "
+    "float32 for a Hugging Face checkpoint"
+)
+
 
 @dataclass(frozen=True)
 class PresetConfig(Configuration):
@@ -76,9 +82,7 @@ class BaseConfig(Configuration):
     base_cache: str = setting(
         "runs/bases", "where built-in bases are kept, by hash of their recipe"
     )
-    dtype: Literal["float32", "bfloat16"] = setting(
-        "float32", "compute dtype of a Hugging Face base"
-    )
+    dtype: Dtype = setting(None, DTYPE_HELP)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from smf_jax.continual.slot_health import measure_slot_health
 from smf_jax.continual.stream_data import StreamData, load_stream_data
 from smf_jax.continual.trial import Trial, by_group, shard
 from smf_jax.errors import blame_flag, require_writable
-from smf_jax.params import count_parameters
 from smf_jax.progress import progress_bar, say
 from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.usage import Background
@@ -60,7 +59,7 @@ def run_sweep(
     run.check(config)
     run.inputs(config)  # as they are before they are read
     base = _find_base(config, recipe, tools)
-    say(f"base: {base.origin}, {count_parameters(base.params):,} parameters")
+    say(f"base: {base.origin}, {base.size()}")
     stream_data = tools.load_stream_data(config, base)
     check_trials(config, trials, base, stream_data)
     measured = measured_background(config.background.background, base.tokenizer_fingerprint())
@@ -98,9 +97,9 @@ def _find_base(config: SweepConfig, recipe: PretrainConfig, tools: Tools) -> Bas
         return tools.load_base(named.base, "base", named.dtype)
     path = cached_path(recipe.recipe(), named.base_cache)
     if path.is_dir():
-        return tools.load_base(str(path), "base_cache")
+        return tools.load_base(str(path), "base_cache", named.dtype)
     require_writable(named.base_cache, "base_cache")
-    return abstract_base(recipe)
+    return abstract_base(recipe).cast(named.dtype)
 
 
 def _make_base(config: SweepConfig, base: Base, stream_data: StreamData, tools: Tools) -> Base:
@@ -109,7 +108,7 @@ def _make_base(config: SweepConfig, base: Base, stream_data: StreamData, tools: 
     if base.is_abstract and recipe is not None:
         path = cached_path(recipe.recipe(), config.base.base_cache)
         tools.save_base(path, tools.pretrain(recipe))
-        base = tools.load_base(str(path), "base_cache")
+        base = tools.load_base(str(path), "base_cache", config.base.dtype)
     if config.retrofit.retrofit != "none":
         windows = None if stream_data.general is None else stream_data.general.rows
         base = tools.retrofit_base(config.retrofit, base, windows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from smf_jax.data.files import open_text
 from smf_jax.data.tokenizer import Tokenizer
+from smf_jax.typed_json import parse_json
 
 # How Qwen2 cuts a text before merging: digits stand alone, a line's end stays with its mark.
 QWEN_CUT = (
@@ -37,7 +37,8 @@ def read_bpe(directory: Path | str, cut: str | None, added: Sequence[AddedToken]
     """
     if not added:
         raise ValueError("added is empty; expected at least the token that ends a text")
-    vocabulary = json.loads(_read(Path(directory), "vocab.json"))
+    text = _read(Path(directory), "vocab.json")
+    vocabulary = parse_json(text, f"{directory}/vocab.json").all(int, least=0)
     lines = _read(Path(directory), "merges.txt").splitlines()
     merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     if bad := next((merge for merge in merges if len(merge) != 2), None):

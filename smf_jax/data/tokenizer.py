@@ -13,6 +13,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from smf_jax.data.chat import DEFAULT, TEMPLATE_FILE, ChatTemplate, Message, read_templates
+from smf_jax.typed_json import JsonObject, read_json
 
 Ids = list[int]
 
@@ -139,7 +140,7 @@ class Tokenizer:
             config["chat_template"] = listed
         elif templates:
             (directory / TEMPLATE_FILE).write_text(templates[DEFAULT], encoding="utf-8")
-        generation = _read_json(directory / "generation_config.json")
+        generation = dict(_read_json(directory / "generation_config.json").values)
         generation |= {"eos_token_id": list(self.stops), "pad_token_id": self.pad}
         generation |= {} if self.bos is None else {"bos_token_id": self.bos}
         for name, content in (("tokenizer_config", config), ("generation_config", generation)):
@@ -213,17 +214,17 @@ def load_tokenizer(directory: str | Path, rows: int | None = None) -> Tokenizer:
     backend.no_truncation()
     files = {name: _read_json(directory / f"{name}.json") for name in _SPECIAL_FILES}
     named = {name: _texts_of(files, name) for name in _NAMED}
-    stops = _end_tokens(directory, _first_id(backend, named["eos_token"]), files)
+    stops = _end_tokens(directory, _first_id(backend, named["eos_token"]), files, rows)
     # The token that opens a sequence is added by the tokenizer itself, or asked for by a flag.
     framed = backend.encode("a", add_special_tokens=True).ids
     plain = backend.encode("a", add_special_tokens=False).ids
     told = files["tokenizer_config"]
-    bos = _first_id(backend, named["bos_token"]) if told.get("add_bos_token") else None
+    bos = _first_id(backend, named["bos_token"]) if told.get("add_bos_token", bool) else None
     bos = bos if framed[: len(plain)] == plain else framed[0]
     names = {name: texts[0] for name, texts in named.items() if texts}
-    chat = read_templates(directory, told.get("chat_template"), names)
+    chat = read_templates(directory, told.values.get("chat_template"), names)
     pads = [_first_id(backend, named["pad_token"])]
-    pads += (files[name].get("pad_token_id") for name in ("generation_config", "config"))
+    pads += (files[name].values.get("pad_token_id") for name in ("generation_config", "config"))
     if rows is not None:
         used = {bos, stops[0]} - {None}
         backend = _without_unused(backend, rows, used, chat, path)
@@ -235,7 +236,7 @@ def load_tokenizer(directory: str | Path, rows: int | None = None) -> Tokenizer:
         pad=next((i for i in pads if type(i) is int and 0 <= i < size), stops[0]),
         stops=stops,
         chat=chat,
-        settings={name: told[name] for name in _KEPT if name in told} | names,
+        settings={name: told.values[name] for name in _KEPT if name in told.values} | names,
     )
 
 
@@ -275,24 +276,20 @@ def _without_unused(
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> JsonObject:
     """The object in a JSON file, or an empty one where there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_bytes())  # whatever its encoding
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
+    return read_json(path) if path.is_file() else JsonObject({}, str(path))
 
 
-def _texts_of(files: dict[str, dict[str, Any]], name: str) -> list[str]:
+def _texts_of(files: dict[str, JsonObject], name: str) -> list[str]:
     """The texts of a special token in the configurations that name it."""
-    entries = (content.get(name) for content in files.values())
-    texts = (each.get("content") if isinstance(each, dict) else each for each in entries)
-    return [text for text in texts if isinstance(text, str)]
+    named = [content for content in files.values() if content.values.get(name) is not None]
+    return [
+        content.section(name).need("content", str)
+        if isinstance(content.values[name], dict)
+        else content.need(name, str)
+        for content in named
+    ]
 
 
 def _first_id(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> int | None:
@@ -301,12 +298,15 @@ def _first_id(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> int | None
 
 
 def _end_tokens(
-    directory: Path, named: int | None, files: dict[str, dict[str, Any]]
+    directory: Path, named: int | None, files: dict[str, JsonObject], rows: int | None
 ) -> tuple[int, ...]:
     """The ids that end a text, the one of the tokenizer first."""
-    given = (files[name].get("eos_token_id") for name in ("generation_config", "config"))
-    ids = (each if isinstance(each, list) else [each] for each in ([named], *given))
-    ends = tuple(dict.fromkeys(i for group in ids for i in group if isinstance(i, int)))
+    ids, key = [named], "eos_token_id"
+    for told in (files["generation_config"], files["config"]):
+        read = told.many if isinstance(told.values.get(key), list) else told.get
+        found = read(key, int, least=0, most=(rows or 2**31) - 1)
+        ids += found if isinstance(found, list) else [found]
+    ends = tuple(dict.fromkeys(each for each in ids if each is not None))
     if not ends:
         raise ValueError(
             f"{directory}: no file names the end-of-text token; give eos_token in "

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from smf_jax.checkpoints.manifest import fingerprint, sha256_of_json, to_host
 from smf_jax.params import is_pool
 from smf_jax.sparse.exactness import rows_differ, same_bits
+from smf_jax.typed_json import JsonObject
 
 FORMAT = 1
 _POOL_FIELDS = ("slots", "old", "new")
@@ -71,26 +72,32 @@ class Patch:
         return _content(self.pools, self.scalars), metadata
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> Patch:
-        """Reads what `to_arrays` gave; an error if that is no patch of this format."""
-        if metadata.get("kind") != "patch" or metadata["patch"].get("format") != FORMAT:
-            found = metadata.get("patch", {}).get("format")
-            raise ValueError(
-                f"kind={metadata.get('kind')!r}, patch format {found!r}: expected a patch of "
-                f"format {FORMAT}; load it with the version of smf_jax that wrote it"
-            )
+    def from_arrays(
+        cls, arrays: Mapping[str, Any], metadata: Mapping[str, Any], place: str = ""
+    ) -> Patch:
+        """Reads what `to_arrays` gave; a ValueError, after ``place``, if it is of another kind."""
+        told = JsonObject(metadata, place)
+        names = told.section("patch")
+        ours = f"a patch of format {FORMAT}; load it with the version of smf_jax that wrote it"
+        told.require(told.values.get("kind") == "patch", "kind", ours)
+        names.require(names.get("format", int) == FORMAT, "format", ours)
+        sizes, scalars = names.section("pools").all(int, least=1), names.many("scalars", str)
+        wanted = {f"{path}/{field}" for path in sizes for field in _POOL_FIELDS}
+        wanted |= {f"{path}/{field}" for path in scalars for field in ("old", "new")}
+        if wanted != arrays.keys():
+            odd = f"{sorted(wanted ^ arrays.keys())}"
+            raise told.error(f"arrays {odd} are not those that its paths, pools and scalars name")
 
         def read(path: str, fields: Sequence[str]) -> dict[str, np.ndarray]:
             return {field: np.asarray(arrays[f"{path}/{field}"]) for field in fields}
 
-        names = metadata["patch"]
         pools = {
             path: PoolChange(**read(path, _POOL_FIELDS), table_slots=table_slots)
-            for path, table_slots in names["pools"].items()
+            for path, table_slots in sizes.items()
         }
-        scalars = {path: ScalarChange(**read(path, ("old", "new"))) for path in names["scalars"]}
-        states = (metadata["base"], names["parent"], names["fingerprint"])
-        return cls(names["task"], *states, pools, scalars)
+        changed = {path: ScalarChange(**read(path, ("old", "new"))) for path in scalars}
+        task, parent, state = (names.need(n, str) for n in ("task", "parent", "fingerprint"))
+        return cls(task, told.need("base", str), parent, state, pools, changed)
 
 
 def pool_change(slots: Any, old: Any, new: Any, table_slots: int) -> PoolChange:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -22,6 +23,11 @@ from smf_jax.continual.base import (
 )
 from smf_jax.continual.config import PretrainConfig
 from smf_jax.continual.pretraining import recipe_of
+from smf_jax.continual.retrofitting import retrofit_base
+from smf_jax.continual.sections import RetrofitConfig
+from smf_jax.interop.export.model import export_model
+from smf_jax.memory.config import MemoryConfig
+from smf_jax.params import is_memory
 from tests.tiny_sweep import content, on_devices
 
 
@@ -157,7 +163,45 @@ def test_a_batch_is_split_over_as_many_devices_as_divide_it():
         assert list(data_mesh(80).devices) == jax.local_devices()[:2]
 
 
-def test_bfloat16_is_a_choice_of_checkpoints(plain_checkpoint):
+def dtypes(base: Base) -> tuple[str, set[str], set[str]]:
+    """Of the computation, of the memories and of all other leaves."""
+    kinds = [(is_memory(path), leaf.dtype.name) for path, leaf in base.params.items()]
+    memory, other = ({name for m, name in kinds if m is of} for of in (True, False))
+    return base.config.dtype, memory, other
+
+
+@pytest.fixture
+def half(plain_checkpoint) -> Base:
+    """A base of bfloat16 leaves with a memory of float32."""
     base = load_base(str(plain_checkpoint), "base", "bfloat16")
-    assert base.config.dtype == "bfloat16"
-    assert {leaf.dtype for leaf in base.params.values()} == {np.dtype("bfloat16")}
+    assert dtypes(base) == ("bfloat16", set(), {"bfloat16"})
+    placed = RetrofitConfig(retrofit="add", layers="1", memory=MemoryConfig(8, heads=1, reads=2))
+    return retrofit_base(replace(placed, heal_steps=0, whiten_queries=False), base, None)
+
+
+def save_exported(path, base: Base) -> None:
+    export_model(path, base.config, base.params, tokenizer=base.tokenizer)
+
+
+@pytest.mark.parametrize("save", [save_base, save_exported])
+def test_what_is_saved_in_bfloat16_comes_back_so_or_cast(half, save, tmp_path):
+    save(tmp_path / "saved", half)
+    again = load_base(str(tmp_path / "saved"))
+    assert dtypes(again) == ("bfloat16", {"float32"}, {"bfloat16"})
+    assert again.fingerprint() == half.fingerprint()
+    wide = load_base(str(tmp_path / "saved"), "base", "float32")
+    assert dtypes(wide) == ("float32", {"float32"}, {"float32"})
+    for path, leaf in half.params.items():
+        np.testing.assert_array_equal(np.asarray(wide.params[path]), np.asarray(leaf, np.float32))
+    assert wide.cast("bfloat16").fingerprint() == half.fingerprint()
+    outline = replace(wide, params=abstract_params_of(wide.config)).cast("bfloat16")
+    assert dtypes(outline) == dtypes(half)
+    with pytest.raises(ValueError, match="--dtype=float8 is unknown; choose from float32, bf"):
+        load_base(str(tmp_path / "saved"), "base", "float8")
+
+
+def test_leaves_that_are_no_floats_are_refused(half, tmp_path):
+    params = half.params | {"final_norm/scale": half.params["final_norm/scale"].astype("int8")}
+    save_base(tmp_path / "saved", replace(half, params=params))
+    with pytest.raises(ValueError, match=r"final_norm/scale: int8\[.*expected float32"):
+        load_base(str(tmp_path / "saved"))

@@ -88,9 +88,12 @@ def test_a_resume_compares_what_decides_the_numbers(run):
 def test_a_run_of_an_earlier_version_had_later_settings_at_their_defaults(run):
     before = told(run)
     del before["heal_routing"], before["eval_batch_size"], before["inputs"], before["sha256"]
-    (run.path / CONFIG).write_text(json.dumps(before | {"probe_rows": 7}))
+    # Where no dtype was told, float32 was written.
+    (run.path / CONFIG).write_text(json.dumps(before | {"probe_rows": 7, "dtype": "float32"}))
     run.check(CONFIGURATION.with_values(resume=True))
-    assert run.config() == CONFIGURATION
+    assert run.config() == CONFIGURATION.with_values(dtype="float32")
+    with pytest.raises(ValueError, match="--dtype was 'float32', is 'bfloat16'"):
+        run.check(CONFIGURATION.with_values(resume=True, dtype="bfloat16"))
     with pytest.raises(ValueError, match="--heal_routing was False, is True"):
         run.check(CONFIGURATION.with_values(resume=True, heal_routing=True))
 

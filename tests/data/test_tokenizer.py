@@ -276,6 +276,27 @@ def test_missing_and_malformed_files_are_named(tokenizer, tmp_path):
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("generation_config", {"eos_token_id": -2}, "eos_token_id=-2: expected a whole number fr"),
+        ("generation_config", {"eos_token_id": 1.5}, "eos_token_id=1.5: expected a whole number"),
+        ("generation_config", {"eos_token_id": True}, "eos_token_id=True: expected a whole num"),
+        ("generation_config", {"eos_token_id": [2, 300]}, r"eos_token_id\[1\]=300: .* 0 to 299"),
+        ("config", {"eos_token_id": {}}, "eos_token_id={}: expected a whole number"),
+        ("tokenizer_config", {"eos_token": 2}, "eos_token=2: expected a text"),
+        ("tokenizer_config", {"bos_token": {"content": 1}}, "bos_token.content=1: expected a text"),
+        ("special_tokens_map", {"pad_token": ["x"]}, "pad_token=.*: expected a text"),
+        ("tokenizer_config", {"add_bos_token": "no"}, "add_bos_token='no': expected true or false"),
+    ],
+)
+def test_values_of_another_type_are_named(name, content, message, tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"{name}\.json: {message}"):
+        load_tokenizer(tmp_path, rows=300)
+
+
 @pytest.mark.skipif(not TINYSTORIES.is_dir(), reason="shared/data is not there")
 def test_a_real_checkpoint_of_the_llama_layout():
     loaded = load_tokenizer(TINYSTORIES, rows=2048)

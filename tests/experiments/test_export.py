@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import export
+from experiments.evaluate import ModelSection, find_model
 from experiments.export import ExportConfig
 from smf_jax import checkpoints
 from smf_jax.configuration import flags_of
@@ -221,3 +223,38 @@ def test_the_code_of_the_serving_page_runs(finished, tmp_path, monkeypatch):
         names["model"], names["leaves"], names["tokenizer"], names["prompts"][:1], max_tokens=16
     )
     assert answer == (text + whole[0]).strip()
+
+
+@pytest.fixture(scope="module")
+def half(sweeper, tmp_path_factory) -> Path:
+    """A run in bfloat16 on a base of float32."""
+    out = tmp_path_factory.mktemp("runs") / "half"
+    methods = dict(methods="smf,full", slots="16", lr="smf:30/full:1e-2", tasks=1)
+    assert sweeper(out, dtype="bfloat16", steps_per_task=2, **methods) == 0
+    return out
+
+
+@pytest.mark.parametrize("method", ["smf", "full"])
+def test_what_a_bfloat16_sweep_leaves_is_read_and_exported(half, method, tmp_path, capsys):
+    (trial,) = trials_of(half, method)
+    model = ModelSection(run=str(half), trial=trial)
+    base, params, _ = find_model(model)
+    kept = "bfloat16" if method == "smf" else "float32"  # what full finetuning trains is float32
+    assert base.config.dtype == "bfloat16"
+    assert base.params["embedder/embedding"].dtype == kept
+    assert run_export(run=half, trial=trial, out=tmp_path / "out") == 0
+    assert re.search(f"{kept}.*, computing in bfloat16, . patches", capsys.readouterr().out)
+    assert_same(load_exported(tmp_path / "out").params, params)
+    told = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert told["torch_dtype"] == kept
+    # Another dtype is what it is cast to, or refused where patches would not fit.
+    wide, params, _ = find_model(replace(model, dtype="float32"))
+    assert wide.config.dtype == "float32"
+    assert {leaf.dtype.name for leaf in params.values()} == {"float32"}
+    given = dict(run=half, trial=trial, dtype="float32", out=tmp_path / "wide")
+    if method == "smf":
+        with pytest.raises(ValueError, match=f"--dtype=float32: the patches of {trial} fit its"):
+            run_export(**given)
+    else:
+        assert run_export(**given) == 0
+        assert_same(load_base(str(tmp_path / "wide")).params, params)

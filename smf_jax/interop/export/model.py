@@ -32,6 +32,7 @@ from smf_jax.models.config import ComputeType, ModelConfig
 from smf_jax.models.decoder import abstract_params
 from smf_jax.params import Params, flatten, is_memory, split
 from smf_jax.sparse.patch import Patch, apply_patch
+from smf_jax.typed_json import read_json
 
 FORMAT = 1
 MANIFEST, MEMORY_FILE = "smf_jax.json", "memory.safetensors"
@@ -185,7 +186,7 @@ def _read_manifest(directory: Path) -> Manifest:
             f"{file} does not exist; give a directory that export_model wrote, or load_huggingface"
         )
     try:
-        manifest = Manifest.from_json(json.loads(file.read_text()))
+        manifest = Manifest.from_json(read_json(file).values)
         kind, version = (manifest.metadata.get(key) for key in ("kind", "version"))
         if (kind, version) != ("exported", FORMAT):
             raise ValueError(f"{kind=}, {version=}: load it with the smf_jax that wrote it")

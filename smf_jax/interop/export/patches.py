@@ -19,6 +19,7 @@ from smf_jax.checkpoints.sealed_json import seal, unseal
 from smf_jax.interop.tensor_files import is_kernel, read_tensors, transposed, write_tensors
 from smf_jax.params import memory_part
 from smf_jax.sparse.patch import Patch
+from smf_jax.typed_json import parse_json
 
 _ABOUT = "smf_jax"  # the key of a file's header that holds what is no array
 
@@ -45,17 +46,19 @@ def save_patch(file: Path | str, patch: Patch) -> None:
 def load_patch(file: Path | str) -> Patch:
     """Reads what `save_patch` wrote; a ValueError tells of damage, or of another format."""
     arrays, header = read_tensors(Path(file))
+    if _ABOUT not in header:
+        raise ValueError(f"{file} is no patch of smf_jax: no {_ABOUT} in its header; copy it again")
+    about = parse_json(header[_ABOUT], str(file))
+    paths = about.many("paths", str)
     try:
-        about = unseal(header[_ABOUT], _ABOUT)
-        found = {path: arrays[_patch_name(path)] for path in about["paths"]}
-    except (KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"{file} is no patch of smf_jax ({error!r}); copy it again") from error
-    if about.get("arrays") not in (None, fingerprint(found)):  # earlier versions told none
+        found = {path: arrays[_patch_name(path)] for path in paths}
+    except (KeyError, ValueError) as error:
+        raise about.error(f"paths: no patch of smf_jax ({error}); copy it again") from error
+    patch = Patch.from_arrays(found, about.values, str(file))
+    unseal(header[_ABOUT], f"{file}: {_ABOUT}")
+    if about.get("arrays", str) not in (None, fingerprint(found)):  # earlier versions told none
         raise ValueError(f"{file}: its arrays are not those that were saved; copy the file again")
-    try:
-        return Patch.from_arrays(found, about)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+    return patch
 
 
 def save_memory(file: Path, params: Mapping[str, Any]) -> None:

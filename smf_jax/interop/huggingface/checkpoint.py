@@ -25,6 +25,7 @@ from smf_jax.interop.tensor_files import (
 from smf_jax.models.config import ComputeType, ModelConfig
 from smf_jax.models.decoder import abstract_params
 from smf_jax.params import block_of, block_path, flatten, unflatten
+from smf_jax.typed_json import read_json
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
@@ -48,6 +49,7 @@ _MODULES = {
     "final_norm": "model.norm",
     "head": "lm_head",
 }
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 _COMPUTED = ".rotary_emb.inv_freq"  # old files store what the configuration implies
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -68,17 +70,13 @@ class _Stored(NamedTuple):
 
 def _stored_tensors(directory: Path) -> dict[str, _Stored]:
     """All tensors of a checkpoint by name, from the headers of its files."""
-    index, files, expected = directory / INDEX, [WEIGHTS], f"{WEIGHTS} or {INDEX}"
-    if index.exists():
-        expected = f"every file that {INDEX} names"
-        try:
-            files = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f"{index} is no index of weights ({error}); copy it again") from error
-    if absent := [file for file in files if not (directory / file).exists()]:
+    files = _weight_files(directory)
+    if absent := [file for file in files if not (directory / file).is_file()]:
+        pickled = [name for name in _PICKLED if (directory / name).is_file()]
+        beside = f" ({', '.join(pickled)} is a pickle, which is not read)" if pickled else ""
         raise FileNotFoundError(
-            f"{directory} lacks {', '.join(absent)}; expected {expected}; copy the missing files, "
-            "or save the model as safetensors"
+            f"{directory} lacks {', '.join(absent)}{beside}; expected {WEIGHTS}, or {INDEX} and "
+            "every file that it names; copy the missing files, or save the model as safetensors"
         )
     stored = {}
     for file in (directory / name for name in files):
@@ -87,6 +85,26 @@ def _stored_tensors(directory: Path) -> dict[str, _Stored]:
                 part = opened.get_slice(name)
                 stored[name] = _Stored(file, name, tuple(part.get_shape()), part.get_dtype())
     return stored
+
+
+def _weight_files(directory: Path) -> list[str]:
+    """The files that hold the weights, in the order in which ``transformers`` looks for them.
+
+    That which ``transformers_weights`` of the configuration names, the whole file, the index.
+    """
+    whole, index = ((directory / file).is_file() for file in (WEIGHTS, INDEX))
+    file = INDEX if index and not whole else WEIGHTS
+    told, key = read_json(directory / CONFIG), "transformers_weights"
+    if chosen := told.get(key, str):
+        ours = chosen.endswith((".safetensors", ".safetensors.index.json")) and "/" not in chosen
+        told.require(ours, key, "a safetensors file, or the index of some, beside it")
+        file = chosen
+    if not file.endswith(".json") or not (directory / file).is_file():
+        return [file]
+    index = read_json(directory / file)
+    named = index.section("weight_map").all(str)
+    index.require(bool(named), "weight_map", "the file of every tensor")
+    return sorted(set(named.values()))
 
 
 def huggingface_name(path: str) -> str:
@@ -119,6 +137,10 @@ def load_huggingface(
     stored = _stored_tensors(directory)
     if config.tied and _HEAD in stored:  # one table; some files keep it under its other name
         stored.setdefault(_EMBEDDING, stored[_HEAD])
+    blocks = len({name.split(".")[2] for name in stored if name.startswith("model.layers.")})
+    if config.layers > blocks:  # before so many are laid out
+        told = f"{directory / CONFIG}: num_hidden_layers={config.layers}"
+        raise ValueError(f"{told}, but the weights have {blocks} blocks; copy the directory again")
     _check_tensors(directory, config, stored)
     params = {}
     for path in flatten(abstract_params(config)):
@@ -208,9 +230,10 @@ def _check_tensors(directory: Path, config: ModelConfig, stored: dict[str, _Stor
         if given[name].kind not in _FLOATS
     ]
     if problems:
-        raise ValueError(
-            f"the weights in {directory} do not fit its {CONFIG}:\n  " + "\n  ".join(problems)
-        )
+        told = config_values(config).items()
+        sizes = ", ".join(f"{key}={value}" for key, value in told if isinstance(value, int))
+        head = f"the weights in {directory} do not fit its {CONFIG}, by which {sizes}"
+        raise ValueError("\n  ".join([f"{head}:", *problems]))
     table = given[_EMBEDDING]
     if head and head != table and not np.array_equal(head.read(), table.read()):
         raise ValueError(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import astuple, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from smf_jax.models.config import ComputeType, Family, ModelConfig, RopeScaling
+from smf_jax.typed_json import JsonObject, read_json
 
 _REQUIRED = {
     "vocabulary": "vocab_size",
@@ -17,6 +16,9 @@ _REQUIRED = {
     "layers": "num_hidden_layers",
     "heads": "num_attention_heads",
 }
+# What is taken for a size, and not for damage.
+_LAYERS, _SIZE = {"least": 1, "most": 1000}, {"least": 1, "most": 2**24}
+_THETA = {"least": 10, "most": 1e11}
 _LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
@@ -29,46 +31,54 @@ def read_config(file: Path, dtype: ComputeType = "float32") -> ModelConfig:
     """
     if not file.exists():
         raise FileNotFoundError(f"{file} does not exist; give a Hugging Face checkpoint")
-    try:
-        return replace(parse_config(json.loads(file.read_bytes())), dtype=dtype)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON: {error}; copy the file again") from error
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+    return replace(parse_config(read_json(file)), dtype=dtype)
 
 
-def parse_config(values: Mapping[str, Any]) -> ModelConfig:
-    """The configuration that the values of a ``config.json`` describe.
+def parse_config(told: JsonObject) -> ModelConfig:
+    """The configuration that a ``config.json`` describes; a ValueError names key and value.
 
     What a file leaves out is what ``transformers`` assumes for the family: Qwen2 has biases on
     query, key and value, Qwen3 and Llama where ``attention_bias`` says so, and then on the output
     too; ``head_dim`` is ``hidden_size / num_attention_heads``, for Qwen3 128.
     """
-    family = values.get("model_type", "")
+    family = told.values.get("model_type", "")
     qwen2, llama = family == "qwen2", family == "llama"
     if family not in get_args(Family):
-        raise ValueError(f"model_type={family!r} is not supported; choose of {get_args(Family)}")
-    if absent := [key for key in _REQUIRED.values() if values.get(key) is None]:
-        raise ValueError(f"the keys {absent} are missing; is this the file of a whole model?")
-    _refuse_unsupported(values)
-    sizes = {field: values[key] for field, key in _REQUIRED.items()}
+        raise told.error(f"model_type={family!r} is not supported; choose of {get_args(Family)}")
+    if absent := [key for key in _REQUIRED.values() if told.values.get(key) is None]:
+        raise told.error(f"the keys {absent} are missing; is this the file of a whole model?")
+    _refuse_unsupported(told)
+    sizes: dict[str, Any] = {
+        name: told.need(key, int, **(_LAYERS if name == "layers" else _SIZE))
+        for name, key in _REQUIRED.items()
+    }
     width, heads = sizes["width"], sizes["heads"]
-    bias = bool(values.get("attention_bias", False))
-    theta, scaling = _parse_rope(values)
+    # Absent is not null: with Qwen that is 32, and as many as there are heads.
+    absent = 32 if not llama and "num_key_value_heads" not in told.values else heads
+    shared = told.get("num_key_value_heads", int, **_SIZE) or absent
+    told.require(heads % shared == 0, "num_key_value_heads", f"a divisor of num_attention_{heads=}")
+    own = told.get("head_dim", int, **_SIZE) or (128 if family == "qwen3" else None)
+    shares = f"a multiple of num_attention_{heads=}, where head_dim is not given"
+    told.require(bool(own) or width % heads == 0, "hidden_size", shares)
+    head_width = own or width // heads
+    told.require(head_width % 2 == 0, "head_dim", f"an even number, and no {head_width}")
+    bias, theta = told.get("attention_bias", bool) or False, told.get("rope_theta", float, **_THETA)
+    new, old = told.section("rope_parameters"), told.section("rope_scaling")
+    rope = new if new.values else old
     return ModelConfig(
         family=family,
         **sizes,
-        key_value_heads=values.get("num_key_value_heads", None if llama else 32) or heads,
-        head_width=values.get("head_dim") or (128 if family == "qwen3" else width // heads),
-        rope_theta=theta,
-        rope_scaling=scaling,
-        norm_epsilon=values.get("rms_norm_eps", 1e-6),
-        tied=bool(values.get("tie_word_embeddings", False)),
+        key_value_heads=shared,
+        head_width=head_width,
+        rope_theta=rope.get("rope_theta", float, **_THETA) or theta or 10_000.0,
+        rope_scaling=_parse_scaling(rope),
+        norm_epsilon=told.need("rms_norm_eps", float, 1e-6, least=1e-30, most=1),
+        tied=told.get("tie_word_embeddings", bool) or False,
         attention_bias=qwen2 or bias,
         attention_output_bias=bias and not qwen2,
-        feed_forward_bias=llama and bool(values.get("mlp_bias", False)),
+        feed_forward_bias=(told.get("mlp_bias", bool) or False) and llama,
         query_key_norm=family == "qwen3",
-        max_positions=values.get("max_position_embeddings", 2048 if llama else 32_768),
+        max_positions=told.need("max_position_embeddings", int, 2048 if llama else 32_768, least=1),
     )
 
 
@@ -109,7 +119,7 @@ def config_values(config: ModelConfig) -> dict[str, Any]:
     if config.family == "qwen2" and config.head_width * config.heads == config.width:
         del values["head_dim"]
     # What is written must read back as the same model.
-    again = replace(parse_config(values), dtype=config.dtype, remat=config.remat)
+    again = replace(parse_config(JsonObject(values)), dtype=config.dtype, remat=config.remat)
     if config != again:
         pairs = ((f.name, getattr(config, f.name), getattr(again, f.name)) for f in fields(config))
         differing = ", ".join(f"{name}={here}" for name, here, there in pairs if here != there)
@@ -120,33 +130,33 @@ def config_values(config: ModelConfig) -> dict[str, Any]:
     return values
 
 
-def _parse_rope(values: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
-    """Base and scaling, from ``rope_parameters`` or ``rope_theta`` and ``rope_scaling``."""
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    theta = rope.get("rope_theta") or values.get("rope_theta") or 10_000.0
-    kind = rope.get("rope_type", rope.get("type", "default"))
+def _parse_scaling(rope: JsonObject) -> RopeScaling | None:
+    """The scaling in ``rope_parameters`` or ``rope_scaling``."""
+    kind = rope.values.get("rope_type", rope.values.get("type", "default"))
     if kind == "default":
-        return float(theta), None
+        return None
     if kind != "llama3":
-        raise ValueError(f"rope_type={kind!r} is not supported; choose 'default' or 'llama3'")
-    if absent := [name for name in _LLAMA3 if rope.get(name) is None]:
-        raise ValueError(f"rope_type='llama3' needs the keys {absent}")
-    return float(theta), RopeScaling(*(rope[name] for name in _LLAMA3))
+        raise rope.error(f"rope_type={kind!r} is not supported; choose 'default' or 'llama3'")
+    if absent := [name for name in _LLAMA3 if rope.values.get(name) is None]:
+        raise rope.error(f"rope_type='llama3' needs the keys {absent}")
+    *factors, positions = _LLAMA3
+    factor, low, high = (rope.need(name, float, least=1e-6) for name in factors)
+    rope.require(high > low, "high_freq_factor", f"more than low_freq_factor={low}")
+    return RopeScaling(factor, low, high, rope.need(positions, int, least=1))
 
 
-def _refuse_unsupported(values: Mapping[str, Any]) -> None:
+def _refuse_unsupported(told: JsonObject) -> None:
     """Features that would change the logits and that the decoder does not have."""
-    rope: dict[str, Any] = {"partial_rotary_factor": 1.0} | (values.get("rope_parameters") or {})
-    values = rope | dict(values)
+    told = JsonObject({**told.section("rope_parameters").values, **told.values}, told.place)
     checks = {
-        "hidden_act": values.get("hidden_act", "silu") not in ("silu", "swish"),
-        "use_sliding_window": bool(values.get("use_sliding_window", False)),
-        "layer_types": bool(set(values.get("layer_types") or ()) - {"full_attention"}),
-        "partial_rotary_factor": values["partial_rotary_factor"] != 1.0,
-        "quantization_config": values.get("quantization_config") is not None,
+        "hidden_act": told.need("hidden_act", str, "silu") not in ("silu", "swish"),
+        "use_sliding_window": told.get("use_sliding_window", bool) or False,
+        "layer_types": bool(set(told.many("layer_types", str)) - {"full_attention"}),
+        "partial_rotary_factor": told.get("partial_rotary_factor", float) not in (None, 1.0),
+        "quantization_config": told.values.get("quantization_config") is not None,
     }
-    if refused := [f"{key}={values[key]!r}" for key, wrong in checks.items() if wrong]:
-        raise ValueError(
+    if refused := [f"{key}={told.values[key]!r}" for key, wrong in checks.items() if wrong]:
+        raise told.error(
             f"{', '.join(refused)} is not supported: the decoder has silu, full attention, whole "
             "rotations and unquantised weights; choose a model with these"
         )

@@ -1,4 +1,5 @@
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,41 @@ def test_a_patch_of_an_earlier_version_has_no_digests(tmp_path):
     del about["arrays"], about["sha256"]
     save_file(load_file(file), file, metadata={"smf_jax": json.dumps(about)})
     assert same(load_patch(file), patch())
+
+
+def mutations(told: dict, value: Any):
+    """Copies of nested values with one of them replaced, and its key."""
+    for key, old in told.items():
+        yield key, told | {key: value}
+        if isinstance(old, dict):
+            for inner, changed in mutations(old, value):
+                yield inner, told | {key: changed}
+
+
+@pytest.mark.parametrize(
+    "value", [True, "512", [1], {}, None, -2, 1.5, math.nan, math.inf, 10**12, ""]
+)
+def test_a_header_of_other_types_is_named(value, tmp_path):
+    file = tmp_path / "p.safetensors"
+    save_patch(file, patch())
+    with safe_open(file, "numpy") as opened:
+        told = json.loads(opened.metadata()["smf_jax"])
+    for digest in ("sha256", "arrays"):  # which would tell of damage, and not of what is wrong
+        told.pop(digest, None)
+    tensors, count = load_file(file), 0
+    for key, changed in mutations(told, value):
+        text = json.dumps(changed).replace("Infinity", "1e400")
+        save_file(tensors, file, metadata={"smf_jax": text})
+        if isinstance(value, str) and key in ("base", "task", "parent", "fingerprint"):
+            load_patch(file)  # a name like another
+            continue
+        with pytest.raises(ValueError, match=f"p.safetensors: .*{key}"):
+            load_patch(file)
+        count += 1
+    assert count == (7 if isinstance(value, str) else 11)
+    save_file(tensors, file, metadata={"smf_jax": "[" * 10**5})
+    with pytest.raises(ValueError, match="p.safetensors: not valid JSON"):
+        load_patch(file)
 
 
 def test_memory_files_hold_exactly_the_leaves(tmp_path):

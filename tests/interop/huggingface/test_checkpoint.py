@@ -31,6 +31,7 @@ from tests.models.make_golden import (
 from tests.models.tiny import PLAIN, random_params, with_memory
 
 TOLERANCE = 1e-5
+NORM = "model.norm.weight"
 VARIANTS = {
     "qwen2": replace(
         PLAIN, family="qwen2", head_width=4, attention_bias=True, tied=True, rope_theta=1e6
@@ -264,10 +265,106 @@ def test_missing_shard_names_the_file(tmp_path):
         load_huggingface(tmp_path / "out")
 
 
-def test_damaged_index_is_named(tmp_path):
+OLD_SHARDS, NEW_SHARDS = ("model-00001-of-00002", "model-00002-of-00002"), ("other-1", "other-2")
+FILES = {
+    "whole": ["model.safetensors"],
+    "index": ["model.safetensors.index.json"],
+    "shards": [f"{name}.safetensors" for name in OLD_SHARDS],
+    "pickle": ["pytorch_model.bin"],
+    "named": ["mine.safetensors"],
+    "named index": ["mine.safetensors.index.json", *(f"{n}.safetensors" for n in NEW_SHARDS)],
+}
+# What lies in a directory, what its configuration names, and what transformers 5.24 reads there:
+# the file that the weights are of, or None where it finds none or cannot open it.
+PRECEDENCE = [
+    (("whole",), None, "whole"),
+    (("index", "shards"), None, "shards"),
+    (("whole", "index", "shards"), None, "whole"),
+    (("whole", "index"), None, "whole"),
+    (("whole", "shards"), None, "whole"),
+    (("whole", "pickle"), None, "whole"),
+    (("index", "shards", "pickle"), None, "shards"),
+    (("index",), None, None),
+    (("shards",), None, None),
+    (("whole", "named"), "mine.safetensors", "named"),
+    (("whole", "named index"), "mine.safetensors.index.json", "named index"),
+    (("whole",), "mine.safetensors", None),
+    (("whole",), "mine.bin", None),
+    (("whole", "named"), "../mine.safetensors", None),
+]
+
+
+def lay_out(directory: Path, kinds: tuple[str, ...], named: str | None) -> dict[str, float]:
+    """Weights of several kinds in one directory, and a norm that tells each from the others."""
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    norms = {}
+    for number, kind in enumerate(("whole", "shards", "pickle", "named", "named index"), start=1):
+        norms[kind] = float(number)
+        own = tensors | {NORM: np.full_like(tensors[NORM], number)}
+        if kind in ("whole", "named") and kind in kinds:
+            save_file(own, directory / FILES[kind][0], metadata={"format": "pt"})
+        elif kind == "pickle" and kind in kinds:
+            (directory / FILES[kind][0]).write_bytes(b"a pickle")
+        elif kind in ("shards", "named index"):
+            index = FILES["index" if kind == "shards" else kind][0]
+            shards = [file for file in FILES[kind] if not file.endswith(".json")]
+            names = {name: shards[i % 2] for i, name in enumerate(own)}
+            for shard in shards if kind in kinds else ():
+                part = {name: own[name] for name, of in names.items() if of == shard}
+                save_file(part, directory / shard, metadata={"format": "pt"})
+            if "index" in kinds if kind == "shards" else kind in kinds:
+                told = {"metadata": {}, "weight_map": names}
+                (directory / index).write_text(json.dumps(told))
+    edit_config(directory, transformers_weights=named or ...)
+    return norms
+
+
+@pytest.mark.parametrize(("kinds", "named", "expected"), PRECEDENCE)
+def test_weights_are_read_from_the_file_that_transformers_reads(saved, kinds, named, expected):
+    norms = lay_out(saved, kinds, named)
+    if expected is None:
+        with pytest.raises((FileNotFoundError, ValueError), match=r"qwen2.*safetensors"):
+            load_huggingface(saved)
+    else:
+        norm = load_huggingface(saved)[1]["final_norm"]["scale"]
+        np.testing.assert_array_equal(norm, norms[expected])
+
+
+@pytest.mark.parametrize(("kinds", "named", "expected"), PRECEDENCE)
+def test_live_precedence_of_weights_is_the_recorded_one(saved, kinds, named, expected):
+    norms = lay_out(saved, kinds, named)
+    transformers = pytest.importorskip("transformers", reason="needs it: make test-parity")
+    pytest.importorskip("torch", reason="needs torch: make test-parity")
+    if expected is None:
+        with pytest.raises((OSError, ValueError)):
+            transformers.AutoModelForCausalLM.from_pretrained(saved)
+    else:
+        model = transformers.AutoModelForCausalLM.from_pretrained(saved)
+        assert set(model.model.norm.weight.float().tolist()) == {norms[expected]}
+
+
+def test_weights_that_are_a_pickle_are_named(saved):
+    lay_out(saved, ("pickle",), None)
+    with pytest.raises(FileNotFoundError, match=r"lacks model.safetensors \(pytorch_model.bin is"):
+        load_huggingface(saved)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", r"weight_map=\(absent\): expected the file of every tensor"),
+        ('{"weight_map": {}}', "weight_map={}: expected the file of every tensor"),
+        ('{"weight_map": ["x"]}', "weight_map=.*: expected an object"),
+        ('{"weight_map": {"a.weight": 5}}', "weight_map.a.weight=5: expected a text"),
+        ("[]", "expected a JSON object, found list"),
+        ("{", "not valid JSON"),
+    ],
+)
+def test_damaged_index_is_named(content, message, tmp_path):
     save_huggingface(tmp_path / "out", PLAIN, random_params(PLAIN), shard_bytes=4000)
-    (tmp_path / "out" / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(ValueError, match="index.json is no index of weights"):
+    (tmp_path / "out" / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ValueError, match=f"index.json: {message}"):
         load_huggingface(tmp_path / "out")
 
 
@@ -295,7 +392,7 @@ def test_unreadable_directories_are_named(saved, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere/config.json does not exist"):
         load_huggingface(tmp_path / "nowhere")
     (saved / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="config.json is not JSON"):
+    with pytest.raises(ValueError, match="config.json: not valid JSON"):
         load_huggingface(saved)
 
 
