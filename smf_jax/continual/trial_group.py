@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from smf_jax import interrupts
 from smf_jax.data.batching import Batch, in_chunks
 from smf_jax.evaluation.likelihood import LossSum, loss_sum, mean_loss
 from smf_jax.evaluation.probes.exact import is_exact_match
@@ -121,6 +122,7 @@ class TrialGroup(Generic[State]):
         placed = split_over(stack(batches), self.mesh)
         metrics = []
         for position in range(steps):
+            interrupts.check()
             index = jnp.asarray(position, jnp.int32)
             state, measured = self._step(self._shared, state, placed, index, settings)
             metrics.append(measured)
