@@ -97,8 +97,9 @@ def run(
     ``positional`` names the field that takes the arguments that are no flags.
     """
     arguments = sys.argv[1:]
-    again = "go on with --resume" if "resume" in config().values() else "run the command again"
-    interrupts.listen(f"what is done is kept; {again}")
+    resumes = "resume" in config().values()
+    kept = "what is done is kept; go on with --resume"
+    interrupts.listen(kept if resumes else "no file is half written; run the command again")
     for page, asked in ((help_text, {"--helpfull"}), (first_page, {"-h", "--help", "-help"})):
         if asked.intersection(arguments):
             _print_and_exit(page(config, summary, example))
