@@ -20,7 +20,7 @@ ROOMS = {
     **dict.fromkeys(GROUND, ()),
     "progress": ("interrupts",),
     "checkpoints": (),
-    "data": ("errors", "interrupts"),
+    "data": ("errors",),
     "memory": ("shapes", "configuration", "cpu_kernels"),
     "sparse": ("shapes", "params", "cpu_kernels", "checkpoints"),
     "models": ("params", "data", "memory"),

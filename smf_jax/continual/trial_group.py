@@ -175,6 +175,7 @@ class TrialGroup(Generic[State]):
         return over_trials(right, self.mesh, (False, True, False))
 
     def _chunks(self, function: Callable[..., Any], state: State, batch: Batch) -> list[Any]:
+        interrupts.check()
         return in_chunks(
             lambda chunk: function(self._shared, state, replicate(chunk, self.mesh)),
             batch,

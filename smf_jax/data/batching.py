@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from smf_jax import interrupts
 from smf_jax.data.facts import Paraphrase, require_at_least
 from smf_jax.data.tokenizer import Ids, Tokenizer
 
@@ -184,11 +183,7 @@ def in_chunks(function: Callable[[Batch], T], batch: Batch, rows: int) -> list[T
     total = batch.tokens.shape[0]
     filled = [np.pad(field, ((0, -total % rows), (0, 0))) for field in batch]
     starts = range(0, total, rows)
-    results = []
-    for start in starts:
-        interrupts.check()
-        results.append(function(Batch(*(field[start : start + rows] for field in filled))))
-    return results
+    return [function(Batch(*(field[start : start + rows] for field in filled))) for start in starts]
 
 
 def empty_batch(rows: int, length: int, pad: int) -> Batch:
