@@ -76,7 +76,7 @@ class RunDirectory:
 
         Raises:
           FileExistsError: if it exists and may neither be resumed nor replaced, or is no run.
-          ValueError: if both are asked for, or the run to go on with was given other flags or inputs,
+          ValueError: if both are asked for, the run to go on with was given other flags or inputs,
             or its files are damaged.
         """
         told = config.run
