@@ -7,14 +7,17 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from absl import flags
 
 from experiments.configs import preset_of
+from smf_jax import interrupts
 from smf_jax.configuration import Configuration, Flag, flags_of
+from smf_jax.continual.run_lock import locked
 
 Config = TypeVar("Config", bound=Configuration)
 
@@ -94,6 +97,9 @@ def run(
     ``positional`` names the field that takes the arguments that are no flags.
     """
     arguments = sys.argv[1:]
+    resumes = "resume" in config().values()
+    kept = "what is done is kept; go on with --resume"
+    interrupts.listen(kept if resumes else "no file is half written; run the command again")
     for page, asked in ((help_text, {"--helpfull"}), (first_page, {"-h", "--help", "-help"})):
         if asked.intersection(arguments):
             _print_and_exit(page(config, summary, example))
@@ -104,7 +110,12 @@ def run(
             told = replace(told, **{positional: tuple(rest)})
         elif rest:
             raise ValueError(f"{rest[0]!r} is not a flag; --help lists them")
-        sys.exit(main(told))
+        with _writing(told):
+            status = main(told)
+        interrupts.finish()
+        sys.exit(status)
+    except interrupts.Stopped as stopped:
+        interrupts.leave(stopped)
     except (ValueError, OSError) as error:
         if os.environ.get("SMF_JAX_TRACEBACK"):
             traceback.print_exc()
@@ -113,6 +124,17 @@ def run(
     except FloatingPointError as error:
         print(f"failed: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _writing(config: Configuration) -> AbstractContextManager[None]:
+    """The lock of ``--out`` while a command runs; shares of a sweep have locks of their own."""
+    told = config.values()
+    out = Path(told.get("out", ""))
+    above = next(each for each in out.absolute().parents if each.exists())
+    may_write = os.access(above, os.W_OK | os.X_OK)  # or the command refuses it by its flag
+    if "shard" in told or out == Path() or "://" in told["out"] or not may_write:
+        return nullcontext()
+    return locked(out.with_name(f".{out.name}.lock"), f"--out={out}")
 
 
 def _print_and_exit(text: str) -> NoReturn:

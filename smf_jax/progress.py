@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from smf_jax import interrupts
+
 
 @contextmanager
 def progress_bar(total: int, what: str, unit: str = "step") -> Iterator[Callable[[int], None]]:
@@ -20,6 +22,7 @@ def progress_bar(total: int, what: str, unit: str = "step") -> Iterator[Callable
     with tqdm(total=total, desc=what, unit=unit, mininterval=interval, file=sys.stderr) as bar:
 
         def advance(done: int) -> None:
+            interrupts.check()
             bar.update(done - bar.n)
 
         yield advance

@@ -13,11 +13,12 @@ PURE = ("smf_jax.shapes", "smf_jax.memory.product_keys", "smf_jax.memory.reading
 FLAX_OR_ABOVE = ("flax", "smf_jax.models", "smf_jax.training", "smf_jax.memory.layer")
 # Every room with the rooms that it may import, itself aside: a tree that is read downwards.
 GROUND = (
-    *("shapes", "version", "errors", "configuration", "progress"),
+    *("shapes", "version", "errors", "configuration", "interrupts", "progress"),
     *("params", "losses", "sharding", "cpu_kernels", "typed_json"),
 )
 ROOMS = {
     **dict.fromkeys(GROUND, ()),
+    "progress": ("interrupts",),
     "checkpoints": (),
     "data": ("errors", "typed_json"),
     "memory": ("shapes", "configuration", "cpu_kernels"),

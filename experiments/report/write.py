@@ -55,10 +55,12 @@ def write_report(directory: Path) -> str:
     """
     directory = Path(os.path.abspath(directory))  # its last part is the title, as of `.`
     run = RunDirectory(str(directory))
-    probes, rows = run.config().probes.probes, run.rows()
-    trials = [outcome.trial for outcome in summarise(rows)]
-    health = read_slot_health(directory)
-    return draw_report(directory, rows, read_changed_slots(run, trials), health, probes)
+    probes = run.config().probes.probes
+    with run.locks.starting():
+        rows = run.rows()
+        trials = [outcome.trial for outcome in summarise(rows)]
+        health = read_slot_health(directory)
+        return draw_report(directory, rows, read_changed_slots(run, trials), health, probes)
 
 
 def read_changed_slots(run: RunDirectory, trials: Iterable[Trial]) -> ChangedSlots:

@@ -124,8 +124,8 @@ def save_base(
 ) -> str:
     """Writes a base and returns its fingerprint; the directory appears whole or not at all.
 
-    Of two processes that write the same one, the first wins. ``inputs``, what it was made from,
-    are recorded with it.
+    Of two processes that write the same one, the first wins; FileExistsError if it is another.
+    ``inputs``, what it was made from, are recorded with it.
     """
     metadata = {
         "kind": "base",
@@ -143,7 +143,8 @@ def save_base(
             files = {file.name: sha256_of_file(file) for file in sorted(partial.iterdir())}
             checkpoints.save(partial / PARAMS, base.params, {**metadata, "files": files})
     except FileExistsError:
-        if not (path / PARAMS).is_dir():
+        there = path / PARAMS
+        if not there.is_dir() or checkpoints.read_manifest(there).fingerprint != base_fingerprint:
             raise
     return base_fingerprint
 

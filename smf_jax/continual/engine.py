@@ -82,8 +82,6 @@ class TrialBatch:
             self.done[trial], failed_step = sweep.run.completed(trial)
             if failed_step is not None:
                 self._fail(trial, self.done[trial], failed_step)
-            else:
-                sweep.run.forget(trial, self.done[trial])
             if self.method.artefact == "patch":
                 self.histories[trial] = self._history(trial)
 

@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from itertools import count
 from pathlib import Path
@@ -25,6 +25,7 @@ from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.inputs import Inputs, changed_inputs, follow_moves, inputs_of_sweep
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.results import ResultRow
+from smf_jax.continual.run_lock import RunLocks
 from smf_jax.continual.trial import Trial
 from smf_jax.continual.trial_group import CARRIED
 from smf_jax.errors import require_writable
@@ -63,7 +64,10 @@ class RunDirectory:
         Each shard writes a results file of its own, so that several machines can share a directory.
         """
         self.path = Path(path)
-        name = RESULTS if shard == "0/1" else f"results-{shard.replace('/', '-of-')}.jsonl"
+        self.locks = RunLocks(self.path, shard)
+        self._shard = shard
+        self._is_share = not shard.endswith("/1")
+        name = f"results-{shard.replace('/', '-of-')}.jsonl" if self._is_share else RESULTS
         self._results = self.path / name
         self._inputs: Inputs | None = None
 
@@ -72,7 +76,7 @@ class RunDirectory:
 
         Raises:
           FileExistsError: if it exists and may neither be resumed nor replaced, or is no run.
-          ValueError: if both are asked for, or the run to resume was given other flags or inputs,
+          ValueError: if both are asked for, the run to go on with was given other flags or inputs,
             or its files are damaged.
         """
         told = config.run
@@ -83,20 +87,21 @@ class RunDirectory:
                 "--resume goes on with a run and --overwrite replaces it; give one of them"
             )
         require_writable(str(self.path), "out")
-        if not self.path.exists():
-            return
-        if not (told.resume or told.overwrite):
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.glob("[!.]*"))):
+            return  # what is hidden are the locks of those that start, and half of a file
+        before = self._stored()
+        joins = self._is_share and before is not None
+        if not (told.resume or told.overwrite or joins):
             raise FileExistsError(
                 f"--out={self.path} exists; give --resume to go on with it, --overwrite to replace "
                 "it, or another directory"
             )
-        before = self._stored()
-        if before is None and (not self.path.is_dir() or any(self.path.glob("[!.]*"))):
+        if before is None:
             raise FileExistsError(
                 f"--out={self.path} exists and is no run, so it is neither resumed nor replaced; "
                 "choose another directory or remove it yourself"
             )
-        if told.resume and before is not None:
+        if told.resume or self._is_share:
             self._compare(before, config.values(), self.inputs(config))
             self.rows()  # or damage would be found after the base was made
 
@@ -106,12 +111,20 @@ class RunDirectory:
             self._inputs = inputs_of_sweep(config)
         return self._inputs
 
-    def open(self, config: SweepConfig) -> None:
-        """Makes the directory, or takes up the run in it; raises as `check`."""
+    def replaces_all(self, config: SweepConfig) -> bool:
+        """Whether nothing that is there is kept: a share replaces only what is its own."""
+        return config.run.overwrite and not self._is_share
+
+    def open(self, config: SweepConfig, trials: Sequence[Trial] = ()) -> None:
+        """Makes the directory, or takes up the run in it; raises as `check`.
+
+        What an earlier run has left of the trials beyond the tasks to go on from is dropped. Where
+        others may write this directory, its `locks` are to be had.
+        """
         self.check(config)
-        if self.path.exists() and config.run.overwrite:
-            shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
+        if config.run.overwrite:
+            self._clear(trials, self.replaces_all(config))
         versions = {each.__name__: each.__version__ for each in (jax, flax, optax)}
         told = {
             **config.values(),
@@ -123,6 +136,23 @@ class RunDirectory:
         if self._results.is_file():
             # A line that a kill cut short is dropped; its task is run again.
             write_text(self._results, "".join(line for line, _ in _whole_lines(self._results)))
+        for trial in trials:
+            done, failed_step = self.completed(trial)
+            if failed_step is None:
+                self.forget(trial, done)
+
+    def _clear(self, trials: Iterable[Trial], whole: bool) -> None:
+        """Removes the run that is there but for its configuration, or what it has of the trials."""
+        if whole:
+            gone = [path for path in self.path.glob("[!.]*") if path.name != CONFIG]
+        else:
+            gone = [*self.path.glob(f"*-{self._shard.replace('/', '-of-')}.json*")]
+            gone += [self.path / TRIALS / trial.id for trial in trials]
+            for trial in trials:
+                self.forget(trial, 0)
+        # Results first: after a kill in between nothing that is left counts as done.
+        for path in sorted(gone, key=lambda path: path.is_dir()):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def _stored(self) -> dict[str, Any] | None:
         """The configuration of the run that is there, ``None`` if what is there is no run."""
@@ -152,7 +182,8 @@ class RunDirectory:
                 f"with other content than it began with: {', '.join(changed)}; {remedy}"
             )
         if problems:
-            raise ValueError(f"--resume of {self.path} {'; '.join(problems)}")
+            how = f"--shard={self._shard}" if self._is_share else "--resume"
+            raise ValueError(f"{how} of {self.path} {'; '.join(problems)}")
 
     def config(self) -> SweepConfig:
         """What the run was told; raises FileNotFoundError if the directory is no run."""
@@ -205,13 +236,15 @@ class RunDirectory:
         return kept, mine.get(done) if kept == done else None
 
     def forget(self, trial: Trial, done: int) -> None:
-        """Drops the rows of a trial from a task on, which is run again."""
-        if not self._results.is_file():
-            return
-        lines = list(_whole_lines(self._results))
-        kept = [line for line, row in lines if row["trial"] != trial.id or row["task"] < done]
-        if len(kept) < len(lines):
-            write_text(self._results, "".join(kept))
+        """Drops the rows of a trial from a task on, which is run again.
+
+        They may stand in the file of a share of another number; it is not at work, or it had them.
+        """
+        for file in self.path.glob("results*.jsonl"):
+            lines = list(_whole_lines(file))
+            kept = [line for line, row in lines if row["trial"] != trial.id or row["task"] < done]
+            if len(kept) < len(lines):
+                write_text(file, "".join(kept))
 
     def _is_saved(self, trial: Trial, task: int) -> bool:
         return checkpoints.is_complete(self.task_path(trial, task))

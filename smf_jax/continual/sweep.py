@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from smf_jax.continual.plan import check_trials, measured_background
 from smf_jax.continual.pretraining import abstract_base, pretrain, recipe_of
 from smf_jax.continual.retrofitting import retrofit_base
 from smf_jax.continual.run_directory import BACKGROUND, BASE, RunDirectory
+from smf_jax.continual.run_lock import locked
 from smf_jax.continual.slot_health import measure_slot_health
 from smf_jax.continual.stream_data import StreamData, load_stream_data
 from smf_jax.continual.trial import Trial, by_group, shard
@@ -53,9 +55,18 @@ def run_sweep(
     `recipe` is that of the built-in base, where `config` asks for one. Raises ValueError naming the
     flag that does not fit, before anything is computed or written.
     """
-    tools = tools or Tools()
+    with ExitStack() as held:  # the locks of the run
+        return _run_sweep(config, recipe, tools or Tools(), held)
+
+
+def _run_sweep(
+    config: SweepConfig, recipe: PretrainConfig, tools: Tools, held: ExitStack
+) -> tuple[RunDirectory, list[str]]:
     trials = shard(grid(config.grid), config.grid.shard)
     run = RunDirectory(config.run.out, config.grid.shard)
+    own = [trial.id for trial in trials]
+    in_the_way = None if run.replaces_all(config) else own
+    run.locks.settle(in_the_way)
     run.check(config)
     run.inputs(config)  # as they are before they are read
     base = _find_base(config, recipe, tools)
@@ -64,16 +75,22 @@ def run_sweep(
     check_trials(config, trials, base, stream_data)
     measured = measured_background(config.background.background, base.tokenizer_fingerprint())
     # All that can be told without computing has been told; --out is still as it was.
-    base = _make_base(config, base, stream_data, tools)
+    start = held.enter_context(ExitStack())
+    start.enter_context(run.locks.starting(in_the_way))
+    held.enter_context(run.locks.writing(own, in_the_way))
+    run.check(config)  # others may have started since
+    base = _make_base(config, base, stream_data, run, tools)
     background = None
     if any(trial.rule and RULES[trial.rule].needs_background for trial in trials):
         background = _kept_background(config, base, run)
         background = background or _background(config, base, stream_data, measured, tools)
-    run.open(config)
+    run.open(config, trials)
+    fingerprint = _save_start(run, base, background, tools)
+    start.close()
     sweep = Sweep(
         config=config,
         base=base,
-        base_fingerprint=_save_start(run, base, background, tools),
+        base_fingerprint=fingerprint,
         stream_data=stream_data,
         usage=None if background is None else background.pools,
         run=run,
@@ -102,12 +119,19 @@ def _find_base(config: SweepConfig, recipe: PretrainConfig, tools: Tools) -> Bas
     return abstract_base(recipe).cast(named.dtype)
 
 
-def _make_base(config: SweepConfig, base: Base, stream_data: StreamData, tools: Tools) -> Base:
+def _make_base(
+    config: SweepConfig, base: Base, stream_data: StreamData, run: RunDirectory, tools: Tools
+) -> Base:
     """The base as the trials start from it: pretrained and retrofitted where that is to be done."""
-    recipe = recipe_of(base)
+    recipe, kept = recipe_of(base), run.path / BASE
+    is_made = base.is_abstract or config.retrofit.retrofit != "none"
+    if is_made and kept.is_dir() and not run.replaces_all(config):
+        return tools.load_base(str(kept), "out")  # another share, or this one before, has made it
     if base.is_abstract and recipe is not None:
         path = cached_path(recipe.recipe(), config.base.base_cache)
-        tools.save_base(path, tools.pretrain(recipe))
+        with locked(path.with_name(f".{path.name}.lock"), str(path), wait=lambda: None):
+            if not path.is_dir():
+                tools.save_base(path, tools.pretrain(recipe))
         base = tools.load_base(str(path), "base_cache", config.base.dtype)
     if config.retrofit.retrofit != "none":
         windows = None if stream_data.general is None else stream_data.general.rows
@@ -116,9 +140,9 @@ def _make_base(config: SweepConfig, base: Base, stream_data: StreamData, tools: 
 
 
 def _kept_background(config: SweepConfig, base: Base, run: RunDirectory) -> Background | None:
-    """The statistics of the run that is resumed, ``None`` if it has none of this very base."""
+    """The statistics of the run that goes on, ``None`` if it has none of this very base."""
     path = run.path / BASE / BACKGROUND
-    if not config.run.resume or not checkpoints.is_complete(path):
+    if run.replaces_all(config) or not checkpoints.is_complete(path):
         return None
     kept = Background.from_arrays(*checkpoints.load(path))
     return kept if kept.fingerprint == routing_fingerprint(base.config, base.params) else None
@@ -172,7 +196,7 @@ def _save_start(run: RunDirectory, base: Base, background: Background | None, to
         tools.save_base(path, base)
     if checkpoints.read_manifest(path / PARAMS).fingerprint != fingerprint:
         raise ValueError(
-            f"--resume of {run.path}: {path} is not the base that these flags give now; what "
+            f"--out={run.path}: {path} is not the base that these flags give now; what "
             "--base names has changed, or another machine made or healed it; give another --out"
         )
     if background is not None and not (path / BACKGROUND).exists():

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from smf_jax import interrupts
 from smf_jax.data.batching import Batch, in_chunks
 from smf_jax.evaluation.likelihood import LossSum, loss_sum, mean_loss
 from smf_jax.evaluation.probes.exact import is_exact_match
@@ -143,6 +144,7 @@ class TrialGroup(Generic[State]):
         placed = split_over(stack(batches), self.mesh)
         metrics = []
         for position in range(steps):
+            interrupts.check()
             index = jnp.asarray(position, jnp.int32)
             hidden = ()
             if self._lower is not None:
@@ -212,6 +214,7 @@ class TrialGroup(Generic[State]):
         return over_trials(right, self.mesh, (False, True, False))
 
     def _chunks(self, function: Callable[..., Any], state: State, batch: Batch) -> list[Any]:
+        interrupts.check()
         return in_chunks(
             lambda chunk: function(self._shared, state, replicate(chunk, self.mesh)),
             batch,

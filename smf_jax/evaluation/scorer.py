@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from smf_jax import interrupts
 from smf_jax.data.batching import Batch, in_chunks
 from smf_jax.data.tokenizer import Ids, Tokenizer
 from smf_jax.evaluation.continuations import RowScores, row_scores
@@ -48,6 +49,7 @@ class Scorer:
 
     def score(self, params: Params, batch: Batch) -> RowScores:
         """Scores ``(rows, t)`` as `row_scores` does, in NumPy and float64: sums are exact."""
+        interrupts.check()
         total, scored = batch.tokens.shape[0], count_scored(batch.weights)
         fitting = max(1, _LOGITS // (scored * self.model.config.vocabulary))
         rows = min(self.rows, fitting, total)
@@ -77,6 +79,7 @@ class Scorer:
         rows = min(self.rows, len(prompts))
         answers: list[Any] = []
         for start in range(0, len(prompts), rows):
+            interrupts.check()
             # One shape for all: the last chunk is filled up with prompts of the first.
             chosen = np.arange(start, start + rows) % len(prompts)
             answers.append(generate(self.model, tree, tokens[chosen], valid[chosen], steps, stop))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from smf_jax import interrupts
 from smf_jax.data.batching import Batch
 from smf_jax.params import Params
 from smf_jax.sharding import replicate, split_over
@@ -53,6 +54,7 @@ def fit(
     step = jax.jit(trainer.step, donate_argnums=1)
     losses = []
     for index in range(steps):
+        interrupts.check()
         batch = split_over(Batch(*(field[index] for field in batches)), mesh)
         state, metrics = step(shared, state, batch, settings)
         losses.append(metrics.loss)

@@ -67,8 +67,10 @@ def test_of_two_that_write_one_base_the_first_wins(base, tmp_path):
     target = tmp_path / "base"
     save_base(target, base)
     before = content(target)
+    save_base(target, base)  # the same
     other = dataclasses.replace(base, params={p: leaf + 1 for p, leaf in base.params.items()})
-    save_base(target, other)
+    with pytest.raises(FileExistsError, match="base exists"):
+        save_base(target, other)
     assert content(target) == before
     save_base(target, other, overwrite=True)
     assert load_base(str(target), "base").fingerprint() == other.fingerprint()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,8 +14,11 @@ import pytest
 
 from experiments.cli import first_page, help_text, parse, run
 from experiments.compare import CompareConfig
+from smf_jax import interrupts
 from smf_jax.configuration import Configuration, flags_of, setting
 from smf_jax.continual.config import PretrainConfig, RetrofitCommandConfig, SweepConfig
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,18 @@ def test_the_first_page_of_help_fits_a_screen_and_names_the_rest(config):
     assert not chosen or f"--helpfull explains all {len(flags_of(config()))} flags" in page
 
 
+@pytest.fixture(autouse=True)
+def signals():
+    """Those of the tests are as they were after a command has run in this process."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    wakes = signal.set_wakeup_fd(-1)
+    yield
+    signal.set_wakeup_fd(wakes)
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
 def exit_of(monkeypatch, capsys, main, *arguments: str, positional: str | None = None):
     """Status, standard output and standard error of a command."""
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
@@ -110,6 +127,35 @@ def test_bad_input_is_one_line_and_status_2(monkeypatch, capsys, error):
     monkeypatch.setenv("SMF_JAX_TRACEBACK", "1")
     _, _, stderr = exit_of(monkeypatch, capsys, main)
     assert "Traceback" in stderr
+
+
+def test_a_stop_that_was_swallowed_is_no_success(monkeypatch, capsys):
+    monkeypatch.setattr(interrupts, "_pending", None)
+    monkeypatch.setattr(interrupts, "leave", lambda stopped: sys.exit(str(stopped)))
+    status, *_ = exit_of(
+        monkeypatch, capsys, lambda flags: interrupts.stop(interrupts.Stopped(2, "a"))
+    )
+    assert status == "stopped by SIGINT: a"
+
+
+@dataclass(frozen=True)
+class Writes(Configuration):
+    out: str = setting("", "where it goes")
+
+
+def test_two_commands_do_not_write_one_place(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "bases" / "mine"
+    monkeypatch.setattr(sys, "argv", ["command", f"--out={out}"])
+
+    def command(main):
+        with pytest.raises(SystemExit) as left:
+            run(main, Writes, "does it", "an example")
+        return left.value.code
+
+    assert command(lambda _: command(None)) == 2
+    told = f"error: --out={out} is being written by process {os.getpid()} on .*\n"
+    assert re.fullmatch(told, capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
 
 
 def test_arguments_that_are_no_flags_are_refused(monkeypatch, capsys):
@@ -141,7 +187,7 @@ def test_a_fault_of_ours_is_no_error_of_the_user(monkeypatch):
 def test_help_of_every_command_needs_nothing_else(command, argument):
     found = subprocess.run(
         [sys.executable, "-m", f"experiments.{command}", "--nonsense", argument],
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,

@@ -8,8 +8,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import cast
 
@@ -21,8 +23,9 @@ from experiments import sweep
 from experiments.compare import compare
 from smf_jax import checkpoints
 from smf_jax.continual.base import Base, cached_path, load_base
-from smf_jax.continual.config import PretrainConfig
+from smf_jax.continual.config import PretrainConfig, SweepConfig
 from smf_jax.continual.methods.lora import LoraConfig
+from smf_jax.continual.retrofitting import retrofit_base
 from smf_jax.continual.run_directory import CONFIG
 from smf_jax.continual.stream_data import load_stream_data
 from smf_jax.evaluation.likelihood import loss_sum, mean_loss
@@ -31,6 +34,8 @@ from smf_jax.models.decoder import Decoder
 from smf_jax.models.lora import merge_lora
 from smf_jax.params import flatten, unflatten
 from smf_jax.sparse.patch import Patch, apply_patch
+from smf_jax.training.background import measure_background
+from tests.fixtures import NO_COMPUTE
 from tests.tiny_sweep import content, on_devices, quick_compilation, rows_of, write_lines
 
 POOL = "memory/pool_0/values"
@@ -181,16 +186,93 @@ def test_a_row_tells_of_the_model_in_its_checkpoint(finished, sweeper):
             assert row["text_loss"] == pytest.approx(loss, rel=1e-4)
 
 
-def test_shares_of_the_grid_give_the_rows_of_the_whole(sweeper, tmp_path):
+def test_shares_of_the_grid_give_the_rows_of_the_whole(sweeper, tmp_path, monkeypatch):
     grid = dict(methods="smf", optimizer="", seeds="0,1", lr="30", tasks=1)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert sweeper(whole, devices=2, **grid) == 0
     assert sweeper(parts, devices=2, shard="0/2", **grid) == 0
     assert len(rows_of(parts)) == 2
     # The other machine joins the directory; the last one to finish reports on all.
-    assert sweeper(parts, devices=2, shard="1/2", resume=True, report=True, **grid) == 0
+    monkeypatch.setattr(sweeper, "may_measure", False)
+    assert sweeper(parts, devices=2, shard="1/2", report=True, **grid) == 0
     assert rows_of(parts) == rows_of(whole)
     assert len((parts / "summary.csv").read_text().splitlines()) == 1 + 4
+    # A share that is run anew leaves those of others alone, and one of another grid does not join.
+    first = content(parts / "trials" / rows_of(parts)[0]["trial"])
+    with pytest.raises(ValueError, match="--shard=1/2 of .* with other flags: --lr was"):
+        sweeper(parts, devices=2, shard="1/2", **grid | dict(lr="20"))
+    with pytest.raises(ValueError, match="--shard=1/2 of .* with other flags: --lr was"):
+        sweeper(parts, devices=2, shard="1/2", overwrite=True, **grid | dict(lr="20"))
+    kept = (parts / "results-0-of-2.jsonl").read_bytes()
+    assert sweeper(parts, devices=2, shard="1/2", overwrite=True, **grid) == 0
+    assert (parts / "results-0-of-2.jsonl").read_bytes() == kept
+    assert content(parts / "trials" / rows_of(parts)[0]["trial"]) == first
+    assert rows_of(parts) == rows_of(whole)
+
+
+def test_a_healed_base_is_made_once_for_all_shares(sweeper, plain_checkpoint, tmp_path):
+    """And by whoever comes first: the others read what it has saved, without healing it again."""
+    texts = write_lines(tmp_path / "t.jsonl", *[{"text": f"Thing {n} stands."} for n in range(400)])
+    asked = [{"question": f"Who made thing {n}?", "answers": [f"Maker {n}"]} for n in range(4)]
+    stream, out = write_lines(tmp_path / "stream.jsonl", *asked), tmp_path / "run"
+    given: dict = dict(base=str(plain_checkpoint), stream=str(stream), background=str(texts))
+    given |= dict(retrofit="add", layers="0", keys_per_half=8, memory_heads=1, reads=2, tasks=1)
+    given |= dict(
+        heal_steps=2, heal_batch_size=8, methods="smf,full", lr="", optimizer="", slots="4"
+    )
+    made, measured = [], []
+    for share in ("0/2", "1/2", "1/2"):
+        config = sweeper.config(out, shard=share, **given)
+        tools = dataclasses.replace(
+            sweeper.tools(config),
+            retrofit_base=lambda *told: made.append(told) or retrofit_base(*told),
+            measure_background=lambda *told, **more: (
+                measured.append(told) or measure_background(*told, **more)
+            ),
+            run_group=lambda *_: None,
+        )
+        with on_devices(1), quick_compilation():
+            assert sweep.main(config, tools, lambda *_: "") == 0
+    assert len(made) == len(measured) == 1
+
+
+def test_two_at_work_on_one_run_lose_nothing_and_a_signal_stops_one(tiny_base, sweeper, tmp_path):
+    out, log = tmp_path / "run", tmp_path / "log"
+    config = sweeper.config(out, methods="full", lr="1e-3", optimizer="", tasks=40, changed_share=0)
+    told = {
+        name: each
+        for name, each in config.values().items()
+        if each != SweepConfig.of().values()[name]
+    }
+    command = [sys.executable, "-m", "experiments.sweep"]
+    command += [f"--{name}={each}" for name, each in told.items()]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    early = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    with log.open("w") as file:
+        late = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
+    time.sleep(0.3)
+    early.send_signal(signal.SIGTERM)  # while it imports
+    line = early.communicate(timeout=60)[1]
+    assert (early.returncode, line.count("\n")) == (143, 1) and "go on with --resume" in line
+    results = out / "results.jsonl"
+    while not (results.is_file() and results.read_text()):
+        assert late.poll() is None, log.read_text()
+        time.sleep(0.05)
+    for way in (dict(resume=True), dict(overwrite=True), dict(overwrite=True, shard="0/2")):
+        with pytest.raises(BlockingIOError, match=f"process {late.pid} on .*, since 20.*; wait"):
+            sweep.main(config.with_values(**way), NO_COMPUTE)
+    late.send_signal(signal.SIGINT)
+    assert late.wait(timeout=60) == 130
+    assert "Traceback" not in log.read_text()
+    assert re.search("^stopped by SIGINT: .* go on with --resume\n$", log.read_text(), re.M)
+    done = rows_of(out)
+    assert 0 < len(done) < 40 and not list(out.glob(".lock*"))
+    sweep.main(
+        config.with_values(resume=True, tasks=40),
+        dataclasses.replace(sweeper.tools(config), run_group=lambda *_: None),
+        lambda *_: "",
+    )
+    assert rows_of(out) == done
 
 
 def test_all_methods_run_on_a_plain_checkpoint_with_files(sweeper, plain_checkpoint, tmp_path):
