@@ -15,6 +15,8 @@ from absl import flags
 
 from experiments.configs import preset_of
 from smf_jax.configuration import Configuration, Flag, flags_of
+from smf_jax.errors import blame_flag
+from smf_jax.paths import as_path, is_remote
 
 Config = TypeVar("Config", bound=Configuration)
 
@@ -41,7 +43,12 @@ def parse(config: type[Config], arguments: Sequence[str]) -> tuple[Config, list[
     start = config()
     if "preset" in known:
         start = preset_of(config, str(given.get("preset", "")), str(given.get("scale", "full")))
-    return start.with_values(**given), rest
+    made = start.with_values(**given)
+    for name, each in flags_of(made).items():
+        if each.is_path and is_remote(each.default):
+            with blame_flag(f"--{name}="):
+                as_path(each.default)
+    return made, rest
 
 
 def first_page(config: type[Configuration], summary: str, example: str) -> str:

@@ -17,17 +17,18 @@ GROUND = (
     *("params", "losses", "sharding", "cpu_kernels"),
 )
 ROOMS = {
-    **dict.fromkeys(GROUND, ()),
-    "checkpoints": (),
-    "data": ("errors",),
+    "paths": (),
+    **dict.fromkeys(GROUND, ("paths",)),
+    "checkpoints": ("paths",),
+    "data": ("paths", "errors"),
     "memory": ("shapes", "configuration", "cpu_kernels"),
     "sparse": ("shapes", "params", "cpu_kernels", "checkpoints"),
     "models": ("params", "data", "memory"),
     "training": (*GROUND, "checkpoints", "data", "memory", "sparse", "models"),
-    "evaluation": (*GROUND, "data", "models"),
-    "interop": ("params", "checkpoints", "data", "memory", "sparse", "models"),
+    "evaluation": ("paths", *GROUND, "data", "models"),
+    "interop": ("paths", "params", "checkpoints", "data", "memory", "sparse", "models"),
     "continual": (
-        *GROUND,
+        *("paths", *GROUND),
         *("checkpoints", "data", "memory", "sparse", "models", "training", "evaluation", "interop"),
     ),
 }
