@@ -30,6 +30,7 @@ from benchmarks.report import Report, check_table, markdown
 from experiments.cli import run
 from smf_jax.checkpoints.files import write_text
 from smf_jax.errors import require_writable
+from smf_jax.paths import as_path
 from smf_jax.progress import say
 
 Runs = Mapping[str, Callable[[BenchmarkConfig, Report], None]]
@@ -40,8 +41,8 @@ RUNS: Runs = {module.SUITE: module.run for module in _MODULES}
 
 def check_output(out: str, overwrite: bool) -> Path:
     """Where results go; refuses to replace what may not be replaced."""
-    path = Path(out)
     require_writable(out, "out")
+    path = as_path(out)
     if path.exists() and not overwrite:
         raise FileExistsError(f"--out={out} exists; choose another directory or give --overwrite")
     is_used = path.exists() and (not path.is_dir() or any(path.iterdir()))

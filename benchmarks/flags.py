@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from benchmarks.costs import BlockShape
-from smf_jax.configuration import Configuration, setting
+from smf_jax.configuration import Configuration, PathText, setting
 from smf_jax.errors import blame_flag
 from smf_jax.memory.config import MemoryConfig
 
@@ -31,7 +31,7 @@ class BenchmarkConfig(Configuration):
     reads: int = setting(32, "reads per head k", heading=_BLOCK)
     key_width: int = setting(256, "key width kd, both halves together", heading=_BLOCK)
     budget: int = setting(512, "rows that a step may change", heading=_BLOCK, least=1)
-    out: str = setting("", "directory to make, of results.json and results.md", heading=_OUT)
+    out: PathText = setting("", "directory to make, of results.json and results.md", heading=_OUT)
     overwrite: bool = setting(False, "replace what an earlier run left at --out", heading=_OUT)
     markdown: bool = setting(False, "print the tables in Markdown at the end", heading=_OUT)
 

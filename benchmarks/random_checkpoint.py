@@ -6,19 +6,19 @@
 
 import random
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from benchmarks.models import SHAPES, abstract_leaves, random_leaf
 from experiments.cli import run
 from smf_jax.checkpoints.files import whole_directory
-from smf_jax.configuration import Configuration, setting
+from smf_jax.configuration import SEED, Configuration, PathText, setting
 from smf_jax.data.bpe_files import read_qwen
 from smf_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from smf_jax.data.world.neutral import neutral_sentences
 from smf_jax.errors import blame_flag, require_writable
 from smf_jax.interop.huggingface.checkpoint import write_huggingface
 from smf_jax.params import count_parameters
+from smf_jax.paths import as_path
 from smf_jax.progress import say
 
 Dtype = Literal["bfloat16", "float32", "float16"]
@@ -32,11 +32,13 @@ _TOKENIZER = (
 class RandomConfig(Configuration):
     """What ``benchmarks.random_checkpoint`` is told."""
 
-    out: str = setting("", "directory of the checkpoint to make; must not exist", heading="Output")
+    out: PathText = setting(
+        "", "directory of the checkpoint to make; must not exist", heading="Output"
+    )
     shape: str = setting("qwen2.5-0.5b", f"any of {', '.join(SHAPES)}", heading="Model")
     dtype: Dtype = setting("bfloat16", "of the weights", heading="Model")
-    seed: int = setting(0, "seed of the weights", heading="Model", least=0)
-    tokenizer: str = setting("", _TOKENIZER, heading="Model")
+    seed: int = setting(0, "seed of the weights", heading="Model", least=0, most=SEED)
+    tokenizer: PathText = setting("", _TOKENIZER, heading="Model")
     shard_mb: int = setting(300, "megabytes of weights in a file", heading="Output", least=1)
 
     def __post_init__(self) -> None:
@@ -52,7 +54,7 @@ def main(flags: RandomConfig) -> int:
     require_writable(flags.out, "out")
     if flags.tokenizer:
         with blame_flag(f"--tokenizer={flags.tokenizer}: "):
-            whole = (Path(flags.tokenizer) / "tokenizer.json").is_file()
+            whole = (as_path(flags.tokenizer) / "tokenizer.json").is_file()
             tokenizer = (load_tokenizer if whole else read_qwen)(flags.tokenizer)
     else:
         tokenizer = train_tokenizer(neutral_sentences(2000, random.Random(0)), 1000)

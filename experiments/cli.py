@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from absl import flags
@@ -18,6 +17,8 @@ from experiments.configs import preset_of
 from smf_jax import interrupts
 from smf_jax.configuration import Configuration, Flag, flags_of
 from smf_jax.continual.run_lock import locked
+from smf_jax.errors import blame_flag
+from smf_jax.paths import as_path, is_remote
 
 Config = TypeVar("Config", bound=Configuration)
 
@@ -44,7 +45,12 @@ def parse(config: type[Config], arguments: Sequence[str]) -> tuple[Config, list[
     start = config()
     if "preset" in known:
         start = preset_of(config, str(given.get("preset", "")), str(given.get("scale", "full")))
-    return start.with_values(**given), rest
+    made = start.with_values(**given)
+    for name, each in flags_of(made).items():
+        if each.is_path and is_remote(each.default):
+            with blame_flag(f"--{name}="):
+                as_path(each.default)
+    return made, rest
 
 
 def first_page(config: type[Configuration], summary: str, example: str) -> str:
@@ -129,10 +135,13 @@ def run(
 def _writing(config: Configuration) -> AbstractContextManager[None]:
     """The lock of ``--out`` while a command runs; shares of a sweep have locks of their own."""
     told = config.values()
-    out = Path(told.get("out", ""))
+    if "shard" in told or not told.get("out") or is_remote(told["out"]):
+        return nullcontext()
+    out = as_path(told["out"])
     above = next(each for each in out.absolute().parents if each.exists())
-    may_write = os.access(above, os.W_OK | os.X_OK)  # or the command refuses it by its flag
-    if "shard" in told or out == Path() or "://" in told["out"] or not may_write:
+    if not out.name or not os.access(
+        above, os.W_OK | os.X_OK
+    ):  # the command refuses it by its flag
         return nullcontext()
     return locked(out.with_name(f".{out.name}.lock"), f"--out={out}")
 

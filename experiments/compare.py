@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 
 from experiments.cli import run
-from smf_jax.configuration import Configuration, setting
+from smf_jax.configuration import Configuration, PathText, setting
 from smf_jax.continual.comparison import compare, to_text
+from smf_jax.paths import as_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +16,7 @@ class CompareConfig(Configuration):
     """What to compare and how to tell."""
 
     checkpoints: tuple[str, ...] = ()
-    base: str = setting("", "the base, where it does not stand in the run directory")
+    base: PathText = setting("", "the base, where it does not stand in the run directory")
     json: bool = setting(False, "print JSON instead of text")
 
 
@@ -27,8 +27,8 @@ def main(config: CompareConfig) -> int:
             f"{len(config.checkpoints)} checkpoints given, expected two: "
             "python -m experiments.compare A B"
         )
-    first, second = (Path(each) for each in config.checkpoints)
-    found = compare(first, second, Path(config.base) if config.base else None)
+    first, second = map(as_path, config.checkpoints)
+    found = compare(first, second, as_path(config.base) if config.base else None)
     print(json.dumps(dataclasses.asdict(found)) if config.json else to_text(found))
     return 0
 

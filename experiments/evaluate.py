@@ -6,7 +6,6 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ import jax
 from experiments.cli import run
 from experiments.report.tables import score_table
 from smf_jax.checkpoints.files import write_text
-from smf_jax.configuration import Configuration, part, setting
+from smf_jax.configuration import Configuration, PathText, part, setting
 from smf_jax.continual.base import Base, load_base
 from smf_jax.continual.run_directory import BASE, RunDirectory
 from smf_jax.continual.sections import DTYPE_HELP, Dtype, ProbeConfig, QuestionDataConfig
@@ -24,6 +23,7 @@ from smf_jax.evaluation.probe import ProbeContext, ProbeOptions, run_probes
 from smf_jax.evaluation.probes.registry import Item, parse_probes, read_probes
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import Params
+from smf_jax.paths import PathLike, as_path, local
 from smf_jax.progress import say
 from smf_jax.version import __version__
 
@@ -34,8 +34,10 @@ PROBES, NEEDED = "The probes", 'lm-evaluation-harness: pip install "smf_jax[lm-e
 class ModelSection(Configuration):
     """The model that is measured."""
 
-    base: str = setting("", "directory: Hugging Face or a base; empty: that of --run", first=True)
-    run: str = setting("", "directory of a run, for its base and its trials", first=True)
+    base: PathText = setting(
+        "", "directory: Hugging Face or a base; empty: that of --run", first=True
+    )
+    run: PathText = setting("", "directory of a run, for its base and its trials", first=True)
     trial: str = setting("", "id of a trial of the run; empty: the base alone", first=True)
     task: int = setting(-1, "the last task that the trial's model was taught, from 0; -1: all")
     dtype: Dtype = setting(None, DTYPE_HELP)
@@ -60,10 +62,12 @@ class EvaluateConfig(Configuration):
         heading=PROBES,
         first=True,
     )
-    harness_path: str = setting("", "directory with YAML files of further tasks", heading=PROBES)
+    harness_path: PathText = setting(
+        "", "directory with YAML files of further tasks", heading=PROBES
+    )
     harness_chat: bool = setting(False, "put its tasks by the chat template", heading=PROBES)
     data: QuestionDataConfig = part(QuestionDataConfig(), PROBES)
-    out: str = setting("", "JSON file to write; must not exist", heading="Output", first=True)
+    out: PathText = setting("", "JSON file to write; must not exist", heading="Output", first=True)
     overwrite: bool = setting(False, "replace the file at --out", heading="Output")
 
 
@@ -76,10 +80,11 @@ def check(config: EvaluateConfig) -> tuple[Item, ...]:
         raise ValueError(f"--harness={harness} needs {NEEDED}")
     if not out:
         raise ValueError("--out is empty; name the JSON file to write")
-    if config.harness_path and not Path(config.harness_path).is_dir():
+    if config.harness_path and not as_path(config.harness_path).is_dir():
         raise FileNotFoundError(f"--harness_path={config.harness_path}: no such directory")
     require_writable(out, "out")
-    if Path(out).is_dir() or (Path(out).exists() and not config.overwrite):
+    target = as_path(out)
+    if target.is_dir() or (target.exists() and not config.overwrite):
         raise FileExistsError(f"--out={out} exists; give another file or --overwrite")
     return parse_probes(config.probes.probes, Reader(**config.data.values()).fields)
 
@@ -101,11 +106,11 @@ def find_model(config: ModelSection) -> tuple[Base, Params, dict[str, Any]]:
     return base, base.params, about
 
 
-def load_run_base(run: RunDirectory, path: str) -> tuple[Base, Path]:
+def load_run_base(run: RunDirectory, path: str) -> tuple[Base, PathLike]:
     """The base that a run's trials started from, and where it is: ``path``, or in the run."""
     told = run.config()  # or a directory of another kind would be searched for a base
     if path:
-        return load_base(path, "base", told.base.dtype), Path(path)
+        return load_base(path, "base", told.base.dtype), as_path(path)
     return load_base(str(run.path / BASE), "base"), run.path / BASE
 
 
@@ -114,7 +119,8 @@ def run_harness(config: EvaluateConfig, base: Base, params: Params) -> Iterator[
     from smf_jax.evaluation.lm_eval import SmfLM, run_tasks
 
     model = SmfLM(base.model, params, base.tokenizer, config.probes.eval_batch_size)
-    limit, path = config.probes.probe_limit or None, config.harness_path or None
+    limit = config.probes.probe_limit or None
+    path = str(local(config.harness_path)) if config.harness_path else None
     with blame_flag(f"--harness={config.harness}: "):
         return run_tasks(model, config.harness.split(","), limit, path, config.harness_chat)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.cli import run
 from experiments.evaluate import load_run_base
-from smf_jax.configuration import Configuration, part, setting
+from smf_jax.configuration import Configuration, PathText, part, setting
 from smf_jax.continual.base import Base, load_base
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.run_directory import RunDirectory
@@ -21,6 +21,7 @@ from smf_jax.errors import require_writable
 from smf_jax.interop.export.card import CardFacts, licence_of
 from smf_jax.interop.export.model import export_model
 from smf_jax.interop.huggingface.checkpoint import CONFIG as MODEL_CONFIG
+from smf_jax.paths import as_path, is_whole
 from smf_jax.progress import say
 from smf_jax.sparse.patch import Patch
 from smf_jax.sparse.patch_sets import stack_patches
@@ -34,11 +35,12 @@ _SCORES += ("text_loss", "text_loss_base")
 class InputSection(Configuration):
     """What is exported."""
 
-    base: str = setting(
-        "", "directory of a Hugging Face checkpoint or of a base; empty: that of --run"
+    base: PathText = setting(
+        "",
+        "directory of a Hugging Face checkpoint or of a base; empty: that of --run",
     )
     dtype: Dtype = setting(None, DTYPE_HELP)
-    run: str = setting("", "directory of a sweep whose trial is exported")
+    run: PathText = setting("", "directory of a sweep whose trial is exported")
     trial: str = setting("", "the trial; may be left out where the run has only one")
     task: int | None = setting(None, "the last task that counts, from 0; the latest if empty")
 
@@ -52,7 +54,7 @@ class OutputSection(Configuration):
     licence: str = setting("", "an identifier such as apache-2.0; empty: the base's own")
     base_model: str = setting("", "name of the base on a hub, such as Qwen/Qwen2.5-0.5B")
     shard_mb: int = setting(5000, "megabytes of weights in a file", least=1)
-    out: str = setting("", "directory to write; must not exist")
+    out: PathText = setting("", "directory to write; must not exist")
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def find_model(config: InputSection) -> tuple[Base, list[Patch], Path, dict[str,
             given = f"--trial={config.trial}" if config.trial else f"--task={config.task}"
             raise ValueError(f"{given} needs --run, the sweep that it belongs to")
         base = load_base(config.base, "base", config.dtype)
-        return base, [], Path(config.base), {"trained_on": [], "scores": {}}
+        return base, [], as_path(config.base), {"trained_on": [], "scores": {}}
     run = RunDirectory(config.run)
     told = run.config()
     trial, task = run.find_trial(config.trial, config.task)
@@ -114,14 +116,14 @@ def main(config: ExportConfig) -> int:
     if not out:
         raise ValueError("--out is empty; name the directory to write")
     require_writable(out, "out")
-    if Path(out).exists():
+    if is_whole(target := as_path(out)):
         raise FileExistsError(f"--out={out} exists; choose another directory or remove it")
     base, patches, home, training = find_model(config.source)
     if told.stack and patches:
         patches = [stack_patches(patches)]
     # The built-in world comes with this package.
     own = licence_of(home) if base.recipe is None else "apache-2.0"
-    about = {"name": told.name or Path(out).name, "licence": told.licence or own}
+    about = {"name": told.name or target.name, "licence": told.licence or own}
     facts = CardFacts(origin=base.origin, base_model=told.base_model, **about, **training)
     export_model(
         out,

@@ -9,11 +9,19 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+from smf_jax.paths import expand
+
+PathText = Annotated[str, "names a file or a directory"]  # expanded by `smf_jax.paths.expand`
+COUNT = 10**7  # more of anything than memory holds
+SEED = 2**63 - 1  # the largest seed
+LIMIT = 10**11  # of what is read at most, which files end before
 
 
 def setting(
@@ -25,6 +33,7 @@ def setting(
     first: bool = False,
     least: float | None = None,
     above: float | None = None,
+    most: float | None = None,
 ) -> Any:
     """A field of a section that is a flag.
 
@@ -36,9 +45,11 @@ def setting(
       first: whether it stands on the first page of ``--help``.
       least: the smallest number allowed; NaN and infinity are refused too.
       above: the number that it must exceed.
+      most: the largest number allowed; of whole numbers `COUNT` if not given.
     """
     words = {"help": help, "name": name, "under": heading, "first": first}
-    return dataclasses.field(default=default, metadata={**words, "least": least, "above": above})
+    bounds = {"least": least, "above": above, "most": most}
+    return dataclasses.field(default=default, metadata=words | bounds)
 
 
 def part(section: Any, heading: str = "", names: Mapping[str, str] | None = None) -> Any:
@@ -63,12 +74,14 @@ class Flag:
     help: str
     heading: str
     first: bool
+    is_path: bool  # names a file or a directory
 
 
 class Configuration:
     """What every configuration and every section of one can do; a base of frozen dataclasses."""
 
     def __post_init__(self) -> None:
+        _expand_paths(self)
         check_settings(self)
 
     @classmethod
@@ -108,6 +121,17 @@ def flags_of(configuration: Any) -> dict[str, Flag]:
     return found
 
 
+def _expand_paths(section: Any) -> None:
+    """Puts what `expand` gives into the settings of a section that are paths."""
+    for field in dataclasses.fields(section):
+        if _is_path(type(section), field.name):
+            try:
+                value = expand(os.fspath(getattr(section, field.name)))
+            except ValueError as error:
+                raise ValueError(f"--{field.metadata['name'] or field.name}={error}") from None
+            object.__setattr__(section, field.name, value)  # frozen, but not made yet
+
+
 def check_settings(section: Any) -> None:
     """Refuses settings of a section outside of their choices and bounds.
 
@@ -118,12 +142,16 @@ def check_settings(section: Any) -> None:
         if "help" not in field.metadata:
             continue
         name, value = field.metadata["name"] or field.name, getattr(section, field.name)
-        _, choices = _kind_of(type(section), field.name)
+        kind, choices = _kind_of(type(section), field.name)
         if choices and value is not None and value not in choices:
             raise ValueError(f"--{name}={value} is unknown; choose from {', '.join(choices)}")
-        least, above = field.metadata["least"], field.metadata["above"]
+        least, above, most = (field.metadata[bound] for bound in ("least", "above", "most"))
         if value is None:
             continue
+        if most is None and kind is int:
+            most = COUNT
+        if most is not None and value > most and math.isfinite(value):
+            raise ValueError(f"--{name}={value}: expected at most {most:,}")
         fits = (least is None or value >= least) and (above is None or value > above)
         if not fits or (isinstance(value, float) and not math.isfinite(value)):
             expected = "a number" if above is None else f"a number above {above}"
@@ -144,7 +172,14 @@ def _walk(
             kind, choices = _kind_of(type(section), field.name)
             name = names.get(field.name) or told["name"] or field.name
             under = told["under"] or heading
-            yield Flag(name, place, kind, choices, value, told["help"], under, told["first"])
+            marks = told["first"], _is_path(type(section), field.name)
+            yield Flag(name, place, kind, choices, value, told["help"], under, *marks)
+
+
+@cache
+def _is_path(section: type, name: str) -> bool:
+    """Whether a field is a `PathText`."""
+    return get_type_hints(section, include_extras=True)[name] == PathText
 
 
 @cache

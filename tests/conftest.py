@@ -21,7 +21,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # have it compile under `compiled_by_default`.
 jax.config.update("jax_disable_most_optimizations", True)
 
-pytest_plugins = ["tests.fixtures"]
+pytest_plugins = ["tests.fixtures", "tests.object_store"]
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -17,18 +17,22 @@ GROUND = (
     *("params", "losses", "sharding", "cpu_kernels", "typed_json"),
 )
 ROOMS = {
-    **dict.fromkeys(GROUND, ()),
+    "paths": (),
+    **dict.fromkeys(GROUND, ("paths",)),
     "progress": ("interrupts",),
-    "checkpoints": (),
-    "data": ("errors", "typed_json"),
+    "checkpoints": ("paths",),
+    "data": ("paths", "errors", "typed_json"),
     "memory": ("shapes", "configuration", "cpu_kernels"),
     "sparse": ("shapes", "params", "cpu_kernels", "checkpoints", "typed_json"),
     "models": ("params", "data", "memory"),
     "training": (*GROUND, "checkpoints", "data", "memory", "sparse", "models"),
-    "evaluation": (*GROUND, "data", "models"),
-    "interop": ("params", "typed_json", "checkpoints", "data", "memory", "sparse", "models"),
+    "evaluation": ("paths", *GROUND, "data", "models"),
+    "interop": (
+        *("paths", "params", "typed_json"),
+        *("checkpoints", "data", "memory", "sparse", "models"),
+    ),
     "continual": (
-        *GROUND,
+        *("paths", *GROUND),
         *("checkpoints", "data", "memory", "sparse", "models", "training", "evaluation", "interop"),
     ),
 }

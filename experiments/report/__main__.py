@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from experiments.cli import run
 from experiments.report.write import write_report
 from smf_jax.configuration import Configuration
+from smf_jax.paths import as_path
 from smf_jax.progress import say
 
 
@@ -23,8 +23,8 @@ def main(config: ReportConfig) -> int:
     if not config.runs:
         raise ValueError("no run given; name its directory: python -m experiments.report runs/NAME")
     for directory in config.runs:
-        table = write_report(Path(directory))
-        say(f"\n{table}\n\n{Path(directory) / 'report.md'}")
+        path = as_path(directory)
+        say(f"\n{write_report(path)}\n\n{path / 'report.md'}")
     return 0
 
 

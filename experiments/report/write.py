@@ -17,10 +17,12 @@ from jaxtyping import Int
 from experiments.report import tables
 from experiments.report.figures import ChangedSlots, draw_pictures
 from experiments.report.summary import Outcome, Row, Setting, average, finished, summarise
+from smf_jax.checkpoints.files import whole_file, write_text
 from smf_jax.continual.results import OF_BASE
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.slot_health import read_slot_health
 from smf_jax.continual.trial import Trial
+from smf_jax.paths import as_path, is_remote
 
 PICTURES = ("frontier", "retention", "slots")
 
@@ -53,7 +55,8 @@ def write_report(directory: Path) -> str:
       FileNotFoundError: if the directory is no run.
       ValueError: if a patch is damaged.
     """
-    directory = Path(os.path.abspath(directory))  # its last part is the title, as of `.`
+    if not is_remote(directory):
+        directory = as_path(os.path.abspath(directory))  # its last part is the title, as of `.`
     run = RunDirectory(str(directory))
     probes = run.config().probes.probes
     with run.locks.starting():
@@ -96,12 +99,13 @@ def draw_report(
     for name in PICTURES:
         path = directory / f"{name}.png"
         if name in pictures:
-            pictures[name].savefig(path)
+            with whole_file(path) as partial:
+                pictures[name].savefig(partial, format="png")
         else:
             path.unlink(missing_ok=True)
-    (directory / "summary.csv").write_text(summary_csv(outcomes), encoding="utf-8")
+    write_text(directory / "summary.csv", summary_csv(outcomes))
     text = render(directory.name, averages, absent, pictures, health)
-    (directory / "report.md").write_text(text, encoding="utf-8")
+    write_text(directory / "report.md", text)
     return tables.summary_table(averages)
 
 

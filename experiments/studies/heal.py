@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from smf_jax.evaluation.probe import Probe, ProbeContext, ProbeOptions
 from smf_jax.evaluation.probes.registry import read_probes
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.models.decoder import Decoder
+from smf_jax.paths import as_path
 from smf_jax.progress import say
 
 STAGES = ("base", "fresh", "healed")
@@ -95,7 +95,7 @@ def main(config: HealStudyConfig) -> int:
     """Runs the study; writes ``losses.json`` and prints the table."""
     told, study_of = config.retrofit, config.study
     require_writable(told.run.out, "out")
-    target = Path(told.run.out) / "losses.json"
+    target = as_path(told.run.out) / "losses.json"
     if target.exists() and not told.run.overwrite:
         raise FileExistsError(f"--out={told.run.out} holds a study; choose another or --overwrite")
     if not told.retrofit.heal_steps:

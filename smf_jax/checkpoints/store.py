@@ -11,11 +11,13 @@ import gc
 import logging
 import os
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from functools import reduce
+from collections.abc import Callable, Iterator, Mapping
+from functools import reduce, wraps
 from operator import getitem
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -23,8 +25,11 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from smf_jax.checkpoints.files import whole_directory
 from smf_jax.checkpoints.manifest import DAMAGED, Leaf, Manifest, describe, to_host
+from smf_jax.paths import PathLike, as_path, copy, is_remote, is_whole
 
+Reads = TypeVar("Reads", bound=Callable[..., Any])
 # Without compression, five times faster than Orbax's defaults.
 _CHUNK_BYTES = 16 << 20
 _ARRAYS, _MANIFEST = "arrays", "manifest"  # the two parts of a checkpoint, a directory each
@@ -33,8 +38,32 @@ _SETTLE_SECONDS = 0.2  # for the reads that are still under way after one has fa
 _MOST_NAMED = 8  # damaged leaves looked for and named in one error
 
 
+def _fetching(*but: str) -> Callable[[Reads], Reads]:
+    """Has a function read a copy of a checkpoint of an object store, of all ``but`` some parts."""
+
+    def near(read: Reads) -> Reads:
+        @wraps(read)
+        def wrapped(path: PathLike, *args: Any, **kwargs: Any) -> Any:
+            source = _absolute(path)
+            if not is_remote(source):
+                return read(path, *args, **kwargs)
+            _check_source(source)
+            with tempfile.TemporaryDirectory() as scratch:
+                copy(as_path(source), copied := Path(scratch, source.name), *but)
+                for part in but:
+                    (copied / part).mkdir()  # it counts as there
+                try:
+                    return read(copied, *args, **kwargs)
+                except ValueError as error:
+                    raise ValueError(str(error).replace(str(copied), str(source))) from None
+
+        return cast(Reads, wrapped)
+
+    return near
+
+
 def save(
-    path: epath.PathLike,
+    path: PathLike,
     arrays: Mapping[str, Any],
     metadata: Mapping[str, Any],
     *,
@@ -56,20 +85,23 @@ def save(
     target = _absolute(path)
     if _UNFINISHED in target.name:
         raise ValueError(f"checkpoint {target}: {_UNFINISHED} marks unfinished saves; rename it.")
-    if target.exists() and not overwrite:
+    stands = is_whole(as_path(target))
+    if stands and not overwrite:
         raise FileExistsError(f"checkpoint {target} exists. Choose another or give overwrite=True.")
-    if target.exists() and not is_complete(target):
+    if stands and not is_complete(target):
         raise FileExistsError(f"{target} is not a checkpoint. Choose another path or remove it.")
     host = to_host(arrays)
     tree = _nest({name: array for name, array in host.items() if array.size})
     manifest = Manifest(describe(host), dict(metadata))
     # Orbax stores neither empty arrays (the manifest describes them in full) nor empty trees.
-    _commit(target, tree or {"_empty": np.zeros(1, np.int8)}, manifest.to_json())
+    parts = {_ARRAYS: tree or {"_empty": np.zeros(1, np.int8)}, _MANIFEST: manifest.to_json()}
+    _send(target, parts, overwrite) if is_remote(target) else _commit(target, parts)
     return manifest.fingerprint
 
 
+@_fetching()
 def load(
-    path: epath.PathLike,
+    path: PathLike,
     expected: Mapping[str, Any] | None = None,
     shardings: jax.sharding.Sharding | Mapping[str, jax.sharding.Sharding] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -98,7 +130,8 @@ def load(
     return host, manifest.metadata
 
 
-def read_manifest(path: epath.PathLike) -> Manifest:
+@_fetching(_ARRAYS)
+def read_manifest(path: PathLike) -> Manifest:
     """Reads what a checkpoint holds, without its arrays; raises as `load`."""
     source, stored = _absolute(path), None
     _check_source(source)
@@ -111,17 +144,18 @@ def read_manifest(path: epath.PathLike) -> Manifest:
         raise ValueError(f"checkpoint {source}: {error}") from None
 
 
-def read_metadata(path: epath.PathLike) -> dict[str, Any]:
+def read_metadata(path: PathLike) -> dict[str, Any]:
     """Reads the metadata given to `save`, without the arrays; raises as `load`."""
     return read_manifest(path).metadata
 
 
-def is_complete(path: epath.PathLike) -> bool:
+def is_complete(path: PathLike) -> bool:
     """Whether a committed checkpoint stands at ``path`` (its arrays are not read)."""
     # Orbax commits both parts by one rename. Its own is_orbax_checkpoint accepts any directory.
     source = _absolute(path)
     parts = (source / _ARRAYS, source / _MANIFEST)
-    return _UNFINISHED not in source.name and all(part.exists() for part in parts)
+    is_finished = _UNFINISHED not in source.name and all(part.exists() for part in parts)
+    return is_finished and is_whole(as_path(source))
 
 
 def _nest(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -141,15 +175,24 @@ def _nest(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return tree
 
 
-def _commit(target: epath.Path, tree: dict[str, Any], manifest: dict[str, Any]) -> None:
+def _send(target: epath.Path, parts: Mapping[str, Any], overwrite: bool) -> None:
+    """Writes a checkpoint to an object store: made on this machine's disk, and sent."""
+    if jax.process_count() > 1:
+        raise ValueError(f"checkpoint {target}: several processes save to a shared disk only")
+    with whole_directory(target, overwrite) as made:
+        made.rmdir()  # Orbax makes it
+        _commit(epath.Path(made), parts)
+
+
+def _commit(target: epath.Path, parts: Mapping[str, Any]) -> None:
     """Writes a checkpoint; one that is replaced goes only when its successor is complete."""
     incoming, outgoing = _beside(target, ".incoming"), _beside(target, ".outgoing")
     replaces = target.exists()
     # An `incoming` left by a kill is older than what is being saved: Orbax may replace it.
-    destination, parts = incoming if replaces else target, {_ARRAYS: tree, _MANIFEST: manifest}
+    destination = incoming if replaces else target
     try:
         with _quiet_orbax(), _context():
-            ocp.save_checkpointables(destination, parts, overwrite=replaces)
+            ocp.save_checkpointables(destination, dict(parts), overwrite=replaces)
     except Exception as error:  # a full disk raises errors of many types
         raise OSError(
             f"checkpoint {target} could not be saved ({error!r:.160}). Nothing that was saved "
@@ -170,8 +213,10 @@ def _beside(path: epath.Path, ending: str) -> epath.Path:
     return path.parent / (path.name + ending)
 
 
-def _absolute(path: epath.PathLike) -> epath.Path:
-    return epath.Path(path).expanduser().resolve()  # Orbax takes absolute paths only
+def _absolute(path: PathLike) -> epath.Path:
+    found = as_path(path)
+    # Orbax takes absolute paths only; epath would make one of a URL, below this directory.
+    return epath.Path(found) if is_remote(found) else epath.Path(found).resolve()
 
 
 def _check_source(source: epath.Path) -> None:

@@ -21,6 +21,7 @@ from smf_jax.interop.huggingface.checkpoint import load_huggingface
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder, abstract_params
 from smf_jax.params import Params, count_parameters, flatten, is_memory
+from smf_jax.paths import PathLike, as_path, is_whole, local
 from smf_jax.sharding import DATA, device_mesh
 
 FORMAT = 1
@@ -102,9 +103,9 @@ def check_output(path: str, flag: str, overwrite: bool) -> Path:
     """
     if not path:
         raise ValueError(f"--{flag} is empty; name the directory to make")
-    target = Path(path)
     require_writable(path, flag)
-    if not target.exists():
+    target = as_path(path)
+    if not is_whole(target):
         return target
     if not overwrite:
         raise FileExistsError(
@@ -120,7 +121,7 @@ def check_output(path: str, flag: str, overwrite: bool) -> Path:
 
 
 def save_base(
-    path: Path, base: Base, overwrite: bool = False, inputs: Mapping[str, Any] | None = None
+    path: PathLike, base: Base, overwrite: bool = False, inputs: Mapping[str, Any] | None = None
 ) -> str:
     """Writes a base and returns its fingerprint; the directory appears whole or not at all.
 
@@ -143,7 +144,7 @@ def save_base(
             files = {file.name: sha256_of_file(file) for file in sorted(partial.iterdir())}
             checkpoints.save(partial / PARAMS, base.params, {**metadata, "files": files})
     except FileExistsError:
-        there = path / PARAMS
+        there = as_path(path) / PARAMS
         if not there.is_dir() or checkpoints.read_manifest(there).fingerprint != base_fingerprint:
             raise
     return base_fingerprint
@@ -161,19 +162,22 @@ def load_base(path: str, flag: str = "base", dtype: str | None = None) -> Base:
     """
     if dtype not in (None, *DTYPES):
         raise ValueError(f"--dtype={dtype} is unknown; choose from {', '.join(DTYPES)}")
-    directory = Path(path)
+    with blame_flag(f"--{flag}="):
+        directory = as_path(path)
     if not path or not directory.is_dir():
         raise FileNotFoundError(
             f"--{flag}={path}: no such directory; give that of a base or of a Hugging Face "
             "checkpoint"
         )
-    if (directory / PARAMS).is_dir():
-        with blame_flag(f"--{flag}={path}: "):
-            return _load_saved(directory).cast(dtype)
     if (directory / "base" / PARAMS).is_dir():
         raise ValueError(
             f"--{flag}={path} is a run of a sweep; give its base, {directory / 'base'}"
         )
+    with blame_flag(f"--{flag}="):
+        directory = local(directory)
+    if (directory / PARAMS).is_dir():
+        with blame_flag(f"--{flag}={path}: "):
+            return _load_saved(directory).cast(dtype)
     if is_exported(directory):
         with blame_flag(f"--{flag}={path}: "):
             config, params, _ = load_exported(directory)
@@ -219,4 +223,4 @@ def _load_saved(directory: Path) -> Base:
 def cached_path(recipe: Mapping[str, Any], cache: str) -> Path:
     """Where in a cache of bases the one of a recipe is, or belongs."""
     key = sha256_of_json({"format": FORMAT, **recipe})[:12]
-    return Path(cache) / f"world-{key}"
+    return as_path(cache) / f"world-{key}"

@@ -19,6 +19,7 @@ from smf_jax.continual.base import PARAMS
 from smf_jax.continual.run_directory import BASE
 from smf_jax.continual.trial_group import CARRIED
 from smf_jax.params import is_pool
+from smf_jax.paths import as_path, resolved
 from smf_jax.sparse.exactness import rows_differ, same_bits
 from smf_jax.sparse.patch import Patch, apply_patch
 
@@ -162,7 +163,7 @@ def _leaf_text(leaf: LeafChange) -> str:
 def _load_model(
     path: Path, base: Path | None, bases: dict[Path, tuple[dict[str, np.ndarray], str]]
 ) -> Model:
-    path = _checkpoint_at(path)
+    path = _checkpoint_at(as_path(path))
     metadata = checkpoints.read_metadata(path)
     kind = metadata.get("kind")
     if kind not in ("base", "patch", "leaves", "adapters"):
@@ -170,8 +171,8 @@ def _load_model(
             f"checkpoint {path}: kind={kind!r}, expected a base, a patch, leaves or adapters; "
             "give two checkpoints of a run, such as runs/NAME/base and runs/NAME/trials/ID/task_00"
         )
-    home = path if kind == "base" else _checkpoint_at(base or _home_of_base(path))
-    home = home.resolve()
+    home = path if kind == "base" else _checkpoint_at(as_path(base or _home_of_base(path)))
+    home = resolved(home)
     if home not in bases:  # read once for both
         bases[home] = checkpoints.load(home)[0], checkpoints.read_manifest(home).fingerprint
     arrays, fingerprint = bases[home]
@@ -200,7 +201,7 @@ def _checkpoint_at(path: Path) -> Path:
 
 def _home_of_base(path: Path) -> Path:
     """``runs/NAME/base`` of ``runs/NAME/trials/ID/task_00``."""
-    home = path.resolve().parent.parent.parent / BASE
+    home = resolved(path).parent.parent.parent / BASE
     if not home.exists():
         raise FileNotFoundError(
             f"checkpoint {path}: its base is expected at {home}, which does not exist; "
@@ -233,7 +234,7 @@ def _patches_up_to(path: Path) -> list[Patch]:
 def _tasks_beside(path: Path) -> list[Path]:
     return [
         sibling
-        for sibling in sorted(path.resolve().parent.glob("task_*"))
+        for sibling in sorted(resolved(path).parent.glob("task_*"))
         if checkpoints.is_complete(sibling)
     ]
 
@@ -281,7 +282,7 @@ def _pool_slots(path: str, a: np.ndarray, b: np.ndarray) -> PoolSlots:
 def _overlaps(models: tuple[Model, ...], pools: list[PoolSlots]) -> list[TaskOverlap]:
     """Compares the changed slots with those of every task of the models' trials."""
     trials = {
-        model.path.resolve().parent: model.path
+        resolved(model.path).parent: model.path
         for model in models
         if model.metadata["kind"] == "patch"
     }

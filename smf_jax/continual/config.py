@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, make_dataclass
 from typing import Any
 
-from smf_jax.configuration import Configuration, part, setting
+from smf_jax.configuration import LIMIT, SEED, Configuration, PathText, part, setting
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.sections import (
     DTYPE_HELP,
@@ -70,11 +70,13 @@ class SweepConfig(Configuration):
 class WorldSection(Configuration):
     """The built-in world."""
 
-    world_seed: int = setting(0, "seed of entities, facts and the stream")
+    world_seed: int = setting(0, "seed of entities, facts and the stream", most=SEED)
     known_facts: int = setting(1000, "facts that the base is taught", first=True)
     relations: int = setting(WorldConfig.relations, "relations in use")
-    texts: str = setting("", "further text to learn from: a file, a directory or tfds:NAME:SPLIT")
-    text_tokens: int = setting(1_000_000, "tokens of --texts that are read", least=1)
+    texts: PathText = setting(
+        "", "further text to learn from: a file, a directory or tfds:NAME:SPLIT"
+    )
+    text_tokens: int = setting(1_000_000, "tokens of --texts that are read", least=1, most=LIMIT)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class DecoderSection(Configuration):
 
     vocabulary: int = setting(2048, "tokens of the byte-level BPE that is trained")
     width: int = setting(128, "model width d", first=True, least=1)
-    layers: int = setting(4, "blocks", first=True, least=1)
+    layers: int = setting(4, "blocks", first=True, least=1, most=1000)
     heads: int = setting(4, "attention heads", least=1)
     hidden_width: int = setting(256, "width of the feed-forwards", least=1)
     max_positions: int = setting(512, "longest sequence")
@@ -131,7 +133,7 @@ class PretrainingSection(Configuration):
     warmup_steps: int = setting(50, "steps of warm-up", least=0)
     weight_decay: float = setting(0.01, "decoupled decay", least=0)
     prompt_loss_weight: float = setting(0.1, "weight of the words that are not the answer", least=0)
-    seed: int = setting(0, "seed of initial values and of the order of batches", least=0)
+    seed: int = setting(0, "seed of initial values and of the order of batches", least=0, most=SEED)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -146,7 +148,7 @@ class PretrainingSection(Configuration):
 class OutputSection(Configuration):
     """Where a base goes."""
 
-    out: str = setting("", "directory of the base to make; must not exist", first=True)
+    out: PathText = setting("", "directory of the base to make; must not exist", first=True)
     overwrite: bool = setting(False, "replace what stands at --out")
 
 
@@ -185,19 +187,21 @@ class PretrainConfig(Configuration):
 class HealingTextSection(Configuration):
     """The text that a retrofit is healed on."""
 
-    heal_texts: str = setting(
+    heal_texts: PathText = setting(
         "", "text to heal on: a file, a directory or tfds:NAME:SPLIT", first=True
     )
     heal_length: int = setting(64, "tokens of a window of it", least=1)
-    heal_tokens: int = setting(1_000_000, "tokens of --heal_texts that are read", least=1)
-    seed: int = setting(0, "seed of initial values and of the order of batches", least=0)
+    heal_tokens: int = setting(
+        1_000_000, "tokens of --heal_texts that are read", least=1, most=LIMIT
+    )
+    seed: int = setting(0, "seed of initial values and of the order of batches", least=0, most=SEED)
 
 
 @dataclass(frozen=True)
 class RetrofitSource(Configuration):
     """The model that is retrofitted."""
 
-    base: str = setting("", "directory of a Hugging Face checkpoint or of a base", first=True)
+    base: PathText = setting("", "directory of a Hugging Face checkpoint or of a base", first=True)
     dtype: Dtype = setting(None, DTYPE_HELP)
 
 

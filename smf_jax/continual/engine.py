@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,6 +26,7 @@ from smf_jax.continual.stream_data import StreamData, chunked
 from smf_jax.continual.trial import Trial
 from smf_jax.continual.trial_group import TaskMetrics, TrialGroup
 from smf_jax.evaluation.scorer import Scorer
+from smf_jax.paths import as_path, copy
 from smf_jax.progress import say
 from smf_jax.sharding import TRIAL, device_mesh, unstack
 from smf_jax.sparse.usage import PoolUsage
@@ -301,5 +304,7 @@ def _profiled(directory: str) -> Iterator[None]:
     if not directory:
         yield
         return
-    with jax.profiler.trace(directory):
-        yield
+    with tempfile.TemporaryDirectory() as scratch:  # it writes to disks only
+        with jax.profiler.trace(scratch):
+            yield
+        copy(Path(scratch), as_path(directory))

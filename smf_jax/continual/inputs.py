@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from smf_jax import checkpoints
@@ -20,6 +20,7 @@ from smf_jax.errors import blame_flag
 from smf_jax.evaluation.probes.registry import parse_probes
 from smf_jax.interop.export.model import MANIFEST
 from smf_jax.interop.huggingface.checkpoint import INDEX
+from smf_jax.paths import as_path
 
 # By flag, or by flag and item as in ``probes=nq``: the ``path`` that was given, and the digest of
 # each of its ``files`` by name, "." where the path is the file.
@@ -62,7 +63,7 @@ def changed_inputs(before: Inputs, now: Inputs) -> list[str]:
         was, files, path = before[flag]["files"], now[flag]["files"], now[flag]["path"]
         names = sorted(name for name in {*was, *files} if was.get(name) != files.get(name))
         if names:
-            told = ", ".join(Path(path).name if name == "." else name for name in names)
+            told = ", ".join(PurePath(path).name if name == "." else name for name in names)
             lines.append(f"--{flag}={path} ({told})")
     return lines
 
@@ -86,7 +87,7 @@ def follow_moves(values: Mapping[str, Any], before: Inputs, now: Inputs) -> dict
 
 def _digests(source: str, reader: Reader, flag: str) -> dict[str, str]:
     """The digest of each file of a source by name; of a checkpoint that of its manifest."""
-    path, digests, files = Path(source), {}, []
+    path, digests, files = as_path(source), {}, []
     for name in (PARAMS, ".") if flag == "base" else (".",):
         if checkpoints.is_complete(path / name):
             # Its own digest of every leaf, which loading it verifies.

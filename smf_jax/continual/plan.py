@@ -11,9 +11,12 @@ from smf_jax.continual.grid import check_budgets
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.methods.method import Setup
 from smf_jax.continual.retrofitting import check_retrofit
+from smf_jax.continual.sections import RetrofitConfig
 from smf_jax.continual.stream_data import StreamData, is_measured
 from smf_jax.continual.trial import Trial, by_group
+from smf_jax.data.batching import require_room
 from smf_jax.errors import blame_flag
+from smf_jax.progress import say
 from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.usage import Background
 
@@ -33,8 +36,20 @@ def check_trials(
     the value and what was expected.
     """
     has_text = stream_data.general is not None
+    training, told = config.training, config.background
+    with blame_flag("--"):
+        for examples in stream_data.examples[:1]:
+            counts = dict(steps_per_task=training.steps_per_task, batch_size=training.batch_size)
+            require_room(examples, **counts)
+        if stream_data.general is not None:
+            batches, rows = told.background_batches, told.background_batch_size
+            general = stream_data.general.rows
+            require_room(general, background_batches=batches, background_batch_size=rows)
     if config.retrofit.retrofit != "none":
         base = check_retrofit(config.retrofit, base, has_text)
+    elif unused := config.retrofit.values().items() - RetrofitConfig().values().items():
+        told = ", ".join(f"--{name}={value}" for name, value in sorted(unused))
+        say(f"{told}: unused, as --retrofit=none puts no memory in")
     ranked = sorted({t.rule for t in trials if t.rule and RULES[t.rule].needs_background})
     if ranked and not has_text and not is_measured(config.background.background):
         raise ValueError(
@@ -48,7 +63,8 @@ def check_trials(
         check_budgets(trials, base.config.memory.memory.slots)
     for trial, *_ in by_group(trials):
         method, setup = METHODS[trial.method], setup_of(config, trial.method, base, stream_data)
-        method.summary(setup, method.trainer(setup, trial), trial)
+        with blame_flag("--"):
+            method.summary(setup, method.trainer(setup, trial), trial)
 
 
 def measured_background(background: str, tokenizer: str) -> Background | None:

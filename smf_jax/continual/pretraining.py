@@ -24,7 +24,7 @@ from smf_jax.data.facts import train_paraphrases
 from smf_jax.data.readers import Reader
 from smf_jax.data.tokenizer import train_tokenizer
 from smf_jax.data.world.world import World, make_world
-from smf_jax.errors import blame_flag
+from smf_jax.errors import blame_flag, require_memory
 from smf_jax.evaluation.probes.exact import answer_probe, exact_match, is_exact_match
 from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.models.decoder import init_params, plain_logits
@@ -94,7 +94,8 @@ def abstract_base(config: PretrainConfig) -> Base:
 
 def _read(config: PretrainConfig) -> tuple[World, list[str]]:
     """The world and further text."""
-    world = make_world(config.world_config())
+    with blame_flag("--"):
+        world = make_world(config.world_config())
     return world, list(Reader().texts(config.world.texts, "texts")) if config.world.texts else []
 
 
@@ -103,7 +104,11 @@ def _abstract_base(config: PretrainConfig, world: World, further: list[str]) -> 
         texts = chain(world.tokenizer_texts(), further)
         tokenizer = train_tokenizer(texts, config.model.vocabulary)
     model = model_config(config, tokenizer.size)
-    return Base(model, abstract_params_of(model), tokenizer, "built-in world", config.recipe())
+    params = abstract_params_of(model)
+    sizes = f"--width={config.model.width}, --layers={config.model.layers}"
+    keys = config.memory.memory.keys_per_half
+    require_memory(4 * count_parameters(params), f"{sizes}, --keys_per_half={keys}")
+    return Base(model, params, tokenizer, "built-in world", config.recipe())
 
 
 def pretrain(config: PretrainConfig) -> Base:
@@ -183,8 +188,10 @@ def _batches(config: PretrainConfig, world: World, further: list[str], base: Bas
             packed = pack_texts(tokenizer, further, length, config.world.text_tokens)
         texts = concatenate([texts, packed])
     rng = np.random.default_rng([config.training.seed, 1])
-    of_facts = sample_batches(facts, config.training.steps, config.training.batch_size, rng)
-    if not config.training.text_batch_size:
-        return of_facts
-    of_texts = sample_batches(texts, config.training.steps, config.training.text_batch_size, rng)
+    told = config.training
+    with blame_flag("--"):
+        of_facts = sample_batches(facts, told.steps, told.batch_size, rng)
+        if not told.text_batch_size:
+            return of_facts
+        of_texts = sample_batches(texts, told.steps, told.text_batch_size, rng)
     return Batch(*(np.concatenate(pair, axis=1) for pair in zip(of_facts, of_texts, strict=True)))

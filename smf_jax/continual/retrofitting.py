@@ -12,7 +12,7 @@ from smf_jax.continual.base import Base, abstract_params_of, data_mesh
 from smf_jax.continual.config import HealingTextSection
 from smf_jax.continual.sections import RetrofitConfig, check_whitening
 from smf_jax.data.batching import Batch, pack_texts, sample_batches
-from smf_jax.errors import blame_flag
+from smf_jax.errors import blame_flag, require_memory
 from smf_jax.models.retrofit import retrofit
 from smf_jax.params import Params, count_parameters, flatten, unflatten
 from smf_jax.progress import progress_bar, say
@@ -48,7 +48,10 @@ def check_retrofit(
             f"--heal_steps={config.heal_steps} needs text; give {text_flag}=FILE, or --heal_steps=0"
         )
     model = base.config.with_memory(config.placement(base.config.width, base.config.layers))
-    return dataclasses.replace(base, config=model, params=abstract_params_of(model))
+    params = abstract_params_of(model)
+    told = f"--keys_per_half={config.memory.keys_per_half}"
+    require_memory(4 * count_parameters(params), told)
+    return dataclasses.replace(base, config=model, params=params)
 
 
 def retrofit_base(config: RetrofitConfig, base: Base, windows: Batch | None, seed: int = 0) -> Base:
@@ -105,7 +108,8 @@ def _heal(config: RetrofitConfig, base: Base, removed: Params, windows: Batch, s
     trainer = healing_trainer(base.model, optimizer, loss, config.heal_routing)
     params = base.params | removed if loss == "distill" else base.params
     rng = np.random.default_rng([seed, 2])
-    batches = sample_batches(windows, steps, config.heal_batch_size, rng)
+    with blame_flag("--heal_"):
+        batches = sample_batches(windows, steps, config.heal_batch_size, rng)
     with progress_bar(steps, "heal") as progress:
         mesh = data_mesh(config.heal_batch_size)
         fitted = fit(trainer, params, batches, config.heal_learning_rate, mesh, progress)

@@ -6,8 +6,8 @@ import json
 import math
 import os
 import platform
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from itertools import count
 from pathlib import Path
@@ -30,6 +30,7 @@ from smf_jax.continual.trial import Trial
 from smf_jax.continual.trial_group import CARRIED
 from smf_jax.errors import require_writable
 from smf_jax.params import Params
+from smf_jax.paths import as_path, is_remote, remove
 from smf_jax.sparse.patch import Patch, apply_patch
 from smf_jax.version import __version__
 
@@ -63,7 +64,7 @@ class RunDirectory:
 
         Each shard writes a results file of its own, so that several machines can share a directory.
         """
-        self.path = Path(path)
+        self.path = as_path(path)
         self.locks = RunLocks(self.path, shard)
         self._shard = shard
         self._is_share = not shard.endswith("/1")
@@ -152,7 +153,7 @@ class RunDirectory:
                 self.forget(trial, 0)
         # Results first: after a kill in between nothing that is left counts as done.
         for path in sorted(gone, key=lambda path: path.is_dir()):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            remove(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def _stored(self) -> dict[str, Any] | None:
         """The configuration of the run that is there, ``None`` if what is there is no run."""
@@ -167,7 +168,8 @@ class RunDirectory:
         # A setting that came with a later version was at its default before, and an earlier one
         # recorded no inputs, and float32 where no dtype was told.
         began: Inputs = before.get("inputs", {})
-        before = follow_moves({**SweepConfig().values(), **before}, began, inputs)
+        before = {**before, **self.config().values()}  # with paths expanded
+        before = follow_moves(before, began, inputs)
         before, now = ({**told, "dtype": told["dtype"] or "float32"} for told in (before, now))
         differing = sorted(
             name for name in {*before, *now} - NOT_COMPARED if before.get(name) != now.get(name)
@@ -207,8 +209,13 @@ class RunDirectory:
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in row.to_json().items()
         }
+        line = json.dumps(seal(clean)) + "\n"
+        if is_remote(self.path):  # object stores append nothing; a file has one writer
+            lines = _whole_lines(self._results) if self._results.is_file() else ()
+            write_text(self._results, "".join(old for old, _ in lines) + line)
+            return
         with self._results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(seal(clean)) + "\n")
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
 
@@ -261,7 +268,8 @@ class RunDirectory:
     def drop_params_before(self, trial: Trial, task: int) -> None:
         """Removes the parameters of the task before, once those of this task are kept."""
         if task and METHODS[trial.method].artefact != "patch":  # patches are all needed
-            shutil.rmtree(self.task_path(trial, task - 1), ignore_errors=True)
+            with suppress(OSError):
+                remove(self.task_path(trial, task - 1))
 
     def save_patch(self, trial: Trial, task: int, patch: Patch) -> None:
         """Saves the patch of a task."""
@@ -274,7 +282,7 @@ class RunDirectory:
     ) -> None:
         path = self.task_path(trial, task)
         if path.exists() and not self._is_saved(trial, task):
-            shutil.rmtree(path)  # half of a checkpoint, which `completed` did not count
+            remove(path)  # half of a checkpoint, which `completed` did not count
         checkpoints.save(path, arrays, about, overwrite=True)
 
     def load_saved(self, trial: Trial, task: int) -> Params:

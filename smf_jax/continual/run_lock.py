@@ -20,6 +20,7 @@ from pathlib import Path
 
 from smf_jax import interrupts
 from smf_jax.checkpoints.files import write_text
+from smf_jax.paths import create
 from smf_jax.progress import say
 
 BEAT = 20.0  # seconds between two signs of life of a holder,
@@ -95,8 +96,7 @@ def _take(path: Path, work: str, trials: Sequence[str], wait: Callable[[], None]
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError, FileNotFoundError):  # the second: it was tidied up just now
-            with path.open("x", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(own)))
+            create(path, json.dumps(asdict(own)))
             return own
         if (holder := _read(path)) is None:
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from smf_jax.configuration import Configuration, part, setting
+from smf_jax.configuration import LIMIT, SEED, Configuration, PathText, part, setting
 from smf_jax.continual.base import Base
 from smf_jax.data.chat import parse_arguments
 from smf_jax.data.files import RECORD_FILES
@@ -57,7 +57,9 @@ class GridConfig(Configuration):
     )
     rule: str = setting("", f"selection rules: any of {', '.join(RULES)} [tfidf]", first=True)
     granularity: str = setting(
-        "", f"when slots are selected: any of {', '.join(GRANULARITIES)} [per_step]"
+        "",
+        f"when slots are selected: any of {', '.join(GRANULARITIES)} [per_step]; "
+        "per_micro_batch needs --micro_batches of 2 or more",
     )
     optimizer: str = setting(
         "", f"any of {', '.join(OPTIMIZERS)} [sgd for smf, else adamw]", first=True
@@ -75,11 +77,11 @@ class GridConfig(Configuration):
 class BaseConfig(Configuration):
     """The model before the stream."""
 
-    base: str = setting(
+    base: PathText = setting(
         "world", "world (built in), or a directory: Hugging Face or a base", first=True
     )
-    base_seed: int = setting(0, "seed of the built-in world and its base", least=0)
-    base_cache: str = setting(
+    base_seed: int = setting(0, "seed of the built-in world and its base", least=0, most=SEED)
+    base_cache: PathText = setting(
         "runs/bases", "where built-in bases are kept, by hash of their recipe"
     )
     dtype: Dtype = setting(None, DTYPE_HELP)
@@ -89,7 +91,7 @@ class BaseConfig(Configuration):
 class StreamConfig(Configuration):
     """What is taught."""
 
-    stream: str = setting(
+    stream: PathText = setting(
         "",
         f"what is taught: world, a file of questions ({RECORD_FILES}), or tfds:NAME:SPLIT; empty: "
         "the base's world",
@@ -99,14 +101,14 @@ class StreamConfig(Configuration):
     tasks: int = setting(10, "tasks of the stream", first=True, least=1)
     facts_per_task: int = setting(20, "facts of a task", first=True, least=1)
     changed_share: float = setting(0.2, "share of a world task's facts that change a known one")
-    stream_seed: int = setting(0, "deals the questions of a file into tasks")
+    stream_seed: int = setting(0, "deals the questions of a file into tasks", most=SEED)
 
 
 @dataclass(frozen=True)
 class DataConfig(Configuration):
     """Where data sets lie."""
 
-    data_dir: str = setting("", "where prepared tensorflow-datasets lie")
+    data_dir: PathText = setting("", "where prepared tensorflow-datasets lie")
     download: bool = setting(False, "prepare sets that are not; uses the network")
     text_field: str = setting(
         "", "where a record's text stands, by its name or dotted path; empty: text"
@@ -133,7 +135,7 @@ class QuestionDataConfig(DataConfig):
 class BackgroundConfig(Configuration):
     """General text that slots are ranked against."""
 
-    background: str = setting(
+    background: PathText = setting(
         "",
         "general text that slots are ranked against: a file, a directory, tfds:NAME:SPLIT, or a "
         "measured background; empty: what the base was taught",
@@ -160,7 +162,9 @@ class ProbeConfig(Configuration):
         "world's known facts and neutral text",
         first=True,
     )
-    probe_limit: int = setting(500, "questions, items or windows of a probe; 0 for all", least=0)
+    probe_limit: int = setting(
+        500, "questions, items or windows of a probe; 0 for all", least=0, most=LIMIT
+    )
     probe_shots: int = setting(0, "examples before each question of kind f1", least=0)
     probe_answer_tokens: int = setting(32, "tokens of an answer of kind f1, at most", least=1)
     probe_chat: bool = setting(False, "kind f1 asks by the tokenizer's chat template")
@@ -226,6 +230,10 @@ class RetrofitConfig(Configuration):
         "evenly",
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_layers(self.layers, "layers")
+
     def placement(self, width: int, layers: int) -> MemoryPlacement:
         """The placement in a model of this size; a ValueError names the flag that does not fit."""
         places = parse_layers(self.layers, "layers") or quarter_layers(layers)
@@ -270,13 +278,15 @@ class TrainingConfig(Configuration):
 class RunConfig(Configuration):
     """Where a run goes, and what it leaves."""
 
-    out: str = setting("runs/sweep", "directory of the run; must not exist", first=True)
+    out: PathText = setting("runs/sweep", "directory of the run; must not exist", first=True)
     resume: bool = setting(False, "go on with the run at --out where it stopped", first=True)
     overwrite: bool = setting(False, "replace the run at --out")
     keep_checkpoints: Literal["all", "last"] = setting(
         "all", "all, or last: of methods without patches only the latest task's parameters"
     )
-    profile: str = setting("", "write a jax.profiler trace of the first task of each group here")
+    profile: PathText = setting(
+        "", "write a jax.profiler trace of the first task of each group here"
+    )
 
 
 def parse_layers(text: str, name: str) -> tuple[int, ...]:

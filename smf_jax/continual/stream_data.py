@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -34,6 +33,7 @@ from smf_jax.errors import blame_flag
 from smf_jax.evaluation.probe import Probe, ProbeContext, ProbeOptions
 from smf_jax.evaluation.probes.exact import ExactProbe, answer_probe, asked_once
 from smf_jax.evaluation.probes.registry import Probes, read_probes
+from smf_jax.paths import as_path
 
 # As many paraphrases of a fact are asked seen as unseen.
 ASKED = 2
@@ -185,7 +185,7 @@ def _windows(
         Batch(*(field[part] for field in windows))
         for part in (slice(None, count - limit), slice(-limit, None))
     )
-    return General(rest, Path(config.background).name), held_out
+    return General(rest, as_path(config.background).name), held_out
 
 
 def _taught(

@@ -23,6 +23,7 @@ from smf_jax.continual.slot_health import measure_slot_health
 from smf_jax.continual.stream_data import StreamData, load_stream_data
 from smf_jax.continual.trial import Trial, by_group, shard
 from smf_jax.errors import blame_flag, require_writable
+from smf_jax.paths import is_whole
 from smf_jax.progress import progress_bar, say
 from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.usage import Background
@@ -69,6 +70,8 @@ def _run_sweep(
     run.locks.settle(in_the_way)
     run.check(config)
     run.inputs(config)  # as they are before they are read
+    if config.run.profile:
+        require_writable(config.run.profile, "profile", inside=True)
     base = _find_base(config, recipe, tools)
     say(f"base: {base.origin}, {base.size()}")
     stream_data = tools.load_stream_data(config, base)
@@ -113,7 +116,7 @@ def _find_base(config: SweepConfig, recipe: PretrainConfig, tools: Tools) -> Bas
     if named.base != "world":
         return tools.load_base(named.base, "base", named.dtype)
     path = cached_path(recipe.recipe(), named.base_cache)
-    if path.is_dir():
+    if is_whole(path):
         return tools.load_base(str(path), "base_cache", named.dtype)
     require_writable(named.base_cache, "base_cache")
     return abstract_base(recipe).cast(named.dtype)
@@ -192,14 +195,14 @@ def _save_start(run: RunDirectory, base: Base, background: Background | None, to
     """Saves the base and its background once; a resume checks that they are the same."""
     path = run.path / BASE
     fingerprint = base.fingerprint()
-    if not path.exists():
+    if not is_whole(path):
         tools.save_base(path, base)
     if checkpoints.read_manifest(path / PARAMS).fingerprint != fingerprint:
         raise ValueError(
             f"--out={run.path}: {path} is not the base that these flags give now; what "
             "--base names has changed, or another machine made or healed it; give another --out"
         )
-    if background is not None and not (path / BACKGROUND).exists():
+    if background is not None and not is_whole(path / BACKGROUND):
         arrays, metadata = background.to_arrays()
         checkpoints.save(path / BACKGROUND, arrays, metadata)
     return fingerprint

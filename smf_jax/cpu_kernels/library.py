@@ -26,6 +26,8 @@ from absl import logging
 from jax import lax
 from jaxtyping import Array
 
+from smf_jax.paths import as_path
+
 TARGETS = ("smf_jax_best_slots_f32", "smf_jax_best_slots_f64", "smf_jax_sorted_runs")
 SWITCH = "SMF_JAX_CPU_KERNELS"
 
@@ -118,7 +120,7 @@ def _build_for(compiler: list[str]) -> Path:
     of_build = [path.read_text() for path in _SOURCES]
     of_build += [native, jaxlib.version.__version__, repr(compiler)]
     name = hashlib.sha256("\0".join(of_build).encode()).hexdigest()[:16]
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "smf_jax"
+    caches = as_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "smf_jax"
     library = caches / f"cpu_kernels-{name}.so"
     if not library.exists():
         caches.mkdir(parents=True, exist_ok=True)

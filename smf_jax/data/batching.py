@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from smf_jax.data.facts import Paraphrase, require_at_least
 from smf_jax.data.tokenizer import Ids, Tokenizer
+from smf_jax.errors import require_memory
 
 T = TypeVar("T")
 
@@ -132,6 +134,13 @@ def pack_texts(
     return Batch(tokens, targets, np.ones_like(tokens, np.float32), np.ones_like(tokens, bool))
 
 
+def require_room(examples: Batch, **counts: int) -> None:
+    """Refuses batches that memory cannot hold; the ``ValueError`` names the counts, ``(b, t)``."""
+    row = sum(field[:1].nbytes for field in examples) + 16  # and where it was drawn from, twice
+    told = ", ".join(f"{name}={count}" for name, count in counts.items())
+    require_memory(math.prod(counts.values()) * row, told)
+
+
 def sample_batches(
     examples: Batch,
     steps: int,
@@ -143,12 +152,14 @@ def sample_batches(
 
     ``groups``, the sizes of runs of examples, are shuffled as wholes: a batch then holds few facts
     in all of their paraphrases. A batch may run over the border of two epochs. ``rng`` is the only
-    randomness. A ValueError tells of no examples, a count below 1, or groups that do not add up.
+    randomness. A ValueError tells of no examples, a count below 1 or beyond memory, or groups that
+    do not add up.
     """
     require_at_least(1, steps=steps, batch_size=batch_size)
     available = examples.tokens.shape[0]
     if available == 0:
         raise ValueError("sample_batches: no examples to draw from")
+    require_room(examples, steps=steps, batch_size=batch_size)
     sizes = np.ones(available, int) if groups is None else np.asarray(groups, int)
     if sizes.min(initial=1) < 1 or sizes.sum() != available:
         raise ValueError(

@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from smf_jax.data.files import open_text
 from smf_jax.data.tokenizer import Tokenizer
+from smf_jax.paths import PathLike, as_path
 from smf_jax.typed_json import parse_json
 
 # How Qwen2 cuts a text before merging: digits stand alone, a line's end stays with its mark.
@@ -25,7 +26,7 @@ _QWEN_SPECIAL = (
 _QWEN_MARKS = ("fim_prefix", "fim_middle", "fim_suffix", "fim_pad", "repo_name", "file_sep")
 
 
-def read_bpe(directory: Path | str, cut: str | None, added: Sequence[AddedToken]) -> Tokenizer:
+def read_bpe(directory: PathLike, cut: str | None, added: Sequence[AddedToken]) -> Tokenizer:
     """Reads a byte-level BPE from ``vocab.json`` and ``merges.txt``, also .xz or .gz.
 
     A text is cut by the pattern ``cut`` before merging; None for GPT-2's. The tokens ``added``
@@ -37,9 +38,10 @@ def read_bpe(directory: Path | str, cut: str | None, added: Sequence[AddedToken]
     """
     if not added:
         raise ValueError("added is empty; expected at least the token that ends a text")
-    text = _read(Path(directory), "vocab.json")
+    directory = as_path(directory)
+    text = _read(directory, "vocab.json")
     vocabulary = parse_json(text, f"{directory}/vocab.json").all(int, least=0)
-    lines = _read(Path(directory), "merges.txt").splitlines()
+    lines = _read(directory, "merges.txt").splitlines()
     merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     if bad := next((merge for merge in merges if len(merge) != 2), None):
         raise ValueError(f"{directory}/merges.txt: {' '.join(bad)!r} is no pair of tokens")
@@ -57,7 +59,7 @@ def read_bpe(directory: Path | str, cut: str | None, added: Sequence[AddedToken]
     return Tokenizer(backend, bos=None, eos=end, pad=end)
 
 
-def read_qwen(directory: Path | str) -> Tokenizer:
+def read_qwen(directory: PathLike) -> Tokenizer:
     """The tokenizer of Qwen2 and Qwen2.5: ids 0 to 151,642 are merged, 22 tokens follow."""
     special = [f"<|{name}|>" for name in _QWEN_SPECIAL]
     marks = ["<tool_call>", "</tool_call>", *(f"<|{name}|>" for name in _QWEN_MARKS)]
@@ -68,7 +70,7 @@ def read_qwen(directory: Path | str) -> Tokenizer:
 
 def _read(directory: Path, name: str) -> str:
     paths = (directory / f"{name}{suffix}" for suffix in ("", ".gz", ".xz"))
-    path = next(filter(Path.is_file, paths), None)
+    path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise FileNotFoundError(
             f"{directory}/{name}: no such file, nor one with .xz or .gz behind it"

@@ -23,6 +23,7 @@ from typing import IO, Any, NoReturn
 
 from smf_jax.data.records import at, parse_json, paths_of
 from smf_jax.errors import blame_flag
+from smf_jax.paths import PathLike, as_path, local
 
 _OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 TEXT = ".txt"
@@ -66,12 +67,12 @@ def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     return _RECORDS[kind](path)
 
 
-def read_texts(path: str | Path, field: str = "text") -> Iterator[str]:
+def read_texts(path: PathLike, field: str = "text") -> Iterator[str]:
     """Stream texts: a field of each record, by its dotted path, or the paragraphs of a .txt file.
 
     A directory's files are read by name; blank texts are skipped, and no file is held in memory.
     """
-    files = text_files(Path(path))
+    files = text_files(as_path(path))
     if len(files) == 1:  # what it is is told at once
         return _texts(files[0], file_format(files[0]), field)
     return (text for file in files for text in _texts(file, file_format(file), field))
@@ -118,7 +119,7 @@ def open_text(path: Path) -> Iterator[IO[str]]:
     opener = _OPENERS.get(path.suffix, open)
     encoding = "utf-8"
     try:
-        with opener(path, "rb") as packed:
+        with opener(local(path), "rb") as packed:
             start = packed.read(4)
             packed.seek(0)
             encoding = next((_MARKS[mark] for mark in _MARKS if start.startswith(mark)), encoding)

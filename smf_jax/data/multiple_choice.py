@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from smf_jax.data.files import TEXT, fail_at, file_format, open_text, read_records
 from smf_jax.data.records import texts_in
 from smf_jax.errors import blame_flag
+from smf_jax.paths import PathLike, as_path
 
 ENDINGS = 4
 _FIELDS = ("question", "opa", "opb", "opc", "opd", "cop")
@@ -21,7 +22,7 @@ class Choice(NamedTuple):
     right: int  # the place of the right one
 
 
-def read_hellaswag(path: str | Path) -> tuple[Choice, ...]:
+def read_hellaswag(path: PathLike) -> tuple[Choice, ...]:
     """Read HellaSwag items: six lines each, the context, the number of the right ending, 4 endings.
 
     Texts stay as published: the activity in front, WikiHow's markers taken out.
@@ -30,7 +31,7 @@ def read_hellaswag(path: str | Path) -> tuple[Choice, ...]:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged, incomplete or malformed; with the line's number.
     """
-    path = Path(path)
+    path = as_path(path)
     if file_format(path) != TEXT:
         raise ValueError(f"{path}: HellaSwag is read from plain text; expected .txt")
     with open_text(path) as file:
@@ -55,13 +56,13 @@ def read_hellaswag(path: str | Path) -> tuple[Choice, ...]:
     return tuple(items)
 
 
-def read_medmcqa(path: str | Path) -> tuple[Choice, ...]:
+def read_medmcqa(path: PathLike) -> tuple[Choice, ...]:
     r"""Read MedMCQA items: records with ``question``, ``opa`` to ``opd`` and ``cop``, 1 to 4.
 
     The prompt is ``Question: {question}\nAnswer:``; the endings are the options themselves, for
     length-normalised likelihood (S26). Errors are those of `read_hellaswag`.
     """
-    path = Path(path)
+    path = as_path(path)
     items = tuple(_medmcqa(path, line, record) for line, record in read_records(path))
     if not items:
         raise ValueError(f"{path}: no questions in the file; expected at least one record")

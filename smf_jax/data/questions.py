@@ -13,6 +13,7 @@ from smf_jax.data.facts import Fact, Paraphrase, Question, rotate_paraphrases
 from smf_jax.data.files import fail_at, read_records
 from smf_jax.data.records import at, paths_of, texts_in, unlisted
 from smf_jax.errors import blame_flag
+from smf_jax.paths import PathLike, as_path
 
 # Ways to put a question; its answer follows. Regular, and none a part of another.
 QUESTION_FORMATS: tuple[str, ...] = (
@@ -56,7 +57,7 @@ USUAL = Fields()
 
 
 def read_questions(
-    path: str | Path, *, relations: Sequence[str] | None = None, fields: Fields = USUAL
+    path: PathLike, *, relations: Sequence[str] | None = None, fields: Fields = USUAL
 ) -> tuple[Fact, ...]:
     """Read questions with their answers, of some relations or all, and put them into paraphrases.
 
@@ -66,7 +67,7 @@ def read_questions(
         FileNotFoundError: If there is no such file.
         ValueError: If the file or a record is malformed or a relation unknown; with the line.
     """
-    path = Path(path)
+    path = as_path(path)
     found = _read(path, fields, needs_relation=relations is not None)
     if relations is not None:
         existing = {relation for *_, relation in found}
@@ -83,9 +84,9 @@ def read_questions(
     )
 
 
-def read_open_questions(path: str | Path, fields: Fields = USUAL) -> tuple[Question, ...]:
+def read_open_questions(path: PathLike, fields: Fields = USUAL) -> tuple[Question, ...]:
     """Read questions as they stand, in no paraphrase; errors are those of `read_questions`."""
-    return tuple(question for _, question, _ in _read(Path(path), fields, needs_relation=False))
+    return tuple(question for _, question, _ in _read(as_path(path), fields, needs_relation=False))
 
 
 def question_in(record: Mapping[str, Any], fields: Fields = USUAL) -> Question:

@@ -21,6 +21,7 @@ from smf_jax.data.tfds_source import (
     tfds_files,
 )
 from smf_jax.errors import blame_flag
+from smf_jax.paths import as_path
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,8 @@ SCHEMES: Mapping[str, type[Source]] = {"tfds": TfdsSource}
 
 def existing(source: str, flag: str) -> Path:
     """The path that ``--flag=source`` names, or a ``FileNotFoundError`` that says so."""
-    path = Path(source)
+    with blame_flag(f"--{flag}="):
+        path = as_path(source)
     if not source or not path.exists():
         raise FileNotFoundError(
             f"--{flag}={source}: no such file or directory; give a file, or a set as "

@@ -16,6 +16,7 @@ from smf_jax.data.facts import Fact, Question
 from smf_jax.data.questions import USUAL, Fields, question_fact, question_in
 from smf_jax.data.records import at, paths_of, texts_in
 from smf_jax.errors import blame_flag
+from smf_jax.paths import as_path
 
 # Where texts are looked for when no feature is named.
 _TEXT_NAMES = ("text", "content", "document", "article")
@@ -88,7 +89,7 @@ def tfds_files(source: TfdsSplit) -> list[Path]:
     """The files of a prepared set that a split is read from."""
     builder = _prepared(source, download=False)
     shards = builder.info.splits[source.split].filepaths
-    return [Path(builder.data_dir, "features.json"), *map(Path, shards)]
+    return [as_path(builder.data_dir) / "features.json", *map(as_path, shards)]
 
 
 def parse_tfds(text: str, flag: str, data_dir: str | Path | None = None) -> TfdsSplit:

@@ -13,6 +13,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from smf_jax.data.chat import DEFAULT, TEMPLATE_FILE, ChatTemplate, Message, read_templates
+from smf_jax.paths import PathLike, as_path, local
 from smf_jax.typed_json import JsonObject, read_json
 
 Ids = list[int]
@@ -108,13 +109,13 @@ class Tokenizer:
         added = self.backend.get_added_tokens_decoder()
         return frozenset(i for i, token in added.items() if token.special)
 
-    def save(self, directory: str | Path, framed: bool = True) -> None:
+    def save(self, directory: PathLike, framed: bool = True) -> None:
         """Write the files that ``load_tokenizer`` and transformers read.
 
         Where ``framed``, ``tokenizer.json`` makes them place ``begin`` around a text and nothing
         else, even if the one that was read left that to a flag, or adds what ends a text.
         """
-        directory = Path(directory)
+        directory = as_path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         backend = self._framed() if framed else self.backend
         backend.save(str(directory / "tokenizer.json"))
@@ -189,7 +190,7 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
     return Tokenizer(backend, bos=1, eos=2, pad=0)
 
 
-def load_tokenizer(directory: str | Path, rows: int | None = None) -> Tokenizer:
+def load_tokenizer(directory: PathLike, rows: int | None = None) -> Tokenizer:
     """Read the tokenizer of a Hugging Face model directory, or a saved one.
 
     The begin token is the one that the tokenizer itself adds, as in training: a ``bos_token_id``
@@ -199,7 +200,7 @@ def load_tokenizer(directory: str | Path, rows: int | None = None) -> Tokenizer:
         FileNotFoundError: If there is no ``tokenizer.json``.
         ValueError: If a file is malformed, no end token named, or tokens outnumber ``rows``.
     """
-    directory = Path(directory)
+    directory = local(directory)
     path = directory / "tokenizer.json"
     if not path.is_file():
         raise FileNotFoundError(

@@ -9,7 +9,6 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +29,7 @@ from smf_jax.interop.public_memories import (
 from smf_jax.memory.layer import LOOKUPS, MemoryLayer
 from smf_jax.memory.product_keys import Lookup, read_weights
 from smf_jax.params import unflatten
+from smf_jax.paths import PathLike, local
 from smf_jax.sparse.selection import RULES, score_slots, select_slots
 from smf_jax.sparse.usage import PoolUsage
 
@@ -73,16 +73,16 @@ class GoldenMemory(NamedTuple):
     gradients: Leaves  # by ``grad`` and path, those of a block's own leaves behind its prefix
 
 
-def load_golden(path: str | Path) -> tuple[Leaves, dict[str, Any]]:
+def load_golden(path: PathLike) -> tuple[Leaves, dict[str, Any]]:
     """All arrays of a file, float16 as float32, and its ``meta_json``."""
-    with np.load(path) as file:
+    with np.load(local(path)) as file:
         arrays = {name: file[name] for name in file.files}
     meta = json.loads(str(arrays.pop("meta_json", "{}")))
     half = np.dtype(np.float16)
     return {n: a.astype(np.float32) if a.dtype == half else a for n, a in arrays.items()}, meta
 
 
-def check_golden(path: str | Path) -> list[Comparison]:
+def check_golden(path: PathLike) -> list[Comparison]:
     """Computes and compares what a golden file holds; a ValueError names arrays not understood."""
     arrays, meta = load_golden(path)
     if arrays.keys() >= _SELECTION:

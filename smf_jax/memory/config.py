@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from smf_jax.configuration import setting
+from smf_jax.configuration import COUNT, setting
 from smf_jax.memory.product_keys import ScoreWeighting
 
 Gate = Literal["silu", "scalar", "none"]
 QueryNorm = Literal["none", "layer", "rms", "batch"]
 OutputNorm = Literal["none", "layer"]
 KeyScale = Literal["memory+", "pkm"]
+MOST_KEYS = 46_340  # in a half: slots are numbered in 32 bits
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class MemoryConfig:
         for name in ("keys_per_half", "heads", "reads", "key_width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("keys_per_half", "heads", "key_width", "value_width"):
+            if getattr(self, name) > (most := MOST_KEYS if name == "keys_per_half" else COUNT):
+                raise ValueError(f"{name}={getattr(self, name)} must be at most {most:,}")
         if self.value_width < 0:
             raise ValueError(f"value_width={self.value_width} must not be negative")
         if self.reads > self.keys_per_half:

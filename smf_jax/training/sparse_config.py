@@ -71,7 +71,7 @@ class SparseConfig:
 
         rule = RULES[self.rule]
         if self.granularity == "per_micro_batch" and self.micro_batches == 1:
-            refuse("granularity", "micro_batches", "one micro-batch is per_step; give 2 or more")
+            refuse("granularity", "micro_batches", "one is per_step; give micro_batches=2")
         if self.granularity == "per_task" and rule.amounts != "counts":
             refuse("rule", "granularity", "a task is probed by counting its reads; choose per_step")
         if not rule.has_budget and self.budget_scope == "shared":

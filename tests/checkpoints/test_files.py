@@ -6,10 +6,13 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from smf_jax import paths
+from smf_jax.checkpoints import files
 from smf_jax.checkpoints.files import whole_directory, whole_file, write_text
 
 # A process that is killed in the middle of a directory.
@@ -121,6 +124,35 @@ def test_what_others_are_writing_is_left_alone(tmp_path):
     with whole_directory(target):
         pass
     assert all(each.is_dir() for each in theirs)
+
+
+def test_what_nobody_can_be_writing_any_more_goes(tmp_path):
+    target, yesterday = tmp_path / "a", time.time() - 90_000
+    theirs = target.with_name(".a.another-machine.1.partial")
+    reused = leftover(target, os.getppid())
+    other = target.with_name(".a.b.another-machine.1.replaced.partial")  # of a.b
+    for each in (theirs, reused, other):
+        each.mkdir()
+        os.utime(each, (yesterday, yesterday))
+    with whole_directory(target):
+        pass
+    assert names(tmp_path) == [other.name, "a"]
+
+
+def test_nothing_is_left_though_threads_of_a_failed_writer_still_write(tmp_path, monkeypatch):
+    failures = [OSError("not empty")] * 3
+
+    def remove(path):
+        if failures and path.exists():
+            raise failures.pop()
+        paths.remove(path)
+
+    monkeypatch.setattr(files, "remove", remove)
+    monkeypatch.setattr(files, "_SETTLE_SECONDS", 0)
+    with pytest.raises(RuntimeError, match="full"), whole_directory(tmp_path / "a") as partial:
+        (partial / "x").write_text("1")
+        raise RuntimeError("full")
+    assert names(tmp_path) == [] and not failures
 
 
 def test_a_kill_while_the_successor_takes_its_place_loses_nothing(tmp_path, dead):

@@ -54,6 +54,22 @@ BAD = {
     "a probe of nothing": (dict(probes="a="), "--probes=a=: 'a=' should be NAME=FILE"),
     "resume and overwrite": (dict(resume=True, overwrite=True), "--resume .*--overwrite .*one of"),
     "no directory": (dict(out="", overwrite=True), "--out names no directory"),
+    "more steps than memory": (
+        dict(steps_per_task=10**7, batch_size=10**6),
+        r"^--steps_per_task=10000000, batch_size=1000000 takes [\d,]+ GiB, and this machine",
+    ),
+    "more background than memory": (
+        dict(background_batches=10**7, background_batch_size=10**6),
+        "^--background_batches=10000000, background_batch_size=1000000 takes .* GiB",
+    ),
+    "no micro-batches": (
+        dict(granularity="smf:per_micro_batch"),
+        "^--granularity='per_micro_batch' and micro_batches=1 .*give micro_batches=2",
+    ),
+    "less than no protection": (dict(protect_written=-1.0), "^--protect_written=-1.0 must not"),
+    "layers of no retrofit": (dict(layers="one"), "^--layers=one: expected layer numbers"),
+    "a profile in a file": (dict(profile=__file__), "^--profile=.*: .* is no directory that may"),
+    "a user that is not": (dict(out="~nobody_here/a"), "^--out=~nobody_here/a: no such user"),
     "a set that does not exist": (dict(stream="tfds:trivai_qa:train"), "--stream.*trivia_qa"),
 }
 
@@ -62,6 +78,11 @@ BAD = {
 def test_bad_input_is_refused_by_name_before_any_compute(refused, what):
     changes, message = BAD[what]
     refused(message, **changes)
+
+
+def test_flags_of_a_retrofit_that_is_not_asked_for_are_told_of(refused, capsys):
+    refused("--slots=257", slots="257", alpha=0.5, heal_steps=7)
+    assert "--alpha=0.5, --heal_steps=7: unused, as --retrofit=none" in capsys.readouterr().out
 
 
 def test_every_error_is_told_in_one_line(refused):

@@ -5,10 +5,10 @@ A new kind is a file beside this one and its place in `KINDS`; docs/probes.md de
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 from smf_jax.data.batching import Batch
@@ -21,6 +21,7 @@ from smf_jax.evaluation.probes.exact import EXACT, ExactProbe
 from smf_jax.evaluation.probes.multiple_choice import HELLASWAG, MEDMCQA
 from smf_jax.evaluation.probes.open import F1
 from smf_jax.evaluation.probes.text import GSM8K, PPL, TEXT, LossProbe
+from smf_jax.paths import as_path, expand
 
 KINDS: Mapping[str, ProbeKind] = {
     kind.name: kind for kind in (EXACT, TEXT, F1, GSM8K, HELLASWAG, MEDMCQA, PPL)
@@ -66,10 +67,12 @@ def parse_probes(text: str, fields: Fields = USUAL) -> tuple[Item, ...]:
 def _kind(text: str, item: str, source: str, fields: Fields) -> tuple[str, str]:
     """The kind of an item, and the rest of its source."""
     kind, colon, rest = source.partition(":")
-    if not colon or kind in SCHEMES or Path(source).exists():
-        return ("exact" if _asks(source, fields) else "text"), source
-    if kind in KINDS and rest:
-        return kind, rest
+    with blame_flag("--probes: "):
+        if not colon or kind in SCHEMES or rest.startswith("//") or os.path.exists(source):
+            source = expand(source)
+            return ("exact" if _asks(source, fields) else "text"), source
+        if kind in KINDS and rest:
+            return kind, expand(rest)
     told = "names no file" if kind in KINDS else f"kind {kind!r} is unknown"
     raise ValueError(
         f"--probes={text}: {item!r}: {told}; give NAME=KIND:FILE with one of the kinds "
@@ -79,7 +82,7 @@ def _kind(text: str, item: str, source: str, fields: Fields) -> tuple[str, str]:
 
 def _asks(source: str, fields: Fields) -> bool:
     """Whether a source is a file of questions."""
-    if not holds_records(Path(source)):
+    if not holds_records(as_path(source)):
         return False
     with blame_flag("--probes: "):
         _, record = next(read_records(existing(source, "probes")), (0, {}))

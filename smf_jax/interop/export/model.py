@@ -31,6 +31,7 @@ from smf_jax.interop.huggingface.tokenizer import save_tokenizer
 from smf_jax.models.config import ComputeType, ModelConfig
 from smf_jax.models.decoder import abstract_params
 from smf_jax.params import Params, flatten, is_memory, split
+from smf_jax.paths import PathLike, as_path, local
 from smf_jax.sparse.patch import Patch, apply_patch
 from smf_jax.typed_json import read_json
 
@@ -48,14 +49,14 @@ class Exported(NamedTuple):
 
 
 def export_model(
-    directory: Path | str,
+    directory: PathLike,
     config: ModelConfig,
     params: Mapping[str, Any],
     patches: Sequence[Patch] = (),
     *,
     facts: CardFacts | None = None,
     tokenizer: Any = None,
-    companions: Path | str | None = None,
+    companions: PathLike | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes a directory that `load_exported` reads bit for bit, and ``transformers`` its base.
@@ -100,13 +101,13 @@ def export_model(
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def is_exported(directory: Path | str) -> bool:
+def is_exported(directory: PathLike) -> bool:
     """Whether `export_model` wrote this directory."""
-    return (Path(directory) / MANIFEST).is_file()
+    return (as_path(directory) / MANIFEST).is_file()
 
 
 def load_exported(
-    directory: Path | str, dtype: ComputeType | None = None, patches: int | None = None
+    directory: PathLike, dtype: ComputeType | None = None, patches: int | None = None
 ) -> Exported:
     """Reads a model that `export_model` wrote, every leaf checked against its digest.
 
@@ -117,7 +118,7 @@ def load_exported(
       FileNotFoundError: the directory or a file of it is not there.
       ValueError: not written by `export_model`, or damaged; all leaves that differ are named.
     """
-    directory = Path(directory)
+    directory = local(directory)
     manifest = _read_manifest(directory)
     require_files(directory, manifest.metadata.get("files", {}))
     about = manifest.metadata["model"]

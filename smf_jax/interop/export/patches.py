@@ -18,6 +18,7 @@ from smf_jax.checkpoints.manifest import fingerprint
 from smf_jax.checkpoints.sealed_json import seal, unseal
 from smf_jax.interop.tensor_files import is_kernel, read_tensors, transposed, write_tensors
 from smf_jax.params import memory_part
+from smf_jax.paths import PathLike, as_path, local
 from smf_jax.sparse.patch import Patch
 from smf_jax.typed_json import parse_json
 
@@ -35,17 +36,17 @@ def memory_name(path: str) -> str:
     return f"{part.kind}s.{part.number}.{leaf.replace('/', '.')}"
 
 
-def save_patch(file: Path | str, patch: Patch) -> None:
+def save_patch(file: PathLike, patch: Patch) -> None:
     """Writes a patch as one safetensors file: arrays as tensors, the rest as JSON in its header."""
     arrays, about = patch.to_arrays()
     tensors = {_patch_name(path): np.asarray(array, order="C") for path, array in arrays.items()}
     told = seal({**about, "paths": sorted(arrays), "arrays": fingerprint(arrays)})
-    write_tensors(Path(file), tensors, **{_ABOUT: json.dumps(told)})
+    write_tensors(as_path(file), tensors, **{_ABOUT: json.dumps(told)})
 
 
-def load_patch(file: Path | str) -> Patch:
+def load_patch(file: PathLike) -> Patch:
     """Reads what `save_patch` wrote; a ValueError tells of damage, or of another format."""
-    arrays, header = read_tensors(Path(file))
+    arrays, header = read_tensors(local(file))
     if _ABOUT not in header:
         raise ValueError(f"{file} is no patch of smf_jax: no {_ABOUT} in its header; copy it again")
     about = parse_json(header[_ABOUT], str(file))

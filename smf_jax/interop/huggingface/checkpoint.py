@@ -25,6 +25,7 @@ from smf_jax.interop.tensor_files import (
 from smf_jax.models.config import ComputeType, ModelConfig
 from smf_jax.models.decoder import abstract_params
 from smf_jax.params import block_of, block_path, flatten, unflatten
+from smf_jax.paths import PathLike, local
 from smf_jax.typed_json import read_json
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -117,7 +118,7 @@ def huggingface_name(path: str) -> str:
 
 
 def load_huggingface(
-    directory: Path | str,
+    directory: PathLike,
     dtype: ComputeType = "float32",
     param_dtype: ParamType | None = None,
 ) -> tuple[ModelConfig, dict[str, Any]]:
@@ -132,7 +133,7 @@ def load_huggingface(
       FileNotFoundError: the directory, the configuration or a file of weights is not there.
       ValueError: a file is damaged, the model of another kind, or tensors do not fit (all listed).
     """
-    directory = Path(directory)
+    directory = local(directory)
     config = read_config(directory / CONFIG, dtype)
     stored = _stored_tensors(directory)
     if config.tied and _HEAD in stored:  # one table; some files keep it under its other name
@@ -151,11 +152,11 @@ def load_huggingface(
 
 
 def save_huggingface(
-    directory: Path | str,
+    directory: PathLike,
     config: ModelConfig,
     params: Mapping[str, Any],
     *,
-    companions: Path | str | None = None,
+    companions: PathLike | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes a directory that ``transformers`` loads as the same model, or nothing.

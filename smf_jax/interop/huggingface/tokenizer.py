@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from smf_jax.data.bpe_files import QWEN_CUT
 from smf_jax.data.tokenizer import load_tokenizer
 from smf_jax.models.config import ModelConfig
+from smf_jax.paths import PathLike, as_path, copy
 
 GENERATION, TOKENIZER, CONFIG = "generation_config.json", "tokenizer.json", "tokenizer_config.json"
 # For models of this family AutoTokenizer heeds no class but builds Qwen2's own tokenizer, unless
@@ -21,7 +21,7 @@ _CODE += "class Tokenizer(PreTrainedTokenizerFast):\n    pass\n"
 
 
 def save_tokenizer(
-    directory: Path, config: ModelConfig, tokenizer: Any, companions: Path | str | None = None
+    directory: Path, config: ModelConfig, tokenizer: Any, companions: PathLike | None = None
 ) -> None:
     """Writes a tokenizer and generation settings beside the weights of a model, where given.
 
@@ -31,8 +31,8 @@ def save_tokenizer(
     """
     if companions is not None:
         with suppress(FileNotFoundError):
-            shutil.copyfile(Path(companions, GENERATION), directory / GENERATION)
-        if tokenizer is None and Path(companions, TOKENIZER).is_file():
+            copy(as_path(companions) / GENERATION, directory / GENERATION)
+        if tokenizer is None and (as_path(companions) / TOKENIZER).is_file():
             tokenizer = load_tokenizer(companions, config.vocabulary)
     if tokenizer is None:
         return
