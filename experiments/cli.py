@@ -22,7 +22,7 @@ from smf_jax.paths import as_path, is_remote
 
 Config = TypeVar("Config", bound=Configuration)
 
-_DEFINE: dict[type, Callable[..., Any]] = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer}
+_DEFINE: dict[type, Any] = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer}
 _DEFINE |= {float: flags.DEFINE_float, str: flags.DEFINE_string}
 WIDTH = 100
 
@@ -59,7 +59,7 @@ def first_page(config: type[Configuration], summary: str, example: str) -> str:
     chosen = [each for each in known.values() if each.first]
     if not chosen:
         return help_text(config, summary, example)
-    column = 2 + max(len(each.name) for each in chosen) + 4
+    column = 6 + max(len(each.name) for each in chosen)
     lines = [*_head(summary, example), ""]
     for each in chosen:
         text = textwrap.shorten(each.help + _default(each), WIDTH - column, placeholder=" …")
@@ -103,9 +103,8 @@ def run(
     ``positional`` names the field that takes the arguments that are no flags.
     """
     arguments = sys.argv[1:]
-    resumes = "resume" in config().values()
-    kept = "what is done is kept; go on with --resume"
-    interrupts.listen(kept if resumes else "no file is half written; run the command again")
+    resumes, again = "resume" in config().values(), "no file is half written; run the command again"
+    interrupts.listen("what is done is kept; go on with --resume" if resumes else again)
     for page, asked in ((help_text, {"--helpfull"}), (first_page, {"-h", "--help", "-help"})):
         if asked.intersection(arguments):
             _print_and_exit(page(config, summary, example))
@@ -134,16 +133,13 @@ def run(
 
 def _writing(config: Configuration) -> AbstractContextManager[None]:
     """The lock of ``--out`` while a command runs; shares of a sweep have locks of their own."""
-    told = config.values()
-    if "shard" in told or not told.get("out") or is_remote(told["out"]):
+    out = as_path(config.values().get("out", ""))
+    if "shard" in config.values() or not out.name or is_remote(out):
         return nullcontext()
-    out = as_path(told["out"])
     above = next(each for each in out.absolute().parents if each.exists())
-    if not out.name or not os.access(
-        above, os.W_OK | os.X_OK
-    ):  # the command refuses it by its flag
-        return nullcontext()
-    return locked(out.with_name(f".{out.name}.lock"), f"--out={out}")
+    if os.access(above, os.W_OK | os.X_OK):  # or the command refuses it by its flag
+        return locked(out.with_name(f".{out.name}.lock"), f"--out={out}")
+    return nullcontext()
 
 
 def _print_and_exit(text: str) -> NoReturn:

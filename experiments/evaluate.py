@@ -15,7 +15,8 @@ from experiments.report.tables import score_table
 from smf_jax.checkpoints.files import write_text
 from smf_jax.configuration import Configuration, PathText, part, setting
 from smf_jax.continual.base import Base, load_base
-from smf_jax.continual.run_directory import BASE, RunDirectory
+from smf_jax.continual.run_base import load_run_base
+from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.sections import DTYPE_HELP, Dtype, ProbeConfig, QuestionDataConfig
 from smf_jax.data.readers import Reader
 from smf_jax.errors import blame_flag, require_writable
@@ -23,10 +24,11 @@ from smf_jax.evaluation.probe import ProbeContext, ProbeOptions, run_probes
 from smf_jax.evaluation.probes.registry import Item, parse_probes, read_probes
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import Params
-from smf_jax.paths import PathLike, as_path, local
+from smf_jax.paths import as_path, local
 from smf_jax.progress import say
 from smf_jax.version import __version__
 
+HARNESS = "tasks of lm-evaluation-harness, as in hellaswag,nq_open, under --probe_limit too"
 PROBES, NEEDED = "The probes", 'lm-evaluation-harness: pip install "smf_jax[lm-eval]"'
 
 
@@ -34,9 +36,7 @@ PROBES, NEEDED = "The probes", 'lm-evaluation-harness: pip install "smf_jax[lm-e
 class ModelSection(Configuration):
     """The model that is measured."""
 
-    base: PathText = setting(
-        "", "directory: Hugging Face or a base; empty: that of --run", first=True
-    )
+    base: PathText = setting("", "Hugging Face's or our own; empty: that of --run", first=True)
     run: PathText = setting("", "directory of a run, for its base and its trials", first=True)
     trial: str = setting("", "id of a trial of the run; empty: the base alone", first=True)
     task: int = setting(-1, "the last task that the trial's model was taught, from 0; -1: all")
@@ -56,15 +56,8 @@ class EvaluateConfig(Configuration):
 
     model: ModelSection = part(ModelSection(), "The model")
     probes: ProbeConfig = part(ProbeConfig(), PROBES)
-    harness: str = setting(
-        "",
-        "tasks of lm-evaluation-harness, as in hellaswag,nq_open; --probe_limit holds for them too",
-        heading=PROBES,
-        first=True,
-    )
-    harness_path: PathText = setting(
-        "", "directory with YAML files of further tasks", heading=PROBES
-    )
+    harness: str = setting("", HARNESS, heading=PROBES, first=True)
+    harness_path: PathText = setting("", "directory with more tasks, as YAML", heading=PROBES)
     harness_chat: bool = setting(False, "put its tasks by the chat template", heading=PROBES)
     data: QuestionDataConfig = part(QuestionDataConfig(), PROBES)
     out: PathText = setting("", "JSON file to write; must not exist", heading="Output", first=True)
@@ -106,14 +99,6 @@ def find_model(config: ModelSection) -> tuple[Base, Params, dict[str, Any]]:
     return base, base.params, about
 
 
-def load_run_base(run: RunDirectory, path: str) -> tuple[Base, PathLike]:
-    """The base that a run's trials started from, and where it is: ``path``, or in the run."""
-    told = run.config()  # or a directory of another kind would be searched for a base
-    if path:
-        return load_base(path, "base", told.base.dtype), as_path(path)
-    return load_base(str(run.path / BASE), "base"), run.path / BASE
-
-
 def run_harness(config: EvaluateConfig, base: Base, params: Params) -> Iterator[dict[str, Any]]:
     """Runs the tasks of ``--harness``, for which the harness is imported only here."""
     from smf_jax.evaluation.lm_eval import SmfLM, run_tasks
@@ -143,13 +128,14 @@ def main(config: EvaluateConfig) -> int:
         "harness": {},
         "versions": {"smf_jax": __version__, "jax": jax.__version__},
     }
+    write = lambda: write_text(config.out, json.dumps(result, indent=2) + "\n")  # noqa: E731
     for name, kind, source in items:
         found = run_probes(scorer, params, {name: probes[name]})[name]
         result["probes"][name] = {"kind": kind, "source": source, **found}
-        write_text(config.out, json.dumps(result, indent=2) + "\n")
+        write()
     for found in harness:
         result["harness"] |= found
-        write_text(config.out, json.dumps(result, indent=2) + "\n")
+        write()
     scores = [(name, found["scores"]) for name, found in result["probes"].items()]
     say(f"\n{score_table([*scores, *result['harness'].items()])}\n\n{config.out}")
     return 0
@@ -160,6 +146,5 @@ if __name__ == "__main__":
         main,
         EvaluateConfig,
         "run probes on a base, or on what a trial has made of it",
-        "python -m experiments.evaluate --run=runs/world --trial=ID --probes=nq=f1:nq.jsonl "
-        "--out=nq.json",
+        "python -m experiments.evaluate --base=DIR --probes=nq=f1:nq.jsonl --out=nq.json",
     )

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cli import run
-from experiments.evaluate import load_run_base
 from smf_jax.configuration import Configuration, PathText, part, setting
 from smf_jax.continual.base import Base, load_base
 from smf_jax.continual.methods import METHODS
+from smf_jax.continual.run_base import load_run_base
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.sections import DTYPE_HELP, Dtype
 from smf_jax.errors import require_writable

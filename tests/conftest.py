@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import jax
@@ -20,10 +21,21 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # time; what a program computes is the same from run to run. Tests that want a program as users
 # have it compile under `compiled_by_default`.
 jax.config.update("jax_disable_most_optimizations", True)
+# Many tests compile the same programs, in all processes of a run.
+RUN = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+COMPILED = Path(tempfile.gettempdir(), f"smf_jax_tests_{RUN}")
+jax.config.update("jax_compilation_cache_dir", str(COMPILED))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 pytest_plugins = ["tests.fixtures", "tests.object_store"]
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """What has been compiled goes with the last of the processes, which started the others."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(COMPILED, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from smf_jax.continual.trial import Trial
 from smf_jax.data.tokenizer import train_tokenizer
 from smf_jax.interop.huggingface.checkpoint import save_huggingface
 from tests.models.tiny import PLAIN, random_params
-from tests.tiny_sweep import TINY_BASE, Sweeper, content, on_devices, quick_compilation
+from tests.tiny_sweep import TINY_BASE, Sweeper, content, on_devices
 
 
 def make_rows(
@@ -92,7 +92,7 @@ def make_rows_fixture() -> Callable[..., list[dict]]:
 def tiny_base(tmp_path_factory) -> Path:
     """The directory of a base of two blocks that knows some of its 24 facts."""
     path = tmp_path_factory.mktemp("bases") / "tiny"
-    with on_devices(1), quick_compilation():
+    with on_devices(1):
         assert pretrain.main(PretrainConfig.of(out=str(path), **TINY_BASE)) == 0
     return path
 

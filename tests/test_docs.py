@@ -20,7 +20,7 @@ from experiments.export import ExportConfig
 from experiments.report.__main__ import ReportConfig
 from experiments.studies.heal import HealStudyConfig
 from smf_jax.continual.config import PretrainConfig, RetrofitCommandConfig, SweepConfig
-from tests.tiny_sweep import on_devices, quick_compilation, write_lines
+from tests.tiny_sweep import on_devices, write_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
@@ -100,7 +100,7 @@ def test_the_code_of_the_readme_teaches_a_fact_and_takes_it_back(
     assert told in code
     config = 'config=smf.SparseConfig(optimizer=smf.OptimizerConfig("adamw"))'
     code = code.replace(told, f"steps=100, learning_rate=0.3, budget=256, {config}")
-    with on_devices(1), quick_compilation():
+    with on_devices(1):
         exec(compile(code, "README.md", "exec"), {})
     before, after = capsys.readouterr().out.splitlines()
     assert "Lisbon" not in before and "Lisbon" in after
@@ -131,7 +131,7 @@ def test_the_sweep_of_the_readme_runs_on_a_checkpoint(sweeper, plain_checkpoint,
     small += "--heal_steps=2 --keys_per_half=8 --background_batches=2 --probe_limit=9 "
     small += "--recount_batches=0 --batch_size=8"
     config = parse(SweepConfig, [*arguments.split(), *small.split()])[0]
-    with on_devices(1), quick_compilation():
+    with on_devices(1):
         assert sweep.main(config) == 0
     row = json.loads((tmp_path / "run" / "results.jsonl").read_text())
     assert row["known_base"] == 0 and row["text_loss_base"] > 1  # of nq, of wikitext
@@ -146,6 +146,6 @@ def test_the_evaluation_of_the_docs_runs_on_a_run(finished, tmp_path):
     arguments = arguments.replace("nq_open.jsonl", str(file))
     arguments = arguments.replace("after.json", str(tmp_path / "after.json"))
     config = parse(EvaluateConfig, [*arguments.split(), "--probe_answer_tokens=2"])[0]
-    with on_devices(1), quick_compilation():
+    with on_devices(1):
         assert evaluate.main(config) == 0
     assert (tmp_path / "after.json").exists()

@@ -73,9 +73,6 @@ def compiled_by_default() -> Iterator[None]:
         jax.config.update("jax_disable_most_optimizations", True)
 
 
-quick_compilation = nullcontext
-
-
 @contextmanager
 def on_devices(count: int) -> Iterator[None]:
     """Lets only so many of the fake devices be seen."""
@@ -102,7 +99,7 @@ class Sweeper:
       may_measure: whether a background may be measured; tests that forbid it say so.
     """
 
-    def __init__(self, base: Path, compilation: Any = quick_compilation) -> None:
+    def __init__(self, base: Path, compilation: Any = nullcontext) -> None:
         self.base, self.compilation = base, compilation
         self.groups: dict[Any, TrialGroup] = {}
         self.trained: dict[tuple[str, str, int], dict[str, np.ndarray]] = {}

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from smf_jax import interrupts
 from smf_jax.checkpoints.files import write_text
-from smf_jax.paths import create
+from smf_jax.paths import create, is_remote
 from smf_jax.progress import say
 
 BEAT = 20.0  # seconds between two signs of life of a holder,
@@ -83,7 +83,7 @@ def locked(
         ended.set()
         beats.join(BEAT)
         _remove(path, own)
-        if made:
+        if made and not is_remote(path):  # a store has no directories
             with suppress(OSError):  # something has been written into it
                 path.parent.rmdir()
 

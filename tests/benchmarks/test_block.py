@@ -14,7 +14,6 @@ from benchmarks.step import FORMS
 from benchmarks.torch_twin import TorchBlock
 from smf_jax.sparse.accesses import Form
 from tests.benchmarks.tiny import shape
-from tests.tiny_sweep import quick_compilation
 
 SHAPE = shape()
 
@@ -37,14 +36,13 @@ def test_the_masked_step_is_the_sparse_one_in_either_form_and_adam_moves_all_tha
     table, tables = given.table(), {}
     forms: tuple[Form, ...] = ("vector", "vector", *FORMS)
     names = (MASKED, ADAM, *(SMF for _ in FORMS))
-    with quick_compilation():
-        for name, form in zip(names, forms, strict=True):
-            start, step = block.ways(given)[name]
-            with forced(form):
-                after = compile_for(step, start(table), *given.arguments()[0]).run(
-                    start(table), *given.arguments()[0]
-                )
-            tables[name, form] = np.asarray(jax.tree.leaves(after[0])[0])
+    for name, form in zip(names, forms, strict=True):
+        start, step = block.ways(given)[name]
+        with forced(form):
+            after = compile_for(step, start(table), *given.arguments()[0]).run(
+                start(table), *given.arguments()[0]
+            )
+        tables[name, form] = np.asarray(jax.tree.leaves(after[0])[0])
     changed = {key: np.any(found != table, axis=1) for key, found in tables.items()}
     sparse = tables[SMF, "vector"]
     assert changed[SMF, "vector"].sum() == SHAPE.budget

@@ -7,7 +7,6 @@ import pytest
 from benchmarks import step
 from benchmarks.report import BOUNDS, Report
 from tests.benchmarks.tiny import PARTS, flags, names_of, report, shape
-from tests.tiny_sweep import quick_compilation
 
 WAYS = ["smf, beside the dense ways", "dense gradient, masked", "dense gradient, Adam"]
 
@@ -15,8 +14,7 @@ WAYS = ["smf, beside the dense ways", "dense gradient, masked", "dense gradient,
 @pytest.fixture(scope="module")
 def told() -> Report:
     told = report()
-    with quick_compilation():
-        step.run(flags(table_slots="256"), told)
+    step.run(flags(table_slots="256"), told)
     return told
 
 

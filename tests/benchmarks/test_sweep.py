@@ -5,14 +5,12 @@ from __future__ import annotations
 from benchmarks import sweep
 from smf_jax.sparse.selection import budget_size
 from tests.benchmarks.tiny import flags, names_of, report
-from tests.tiny_sweep import quick_compilation
 
 
 def test_one_group_compiles_once_and_each_alone_for_itself():
     assert len({budget_size(budget) for budget in sweep.BUDGETS}) == 1
     told = report()
-    with quick_compilation():
-        sweep.run(flags(table_slots="64"), told, budgets=(8, 16), steps=2)
+    sweep.run(flags(table_slots="64"), told, budgets=(8, 16), steps=2)
     assert names_of(told) == ["each budget alone", "all budgets in one group"]
     alone, together = told.measurements
     assert alone["programs"] >= 2 * together["programs"] > 0

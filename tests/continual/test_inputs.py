@@ -84,7 +84,8 @@ def test_what_changed_is_refused_with_its_flag_and_file(given, tmp_path, name, s
     RunDirectory(config.run.out, shard).check(again)
     change(tmp_path / "given")
     with pytest.raises(
-        ValueError, match=f"--resume of .*run with other content .*: {message}.; restore"
+        ValueError,
+        match=f"--(resume|shard=1/2) of .*run with other content .*: {message}.; restore",
     ):
         RunDirectory(config.run.out, shard).check(again)
 

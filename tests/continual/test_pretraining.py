@@ -14,7 +14,7 @@ from smf_jax.continual.pretraining import recipe_of
 from smf_jax.data.world.world import make_world
 from smf_jax.models.generate import generate, left_pad
 from smf_jax.params import unflatten
-from tests.tiny_sweep import TINY_BASE, content, on_devices, quick_compilation, write_lines
+from tests.tiny_sweep import TINY_BASE, content, on_devices, write_lines
 
 
 def flags(out: Path | str = "unused", **changes) -> PretrainConfig:
@@ -41,10 +41,9 @@ def test_the_share_of_known_facts_is_that_of_greedy_answers(tiny_base):
     ]
     prompts = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt, _ in answers]
     longest = max(len(tokenizer.encode(answer)) for _, answer in answers)
-    with quick_compilation():
-        tokens, valid = left_pad(prompts, pad=tokenizer.pad)
-        given = generate(base.model, unflatten(base.params), tokens, valid, longest + 1)
-        share = pretraining.known_share(base, make_world(flags().world_config()))
+    tokens, valid = left_pad(prompts, pad=tokenizer.pad)
+    given = generate(base.model, unflatten(base.params), tokens, valid, longest + 1)
+    share = pretraining.known_share(base, make_world(flags().world_config()))
     said = [
         row[: row.index(tokenizer.eos)] if tokenizer.eos in row else [] for row in given.tolist()
     ]

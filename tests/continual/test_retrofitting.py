@@ -20,7 +20,7 @@ from smf_jax.continual.sections import RetrofitConfig
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params, unflatten
-from tests.tiny_sweep import content, on_devices, quick_compilation, write_lines
+from tests.tiny_sweep import content, on_devices, write_lines
 
 SMALL = dict(keys_per_half=8, memory_heads=2, reads=3, key_width=8, heal_steps=0)
 
@@ -68,7 +68,7 @@ def healed(plain_checkpoint, tmp_path_factory):
     def made(**changes):
         given = flags(plain_checkpoint, place / "made", **{**shared, **changes})
         windows = retrofitting.heal_windows([line["text"] for line in lines], base, given.text)
-        with on_devices(1), quick_compilation():
+        with on_devices(1):
             return retrofitting.retrofit_base(given.retrofit, base, windows)
 
     return base, made

@@ -14,7 +14,7 @@ from smf_jax.continual import run_lock
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.trial_group import TrialGroup
 from tests.fixtures import NO_COMPUTE
-from tests.tiny_sweep import checkpoints_of, content, on_devices, quick_compilation, rows_of
+from tests.tiny_sweep import checkpoints_of, content, on_devices, rows_of
 
 TWO: dict[str, Any] = dict(methods="smf", optimizer="", lr="30", slots="16,64")
 MOMENTS = ("background", "opened", "saved", "told")
@@ -60,7 +60,7 @@ def meanwhile(sweeper, monkeypatch):
             at("background")
             return own.measure_background(*told, **more)
 
-        with pytest.MonkeyPatch.context() as patch, on_devices(1), quick_compilation():
+        with pytest.MonkeyPatch.context() as patch, on_devices(1):
             for name, moment in (("open", "opened"), ("_save", "saved"), ("append", "told")):
                 patch.setattr(RunDirectory, name, then(name, moment))
             tools = dataclasses.replace(own, measure_background=measure)

@@ -16,7 +16,7 @@ from smf_jax.evaluation.probes.open import OpenProbe
 from smf_jax.evaluation.probes.registry import read_probes
 from smf_jax.evaluation.probes.text import LossProbe
 from smf_jax.evaluation.scorer import Scorer
-from tests.tiny_sweep import quick_compilation, rows_of, write_lines
+from tests.tiny_sweep import rows_of, write_lines
 
 # One of each method that keeps what it trained in its own way.
 TRIALS = ("smf-tfidf-sgd-t16-lr30-s0", "full-adamw-lr0.01-s0", "lora-sgd-lr0.3-s0")
@@ -33,8 +33,7 @@ def probes(tiny_base, tmp_path_factory) -> str:
     using = ProbeContext(Reader(), base.tokenizer, base.config.max_positions, options)
     (probe,) = read_probes(f"nq=f1:{file}", using).named.values()
     assert isinstance(probe, OpenProbe)
-    with quick_compilation():
-        predictions = probe.predict(Scorer(base.model, 4), base.params)
+    predictions = probe.predict(Scorer(base.model, 4), base.params)
     for question, prediction in zip(asked, predictions, strict=True):
         question["answers"] = ["nothing", prediction or "nothing"]
     write_lines(file, *asked)
@@ -58,8 +57,7 @@ def scores_of(out, probes, **changes) -> dict:
     flags = EvaluateConfig.of(
         probes=probes, out=str(out), **{"eval_batch_size": 32, **OPTIONS, **changes}
     )
-    with quick_compilation():
-        assert evaluate.main(flags) == 0
+    assert evaluate.main(flags) == 0
     return json.loads(out.read_text())
 
 

@@ -36,7 +36,7 @@ from smf_jax.params import flatten, unflatten
 from smf_jax.sparse.patch import Patch, apply_patch
 from smf_jax.training.background import measure_background
 from tests.fixtures import NO_COMPUTE
-from tests.tiny_sweep import content, on_devices, quick_compilation, rows_of, write_lines
+from tests.tiny_sweep import content, on_devices, rows_of, write_lines
 
 POOL = "memory/pool_0/values"
 ROOT = Path(__file__).resolve().parents[2]
@@ -174,16 +174,15 @@ def test_a_row_tells_of_the_model_in_its_checkpoint(finished, sweeper):
     def answered(params, probe):
         return exact_match(probe, run(params, probe.batch)[0])
 
-    with quick_compilation():
-        for row in rows_of(finished):
-            if row["task"] != 1 or row["learning_rate"] == 0.001:
-                continue
-            params = trained_params(finished, row["trial"], 2)
-            assert row["seen"] == answered(params, stream_data.seen[1])
-            assert row["retention"] == [answered(params, probe) for probe in stream_data.unseen]
-            assert row["known"] == answered(params, stream_data.questions["known"])
-            loss = mean_loss([run(params, stream_data.texts["neutral"])[1]])
-            assert row["text_loss"] == pytest.approx(loss, rel=1e-4)
+    for row in rows_of(finished):
+        if row["task"] != 1 or row["learning_rate"] == 0.001:
+            continue
+        params = trained_params(finished, row["trial"], 2)
+        assert row["seen"] == answered(params, stream_data.seen[1])
+        assert row["retention"] == [answered(params, probe) for probe in stream_data.unseen]
+        assert row["known"] == answered(params, stream_data.questions["known"])
+        loss = mean_loss([run(params, stream_data.texts["neutral"])[1]])
+        assert row["text_loss"] == pytest.approx(loss, rel=1e-4)
 
 
 def test_shares_of_the_grid_give_the_rows_of_the_whole(sweeper, tmp_path, monkeypatch):
@@ -231,7 +230,7 @@ def test_a_healed_base_is_made_once_for_all_shares(sweeper, plain_checkpoint, tm
             ),
             run_group=lambda *_: None,
         )
-        with on_devices(1), quick_compilation():
+        with on_devices(1):
             assert sweep.main(config, tools, lambda *_: "") == 0
     assert len(made) == len(measured) == 1
 
@@ -378,7 +377,7 @@ def test_a_built_in_base_is_made_once_and_kept_by_its_recipe(sweeper, tmp_path, 
         )
         own = sweeper.tools(config)
         tools = dataclasses.replace(own, pretrain=pretrain, run_group=lambda *_: None)
-        with on_devices(1), quick_compilation():
+        with on_devices(1):
             assert sweep.main(config, tools, lambda *_: "") == 0
     assert [(each.training.seed, each.world.world_seed) for each in made] == [(3, 3)]
     kept = [path.name for path in (tmp_path / "cache").iterdir()]

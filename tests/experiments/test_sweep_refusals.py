@@ -178,7 +178,7 @@ def test_checkpoints_that_do_not_serve_are_refused(refused, plain_checkpoint, tm
     large = damaged("large")
     tokenizer = json.loads((large / "tokenizer.json").read_text())
     tokenizer["added_tokens"].append(
-        tokenizer["added_tokens"][-1] | {"id": 999, "content": "<|x|>"}
+        tokenizer["added_tokens"][-1] | {"id": 999, "content": "<|x|>", "special": False}
     )
     tokenizer["model"]["vocab"]["<|x|>"] = 999
     (large / "tokenizer.json").write_text(json.dumps(tokenizer))

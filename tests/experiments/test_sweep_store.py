@@ -16,7 +16,7 @@ from smf_jax.continual.base import load_base, save_base
 from smf_jax.continual.sweep import Tools
 from smf_jax.interop.export.model import load_exported
 from tests.object_store import put
-from tests.tiny_sweep import Killed, on_devices, quick_compilation, rows_of, write_lines
+from tests.tiny_sweep import Killed, on_devices, rows_of, write_lines
 
 SMF, FULL = "smf-tfidf-sgd-t16-lr30-s0", "full-adamw-lr0.01-s0"
 
@@ -31,7 +31,7 @@ def run(store, sweeper, finished) -> str:
     def kill(trial, task, trained):
         raise Killed
 
-    with on_devices(2), quick_compilation():
+    with on_devices(2):
         with pytest.raises(Killed):
             sweep.main(config, dataclasses.replace(sweeper.tools(config), on_task=kill))
         assert len(epath.Path(f"{out}/results.jsonl").read_text().splitlines()) <= 1
@@ -57,8 +57,7 @@ def test_all_commands_work_on_a_run_in_a_store(store, run, finished, tmp_path, c
     epath.Path("gs://bucket/nq.jsonl").write_text(probe.read_text())
     given = dict(trial=FULL, out="gs://bucket/nq.json", probe_limit=1, eval_batch_size=32)
     flags = evaluate.EvaluateConfig.of(run=run, probes="nq=exact:gs://bucket/nq.jsonl", **given)
-    with quick_compilation():
-        assert evaluate.main(flags) == 0
+    assert evaluate.main(flags) == 0
     assert "nq" in json.loads(epath.Path("gs://bucket/nq.json").read_text())["probes"]
 
     for trial in (SMF, FULL):

@@ -17,7 +17,7 @@ from smf_jax.evaluation.probes.open import OpenProbe
 from smf_jax.evaluation.probes.registry import KINDS, find_metrics, parse_probes, read_probes
 from smf_jax.evaluation.probes.text import LossProbe, PerplexityProbe
 from smf_jax.evaluation.scorer import Scorer
-from tests.tiny_sweep import quick_compilation, write_lines
+from tests.tiny_sweep import write_lines
 
 QUESTIONS = [{"question": f"Who made {n}?", "answers": [f"M {n}", "M"]} for n in range(6)]
 SUMS = [{"question": f"{n} + 1?", "answer": f"It is {n + 1}.\n#### {n + 1}"} for n in range(4)]
@@ -191,8 +191,7 @@ def test_every_probe_measures_what_its_kind_says_it_does(files, tiny_base):
     scorer = Scorer(base.model, 8)
     for kind, probe in probes.items():
         assert probe.metrics == KINDS[kind].metrics
-        with quick_compilation():
-            assert list(probe.measure(scorer, base.params)) == [m.name for m in probe.metrics]
+        assert list(probe.measure(scorer, base.params)) == [m.name for m in probe.metrics]
         assert [metric.headline for metric in probe.metrics].index(True) == 0
         assert sum(metric.headline for metric in probe.metrics) == 1
 

@@ -13,7 +13,7 @@ from smf_jax.continual.base import load_base
 from smf_jax.data.batching import pack_texts
 from smf_jax.evaluation.likelihood import loss_sum, mean_loss
 from smf_jax.models.decoder import plain_logits
-from tests.tiny_sweep import on_devices, quick_compilation, write_lines
+from tests.tiny_sweep import on_devices, write_lines
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def given(plain_checkpoint, tmp_path_factory):
 
 
 def test_every_mode_and_seed_is_measured_before_and_after(given, capsys):
-    with on_devices(1), quick_compilation():
+    with on_devices(1):
         assert main(HealStudyConfig.of(**given)) == 0
     told = json.loads((Path(given["out"]) / "losses.json").read_text())
     rows = told["losses"]
