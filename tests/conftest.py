@@ -21,11 +21,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # time; what a program computes is the same from run to run. Tests that want a program as users
 # have it compile under `compiled_by_default`.
 jax.config.update("jax_disable_most_optimizations", True)
-# Many tests compile the same programs, in all processes of a run.
+# Many tests compile the same programs, most of them of one operation, in all processes of a run.
 RUN = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
 COMPILED = Path(tempfile.gettempdir(), f"smf_jax_tests_{RUN}")
 jax.config.update("jax_compilation_cache_dir", str(COMPILED))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 pytest_plugins = ["tests.fixtures", "tests.object_store"]
 
