@@ -45,7 +45,7 @@ types: $(VENV)/.installed-test
 	$(VENV)/bin/pyright --pythonpath $(python)
 
 tests: $(VENV)/.installed-test
-	$(python) -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
+	$(python) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 # pip and not uv: it is pip that machines are told where their build of torch lies.
 test-parity: $(VENV)/.installed-test

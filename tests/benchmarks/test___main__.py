@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import depth, read, real_size, train
+from benchmarks import depth, models, read, real_size, train
 from benchmarks.flags import SUITES, BenchmarkConfig
 from benchmarks.models import METHODS
 from benchmarks.report import Entry
@@ -110,7 +110,7 @@ NAMES = {
     "lookup": ["lookup", "lookup, all k × k pairs", "scores alone"],
     "train": ["smf", "smf, beside the others", "LoRA r 8, AdamW", "full, AdamW"],
     "generate": ["generate 16 tokens", "generate 16 tokens, no memory"],
-    "depth": ["compiled step"] * 5,
+    "depth": ["compiled step"] * 2,
     "real_size": ["smf", "LoRA r 8, AdamW"],
     "accelerator": [*LARGE, "smf step", "smf step, least memory", "everything"],
 }
@@ -125,6 +125,7 @@ def test_every_case_of_a_suite_is_timed_and_has_its_bounds(suite, monkeypatch):
     monkeypatch.setattr(real_size, "_LENGTH", 8)
     monkeypatch.setattr(train, "_COMPARED_SLOTS", {"built-in base": 64})
     monkeypatch.setattr(depth, "DEPTHS", (2,))
+    monkeypatch.setattr(models, "ALL_METHODS", (models.SMF, models.EWC))
     told = report()
     command.RUNS[suite](flags(table_slots="256"), told)
     assert names_of(told) == NAMES[suite]

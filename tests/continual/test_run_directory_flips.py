@@ -22,7 +22,7 @@ from smf_jax.continual.comparison import compare
 from smf_jax.continual.run_directory import RunDirectory
 from tests.tiny_sweep import rows_of
 
-FLIPS = 20
+FLIPS = 12
 PROMPT = "Who made it? <|pad|><|end|>"
 SMF, LORA = "smf-tfidf-sgd-t64-lr30-s0", "lora-sgd-lr0.3-s0"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -179,14 +180,26 @@ def test_a_fault_of_ours_is_no_error_of_the_user(monkeypatch):
         run(main, Flags, "does it", "an example")
 
 
+COMMANDS = ("sweep", "pretrain", "retrofit", "compare", "evaluate", "export", "check_golden")
+COMMANDS += ("benchmark", "report/__main__", "studies/heal")
+
+
 @pytest.mark.parametrize("argument", ["--help", "-h", "--helpfull"])
-@pytest.mark.parametrize(
-    "command",
-    ["sweep", "pretrain", "retrofit", "compare", "evaluate", "export", "check_golden", "benchmark"],
-)
-def test_help_of_every_command_needs_nothing_else(command, argument):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_needs_nothing_else(command, argument, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [command, "--nonsense", argument])
+    with pytest.raises(SystemExit) as exited:
+        runpy.run_path(str(ROOT / "experiments" / f"{command}.py"), run_name="__main__")
+    out, err = capsys.readouterr()
+    assert (exited.value.code, err) == (0, "")
+    path = command.removesuffix("/__main__").replace("/", ".")
+    module = "benchmarks" if command == "benchmark" else f"experiments.{path}"
+    assert out.startswith(f"python -m {module}: ")
+
+
+def test_a_command_is_a_process_of_its_own():
     found = subprocess.run(
-        [sys.executable, "-m", f"experiments.{command}", "--nonsense", argument],
+        [sys.executable, "-m", "experiments.sweep", "--nonsense", "--help"],
         cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
@@ -194,5 +207,4 @@ def test_help_of_every_command_needs_nothing_else(command, argument):
         timeout=120,
     )
     assert (found.returncode, found.stderr) == (0, "")
-    module = "benchmarks" if command == "benchmark" else f"experiments.{command}"
-    assert found.stdout.startswith(f"python -m {module}: ")
+    assert found.stdout.startswith("python -m experiments.sweep: ")

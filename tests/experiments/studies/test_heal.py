@@ -28,13 +28,13 @@ def given(plain_checkpoint, tmp_path_factory):
         key_width=8,
         base=str(plain_checkpoint),
         layers="1",
-        heal_steps=8,
+        heal_steps=4,
         heal_learning_rate=0.05,
         heal_texts=str(written),
         heal_length=16,
         heal_batch_size=4,
         probes=f"things={written}",
-        probe_limit=20,
+        probe_limit=6,
         seeds="0,1",
         out=str(place / "out"),
     )
@@ -53,7 +53,7 @@ def test_every_mode_and_seed_is_measured_before_and_after(given, capsys):
         json.loads(line)["text"] for line in Path(given["heal_texts"]).read_text().splitlines()
     ]
     length = min(128, base.config.max_positions)
-    windows = pack_texts(base.tokenizer, texts, length, 20 * length)
+    windows = pack_texts(base.tokenizer, texts, length, 6 * length)
     logits = plain_logits(base.model)(base.params, windows.tokens, windows.valid)
     expected = mean_loss([loss_sum(logits, windows)])
     for row in rows:
