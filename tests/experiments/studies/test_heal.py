@@ -85,7 +85,7 @@ def test_the_table_has_means_and_the_range_of_the_rise():
         ),
         (dict(heal_steps=0), "--heal_steps=0: expected at least 1"),
         (dict(seeds="x"), "--seeds=x"),
-        (dict(heal_texts=""), "--heal_steps=8 needs text"),
+        (dict(heal_texts=""), "--heal_steps=4 needs text"),
     ],
 )
 def test_bad_input_is_refused_before_any_compute(given, tmp_path, monkeypatch, changes, message):
