@@ -15,8 +15,8 @@ from absl import flags
 
 from experiments.configs import preset_of
 from smf_jax import interrupts
+from smf_jax.checkpoints.run_lock import locked
 from smf_jax.configuration import Configuration, Flag, flags_of
-from smf_jax.continual.run_lock import locked
 from smf_jax.errors import blame_flag
 from smf_jax.paths import as_path, is_remote
 

@@ -20,7 +20,7 @@ ROOMS = {
     "paths": (),
     **dict.fromkeys(GROUND, ("paths",)),
     "progress": ("interrupts",),
-    "checkpoints": ("paths",),
+    "checkpoints": ("paths", "interrupts", "progress"),
     "data": ("paths", "errors", "typed_json"),
     "memory": ("shapes", "configuration", "cpu_kernels"),
     "sparse": ("shapes", "params", "cpu_kernels", "checkpoints", "typed_json"),

@@ -20,12 +20,12 @@ import optax
 
 from smf_jax import checkpoints
 from smf_jax.checkpoints.files import write_text
+from smf_jax.checkpoints.run_lock import RunLocks
 from smf_jax.checkpoints.sealed_json import seal, unseal
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.inputs import Inputs, changed_inputs, follow_moves, inputs_of_sweep
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.results import ResultRow
-from smf_jax.continual.run_lock import RunLocks
 from smf_jax.continual.trial import Trial
 from smf_jax.continual.trial_group import CARRIED
 from smf_jax.errors import require_writable

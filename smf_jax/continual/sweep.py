@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from smf_jax import checkpoints
+from smf_jax.checkpoints.run_lock import locked
 from smf_jax.continual.base import PARAMS, Base, cached_path, load_base, save_base
 from smf_jax.continual.config import PretrainConfig, SweepConfig
 from smf_jax.continual.engine import MakeGroup, Sweep, new_group, run_group
@@ -18,7 +19,6 @@ from smf_jax.continual.plan import check_trials, measured_background
 from smf_jax.continual.pretraining import abstract_base, pretrain, recipe_of
 from smf_jax.continual.retrofitting import retrofit_base
 from smf_jax.continual.run_directory import BACKGROUND, BASE, RunDirectory
-from smf_jax.continual.run_lock import locked
 from smf_jax.continual.slot_health import measure_slot_health
 from smf_jax.continual.stream_data import StreamData, load_stream_data
 from smf_jax.continual.trial import Trial, by_group, shard

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from experiments import sweep
-from smf_jax.continual import run_lock
+from smf_jax.checkpoints import run_lock
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.trial_group import TrialGroup
 from tests.fixtures import NO_COMPUTE

@@ -16,9 +16,9 @@ from types import SimpleNamespace
 import pytest
 
 from smf_jax import interrupts
+from smf_jax.checkpoints import run_lock
 from smf_jax.checkpoints.files import write_text
-from smf_jax.continual import run_lock
-from smf_jax.continual.run_lock import Holder, RunLocks, locked
+from smf_jax.checkpoints.run_lock import Holder, RunLocks, locked
 
 
 @pytest.fixture(autouse=True)
