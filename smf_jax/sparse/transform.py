@@ -57,11 +57,11 @@ def freeze_all_but_rows(
     The ``tables`` ``(N, v)`` are named by path, joined with ``/``. ``max_norm`` bounds the norm of
     the gradients of all selected rows of all tables, before ``inner`` sees them. A table narrower
     than float32 trains float32 masters, or most updates would round to nothing; updates of it are
-    float32, as `optax.apply_updates` takes them. ``schedule`` is
-    the factor of the updates by global step, counted from zero, and may be traced; a schedule
-    inside of ``inner`` counts the steps of each row. ``extra_args`` are examples of the extra
-    arguments that the ``update`` of ``inner`` needs. That of the transformation takes ``slots``:
-    per table path, ``(s,)`` int32 distinct ids; unused places hold ``N``. Others go to ``inner``.
+    float32, as `optax.apply_updates` takes them. ``schedule`` is the factor of the updates by
+    global step, counted from zero, and may be traced; a schedule inside of ``inner`` counts the
+    steps of each row. ``extra_args`` are examples of the extra arguments that the ``update`` of
+    ``inner`` needs. That of the transformation takes ``slots``: per table path, ``(s,)`` int32
+    distinct ids; unused places hold ``N``. Others go to ``inner``.
 
     Raises:
       ValueError: if ``inner`` mixes rows (`check_each_row`); from ``init``, if a path is not in
@@ -71,12 +71,8 @@ def freeze_all_but_rows(
     names, each = sorted(set(tables)), each_row(inner)
 
     def init(params: Any) -> SelectedRowsState:
-        values = _by_path(params)
-        if missing := [path for path in names if path not in values]:
-            raise ValueError(
-                f"tables={missing} are not in the parameters; the paths are {sorted(values)}"
-            )
-        wide = widened({path: values[path] for path in names})
+        values = _tables(params, names)
+        wide = widened(values)
         opt_state = {path: each.init(leaf) for path, leaf in wide.items()}
         masters = {path: leaf for path, leaf in wide.items() if leaf.dtype != values[path].dtype}
         return SelectedRowsState(jnp.zeros((), jnp.int32), opt_state, masters)
@@ -103,15 +99,15 @@ def freeze_all_but_rows(
         scale = 1.0 if schedule is None else jnp.asarray(schedule(state.step))
         new_updates, opt_state, masters = {}, {}, {}
         for path, rows in selected.items():
-            old, before = state.opt_state[path], values[path]
-            exact = _masters(state.masters.get(path), before)
+            exact = _masters(state.masters.get(path), values[path])
+            old = state.opt_state[path]
             moved, advanced = each.update(masked[path], old, exact, **extra)
-            moved = scale * moved
-            if path in state.masters:
-                masters[path] = where_rows(rows, exact + moved, exact)
-                moved = (exact + moved).astype(before.dtype).astype(moved.dtype) - before
-            new_updates[path] = where_rows(rows, moved, _nothing(moved))
             opt_state[path] = jax.tree.map(partial(where_rows, rows), advanced, old)
+            moved = where_rows(rows, scale * moved, _nothing(moved))
+            if path in state.masters:
+                masters[path] = exact + moved
+                moved = where_rows(rows, _rounded(masters[path], values[path]), moved)
+            new_updates[path] = moved
         out = jax.tree_util.tree_map_with_path(
             lambda path, leaf: new_updates.get(_join(path), _nothing(leaf)), updates
         )
@@ -121,11 +117,25 @@ def freeze_all_but_rows(
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore
 
 
+def _tables(params: Any, names: Sequence[str]) -> dict[str, Table]:
+    values = _by_path(params)
+    if missing := [path for path in names if path not in values]:
+        raise ValueError(
+            f"tables={missing} are not in the parameters; the paths are {sorted(values)}"
+        )
+    return {path: values[path] for path in names}
+
+
 def _masters(masters: Table | None, values: Table) -> Table:
     """The float32 rows that a table rounds, anew where somebody else has changed the table."""
     if masters is None:
         return values
     return jnp.where(masters.astype(values.dtype) == values, masters, values)
+
+
+def _rounded(masters: Table, values: Table) -> Table:
+    """What, added to a narrow table, makes it the one that rounds the masters."""
+    return masters.astype(values.dtype).astype(masters.dtype) - values
 
 
 def _nothing(leaf: Array) -> Array:
