@@ -20,6 +20,7 @@ from smf_jax.continual.sections import DTYPE_HELP, Dtype
 from smf_jax.errors import require_writable
 from smf_jax.interop.export.card import CardFacts, licence_of
 from smf_jax.interop.export.model import export_model
+from smf_jax.interop.gguf.package import locate_base
 from smf_jax.interop.huggingface.checkpoint import CONFIG as MODEL_CONFIG
 from smf_jax.paths import as_path, is_whole
 from smf_jax.progress import say
@@ -37,7 +38,8 @@ class InputSection(Configuration):
 
     base: PathText = setting(
         "",
-        "directory of a Hugging Face checkpoint or of a base; empty: that of --run",
+        "directory of a Hugging Face checkpoint or of a base, GGUF file, or package:NAME with one; "
+        "empty: that of --run",
     )
     dtype: Dtype = setting(None, DTYPE_HELP)
     run: PathText = setting("", "directory of a sweep whose trial is exported")
@@ -81,7 +83,7 @@ def find_model(config: InputSection) -> tuple[Base, list[Patch], Path, dict[str,
             given = f"--trial={config.trial}" if config.trial else f"--task={config.task}"
             raise ValueError(f"{given} needs --run, the sweep that it belongs to")
         base = load_base(config.base, "base", config.dtype)
-        return base, [], as_path(config.base), {"trained_on": [], "scores": {}}
+        return base, [], locate_base(config.base), {"trained_on": [], "scores": {}}
     run = RunDirectory(config.run)
     told = run.config()
     trial, task = run.find_trial(config.trial, config.task)

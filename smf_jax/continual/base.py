@@ -17,6 +17,8 @@ from smf_jax.checkpoints.manifest import fingerprint, sha256_of_json
 from smf_jax.data.tokenizer import Tokenizer, load_tokenizer
 from smf_jax.errors import blame_flag, require_writable
 from smf_jax.interop.export.model import is_exported, load_exported
+from smf_jax.interop.gguf.model import load_gguf
+from smf_jax.interop.gguf.package import locate_base
 from smf_jax.interop.huggingface.checkpoint import load_huggingface
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder, abstract_params
@@ -151,10 +153,11 @@ def save_base(
 
 
 def load_base(path: str, flag: str = "base", dtype: str | None = None) -> Base:
-    """Reads a base that `save_base` wrote, an exported model, or a Hugging Face directory.
+    """Reads a base that `save_base` wrote, an exported model, a Hugging Face directory or a GGUF.
 
     It is cast to ``dtype`` as by `Base.cast`. Without one a base or an exported model is what it
-    was saved as, and a Hugging Face checkpoint float32, whatever its file holds.
+    was saved as, and what others made float32, whatever its file holds. ``package:NAME`` is the
+    GGUF file in an installed package, see `locate_base`.
 
     Raises:
       FileNotFoundError: if it is not there, or is none of these.
@@ -163,11 +166,16 @@ def load_base(path: str, flag: str = "base", dtype: str | None = None) -> Base:
     if dtype not in (None, *DTYPES):
         raise ValueError(f"--dtype={dtype} is unknown; choose from {', '.join(DTYPES)}")
     with blame_flag(f"--{flag}="):
-        directory = as_path(path)
+        directory = locate_base(path)
+    if path and directory.is_file():
+        with blame_flag(f"--{flag}={path}: "):
+            found = load_gguf(directory, dtype or DTYPES[0])  # pyright: ignore[reportArgumentType]
+        params = flatten(found.params)
+        return Base(found.config, params, found.tokenizer, f"GGUF file {directory.name}")
     if not path or not directory.is_dir():
         raise FileNotFoundError(
             f"--{flag}={path}: no such directory; give that of a base or of a Hugging Face "
-            "checkpoint"
+            "checkpoint, or a GGUF file"
         )
     if (directory / "base" / PARAMS).is_dir():
         raise ValueError(

@@ -201,7 +201,9 @@ class HealingTextSection(Configuration):
 class RetrofitSource(Configuration):
     """The model that is retrofitted."""
 
-    base: PathText = setting("", "directory of a Hugging Face checkpoint or of a base", first=True)
+    base: PathText = setting(
+        "", "directory (Hugging Face, a base), GGUF file, or package:NAME with one", first=True
+    )
     dtype: Dtype = setting(None, DTYPE_HELP)
 
 

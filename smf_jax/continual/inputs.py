@@ -19,6 +19,7 @@ from smf_jax.data.tokenizer import FILES as TOKENIZER_FILES
 from smf_jax.errors import blame_flag
 from smf_jax.evaluation.probes.registry import parse_probes
 from smf_jax.interop.export.model import MANIFEST
+from smf_jax.interop.gguf.package import locate_base
 from smf_jax.interop.huggingface.checkpoint import INDEX
 from smf_jax.paths import as_path
 
@@ -87,14 +88,17 @@ def follow_moves(values: Mapping[str, Any], before: Inputs, now: Inputs) -> dict
 
 def _digests(source: str, reader: Reader, flag: str) -> dict[str, str]:
     """The digest of each file of a source by name; of a checkpoint that of its manifest."""
-    path, digests, files = as_path(source), {}, []
+    with blame_flag(f"--{flag}="):
+        path = locate_base(source) if flag == "base" else as_path(source)
+    digests, files = {}, []
     for name in (PARAMS, ".") if flag == "base" else (".",):
         if checkpoints.is_complete(path / name):
             # Its own digest of every leaf, which loading it verifies.
             manifest = checkpoints.read_manifest(path / name).to_json()
             digests[name] = sha256_of_json(manifest)
     if flag == "base":
-        files = [file for pattern in _OF_BASE for file in sorted(path.glob(pattern))]
+        inside = [file for pattern in _OF_BASE for file in sorted(path.glob(pattern))]
+        files = [path] if path.is_file() else inside
     elif not digests:
         with suppress(OSError, ValueError):  # whoever reads it tells why, or downloads it first
             files = reader.files(source, flag)

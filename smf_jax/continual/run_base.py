@@ -6,12 +6,12 @@ from pathlib import Path
 
 from smf_jax.continual.base import Base, load_base
 from smf_jax.continual.run_directory import BASE, RunDirectory
-from smf_jax.paths import as_path
+from smf_jax.interop.gguf.package import locate_base
 
 
 def load_run_base(run: RunDirectory, path: str) -> tuple[Base, Path]:
     """The base that a run's trials started from, and where it is: ``path``, or in the run."""
     told = run.config()  # or a directory of another kind would be searched for a base
     if path:
-        return load_base(path, "base", told.base.dtype), as_path(path)
+        return load_base(path, "base", told.base.dtype), locate_base(path)
     return load_base(str(run.path / BASE), "base"), run.path / BASE

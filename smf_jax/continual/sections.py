@@ -78,7 +78,10 @@ class BaseConfig(Configuration):
     """The model before the stream."""
 
     base: PathText = setting(
-        "world", "world (built in), or a directory: Hugging Face or a base", first=True
+        "world",
+        "world (built in), a directory (Hugging Face, a base), a GGUF file, or package:NAME for "
+        "the one in a package",
+        first=True,
     )
     base_seed: int = setting(0, "seed of the built-in world and its base", least=0, most=SEED)
     base_cache: PathText = setting(

@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from smf_jax.interop.gguf.file import open_gguf
+from smf_jax.interop.gguf.package import SUFFIX
 from smf_jax.models.config import ModelConfig
 from smf_jax.params import count_parameters, is_memory
+from smf_jax.paths import local
 from smf_jax.sparse.patch import Patch
 
 _UNKNOWN = "unknown"
@@ -62,9 +65,11 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def licence_of(directory: Path) -> str:
-    """The licence that a directory's own model card names, or ``unknown``."""
-    card = directory / "README.md"
+def licence_of(home: Path) -> str:
+    """The licence that a directory's own model card or a GGUF file names, or ``unknown``."""
+    if home.suffix == SUFFIX and home.is_file():
+        return open_gguf(local(home)).told.get("general.license", str) or _UNKNOWN
+    card = home / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     header = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
     found = re.search(r"^license:\s*(\S+)", header[1], re.MULTILINE) if header else None

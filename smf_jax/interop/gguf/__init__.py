@@ -1,0 +1,1 @@
+"""GGUF files of llama.cpp, read: a model, its configuration and its tokenizer in one file."""
