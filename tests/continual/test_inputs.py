@@ -12,12 +12,14 @@ import pytest
 
 from experiments import sweep
 from smf_jax import checkpoints
+from smf_jax.checkpoints.files import sha256_of_file
 from smf_jax.continual.base import load_base, save_base
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.inputs import digest_inputs
 from smf_jax.continual.run_directory import CONFIG, RunDirectory
 from smf_jax.data.readers import Reader
 from tests.fixtures import NO_COMPUTE
+from tests.interop.gguf.files import write_model
 from tests.tiny_sweep import write_lines
 
 
@@ -158,3 +160,28 @@ def test_saved_bases_and_backgrounds_go_by_what_they_hold(plain_checkpoint, tmp_
 def test_what_is_not_there_is_left_to_its_reader(tmp_path):
     absent = dict(base=str(tmp_path / "no"), stream="tfds:nothing:train", texts=str(tmp_path / "x"))
     assert digest_inputs(Reader(), **absent) == {}
+
+
+def test_of_a_gguf_file_the_file_is_digested(tmp_path, monkeypatch):
+    path = write_model(tmp_path / "tiny.gguf")
+    monkeypatch.setattr("smf_jax.interop.gguf.package.metadata.files", lambda name: [Held()])
+
+    class Held:
+        suffix = ".gguf"
+
+        def locate(self) -> Path:
+            return path
+
+    by_path = digest_inputs(Reader(), base=str(path))["base"]
+    by_package = digest_inputs(Reader(), base="package:tiny-model")["base"]
+    assert by_path == {"path": str(path), "files": {".": sha256_of_file(path)}}
+    assert by_package == {"path": "package:tiny-model", "files": by_path["files"]}
+    config = SweepConfig.of(base="package:tiny-model", out=str(tmp_path / "run"), resume=True)
+    RunDirectory(config.run.out).open(config)
+    RunDirectory(config.run.out).check(config.with_values(base=str(path)))  # it only moved
+    edit("tiny.gguf")(tmp_path)
+    with pytest.raises(ValueError, match="other content .*: --base=package:tiny-model"):
+        RunDirectory(config.run.out).check(config)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="^--base=package:nobody-s: the package is not installed"):
+        digest_inputs(Reader(), base="package:nobody-s")

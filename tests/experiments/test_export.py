@@ -23,6 +23,7 @@ from smf_jax.data.tokenizer import load_tokenizer
 from smf_jax.interop.export.model import load_exported
 from smf_jax.interop.huggingface.checkpoint import load_huggingface, save_huggingface
 from smf_jax.params import flatten
+from tests.interop.gguf.files import write_model
 
 SERVING = Path(__file__).resolve().parents[2] / "docs" / "serving.md"
 
@@ -101,6 +102,21 @@ def test_a_plain_checkpoint_keeps_its_files_and_licence(plain_checkpoint, tmp_pa
     for name in ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / "out" / name).read_bytes() == (base / name).read_bytes()
     assert not (tmp_path / "out" / "pytorch_memory.py").exists()
+
+
+def test_a_gguf_file_is_exported_for_transformers_with_its_licence(tmp_path):
+    path = write_model(tmp_path / "tiny.gguf")
+    assert run_export(base=path, out=tmp_path / "out") == 0
+    base = load_base(str(path))
+    config, params = load_huggingface(tmp_path / "out")
+    assert config == base.config
+    assert_same(flatten(params), base.params)
+    assert_same(load_base(str(tmp_path / "out")).params, base.params)
+    tokenizer, text = load_tokenizer(tmp_path / "out", config.vocabulary), "The cat<|im_end|> 1984"
+    assert tokenizer.encode(text) == base.tokenizer.encode(text)
+    assert tokenizer.stops == base.tokenizer.stops
+    told = (tmp_path / "out" / "README.md").read_text()
+    assert 'license: "mit"\n' in told and "Base: GGUF file tiny.gguf." in told
 
 
 def test_a_family_s_tokenizer_is_written_as_the_one_that_was_read(plain_checkpoint, tmp_path):

