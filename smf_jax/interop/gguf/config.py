@@ -57,8 +57,9 @@ def read_config(file: GgufFile, dtype: ComputeType = "float32") -> ModelConfig:
     known = f"one of {', '.join(FAMILIES)}; give a model of these, or its Hugging Face directory"
     file.told.require(family in FAMILIES, _ARCHITECTURE, known)
     told = file.section(f"{family}.")
+    lacking = "no such key, as the decoder has nothing of the kind; choose a model without it"
     for key, fine in _NEUTRAL.items():
-        told.require(told.values.get(key) in fine, key, "what the decoder has: nothing, or none")
+        told.require(told.values.get(key) in fine, key, lacking)
     sizes: dict[str, Any] = {
         name: told.need(key, int, **(_LAYERS if name == "layers" else _SIZE))
         for name, key in _SIZES.items()
@@ -77,7 +78,9 @@ def read_config(file: GgufFile, dtype: ComputeType = "float32") -> ModelConfig:
         key_value_heads=shared,
         head_width=_head_width(told, sizes["width"], heads),
         rope_theta=_short(told.get("rope.freq_base", float, least=10, most=1e11) or 10_000.0),
-        norm_epsilon=_short(told.need("attention.layer_norm_rms_epsilon", float, least=0, most=1)),
+        norm_epsilon=_short(
+            told.need("attention.layer_norm_rms_epsilon", float, least=1e-30, most=1)
+        ),
         tied=HEAD not in file.tensors,
         attention_bias=has("attn_q"),
         attention_output_bias=has("attn_output"),
@@ -119,7 +122,8 @@ def _with_scaling(file: GgufFile, told: JsonObject, config: ModelConfig) -> Mode
     context = told.get("rope.scaling.original_context_length", int, least=1) or context
     scaling = RopeScaling(_short(float(factors.max())), low, high, context)
     found = replace(config, rope_scaling=scaling)
-    if not np.allclose(rotary_frequencies(config) / factors, rotary_frequencies(found), rtol=1e-4):
+    divided = rotary_frequencies(config) / factors
+    if not np.allclose(divided, rotary_frequencies(found), rtol=1e-4, atol=0):
         raise file.told.error(
             f"{ROPE_FACTORS} up to {factors.max():g} is no scaling of Llama 3 ({low:g}, {high:g}, "
             f"{context}), the only one that is read; use the model's Hugging Face directory"

@@ -54,13 +54,14 @@ REFUSED = {
     "attention.head_count": ([4, 4], r"llama.attention.head_count=\[4, 4\]: expected a whole"),
     "attention.head_count_kv": (3, "llama.attention.head_count_kv=3: expected a divisor of att"),
     "attention.layer_norm_rms_epsilon": (..., "llama.attention.layer_norm_rms_epsilon=.absent.: "),
+    "attention.layer_norm_rms_epsilon ": (0.0, "llama.attention.layer_norm_rms_epsilon=0.0: exp"),
     "rope.dimension_count": (8, "llama.rope.dimension_count=8: expected 16, the width of a head"),
     "attention.value_length": (8, "llama.attention.value_length=8: expected 16, the width"),
     "rope.freq_base": (float("nan"), "llama.rope.freq_base=nan: expected a number from 10"),
-    "rope.scaling.type": ("yarn", "llama.rope.scaling.type='yarn': expected what the decoder has"),
-    "rope.scaling.factor": (4.0, "llama.rope.scaling.factor=4.0: expected what the decoder has"),
-    "expert_count": (8, "llama.expert_count=8: expected what the decoder has: nothing, or none"),
-    "attention.sliding_window": (512, "llama.attention.sliding_window=512: expected what"),
+    "rope.scaling.type": ("yarn", "llama.rope.scaling.type='yarn': expected no such key, as"),
+    "rope.scaling.factor": (4.0, "llama.rope.scaling.factor=4.0: expected no such key, as"),
+    "expert_count": (8, "llama.expert_count=8: expected no such key, as the decoder"),
+    "attention.sliding_window": (512, "llama.attention.sliding_window=512: expected no such"),
     "context_length": (0, "llama.context_length=0: expected a whole number from 1"),
 }
 
@@ -69,7 +70,7 @@ REFUSED = {
 def test_malformed_and_unsupported_values_are_named(read, key):
     value, message = REFUSED[key]
     with pytest.raises(ValueError, match=f"a.gguf: {message}"):
-        read(**{key: value})
+        read(**{key.strip(): value})
 
 
 def test_other_architectures_and_halves_of_models_are_refused(tmp_path):
