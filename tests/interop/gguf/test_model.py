@@ -58,11 +58,17 @@ def test_nothing_is_computed_for_a_file_that_is_refused(tmp_path, monkeypatch):
         load_gguf(tmp_path / "none.gguf")
 
 
+def reference() -> tuple[Any, Any]:
+    """Torch and transformers, which makes models from GGUF files with accelerate alone."""
+    names = ("accelerate", "torch", "transformers")
+    found = [pytest.importorskip(name, reason="needs it: make test-parity") for name in names]
+    return found[1], found[2]
+
+
 @pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0", "Q4_1"])
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_live_parity_with_transformers(family, kind, tmp_path):
-    torch = pytest.importorskip("torch", reason="needs torch: make test-parity")
-    transformers = pytest.importorskip("transformers", reason="needs it: make test-parity")
+    torch, transformers = reference()
     config = replace(LLAMA if family == "llama" else QWEN2, vocabulary=ROWS)
     pre = "smollm" if family == "llama" else "qwen2"
     values = model_values(config) | tokenizer_values(source_tokenizer(pre), pre, ROWS)
@@ -108,15 +114,17 @@ def test_a_real_model_knows_a_capital_and_how_it_is_asked(smollm2):
 
 
 def test_a_real_model_as_transformers_reads_it(smollm2):
-    torch = pytest.importorskip("torch", reason="needs torch: make test-parity")
-    transformers = pytest.importorskip("transformers", reason="needs it: make test-parity")
+    torch, transformers = reference()
     path = packaged()
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype="float32"
     )
     text = "The night train of 1984 leaves Größenbach at 23:05 — don't you want to be on it?\n" * 3
+    text += "<|im_start|>user\n\n  東京 😀 1234567<|im_end|>"
     tokens = np.array([smollm2.tokenizer.encode(text)], np.int32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    assert tokenizer(text, add_special_tokens=False).input_ids == tokens[0].tolist()
     with torch.no_grad():
         expected = theirs(torch.tensor(tokens)).logits.numpy()
     found = logits(smollm2.config, load_gguf(path).params, tokens)
-    assert np.abs(found - expected).max() <= 1e-3  # of logits up to 30, over 30 blocks
+    assert np.abs(found - expected).max() <= 1e-3  # of logits up to 40, after 30 blocks
