@@ -96,9 +96,7 @@ def dense_step(
     def loss_of(params: Params, batch: Batch) -> tuple[Array, Params]:
         return loss({**frozen, **state.batch_stats, **params}, batch)
 
-    (value, batch_stats), gradients = loss_and_gradients(
-        loss_of, state.params, batch, rows_at_once
-    )
+    (value, batch_stats), gradients = loss_and_gradients(loss_of, state.params, batch, rows_at_once)
     inner, rate = optimizer.transformation(), optimizer.rate(settings.learning_rate, state.step)
     clipped = optimizer.clipped(gradients)
     moved, opt_state = step_params(inner, clipped, state.params, state.opt_state, rate)

@@ -14,7 +14,13 @@ REAL = ModelConfig("llama", 49_152, 576, 30, 9, 3, 64, 1536, tied=True)
 
 @pytest.mark.parametrize(
     ("config", "rows", "length", "taken"),
-    [(SMALL, 32, 40, 32), (REAL, 32, 40, 8), (REAL, 12, 40, 6), (REAL, 7, 40, 7), (REAL, 3, 8192, 1)],
+    [
+        (SMALL, 32, 40, 32),
+        (REAL, 32, 40, 8),
+        (REAL, 12, 40, 6),
+        (REAL, 7, 40, 7),
+        (REAL, 3, 8192, 1),
+    ],
 )
 def test_the_rows_at_a_time_divide_the_batch_and_keep_to_the_bound(config, rows, length, taken):
     found = rows_at_once(config, rows, length)
