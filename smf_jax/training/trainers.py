@@ -137,7 +137,8 @@ def lora_trainer(
 
 def batch_rows_at_once(model: Decoder, scored: int | None, batch: Batch) -> int:
     """How many rows of a batch a step of whole params takes at a time (`rows_at_once`)."""
-    return rows_at_once(model.config, *batch.tokens.shape, scored)
+    rows, length = batch.tokens.shape
+    return rows_at_once(model.config, rows, length, scored)
 
 
 def _whole_params(
