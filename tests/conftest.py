@@ -28,7 +28,7 @@ if os.environ.get("SMF_JAX_TESTS_XLA") != "default":
         plain = "--xla_cpu_use_fusion_emitters=false"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {plain}".strip()
 # Tracing makes many small objects, few of them in cycles.
-gc.set_threshold(200_000, 50, 1000)
+gc.set_threshold(100_000, 50, 50)
 # Many tests compile the same programs, most of them of one operation, in all processes of a run.
 RUN = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
 COMPILED = Path(tempfile.gettempdir(), f"smf_jax_tests_{RUN}")
