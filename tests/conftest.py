@@ -25,7 +25,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 if os.environ.get("SMF_JAX_TESTS_XLA") != "default":
     jax.config.update("jax_disable_most_optimizations", True)
     if metadata.version("jaxlib").startswith("0.10."):  # later ones end at a flag they dropped
-        plain = "--xla_cpu_use_fusion_emitters=false"
+        plain = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {plain}".strip()
 # Tracing makes many small objects, few of them in cycles.
 gc.set_threshold(100_000, 50, 50)

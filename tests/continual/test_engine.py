@@ -111,8 +111,12 @@ def test_eight_devices_give_the_numbers_of_one(sweeper, tmp_path):
 
 
 @pytest.mark.skipif(BY_DEFAULT, reason="this is the process that it starts")
-def test_the_promises_hold_as_xla_compiles_by_default():
-    environment = {**os.environ, "SMF_JAX_TESTS_XLA": "default"}
+def test_the_promises_hold_as_xla_compiles_by_default(tiny_base):
+    environment = {
+        **os.environ,
+        "SMF_JAX_TESTS_XLA": "default",
+        "SMF_JAX_TINY_BASE": str(tiny_base),
+    }
     for name in ("XLA_FLAGS", "PYTEST_XDIST_WORKER"):
         environment.pop(name, None)
     chosen = test_devices_and_a_resume_keep_every_bit_by_default.__name__
