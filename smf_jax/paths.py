@@ -20,9 +20,10 @@ from etils import epath
 PathLike = str | os.PathLike[str]
 
 INCOMPLETE = ".incomplete"  # stands in a directory of an object store until all its files are there
-_SCHEME = re.compile(r"([A-Za-z][\w+.-]+):/+(?=\S)")  # one letter is a drive
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs", "hf": "huggingface_hub"}
+# One letter is a drive; of two slashes `Path` leaves one, which behind other names tells a source.
+_SCHEME = re.compile(rf"([A-Za-z][\w+.-]+)://+(?=\S)|({'|'.join(_PACKAGES)}):/(?=\S)")
 
 
 def expand(text: str) -> str:
@@ -50,7 +51,8 @@ def as_path(path: PathLike) -> Path:
     scheme = _SCHEME.match(text)
     if scheme is None:
         return Path(text)
-    return _opened(scheme[1], f"{scheme[1]}://{text[scheme.end() :]}")  # `Path` drops a slash
+    name = scheme[1] or scheme[2]
+    return _opened(name, f"{name}://{text[scheme.end() :]}")
 
 
 @cache

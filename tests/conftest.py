@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import jax
@@ -17,10 +19,16 @@ check_shapes()  # before the package is imported
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Most of the time goes to compiling programs that run once: less is made of each, in half of the
-# time; what a program computes is the same from run to run. Tests that want a program as users
-# have it compile under `compiled_by_default`.
-jax.config.update("jax_disable_most_optimizations", True)
+# Most of the time goes to compiling programs that run once: less is made of each, in a quarter of
+# the time; what a program computes is the same from run to run. One test of the engine is run
+# with XLA's own settings, in a process that this variable tells.
+if os.environ.get("SMF_JAX_TESTS_XLA") != "default":
+    jax.config.update("jax_disable_most_optimizations", True)
+    if metadata.version("jaxlib").startswith("0.10."):  # later ones end at a flag they dropped
+        plain = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {plain}".strip()
+# Tracing makes many small objects, few of them in cycles.
+gc.set_threshold(100_000, 50, 50)
 # Many tests compile the same programs, most of them of one operation, in all processes of a run.
 RUN = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
 COMPILED = Path(tempfile.gettempdir(), f"smf_jax_tests_{RUN}")

@@ -137,11 +137,13 @@ def test_the_sweep_of_the_readme_runs_on_a_checkpoint(sweeper, plain_checkpoint,
     assert row["known_base"] == 0 and row["text_loss_base"] > 1  # of nq, of wikitext
 
 
-def test_the_evaluation_of_the_docs_runs_on_a_run(finished, tmp_path):
+def test_the_evaluation_of_the_docs_runs_on_a_run(sweeper, tmp_path):
+    run = tmp_path / "run"
+    assert sweeper(run, methods="full", lr="0.01", optimizer="adamw", tasks=2) == 0
     told = next(c for c in commands() if "--task=3" in c.arguments)
     questions = [{"question": f"Who made thing {n}?", "answers": [f"Maker {n}"]} for n in range(3)]
     file = write_lines(tmp_path / "nq.jsonl", *questions)
-    arguments = " ".join(told.arguments).replace("runs/world", str(finished))
+    arguments = " ".join(told.arguments).replace("runs/world", str(run))
     arguments = arguments.replace("=ID", "=full-adamw-lr0.01-s0").replace("--task=3", "--task=1")
     arguments = arguments.replace("nq_open.jsonl", str(file))
     arguments = arguments.replace("after.json", str(tmp_path / "after.json"))

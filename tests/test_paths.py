@@ -109,7 +109,7 @@ def test_no_module_makes_paths_of_what_it_is_given_by_itself():
 def test_what_is_no_url_stays_a_path(home):
     assert as_path("a/b") == Path("a/b") and type(as_path("a/b")) is type(Path())
     assert as_path(Path("~/x")) == home / "x"
-    for text in ("a:b", "tfds:name:split", "C:/x", "./gs:/x", "/gs/x", "f1"):
+    for text in ("a:b", "tfds:name:split", "tfds:/data/set", "C:/x", "./gs:/x", "/gs/x", "f1"):
         assert not is_remote(text) and isinstance(as_path(text), Path)
     assert expand("~") == str(home)
 

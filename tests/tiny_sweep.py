@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +64,6 @@ _PROBES += ("ppl_window", "ppl_stride")
 
 
 @contextmanager
-def compiled_by_default() -> Iterator[None]:
-    """Compiles as users do, with all of XLA's optimizations, which takes twice the time."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", True)
-
-
-@contextmanager
 def on_devices(count: int) -> Iterator[None]:
     """Lets only so many of the fake devices be seen."""
     devices = jax.local_devices()[:count]
@@ -93,14 +83,13 @@ class Sweeper:
     sweep that would compile the same programs. A group still refuses to trace its step twice.
 
     Attributes:
-      compilation: the context in which it compiles.
       groups: every trial group so far.
       trained: parameters after each task, by run, trial and task.
       may_measure: whether a background may be measured; tests that forbid it say so.
     """
 
-    def __init__(self, base: Path, compilation: Any = nullcontext) -> None:
-        self.base, self.compilation = base, compilation
+    def __init__(self, base: Path) -> None:
+        self.base = base
         self.groups: dict[Any, TrialGroup] = {}
         self.trained: dict[tuple[str, str, int], dict[str, np.ndarray]] = {}
         self.may_measure = True
@@ -117,7 +106,7 @@ class Sweeper:
     ) -> int:
         """Runs a sweep; returns the status that the command would exit with."""
         config = self.config(out, **changes)
-        with on_devices(devices), self.compilation():
+        with on_devices(devices):
             written = {} if report else {"report": lambda *_: ""}
             return sweep.main(config, self.tools(config), **written)
 

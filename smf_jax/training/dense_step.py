@@ -45,6 +45,37 @@ def text_loss(logits: LogitsFn, scored: int | None = None) -> LossFn:
     return loss
 
 
+def loss_and_gradients(
+    loss: LossFn, params: Params, batch: Batch, rows_at_once: int | None = None
+) -> tuple[tuple[Array, Params], Params]:
+    """The loss of a batch with its statistics, and the gradients by path.
+
+    With ``rows_at_once``, a divisor of the batch's rows, the activations of so many rows are held
+    at a time: gradients are summed over the parts, each in proportion to its weight. That is exact
+    for a mean weighted by token plus what params alone cost; running statistics would be lost.
+    """
+    value_and_grad = jax.value_and_grad(loss, has_aux=True)
+    if rows_at_once in (None, batch.tokens.shape[0]):
+        return value_and_grad(params, batch)
+    parts = Batch(*(field.reshape(-1, rows_at_once, field.shape[1]) for field in batch))
+    weights = jnp.sum(parts.weights, axis=(1, 2))
+    total = jnp.sum(weights)
+    shares = jnp.where(total > 0, weights / total, 1 / weights.size)
+
+    def add(
+        sums: tuple[Array, Params], part: tuple[Batch, Array]
+    ) -> tuple[tuple[Array, Params], None]:
+        examples, share = part
+        (value, batch_stats), gradients = value_and_grad(params, examples)
+        assert not batch_stats
+        scaled = jax.tree.map(lambda leaf: (share * leaf).astype(leaf.dtype), (value, gradients))
+        return jax.tree.map(jnp.add, sums, scaled), None
+
+    zeros = (jnp.zeros((), total.dtype), jax.tree.map(jnp.zeros_like, params))
+    (value, gradients), _ = jax.lax.scan(add, zeros, (parts, shares))
+    return (value, {}), gradients
+
+
 def dense_step(
     loss: LossFn,
     optimizer: OptimizerConfig,
@@ -52,18 +83,20 @@ def dense_step(
     state: DenseState,
     batch: Batch,
     settings: Settings,
+    rows_at_once: int | None = None,
 ) -> tuple[DenseState, StepMetrics]:
     """One step that trains whole params: the state after it, and the metrics before it.
 
     The loss is given all params and running statistics, and returns the latter after the batch. A
     step whose loss, gradient norm or rate is not finite writes nothing, and a leaf that would not
-    be finite after it stays as it was. Both are latched as the failed step.
+    be finite after it stays as it was. Both are latched as the failed step. ``rows_at_once`` is
+    that of `loss_and_gradients`.
     """
 
-    def loss_of(params: Params) -> tuple[Array, Params]:
+    def loss_of(params: Params, batch: Batch) -> tuple[Array, Params]:
         return loss({**frozen, **state.batch_stats, **params}, batch)
 
-    (value, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    (value, batch_stats), gradients = loss_and_gradients(loss_of, state.params, batch, rows_at_once)
     inner, rate = optimizer.transformation(), optimizer.rate(settings.learning_rate, state.step)
     clipped = optimizer.clipped(gradients)
     moved, opt_state = step_params(inner, clipped, state.params, state.opt_state, rate)

@@ -16,7 +16,7 @@ from smf_jax.params import Params, is_batch_stats, split
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.dense_step import DenseState, dense_step, text_loss
 from smf_jax.training.step import Settings, Shared, StepMetrics
-from smf_jax.training.trainers import Trainer, dense_trainer
+from smf_jax.training.trainers import Trainer, batch_rows_at_once, dense_trainer
 
 
 class PenalisedState(NamedTuple):
@@ -83,7 +83,10 @@ def penalised_trainer(
             moved = {path: params[path] for path in state.anchor}
             return value + strength * price(moved, state.anchor, state.importance), batch_stats
 
-        dense, metrics = dense_step(loss, optimizer, shared.frozen, state.dense, batch, settings)
+        rows = batch_rows_at_once(model, scored, batch)
+        dense, metrics = dense_step(
+            loss, optimizer, shared.frozen, state.dense, batch, settings, rows
+        )
         return state._replace(dense=dense), metrics
 
     def end_task(

@@ -7,6 +7,7 @@ A trainer is a bundle of pure functions of one trial. Trials that share one diff
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from smf_jax.data.batching import Batch
+from smf_jax.models.activations import rows_at_once
 from smf_jax.models.decoder import Decoder, LogitsFn, plain_logits
 from smf_jax.models.lora import apply_lora, init_lora
 from smf_jax.params import Params, is_batch_stats, split, unflatten, widened
@@ -95,7 +97,8 @@ def dense_trainer(
         return split(base, lambda path: trains(path) and not is_batch_stats(path))[0]
 
     minimised = text_loss(logits, scored) if loss is None else loss
-    return _whole_params(logits, minimised, optimizer, trained, rest, keep_optimizer_state)
+    at_once = partial(batch_rows_at_once, model, scored) if loss is None else None
+    return _whole_params(logits, minimised, optimizer, trained, rest, keep_optimizer_state, at_once)
 
 
 def lora_trainer(
@@ -128,8 +131,14 @@ def lora_trainer(
     def rest(base: Params) -> tuple[Params, Params]:
         return {}, base
 
-    loss = text_loss(logits, scored)
-    return _whole_params(logits, loss, optimizer, adapters, rest, keep_optimizer_state)
+    loss, at_once = text_loss(logits, scored), partial(batch_rows_at_once, model, scored)
+    return _whole_params(logits, loss, optimizer, adapters, rest, keep_optimizer_state, at_once)
+
+
+def batch_rows_at_once(model: Decoder, scored: int | None, batch: Batch) -> int:
+    """How many rows of a batch a step of whole params takes at a time (`rows_at_once`)."""
+    rows, length = batch.tokens.shape
+    return rows_at_once(model.config, rows, length, scored)
 
 
 def _whole_params(
@@ -139,9 +148,11 @@ def _whole_params(
     trainable: Callable[[Params, Settings], Params],
     rest: Callable[[Params], tuple[Params, Params]],
     keep_optimizer_state: bool,
+    at_once: Callable[[Batch], int] | None,
 ) -> Trainer[DenseState]:
     """Trains ``trainable(base, settings)``; ``rest(base)`` are followed and frozen params.
 
+    ``at_once`` tells how many rows of a batch are taken at a time; ``None``: all of them.
     What trains is float32 at least, whatever the base is; the model computes in its own dtype.
     """
     inner = optimizer.transformation()
@@ -162,7 +173,8 @@ def _whole_params(
     def step(
         shared: Shared, state: DenseState, batch: Batch, settings: Settings
     ) -> tuple[DenseState, StepMetrics]:
-        return dense_step(loss, optimizer, shared.frozen, state, batch, settings)
+        rows = None if at_once is None else at_once(batch)
+        return dense_step(loss, optimizer, shared.frozen, state, batch, settings, rows)
 
     def trained(state: DenseState) -> Params:
         return {**state.params, **state.batch_stats}

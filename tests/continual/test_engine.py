@@ -2,80 +2,29 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from smf_jax import checkpoints
 from smf_jax.continual.base import load_base
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.methods.smf import SmfConfig
-from smf_jax.continual.run_directory import RESULTS, RunDirectory
+from smf_jax.continual.run_directory import RESULTS
 from smf_jax.continual.stream_data import StreamData
 from smf_jax.continual.trial_group import TrialGroup
-from smf_jax.sparse.patch import Patch, apply_patch
-from tests.tiny_sweep import Killed, Sweeper, checkpoints_of, compiled_by_default, rows_of
+from tests.continual.same_runs import POOL, assert_same_bits, assert_same_run, kill_at, replayed
+from tests.tiny_sweep import Killed, Sweeper, checkpoints_of, rows_of
 
-POOL = "memory/pool_0/values"
+# Whether this process compiles as users do; all other tests let XLA do less.
+BY_DEFAULT = os.environ.get("SMF_JAX_TESTS_XLA") == "default"
 # Two methods of two trials each: two groups that run on two devices.
 FOUR: dict[str, Any] = dict(methods="smf,full", lr="smf:30/full:1e-3,1e-2", optimizer="")
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    """Same numbers to the last bit, same checkpoints with the same metadata."""
-    assert rows_of(one) == rows_of(other)
-    assert checkpoints_of(one) == checkpoints_of(other)
-
-
-def assert_same_bits(one, other) -> None:
-    assert one.keys() == other.keys()
-    for path in one:
-        assert np.asarray(one[path]).tobytes() == np.asarray(other[path]).tobytes(), path
-
-
-def replayed(run: Path, trial: str, tasks: int) -> dict[str, Any]:
-    """The base of a run with the first patches of a trial applied, each checked bit for bit."""
-    params = load_base(str(run / "base"), "base").params
-    base_fingerprint = checkpoints.read_manifest(run / "base" / "leaves").fingerprint
-    parent = base_fingerprint
-    for task in range(tasks):
-        stored = checkpoints.load(run / "trials" / trial / f"task_{task:02d}")
-        patch = Patch.from_arrays(*stored)
-        assert (patch.base, patch.parent) == (base_fingerprint, parent)
-        params, parent = apply_patch(params, patch, base=base_fingerprint), patch.fingerprint
-    return params
-
-
-def kill_at(patch: pytest.MonkeyPatch, event: str, number: int) -> None:
-    """Lets the machine die at the n-th such event, counted from 1."""
-    save, append = RunDirectory._save, RunDirectory.append
-    seen = dict.fromkeys(("save", "row"), 0)
-
-    def dying_save(run, trial, task, arrays, about):
-        seen["save"] += 1
-        is_last = seen["save"] == number
-        if event == "before a save" and is_last:
-            raise Killed
-        save(run, trial, task, arrays, about)
-        if event == "half a checkpoint" and is_last:
-            shutil.rmtree(run.task_path(trial, task) / "manifest")
-        if event in ("after a save", "half a checkpoint") and is_last:
-            raise Killed
-
-    def dying_append(run, row):
-        seen["row"] += 1
-        if event == "half a row" and seen["row"] == number:
-            with run._results.open("a") as file:
-                file.write(json.dumps(row.to_json())[:150])
-            raise Killed
-        append(run, row)
-
-    patch.setattr(RunDirectory, "_save", dying_save)
-    patch.setattr(RunDirectory, "append", dying_append)
 
 
 @pytest.fixture(scope="module")
@@ -161,8 +110,26 @@ def test_eight_devices_give_the_numbers_of_one(sweeper, tmp_path):
     assert rows_of(tmp_path / "2") == rows[:3]
 
 
-def test_devices_and_a_resume_keep_every_bit_as_xla_compiles_by_default(tiny_base, tmp_path):
-    plain = Sweeper(tiny_base, compilation=compiled_by_default)
+@pytest.mark.skipif(BY_DEFAULT, reason="this is the process that it starts")
+def test_the_promises_hold_as_xla_compiles_by_default(tiny_base):
+    environment = {
+        **os.environ,
+        "SMF_JAX_TESTS_XLA": "default",
+        "SMF_JAX_TINY_BASE": str(tiny_base),
+    }
+    for name in ("XLA_FLAGS", "PYTEST_XDIST_WORKER"):
+        environment.pop(name, None)
+    chosen = test_devices_and_a_resume_keep_every_bit_by_default.__name__
+    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", chosen]
+    root = Path(__file__).resolve().parents[2]
+    run = subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
+    assert run.returncode == 0, run.stdout
+    assert "1 passed" in run.stdout
+
+
+@pytest.mark.skipif(not BY_DEFAULT, reason="run by the test above, in a process of its own")
+def test_devices_and_a_resume_keep_every_bit_by_default(tiny_base, tmp_path):
+    plain = Sweeper(tiny_base)
     two: dict[str, Any] = dict(methods="smf", optimizer="sgd", slots="16", seeds="0,1", lr="30")
     for devices in (1, 2):
         assert plain(tmp_path / str(devices), devices=devices, **two) == 0

@@ -12,7 +12,7 @@ import pytest
 from jax.extend.core import Var
 
 from smf_jax.sparse.optimizers import OptimizerConfig
-from smf_jax.training.dense_step import DenseState, dense_step, text_loss
+from smf_jax.training.dense_step import DenseState, dense_step, loss_and_gradients, text_loss
 from tests.training import tiny
 from tests.training.tiny import same_but_for, spoilt
 
@@ -94,3 +94,25 @@ def test_the_write_of_a_leaf_waits_for_no_other_leaf():
             told |= {number}
         asked |= dict.fromkeys(equation.outvars, told)
     assert [len(asked[v]) for v in jaxpr.outvars[: len(params)]] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("blank", ["nothing", "a part", "all"])
+def test_parts_of_a_batch_give_the_loss_and_gradients_of_the_whole(blank):
+    """With targets of unequal weight, a part without any, and a price of params alone."""
+    rng = np.random.default_rng(0)
+    batch = tiny.batch(rows=4)
+    weights = rng.uniform(0, 1, batch.weights.shape).astype(np.float32)
+    weights[: {"nothing": 0, "a part": 2, "all": len(weights)}[blank]] = 0
+    batch = batch._replace(weights=jnp.asarray(weights))
+    params = {"bias": jnp.asarray(rng.normal(size=(40, 40)), jnp.float32)}
+    of_text = text_loss(lambda params, tokens, valid, places=None, /: params["bias"][tokens])
+
+    def loss(params, batch):
+        return of_text(params, batch)[0] + jnp.sum(jnp.square(params["bias"])), {}
+
+    whole, wanted = loss_and_gradients(loss, params, batch)
+    parts, found = loss_and_gradients(loss, params, batch, 2)
+    np.testing.assert_allclose(parts[0], whole[0], rtol=1e-6)
+    np.testing.assert_allclose(found["bias"], wanted["bias"], rtol=1e-6, atol=1e-6)
+    unpriced = loss_and_gradients(of_text, params, batch, 2)[1]["bias"]
+    assert jnp.any(unpriced != 0) == (blank != "all")
