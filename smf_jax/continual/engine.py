@@ -142,6 +142,7 @@ class TrialBatch:
                 training.batch_size - of_base,
                 of_base,
                 by_fact=trial.batch_order == "facts",
+                earlier=self.method.earlier_share(self.setup.own),
             )
             for trial in self.filled
         ]

@@ -10,6 +10,7 @@ from smf_jax.continual.methods.l2_init import L2Init
 from smf_jax.continual.methods.lora import Lora
 from smf_jax.continual.methods.method import Method
 from smf_jax.continual.methods.replay import Replay
+from smf_jax.continual.methods.replay_stream import ReplayStream
 from smf_jax.continual.methods.smf import Smf
 
 METHODS: dict[str, Method[Any]] = {
@@ -19,6 +20,7 @@ METHODS: dict[str, Method[Any]] = {
         Full(),
         Lora(),
         Replay(),
+        ReplayStream(),
         L2Init(),
         Ewc(),
     )

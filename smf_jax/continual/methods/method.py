@@ -108,6 +108,10 @@ class Method(Generic[Own]):
         """Rows of a batch that hold general text; a batch is as large as any other method's."""
         return 0
 
+    def earlier_share(self, own: Own) -> float:
+        """Share of a task's rows that are of earlier tasks."""
+        return 0.0
+
     def limits(self, own: Own) -> str:
         """Further reasons for which a step may write nothing, to be told where one did."""
         return ""
