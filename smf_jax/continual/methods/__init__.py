@@ -6,6 +6,8 @@ from typing import Any
 
 from smf_jax.continual.methods.ewc import Ewc
 from smf_jax.continual.methods.full import Full
+from smf_jax.continual.methods.kl import Kl
+from smf_jax.continual.methods.kl_lora import KlLora
 from smf_jax.continual.methods.l2_init import L2Init
 from smf_jax.continual.methods.lora import Lora
 from smf_jax.continual.methods.method import Method
@@ -23,5 +25,7 @@ METHODS: dict[str, Method[Any]] = {
         ReplayStream(),
         L2Init(),
         Ewc(),
+        Kl(),
+        KlLora(),
     )
 }

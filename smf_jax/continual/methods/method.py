@@ -139,6 +139,11 @@ class Method(Generic[Own]):
         return self.trained_of(setup, trial, state)
 
 
+def share_of_rows(share: float, batch_size: int) -> int:
+    """A share of a batch in rows, at least a row and never all of them."""
+    return min(batch_size - 1, max(1, round(batch_size * share)))
+
+
 def optimizer_of(setup: Setup, trial: Trial) -> OptimizerConfig:
     """The optimizer of a trial, with the schedule of a task."""
     training = setup.training

@@ -144,6 +144,8 @@ LEAVES = (
         ("smf", dict(train_alpha=True), {5, 6}),
         ("lora", dict(lora_targets="query,value"), {8, 9}),
         ("lora", dict(lora_targets="up"), {10}),
+        ("lora", dict(lora_targets="mlp"), {10}),
+        ("lora", dict(lora_targets="attention"), {8, 9}),
         ("full", {}, {0, 1, 2, 4, 5, 6, 7, 8, 9, 10}),
         ("replay", {}, {0, 1, 2, 4, 5, 6, 7, 8, 9, 10}),
     ],
