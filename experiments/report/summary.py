@@ -7,7 +7,7 @@ settings that differ in the learning rate alone: a curve of the frontier.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -94,9 +94,10 @@ def summarise(rows: Iterable[Row], probes: str = "") -> tuple[Outcome, ...]:
     return tuple(sorted(outcomes, key=lambda outcome: _place(outcome.trial)))
 
 
-def _place(trial: Trial) -> tuple[str | float, ...]:
+def _place(trial: Trial) -> tuple[Any, ...]:
     known = [*METHODS, trial.method].index(trial.method)
     kind = (trial.rule or "", trial.granularity or "", trial.optimizer, trial.batch_order)
+    kind += (trial.varied,)
     return (known, trial.method, *kind, trial.slots or 0, trial.learning_rate, trial.seed)
 
 
@@ -105,7 +106,7 @@ def _outcome(rows: Sequence[Row], probes: str) -> Outcome:
     last, failed = rows[-1], [row for row in rows if row["failed_step"] is not None]
     known_base = _number(last["known_base"])
     return Outcome(
-        trial=Trial(**{field.name: last[field.name] for field in fields(Trial)}),
+        trial=Trial.from_row(last),
         tasks=len(rows) - len(failed),
         failed="task {task}, step {failed_step}".format_map(failed[0]) if failed else "",
         learned_seen=_mean(rows, "seen"),
@@ -189,6 +190,7 @@ def curve_labels(curves: Mapping[str, Sequence[Setting]]) -> dict[str, str]:
         for field in ("rule", "granularity", "optimizer", "batch_order"):
             if len({getattr(other, field) for other in others}) > 1:
                 parts.append(getattr(trial, field))
+        parts += [f"{flag}={value}" for flag, value in trial.varied]
         if trial.slots is not None:
             parts.append(f"budget {trial.slots}")
         labels[name] = ", ".join(parts)

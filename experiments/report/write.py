@@ -157,6 +157,7 @@ def summary_csv(outcomes: Iterable[Outcome]) -> str:
     writer.writerow(header)
     for outcome in outcomes:
         cells = vars(outcome) | vars(outcome.trial) | {"trial": outcome.trial.id}
+        cells["varied"] = " ".join(f"{flag}={value}" for flag, value in outcome.trial.varied)
         cells |= outcome.probes
         cells |= {key + OF_BASE: value for key, value in outcome.probe_bases.items()}
         writer.writerow([_cell(cells.get(name, math.nan)) for name in header])

@@ -284,7 +284,7 @@ class TrialBatch:
 def run_group(sweep: Sweep, trials: Sequence[Trial], advance: Callable[[int], None]) -> None:
     """Runs trials of one static shape, as many side by side as there are devices."""
     method = METHODS[trials[0].method]
-    setup = setup_of(sweep.config, method.name, sweep.base, sweep.stream_data)
+    setup = setup_of(sweep.config, trials[0], sweep.base, sweep.stream_data)
     trainer = method.trainer(setup, trials[0])
     trains = {trial: method.summary(setup, trainer, trial) for trial in trials}
     for summary in dict.fromkeys(trains.values()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from smf_jax.continual.trial import Trial
@@ -50,7 +50,7 @@ class ResultRow:
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         del own["trial"], own["further"]
         seconds = own.pop("seconds")
-        of_trial = {"trial": self.trial.id, **asdict(self.trial)}
+        of_trial = {"trial": self.trial.id, **self.trial.to_row()}
         return {**of_trial, **own, **self.further, "seconds": seconds}
 
     @classmethod
@@ -59,9 +59,8 @@ class ResultRow:
         own = [field.name for field in fields(cls) if field.name not in ("trial", "further")]
         of_trial = [field.name for field in fields(Trial)]
         further = {key: row[key] for key in row if key not in (*own, *of_trial, "trial")}
-        trial = Trial(**{name: row[name] for name in of_trial})
         known: dict[str, Any] = {name: row.get(name) for name in own}
-        return cls(trial=trial, further=further, **known)
+        return cls(trial=Trial.from_row(row), further=further, **known)
 
 
 def probe_key(name: str, metric: str) -> str:

@@ -24,7 +24,7 @@ LOGITS = plain_logits(DECODER)
 
 
 @cache
-def run(method: str = "full", weight: float = 1.0, on="both", text_rows: int = 1) -> tiny.Run:
+def run(method="full", weight=1.0, on: kl.KlTokens = "both", text_rows=1) -> tiny.Run:
     if method == "full":
         learner = dense_trainer(DECODER, SGD)
     else:
@@ -36,7 +36,7 @@ def run(method: str = "full", weight: float = 1.0, on="both", text_rows: int = 1
 
 
 def taught(of: tiny.Run, steps: int = 4, rate: float = 0.3):
-    state = of.start()
+    state, metrics = of.start(), None
     for seed in range(steps):
         state, metrics = of.step(state, tiny.batch(seed), tiny.settings(rate))
     return state, metrics

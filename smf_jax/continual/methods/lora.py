@@ -36,8 +36,13 @@ class LoraConfig(Configuration):
     @property
     def modules(self) -> tuple[str, ...]:
         """Names of the projections with adapters."""
-        names = (GROUPS.get(word, (word,)) for word in self.targets.split(","))
-        return tuple(dict.fromkeys(chain.from_iterable(names)))
+        return modules_of(self.targets)
+
+
+def modules_of(targets: str) -> tuple[str, ...]:
+    """The projections of a list; joined by a plus where a comma parts the values of --vary."""
+    words = targets.replace("+", ",").split(",")
+    return tuple(dict.fromkeys(chain.from_iterable(GROUPS.get(word, (word,)) for word in words)))
 
 
 class Lora(Method[LoraConfig]):

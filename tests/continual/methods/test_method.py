@@ -35,7 +35,8 @@ def setup(base, gathered):
     """What a method's trainers are made for, with changes to the configuration."""
 
     def of(method: str = "smf", of_base=base, **changes) -> Setup:
-        return setup_of(CONFIG.with_values(**changes), method, of_base, gathered)
+        trial = dataclasses.replace(SMF, method=method)
+        return setup_of(CONFIG.with_values(**changes), trial, of_base, gathered)
 
     return of
 
