@@ -13,6 +13,7 @@ from smf_jax.continual.methods.lora import Lora
 from smf_jax.continual.methods.method import Method
 from smf_jax.continual.methods.replay import Replay
 from smf_jax.continual.methods.replay_stream import ReplayStream
+from smf_jax.continual.methods.shira import Shira
 from smf_jax.continual.methods.smf import Smf
 
 METHODS: dict[str, Method[Any]] = {
@@ -27,5 +28,6 @@ METHODS: dict[str, Method[Any]] = {
         Ewc(),
         Kl(),
         KlLora(),
+        Shira(),
     )
 }
