@@ -234,6 +234,8 @@ class TrialBatch:
             stream_seen=float(np.mean(scores["seen"])),
             stream_unseen=float(np.mean(scores["unseen"])),
             retention=scores["unseen"],
+            ahead=next(iter(scores["ahead"]), None),
+            unseen_base=(self.sweep.base_scores or {})["ahead"][task],
             known=columns.pop("known"),
             known_base=columns.pop("known_base"),
             text_loss=columns.pop("text_loss"),

@@ -29,6 +29,8 @@ class ResultRow:
     stream_seen: float  # the same as `seen`, over all tasks so far
     stream_unseen: float  # the same as `unseen`, over all tasks so far
     retention: list[float]  # `unseen` of each task so far
+    ahead: float | None  # the same of the next task, before it is taught; ``None`` after the last
+    unseen_base: float | None  # the same of this task, before the stream
     known: float | None  # accuracy on the first question probe, ``None`` without one
     known_base: float | None  # the same of the base
     text_loss: float | None  # loss on the first text probe, nats a token
