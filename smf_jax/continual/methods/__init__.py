@@ -11,6 +11,7 @@ from smf_jax.continual.methods.kl_lora import KlLora
 from smf_jax.continual.methods.l2_init import L2Init
 from smf_jax.continual.methods.lora import Lora
 from smf_jax.continual.methods.method import Method
+from smf_jax.continual.methods.olora import OLora
 from smf_jax.continual.methods.replay import Replay
 from smf_jax.continual.methods.replay_stream import ReplayStream
 from smf_jax.continual.methods.shira import Shira
@@ -28,6 +29,7 @@ METHODS: dict[str, Method[Any]] = {
         Ewc(),
         Kl(),
         KlLora(),
+        OLora(),
         Shira(),
     )
 }
