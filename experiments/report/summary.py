@@ -7,7 +7,7 @@ settings that differ in the learning rate alone: a curve of the frontier.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -15,6 +15,14 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import stdtrit
 
+from experiments.report.transfer import (
+    accuracy_matrix,
+    backward_transfer,
+    forward_transfer,
+    gain,
+    mean_forgetting,
+    stream_average,
+)
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.results import OF_BASE, probe_keys, probe_metrics
 from smf_jax.continual.trial import Trial
@@ -25,6 +33,10 @@ Matrix = Float[np.ndarray, "tasks tasks"]
 
 METRICS = ("learned_seen", "learned_unseen", "end_seen", "end_unseen", "known_kept")
 METRICS += ("known_forgotten", "text_loss_change", "rows_changed", "seconds")
+# Of the stream as a whole; `transfer` and docs/metrics.md define them.
+TRANSFERS = ("stream_average", "backward_transfer", "forward_transfer", "forgetting")
+TRANSFERS += ("gain", "drop")
+METRICS += TRANSFERS
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,12 @@ class Outcome:
     end_seen: float  # accuracy over all tasks after the last
     end_unseen: float
     known_kept: float  # accuracy on the known facts after the last task over that of the base
+    stream_average: float  # unseen, on all tasks so far, mean over the stream
+    backward_transfer: float
+    forward_transfer: float
+    forgetting: float
+    gain: float
+    drop: float  # of accuracies beside the stream, from before it to its end, mean over probes
     text_loss_change: float  # rise of the loss on neutral text, in nats a token
     rows_changed: float  # rows of the table that a task changed, mean over tasks
     trainable_parameters: float
@@ -94,9 +112,10 @@ def summarise(rows: Iterable[Row], probes: str = "") -> tuple[Outcome, ...]:
     return tuple(sorted(outcomes, key=lambda outcome: _place(outcome.trial)))
 
 
-def _place(trial: Trial) -> tuple[str | float, ...]:
+def _place(trial: Trial) -> tuple[Any, ...]:
     known = [*METHODS, trial.method].index(trial.method)
     kind = (trial.rule or "", trial.granularity or "", trial.optimizer, trial.batch_order)
+    kind += (trial.varied,)
     return (known, trial.method, *kind, trial.slots or 0, trial.learning_rate, trial.seed)
 
 
@@ -104,8 +123,11 @@ def _outcome(rows: Sequence[Row], probes: str) -> Outcome:
     """Sum up the rows of one trial, in the order of its tasks."""
     last, failed = rows[-1], [row for row in rows if row["failed_step"] is not None]
     known_base = _number(last["known_base"])
+    retention = tuple(tuple(map(_number, row["retention"] or ())) for row in rows)
+    ahead, before = ([_number(row.get(key)) for row in rows] for key in ("ahead", "unseen_base"))
+    accuracy, metrics = accuracy_matrix(retention, ahead, before), probe_metrics(last, probes)
     return Outcome(
-        trial=Trial(**{field.name: last[field.name] for field in fields(Trial)}),
+        trial=Trial.from_row(last),
         tasks=len(rows) - len(failed),
         failed="task {task}, step {failed_step}".format_map(failed[0]) if failed else "",
         learned_seen=_mean(rows, "seen"),
@@ -113,17 +135,32 @@ def _outcome(rows: Sequence[Row], probes: str) -> Outcome:
         end_seen=_number(last["stream_seen"]),
         end_unseen=_number(last["stream_unseen"]),
         known_kept=_number(last["known"]) / known_base if known_base else float("nan"),
+        stream_average=stream_average(accuracy),
+        backward_transfer=backward_transfer(accuracy),
+        forward_transfer=forward_transfer(accuracy),
+        forgetting=mean_forgetting(accuracy),
+        gain=gain(accuracy),
+        drop=_drop(last, metrics),
         text_loss_change=_number(last["text_loss"]) - _number(last["text_loss_base"]),
         rows_changed=_mean(rows, "rows_changed"),
         trainable_parameters=_number(last["trainable_parameters"]),
         trainable_share=_number(last["trainable_share"]),
         optimizer_bytes=_number(last["optimizer_bytes"]),
         seconds=sum(_number(row["seconds"]) for row in rows),
-        retention=tuple(tuple(map(_number, row["retention"] or ())) for row in rows),
+        retention=retention,
         probes={key: _number(last[key]) for key in probe_keys(last)},
         probe_bases={key: _number(last[key + OF_BASE]) for key in probe_keys(last)},
-        metrics=probe_metrics(last, probes),
+        metrics=metrics,
     )
+
+
+def _drop(row: Row, metrics: Mapping[str, Metric]) -> float:
+    """Mean over the probes that give an accuracy of what it was before less what it is now."""
+    named = [key for key, metric in metrics.items() if metric.headline and metric.is_share]
+    asked = [key for key in row if key.startswith("question_") and key + OF_BASE in row]
+    falls = [_number(row[key + OF_BASE]) - _number(row[key]) for key in ("known", *asked, *named)]
+    measured = [fall for fall in falls if not np.isnan(fall)]
+    return float(np.mean(measured)) if measured else float("nan")
 
 
 def _number(value: float | None) -> float:
@@ -189,6 +226,7 @@ def curve_labels(curves: Mapping[str, Sequence[Setting]]) -> dict[str, str]:
         for field in ("rule", "granularity", "optimizer", "batch_order"):
             if len({getattr(other, field) for other in others}) > 1:
                 parts.append(getattr(trial, field))
+        parts += [f"{flag}={value}" for flag, value in trial.varied]
         if trial.slots is not None:
             parts.append(f"budget {trial.slots}")
         labels[name] = ", ".join(parts)

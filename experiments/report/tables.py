@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 
 from experiments.report.matched import matched
-from experiments.report.summary import Setting, best, curve_labels, forgetting, sweeps
+from experiments.report.summary import (
+    TRANSFERS,
+    Setting,
+    best,
+    curve_labels,
+    forgetting,
+    sweeps,
+)
 from smf_jax.continual.results import PROBE
 from smf_jax.evaluation.probe import Metric
 
@@ -22,6 +29,7 @@ paraphrases, along straight lines between the points of each seed; – where a s
 there."""
 COLUMNS = ("setting", "seeds", "learned, seen / unseen", "at the end, seen / unseen", "known kept")
 COLUMNS += ("text loss", "rows a task", "trains", "optimizer", "seconds")
+TRANSFER_COLUMNS = ("setting", "average", "backward", "forward", "forgetting", "gain", "drop")
 HEALTH_COLUMNS = {
     "used_share": "used",
     "kl_to_uniform": "KL to uniform, nats",
@@ -97,6 +105,17 @@ def probe_table(averages: Sequence[Setting]) -> str:
             cells.append(text if math.isnan(worse) else f"{text} ({0.0 - 100 * worse:+.1f} %)")
         lines.append((setting.trial.setting, *cells))
     return markdown_table(("setting", *map(_probe_name, metrics)), lines)
+
+
+def transfer_table(averages: Sequence[Setting]) -> str:
+    """Return a line a setting: what the tasks of the stream did to each other, and to the rest."""
+    lines = []
+    for setting in averages:
+        found = ((setting.mean[name], setting.interval[name]) for name in TRANSFERS)
+        styles = (".1f", *["+.1f"] * 2, *[".1f"] * 3)
+        cells = (measured(*each, style, 100) for each, style in zip(found, styles, strict=True))
+        lines.append((setting.trial.setting, *cells))
+    return markdown_table(TRANSFER_COLUMNS, lines)
 
 
 def headlines(averages: Sequence[Setting]) -> dict[str, Metric]:

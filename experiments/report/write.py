@@ -40,6 +40,11 @@ further to the right is better."""
 PROBES = """\
 Held-out probes after the last task, of the base in the first line; behind each the change against
 the base, where a plus is better. docs/probes.md says what each metric is."""
+TRANSFER = """\
+In percent, in unseen paraphrases. *Average*: all tasks so far, mean over the stream. *Backward*
+and *forward*: transfer (1706.08840); *forgetting* (1801.10112). *Gain*: all tasks after the last
+one less before the stream. *Drop*: accuracy on probes beside the stream, before it less after the
+last task, mean over the probes. docs/metrics.md has the formulas."""
 HEALTH = """\
 How the slots are used by general text: by the background, by the base over its first batches, and
 by each model after the stream over the same batches, mean over seeds. *Drift*: KL divergence of the
@@ -133,6 +138,7 @@ def render(
     if tables.headlines(averages):
         parts += ["## Probes", tables.probe_table(averages), PROBES]
     if averages:
+        parts += ["## Over the stream", tables.transfer_table(averages), TRANSFER]
         parts += ["## Forgetting at matched learning", tables.matched_tables(averages)]
     if "retention" in drawn:
         parts += ["## Retention", "![accuracy on each task, after each task](retention.png)"]
@@ -157,6 +163,7 @@ def summary_csv(outcomes: Iterable[Outcome]) -> str:
     writer.writerow(header)
     for outcome in outcomes:
         cells = vars(outcome) | vars(outcome.trial) | {"trial": outcome.trial.id}
+        cells["varied"] = " ".join(f"{flag}={value}" for flag, value in outcome.trial.varied)
         cells |= outcome.probes
         cells |= {key + OF_BASE: value for key, value in outcome.probe_bases.items()}
         writer.writerow([_cell(cells.get(name, math.nan)) for name in header])

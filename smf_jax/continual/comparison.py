@@ -184,13 +184,10 @@ def _load_model(
     if kind == "patch":
         for patch in _patches_up_to(path):
             arrays = apply_patch(arrays, patch)
-    elif kind == "leaves":
-        saved = checkpoints.load(path)[0]
-        own = {name: each for name, each in saved.items() if not name.startswith(CARRIED)}
+    elif kind != "base":
+        saved, beside = checkpoints.load(path)[0], "adapters/" if kind == "adapters" else ""
+        own = {beside + name: x for name, x in saved.items() if not name.startswith(CARRIED)}
         arrays = {**arrays, **own}
-    elif kind == "adapters":
-        adapters = checkpoints.load(path)[0]
-        arrays = {**arrays, **{f"adapters/{name}": each for name, each in adapters.items()}}
     return Model(path, metadata, fingerprint, arrays)
 
 

@@ -142,6 +142,7 @@ class TrialBatch:
                 training.batch_size - of_base,
                 of_base,
                 by_fact=trial.batch_order == "facts",
+                earlier=self.method.earlier_share(self.setup.own),
             )
             for trial in self.filled
         ]
@@ -233,6 +234,8 @@ class TrialBatch:
             stream_seen=float(np.mean(scores["seen"])),
             stream_unseen=float(np.mean(scores["unseen"])),
             retention=scores["unseen"],
+            ahead=next(iter(scores["ahead"]), None),
+            unseen_base=(self.sweep.base_scores or {})["ahead"][task],
             known=columns.pop("known"),
             known_base=columns.pop("known_base"),
             text_loss=columns.pop("text_loss"),
@@ -283,7 +286,7 @@ class TrialBatch:
 def run_group(sweep: Sweep, trials: Sequence[Trial], advance: Callable[[int], None]) -> None:
     """Runs trials of one static shape, as many side by side as there are devices."""
     method = METHODS[trials[0].method]
-    setup = setup_of(sweep.config, method.name, sweep.base, sweep.stream_data)
+    setup = setup_of(sweep.config, trials[0], sweep.base, sweep.stream_data)
     trainer = method.trainer(setup, trials[0])
     trains = {trial: method.summary(setup, trainer, trial) for trial in trials}
     for summary in dict.fromkeys(trains.values()):

@@ -2,16 +2,19 @@
 
 An axis is given as `10,30`, for every method that has it, or scoped to methods as
 `smf:10,30/full:3e-5,1e-4`. A method that a flag leaves out takes its default, and an axis that a
-method lacks collapses, so that no trial is listed twice.
+method lacks collapses, so that no trial is listed twice. Any setting of a method is a further axis
+by `--vary`, as `lora_rank:8,32/kl_weight:0.1,1`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import product
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from smf_jax.configuration import Configuration, flags_of
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.sections import GridConfig
 from smf_jax.continual.trial import BATCH_ORDERS, DEFAULT_GRANULARITY, Trial, default_order
@@ -27,11 +30,19 @@ DEFAULT_SLOTS = (64, 512)
 DEFAULT_RULE = "tfidf"
 
 
-def grid(config: GridConfig) -> tuple[Trial, ...]:
+def default_settings(method: str) -> Configuration:
+    """The settings of a method where nothing is said."""
+    return METHODS[method].config()
+
+
+def grid(
+    config: GridConfig, own: Callable[[str], Configuration] = default_settings
+) -> tuple[Trial, ...]:
     """Lays out every trial of a sweep, each once; a ValueError names the flag that is wrong.
 
     The same flags give the same list: methods as given, and for each its rules, granularities,
-    optimizers, batch orders, budgets, rates and seeds, the seeds running fastest.
+    optimizers, batch orders, varied settings, budgets, rates and seeds, the seeds running fastest.
+    `own` has the settings of a method, by its name.
     """
     methods = parse_list(config.methods, "methods", one_of(tuple(METHODS)))
     seeds = parse_list(config.seeds, "seeds", seed)
@@ -41,15 +52,17 @@ def grid(config: GridConfig) -> tuple[Trial, ...]:
     optimizers = parse_scoped(config.optimizer, "optimizer", methods, one_of(tuple(OPTIMIZERS)))
     orders = parse_scoped(config.batch_order, "batch_order", methods, one_of(BATCH_ORDERS))
     rates = parse_scoped(config.lr, "lr", methods, rate)
+    varied = parse_varied(config.vary, methods, own)
     trials = []
     for name in methods:
         method = METHODS[name]
         sparse = method.is_sparse
-        for rule, granularity, optimizer, order in product(
+        for rule, granularity, optimizer, order, settings in product(
             rules.get(name, (DEFAULT_RULE,)) if sparse else (None,),
             granularities.get(name, (DEFAULT_GRANULARITY,)) if sparse else (None,),
             optimizers.get(name, (method.optimizer,)),
             orders.get(name, (default_order(sparse),)),
+            varied.get(name, ((),)),
         ):
             budgeted = rule is not None and RULES[rule].has_budget
             for rows, learning_rate, number in product(
@@ -57,9 +70,8 @@ def grid(config: GridConfig) -> tuple[Trial, ...]:
                 rates.get(name) or _default_rates(name, optimizer),
                 seeds,
             ):
-                trials.append(
-                    Trial(name, rows, rule, granularity, optimizer, learning_rate, number, order)
-                )
+                axes = (rows, rule, granularity, optimizer, learning_rate, number, order)
+                trials.append(Trial(name, *axes, settings))
     return tuple(dict.fromkeys(trials))
 
 
@@ -167,6 +179,57 @@ def parse_scoped(
         # A configuration that several grids share may speak of methods that one of them lacks.
         say(f"{where}: nothing of {', '.join(idle)}, which --methods leaves out, is run")
     return scoped
+
+
+def parse_varied(
+    text: str, methods: Sequence[str], own: Callable[[str], Configuration]
+) -> dict[str, tuple[tuple[tuple[str, Any], ...], ...]]:
+    """Reads `lora_rank:8,32/kl_weight:0.1,1`: by method, every combination of its settings.
+
+    A combination holds the settings, by flag, that differ from those of `own`, so that the one
+    which does not is the trial of a run that varies nothing. Idle methods are as in `parse_scoped`.
+
+    Raises:
+      ValueError: no method has the setting, it is named twice, or it cannot have the value.
+    """
+    owners = {flag: name for name in METHODS for flag in flags_of(own(name))}
+    axes: dict[str, dict[str, tuple[Any, ...]]] = {}
+    for part in text.split("/") if text.strip() else ():
+        flag, colon, values = (word.strip() for word in part.partition(":"))
+        where = f"--vary={text}"
+        if not colon or flag not in owners:
+            raise ValueError(
+                f"{where}: {part!r} names no setting of a method; give SETTING:VALUES, as in "
+                "lora_rank:8,32; --helpfull lists the settings of each method"
+            )
+        method = owners[flag]
+        if flag in axes.setdefault(method, {}):
+            raise ValueError(f"{where}: {flag} is named twice; join its values by commas")
+        axes[method][flag] = _values(values, where, partial(_setting, own(method), flag))
+    if idle := [method for method in axes if method not in methods]:
+        say(f"--vary={text}: nothing of {', '.join(idle)}, which --methods leaves out, is run")
+    found = {}
+    for method, settings in axes.items():
+        told = own(method).values()
+        pairs = [[(flag, each) for each in settings[flag]] for flag in sorted(settings)]
+        found[method] = tuple(
+            tuple((flag, value) for flag, value in combination if value != told[flag])
+            for combination in product(*pairs)
+        )
+    return found
+
+
+def _setting(own: Configuration, flag: str, text: str) -> Any:
+    """Read a value of a method's setting, within its bounds."""
+    kind = flags_of(own)[flag].kind
+    if kind is bool and text not in ("true", "false"):
+        raise ValueError(f"is no value of {flag}; give true or false")
+    try:
+        value = text == "true" if kind is bool else kind(text)
+        own.with_values(**{flag: value})
+    except ValueError as error:
+        raise ValueError(f"is no value of {flag}, of type {kind.__name__}: {error}") from None
+    return value
 
 
 def _values(text: str, where: str, kind: Callable[[str], T]) -> tuple[T, ...]:

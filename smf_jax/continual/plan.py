@@ -21,10 +21,10 @@ from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.usage import Background
 
 
-def setup_of(config: SweepConfig, method: str, base: Base, stream_data: StreamData) -> Setup:
-    """What the trainers of a method are made for."""
-    tasks = config.stream.tasks
-    return Setup(config.own(method), config.training, tasks, base, stream_data.examples)
+def setup_of(config: SweepConfig, trial: Trial, base: Base, stream_data: StreamData) -> Setup:
+    """What the trainer of a trial, and of all others of its group, is made for."""
+    own, tasks = trial.own(config.own(trial.method)), config.stream.tasks
+    return Setup(own, config.training, tasks, base, stream_data.examples)
 
 
 def check_trials(
@@ -57,12 +57,12 @@ def check_trials(
             f"rule {', '.join(ranked)} ranks slots against general text; give --background=FILE, "
             "or --rule=tf"
         )
-    for name in dict.fromkeys(trial.method for trial in trials):
-        METHODS[name].check(setup_of(config, name, base, stream_data), has_text)
+    for trial in {(trial.method, trial.varied): trial for trial in trials}.values():
+        METHODS[trial.method].check(setup_of(config, trial, base, stream_data), has_text)
     if base.config.memory is not None:
         check_budgets(trials, base.config.memory.memory.slots)
     for trial, *_ in by_group(trials):
-        method, setup = METHODS[trial.method], setup_of(config, trial.method, base, stream_data)
+        method, setup = METHODS[trial.method], setup_of(config, trial, base, stream_data)
         with blame_flag("--"):
             method.summary(setup, method.trainer(setup, trial), trial)
 

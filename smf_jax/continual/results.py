@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from smf_jax.continual.trial import Trial
@@ -29,6 +29,8 @@ class ResultRow:
     stream_seen: float  # the same as `seen`, over all tasks so far
     stream_unseen: float  # the same as `unseen`, over all tasks so far
     retention: list[float]  # `unseen` of each task so far
+    ahead: float | None  # the same of the next task, before it is taught; ``None`` after the last
+    unseen_base: float | None  # the same of this task, before the stream
     known: float | None  # accuracy on the first question probe, ``None`` without one
     known_base: float | None  # the same of the base
     text_loss: float | None  # loss on the first text probe, nats a token
@@ -50,7 +52,7 @@ class ResultRow:
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         del own["trial"], own["further"]
         seconds = own.pop("seconds")
-        of_trial = {"trial": self.trial.id, **asdict(self.trial)}
+        of_trial = {"trial": self.trial.id, **self.trial.to_row()}
         return {**of_trial, **own, **self.further, "seconds": seconds}
 
     @classmethod
@@ -59,9 +61,8 @@ class ResultRow:
         own = [field.name for field in fields(cls) if field.name not in ("trial", "further")]
         of_trial = [field.name for field in fields(Trial)]
         further = {key: row[key] for key in row if key not in (*own, *of_trial, "trial")}
-        trial = Trial(**{name: row[name] for name in of_trial})
         known: dict[str, Any] = {name: row.get(name) for name in own}
-        return cls(trial=trial, further=further, **known)
+        return cls(trial=Trial.from_row(row), further=further, **known)
 
 
 def probe_key(name: str, metric: str) -> str:

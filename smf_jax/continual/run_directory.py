@@ -8,7 +8,7 @@ import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -332,7 +332,7 @@ class RunDirectory:
                 f"{', '.join(map(str, sorted(saved))) or 'none'}"
             )
         about = checkpoints.read_metadata(saved[chosen])
-        return Trial(**{field.name: about[field.name] for field in fields(Trial)}), chosen
+        return Trial.from_row(about), chosen
 
     def load_model(self, trial: Trial, task: int, base: Params, base_fingerprint: str) -> Params:
         """The parameters that a trial has come to: patches applied, adapters merged.
@@ -364,8 +364,8 @@ class RunDirectory:
             "trial": trial.id,
             "task": task,
             "base": base,
-            "settings": asdict(self.config().own(trial.method)),
-            **asdict(trial),
+            "settings": asdict(trial.own(self.config().own(trial.method))),
+            **trial.to_row(),
         }
 
 

@@ -25,20 +25,23 @@ def measure(
     scorer: Scorer,
     whole_model: Callable[[Params, Params], Params],
 ) -> list[Scores]:
-    """Every trial's probes: the tasks so far, and those that are no part of the stream.
+    """Every trial's probes: of the tasks, and those that are no part of the stream.
 
     The task is the last that was taught, ``None`` before the stream; `whole_model` makes the
-    parameters of a model from those of the base and of a trial.
+    parameters of a model from those of the base and of a trial. ``seen`` and ``unseen`` are of the
+    tasks so far, ``ahead`` of the next one, before the stream of all of them.
     """
     scores: list[Scores] = [{} for _ in range(group.size)]
-    if task is not None:
-        probes = [*stream_data.seen[: task + 1], *stream_data.unseen[: task + 1]]
-        right = group.answers(state, all_rows(probes))
-        ends = np.cumsum([len(probe.question) for probe in probes])
-        for place, score in enumerate(scores):
-            parts = np.split(right[place], ends[:-1])
-            matched = [exact_match(p, part) for p, part in zip(probes, parts, strict=True)]
-            score["seen"], score["unseen"] = matched[: task + 1], matched[task + 1 :]
+    taught = 0 if task is None else task + 1
+    ahead = stream_data.unseen[taught : None if task is None else taught + 1]
+    probes = [*stream_data.seen[:taught], *stream_data.unseen[:taught], *ahead]
+    right = group.answers(state, all_rows(probes))
+    ends = np.cumsum([len(probe.question) for probe in probes])
+    for place, score in enumerate(scores):
+        parts = np.split(right[place], ends[:-1])
+        matched = [exact_match(p, part) for p, part in zip(probes, parts, strict=True)]
+        score["seen"], score["unseen"] = matched[:taught], matched[taught : 2 * taught]
+        score["ahead"] = matched[2 * taught :]
     for name, probe in stream_data.questions.items():
         right = group.answers(state, probe.batch)
         for place, score in enumerate(scores):

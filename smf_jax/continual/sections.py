@@ -69,6 +69,11 @@ class GridConfig(Configuration):
         "how a task's paraphrases are dealt into batches: facts (all of a few facts) or shuffled "
         "[facts for smf, else shuffled]",
     )
+    vary: str = setting(
+        "",
+        "settings of methods as further axes: lora_rank:8,32,72/kl_weight:0.1,1; each of them by "
+        "the name of its flag",
+    )
     seeds: str = setting("0", "seeds of the order of batches and of fresh parameters", first=True)
     shard: str = setting("0/1", "run the i-th of n shares of the grid, as i/n from 0")
 

@@ -16,6 +16,7 @@ from smf_jax.data.batching import (
     Batch,
     concatenate,
     encode_paraphrases,
+    mix_in,
     needed_length,
     pack_texts,
     sample_batches,
@@ -66,15 +67,25 @@ class StreamData:
     named: Mapping[str, Probe] = field(default_factory=dict)
 
     def batches(
-        self, task: int, seed: int, steps: int, rows: int, replayed: int, by_fact: bool = False
+        self,
+        task: int,
+        seed: int,
+        steps: int,
+        rows: int,
+        replayed: int,
+        by_fact: bool = False,
+        earlier: float = 0.0,
     ) -> Batch:
         """The batches of one task, ``(steps, rows + replayed, t)``; the trial's seed orders them.
 
-        `replayed` are rows of general text; `by_fact` keeps the paraphrases of a fact together.
+        `replayed` are rows of general text, the last of each batch; `by_fact` keeps the paraphrases
+        of a fact together; the share `earlier` of the rows is drawn from earlier tasks.
         """
         rng = np.random.default_rng([seed, task])
         paraphrases = [len(fact.train) for fact in self.tasks[task].facts] if by_fact else None
         batches = sample_batches(self.examples[task], steps, rows, rng, paraphrases)
+        if earlier and task:
+            batches = mix_in(batches, concatenate(self.examples[:task]), earlier, rng)
         if not replayed or self.general is None:
             return batches
         old = sample_batches(self.general.rows, steps, replayed, rng)

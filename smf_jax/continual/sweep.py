@@ -63,7 +63,7 @@ def run_sweep(
 def _run_sweep(
     config: SweepConfig, recipe: PretrainConfig, tools: Tools, held: ExitStack
 ) -> tuple[RunDirectory, list[str]]:
-    trials = shard(grid(config.grid), config.grid.shard)
+    trials = shard(grid(config.grid, config.own), config.grid.shard)
     run = RunDirectory(config.run.out, config.grid.shard)
     own = [trial.id for trial in trials]
     in_the_way = None if run.replaces_all(config) else own

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
+from smf_jax.configuration import Configuration
 from smf_jax.sparse.selection import budget_size
 
 DEFAULT_GRANULARITY = "per_step"
 BATCH_ORDERS = ("shuffled", "facts")
+
+Own = TypeVar("Own", bound=Configuration)
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,8 @@ class Trial:
     """One cell of the grid: a method with its settings and a seed.
 
     `slots` (the budget), `rule` and `granularity` are None for a method that selects no rows, and
-    `slots` also for the rule `all`, which has no budget.
+    `slots` also for the rule `all`, which has no budget. `varied` are settings of the method, by
+    the names of their flags in sorted order, in which it differs from what the run was told.
     """
 
     method: str
@@ -27,6 +32,25 @@ class Trial:
     learning_rate: float
     seed: int
     batch_order: str
+    varied: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Trial:
+        """The trial of a row of results, or of what was saved with a checkpoint.
+
+        Rows of versions that varied no settings have no key of that name.
+        """
+        told = {field.name: row[field.name] for field in fields(cls) if field.name != "varied"}
+        return cls(**told, varied=tuple(sorted(row.get("varied", {}).items())))
+
+    def to_row(self) -> dict[str, Any]:
+        """What `from_row` reads: the fields by name."""
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        return told | {"varied": dict(self.varied)}
+
+    def own(self, told: Own) -> Own:
+        """The settings of its method, from those that the run was told."""
+        return told.with_values(**dict(self.varied))
 
     @property
     def is_sparse(self) -> bool:
@@ -49,18 +73,32 @@ class Trial:
         unusual = self.granularity if self.granularity != DEFAULT_GRANULARITY else None
         order = self.batch_order if self.batch_order != default_order(self.is_sparse) else None
         rows = None if self.slots is None else f"t{self.slots}"
-        parts = (self.method, self.rule, unusual, self.optimizer, rows, order)
+        parts = (self.method, self.rule, unusual, self.optimizer, rows, order, *self.varied_words)
         return "-".join(filter(None, parts))
 
     @property
-    def group(self) -> tuple[str, str | None, str | None, str, int | None]:
+    def varied_words(self) -> list[str]:
+        """What is varied, as in `rank32`, `targets_mlp`, `train_alpha` or `no_leaky`."""
+        words = []
+        for flag, value in self.varied:
+            name = flag.removeprefix(f"{self.method}_")
+            if isinstance(value, bool):
+                words.append(name if value else f"no_{name}")
+            elif isinstance(value, str):
+                words.append(f"{name}_{value}")
+            else:
+                words.append(f"{name}{shortest(value)}")
+        return words
+
+    @property
+    def group(self) -> tuple[Any, ...]:
         """The static key: trials of one group run in one compiled program.
 
         A budget counts by its size step, whatever else is in the grid, so that a trial's numbers
         depend neither on its neighbours nor on its shard.
         """
         size = None if self.slots is None else budget_size(self.slots)
-        return (self.method, self.rule, self.granularity, self.optimizer, size)
+        return (self.method, self.rule, self.granularity, self.optimizer, size, *self.varied)
 
 
 def default_order(is_sparse: bool) -> str:

@@ -174,6 +174,25 @@ def sample_batches(
     return Batch(*(field[order] for field in examples))
 
 
+def mix_in(batches: Batch, others: Batch, share: float, rng: np.random.Generator) -> Batch:
+    """``(steps, rows, t)`` batches, a share of whose rows is replaced by rows of others ``(n, t)``.
+
+    The share holds over all steps, to a row: 1 % of batches of 40 is a row in two or three of five
+    batches. One row of each batch stays at least. All others are drawn before one is drawn again.
+    """
+    steps, rows = batches.tokens.shape[:2]
+    ends = np.floor(np.arange(steps + 1) * rows * share + rng.random())
+    counts = np.minimum(np.diff(ends).astype(int), rows - 1)
+    if not counts.any():
+        return batches
+    replaced = np.arange(rows) >= rows - counts[:, None]
+    drawn = sample_batches(others, 1, int(counts.sum()), rng)
+    mixed = Batch(*(field.copy() for field in batches))
+    for field, new in zip(mixed, drawn, strict=True):
+        field[replaced] = new[0]
+    return mixed
+
+
 def concatenate(batches: Sequence[Batch]) -> Batch:
     """Stack the rows of one or more (b, t) batches; shorter ones are padded on the right."""
     if not batches:

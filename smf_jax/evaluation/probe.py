@@ -24,6 +24,11 @@ class Metric:
     factor: float = 100.0  # what a table multiplies it by first; 100 writes a share in percent
     headline: bool = False  # whether it is the one of its probe to look at, which tables show
 
+    @property
+    def is_share(self) -> bool:
+        """Whether it is an accuracy or its like: from 0 to 1, and the higher the better."""
+        return self.higher_is_better and self.factor == 100
+
     def worsened(self, before: float, now: float) -> float:
         """How much worse it got, relative to what it was before; NaN where that is 0."""
         drop = before - now if self.higher_is_better else now - before

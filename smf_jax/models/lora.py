@@ -18,6 +18,30 @@ ATTENTION_TARGETS = ("query", "key", "value", "output")
 FEED_FORWARD_TARGETS = ("gate", "up", "down")
 
 
+def linear_maps(params: Mapping[str, Any], targets: Sequence[str]) -> dict[int, tuple[str, Array]]:
+    """The linear maps of the blocks whose name is a target, each with its kernel ``(in, out)``.
+
+    ``params`` are nested or by path. The keys are the maps' places among those of all names.
+
+    Raises:
+      ValueError: there are no targets, or no linear map is called by one.
+    """
+    kernels = {
+        path.removesuffix("/kernel"): leaf
+        for path, leaf in flatten(params).items()
+        if block_of(path) is not None and path.endswith("/kernel")
+    }
+    names = sorted({module.rpartition("/")[2] for module in kernels})
+    unknown = [target for target in targets if target not in names]
+    if unknown or not targets:
+        raise ValueError(f"targets={tuple(targets)} must name linear maps among {names}")
+    return {
+        number: (module, kernel)
+        for number, (module, kernel) in enumerate(kernels.items())
+        if module.rpartition("/")[2] in targets
+    }
+
+
 def init_lora(
     params: Mapping[str, Any], rank: int, targets: Sequence[str], key: Array
 ) -> dict[str, Array]:
@@ -33,19 +57,8 @@ def init_lora(
       ValueError: ``rank`` below 1 or above a map's narrower side, or a target that no linear map
         is called by.
     """
-    kernels = {
-        path.removesuffix("/kernel"): leaf
-        for path, leaf in flatten(params).items()
-        if block_of(path) is not None and path.endswith("/kernel")
-    }
-    names = sorted({module.rpartition("/")[2] for module in kernels})
-    unknown = [target for target in targets if target not in names]
-    if unknown or not targets:
-        raise ValueError(f"targets={tuple(targets)} must name linear maps among {names}")
     adapters = {}
-    for number, (module, kernel) in enumerate(kernels.items()):
-        if module.rpartition("/")[2] not in targets:
-            continue
+    for number, (module, kernel) in linear_maps(params, targets).items():
         width, features = kernel.shape
         if not 1 <= rank <= min(width, features):
             raise ValueError(

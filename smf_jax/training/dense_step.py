@@ -17,8 +17,10 @@ from smf_jax.params import Params
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.step import Settings, StepMetrics, latch, step_params
 
+# A `Batch`, or another named tuple of ``(b, t)`` fields with tokens and weights among them.
+Rows = Any
 # From all params and a batch: what is minimised, and the running statistics after the batch.
-LossFn = Callable[[Params, Batch], tuple[Array, Params]]
+LossFn = Callable[[Params, Rows], tuple[Array, Params]]
 
 
 class DenseState(NamedTuple):
@@ -46,7 +48,7 @@ def text_loss(logits: LogitsFn, scored: int | None = None) -> LossFn:
 
 
 def loss_and_gradients(
-    loss: LossFn, params: Params, batch: Batch, rows_at_once: int | None = None
+    loss: LossFn, params: Params, batch: Rows, rows_at_once: int | None = None
 ) -> tuple[tuple[Array, Params], Params]:
     """The loss of a batch with its statistics, and the gradients by path.
 
@@ -57,13 +59,13 @@ def loss_and_gradients(
     value_and_grad = jax.value_and_grad(loss, has_aux=True)
     if rows_at_once in (None, batch.tokens.shape[0]):
         return value_and_grad(params, batch)
-    parts = Batch(*(field.reshape(-1, rows_at_once, field.shape[1]) for field in batch))
+    parts = type(batch)(*(field.reshape(-1, rows_at_once, field.shape[1]) for field in batch))
     weights = jnp.sum(parts.weights, axis=(1, 2))
     total = jnp.sum(weights)
     shares = jnp.where(total > 0, weights / total, 1 / weights.size)
 
     def add(
-        sums: tuple[Array, Params], part: tuple[Batch, Array]
+        sums: tuple[Array, Params], part: tuple[Rows, Array]
     ) -> tuple[tuple[Array, Params], None]:
         examples, share = part
         (value, batch_stats), gradients = value_and_grad(params, examples)
@@ -81,7 +83,7 @@ def dense_step(
     optimizer: OptimizerConfig,
     frozen: Params,
     state: DenseState,
-    batch: Batch,
+    batch: Rows,
     settings: Settings,
     rows_at_once: int | None = None,
 ) -> tuple[DenseState, StepMetrics]:
@@ -93,7 +95,7 @@ def dense_step(
     that of `loss_and_gradients`.
     """
 
-    def loss_of(params: Params, batch: Batch) -> tuple[Array, Params]:
+    def loss_of(params: Params, batch: Rows) -> tuple[Array, Params]:
         return loss({**frozen, **state.batch_stats, **params}, batch)
 
     (value, batch_stats), gradients = loss_and_gradients(loss_of, state.params, batch, rows_at_once)

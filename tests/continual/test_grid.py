@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.grid import (
     budget,
     check_budgets,
@@ -181,3 +182,40 @@ def test_axes_that_a_method_lacks_collapse():
         ("smf", 16, "sgd"),
         ("lora", None, "sgd"),
     }
+
+
+def test_settings_of_methods_are_axes_and_what_is_as_told_is_not_named():
+    told = "lora_targets:all,gate+up/lora_rank:8,32"
+    trials = grid_of(methods="lora,full", lr="1e-3", vary=told)
+    words = [trial.varied_words for trial in trials if trial.method == "lora"]
+    both = [["targets_all"], ["targets_gate+up"]]
+    assert words == [*both, *(["rank32", *each] for each in both)]
+    assert [trial.id for trial in trials if trial.method == "full"] == ["full-adamw-lr0.001-s0"]
+    default, wide = grid_of(methods="lora", lr="1e-3", vary="lora_rank:8,32")
+    assert (default.id, wide.id) == ("lora-adamw-lr0.001-s0", "lora-adamw-rank32-lr0.001-s0")
+    # What the run is told is what a trial differs from.
+    own = SweepConfig.of(lora_rank=32).own
+    found = grid(GridConfig(methods="lora", lr="1e-3", vary="lora_rank:8,32"), own)
+    assert [trial.varied for trial in found] == [(("lora_rank", 8),), ()]
+
+
+@pytest.mark.parametrize(
+    ("vary", "complaint"),
+    [
+        ("rank:8", "--vary=rank:8: 'rank:8' names no setting of a method; give SETTING:VALUES"),
+        ("lora_rank", "'lora_rank' names no setting of a method"),
+        ("lora_rank:8/lora_rank:9", "lora_rank is named twice; join its values by commas"),
+        ("lora_rank:8,x", "'x' is no value of lora_rank, of type int"),
+        ("lora_rank:0", "'0' is no value of lora_rank, of type int: --lora_rank=0: .*at least 1"),
+        ("train_alpha:yes", "'yes' is no value of train_alpha; give true or false"),
+        ("budget_scope:each", "is no value of budget_scope, .* choose from per_layer, shared"),
+    ],
+)
+def test_a_setting_that_cannot_be_varied_so_is_refused(vary, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        grid_of(methods="smf,lora", vary=vary)
+
+
+def test_a_setting_of_a_method_that_is_not_run_is_said(capsys):
+    assert grid_of(methods="full", vary="lora_rank:8,32") == grid_of(methods="full")
+    assert "nothing of lora, which --methods leaves out" in capsys.readouterr().out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -30,6 +32,24 @@ def test_ids_are_names_that_tell_every_setting():
     assert make_trial(granularity="per_task", seed=3).id == "smf-tfidf-per_task-sgd-t64-lr30-s3"
     assert make_trial().setting == "smf-tfidf-sgd-t64-lr30"
     assert make_trial().sweep == "smf-tfidf-sgd-t64"
+
+
+def test_what_is_varied_is_told_and_parts_groups_and_curves():
+    varied = (("lora_rank", 32), ("lora_targets", "mlp"))
+    lora = make_trial(method="lora", slots=None, rule=None, granularity=None, optimizer="adamw")
+    lora = dataclasses.replace(lora, batch_order="shuffled")
+    wide = dataclasses.replace(lora, varied=varied)
+    assert lora.sweep == "lora-adamw" and wide.sweep == "lora-adamw-rank32-targets_mlp"
+    assert lora.group != wide.group and wide.group == dataclasses.replace(wide, seed=4).group
+    told = (("leaky", False), ("protect_written", 0.5), ("train_alpha", True))
+    assert make_trial(varied=told).varied_words == ["no_leaky", "protect_written0.5", "train_alpha"]
+
+
+def test_a_trial_is_read_from_its_row_and_from_one_of_before():
+    trial = make_trial(varied=(("protect_written", 0.5), ("train_alpha", True)))
+    assert Trial.from_row(json.loads(json.dumps(trial.to_row(), sort_keys=True))) == trial
+    row = make_trial().to_row()
+    assert row.pop("varied") == {} and Trial.from_row(row) == make_trial()
 
 
 def test_budgets_of_one_size_step_are_one_group():

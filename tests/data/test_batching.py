@@ -11,6 +11,7 @@ from smf_jax.data.batching import (
     concatenate,
     encode_paraphrases,
     in_chunks,
+    mix_in,
     needed_length,
     pack_texts,
     sample_batches,
@@ -174,6 +175,19 @@ def test_sampling_needs_examples_and_steps():
         sample_batches(numbered(0), 1, 1, rng)
     with pytest.raises(ValueError, match="batch_size=0: expected at least 1"):
         sample_batches(numbered(2), 1, 0, rng)
+
+
+@pytest.mark.parametrize(("share", "rows"), [(0.01, 2), (0.25, 50), (0.999, 180)])
+def test_a_share_of_all_steps_is_replaced_and_a_row_of_each_stays(share, rows):
+    batches = sample_batches(numbered(50), 20, 10, np.random.default_rng(0))
+    others = numbered(4)
+    others.tokens[:] += 1000
+    mixed = mix_in(batches, others, share, np.random.default_rng(0))
+    new = np.all(mixed.tokens >= 1000, axis=2)
+    assert new.sum() == rows and np.ptp(new.sum(axis=1)) <= 1 and not new.all(axis=1).any()
+    np.testing.assert_array_equal(mixed.tokens[~new], batches.tokens[~new])
+    drawn = np.bincount((mixed.tokens[new][:, 0] - 1000) // 3, minlength=4)
+    assert np.ptp(drawn) <= 1, "all before one again"
 
 
 def test_concatenation_masks_what_it_pads():

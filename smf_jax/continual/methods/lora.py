@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import ClassVar
 
 from smf_jax.configuration import Configuration, setting
 from smf_jax.continual.methods.method import Method, Setup, TrainableSummary, optimizer_of
 from smf_jax.continual.trial import Trial
 from smf_jax.errors import blame_flag
-from smf_jax.models.lora import merge_lora
+from smf_jax.models.lora import ATTENTION_TARGETS, FEED_FORWARD_TARGETS, merge_lora
 from smf_jax.params import Params, flatten, unflatten
 from smf_jax.training.trainers import Trainer, lora_trainer
+
+GROUPS = {
+    "attention": ATTENTION_TARGETS,
+    "mlp": FEED_FORWARD_TARGETS,
+    "all": ATTENTION_TARGETS + FEED_FORWARD_TARGETS,
+}
 
 
 @dataclass(frozen=True)
@@ -21,13 +28,21 @@ class LoraConfig(Configuration):
     rank: int = setting(8, "rank of the adapters", name="lora_rank", least=1)
     alpha: float = setting(16.0, "adapters act with lora_alpha / lora_rank", name="lora_alpha")
     targets: str = setting(
-        "query,key,value,output,gate,up,down", "projections with adapters", name="lora_targets"
+        "query,key,value,output,gate,up,down",
+        "projections with adapters, by name or as attention, mlp or all",
+        name="lora_targets",
     )
 
     @property
     def modules(self) -> tuple[str, ...]:
         """Names of the projections with adapters."""
-        return tuple(self.targets.split(","))
+        return modules_of(self.targets)
+
+
+def modules_of(targets: str) -> tuple[str, ...]:
+    """The projections of a list; joined by a plus where a comma parts the values of --vary."""
+    words = targets.replace("+", ",").split(",")
+    return tuple(dict.fromkeys(chain.from_iterable(GROUPS.get(word, (word,)) for word in words)))
 
 
 class Lora(Method[LoraConfig]):
@@ -64,5 +79,5 @@ class Lora(Method[LoraConfig]):
 
     def summary(self, setup: Setup, trainer: Trainer, trial: Trial) -> TrainableSummary:
         """Counts the adapters; a rank or target that does not fit is named by its flag."""
-        with blame_flag("--lora_"):
+        with blame_flag(f"--{self.name}_"):
             return super().summary(setup, trainer, trial)

@@ -108,6 +108,10 @@ class Method(Generic[Own]):
         """Rows of a batch that hold general text; a batch is as large as any other method's."""
         return 0
 
+    def earlier_share(self, own: Own) -> float:
+        """Share of a task's rows that are of earlier tasks."""
+        return 0.0
+
     def limits(self, own: Own) -> str:
         """Further reasons for which a step may write nothing, to be told where one did."""
         return ""
@@ -133,6 +137,11 @@ class Method(Generic[Own]):
         if others:
             raise RuntimeError(f"method {self.name} must not train {', '.join(sorted(others))}")
         return self.trained_of(setup, trial, state)
+
+
+def share_of_rows(share: float, batch_size: int) -> int:
+    """A share of a batch in rows, at least a row and never all of them."""
+    return min(batch_size - 1, max(1, round(batch_size * share)))
 
 
 def optimizer_of(setup: Setup, trial: Trial) -> OptimizerConfig:

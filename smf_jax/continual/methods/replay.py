@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from smf_jax.configuration import Configuration, setting
 from smf_jax.continual.methods.full import Full
-from smf_jax.continual.methods.method import Method, Setup
+from smf_jax.continual.methods.method import Method, Setup, share_of_rows
 from smf_jax.continual.trial import Trial
 from smf_jax.training.trainers import Trainer
 
@@ -47,4 +47,4 @@ class Replay(Method[ReplayConfig]):
 
     def base_rows(self, own: ReplayConfig, batch_size: int) -> int:
         """The share of a batch, at least a row and never all of them."""
-        return min(batch_size - 1, max(1, round(batch_size * own.share)))
+        return share_of_rows(own.share, batch_size)

@@ -35,7 +35,8 @@ def setup(base, gathered):
     """What a method's trainers are made for, with changes to the configuration."""
 
     def of(method: str = "smf", of_base=base, **changes) -> Setup:
-        return setup_of(CONFIG.with_values(**changes), method, of_base, gathered)
+        trial = dataclasses.replace(SMF, method=method)
+        return setup_of(CONFIG.with_values(**changes), trial, of_base, gathered)
 
     return of
 
@@ -144,6 +145,8 @@ LEAVES = (
         ("smf", dict(train_alpha=True), {5, 6}),
         ("lora", dict(lora_targets="query,value"), {8, 9}),
         ("lora", dict(lora_targets="up"), {10}),
+        ("lora", dict(lora_targets="mlp"), {10}),
+        ("lora", dict(lora_targets="attention"), {8, 9}),
         ("full", {}, {0, 1, 2, 4, 5, 6, 7, 8, 9, 10}),
         ("replay", {}, {0, 1, 2, 4, 5, 6, 7, 8, 9, 10}),
     ],

@@ -37,6 +37,25 @@ def test_an_outcome_is_the_mean_over_tasks_and_the_state_after_the_last(make_row
     assert (outcome.tasks, outcome.failed) == (2, "")
 
 
+def test_what_tasks_did_to_each_other_and_to_the_rest(make_rows):
+    rows = make_rows(tasks=3, known=0.7, question_x=0.5, question_x_base=0.6)
+    for row, ahead in zip(rows, (0.3, 0.5, None), strict=True):
+        row |= dict(ahead=ahead, unseen_base=0.1)
+    (outcome,) = summarise(rows)  # 0.9 right after each task, 0.8 later
+    assert outcome.backward_transfer == pytest.approx(-0.1)
+    assert outcome.forgetting == pytest.approx((0.1 + 0.1) / 2)
+    assert outcome.forward_transfer == pytest.approx((0.2 + 0.4) / 2)
+    assert outcome.stream_average == pytest.approx((0.9 + 0.85 + (0.8 + 0.8 + 0.9) / 3) / 3)
+    assert outcome.gain == pytest.approx((0.7 + 0.7 + 0.8) / 3)
+    assert outcome.drop == pytest.approx((0.3 + 0.1) / 2)
+    for row in rows:  # as of a version that asked no task ahead, and without a probe
+        del row["ahead"], row["unseen_base"], row["question_x"]
+        row["known"] = row["known_base"] = None
+    (old,) = summarise(rows)
+    assert math.isnan(old.forward_transfer) and math.isnan(old.gain) and math.isnan(old.drop)
+    assert old.backward_transfer == outcome.backward_transfer
+
+
 def test_of_a_repeated_row_the_last_counts_whatever_the_order(make_rows):
     rows = make_rows(tasks=3)
     again = rows[2] | {"stream_unseen": 0.1}

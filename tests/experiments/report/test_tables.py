@@ -15,6 +15,7 @@ from experiments.report.tables import (
     number,
     probe_table,
     summary_table,
+    transfer_table,
 )
 from tests.experiments.report.tiny import HEALTH, HEALTHY, parse
 
@@ -162,3 +163,12 @@ def test_numbers_are_written_with_their_interval_if_there_is_one():
     assert measured(0.125, math.nan, ".1f", 100) == "12.5"
     assert measured(math.nan, math.nan, ".1f") == "–"
     assert measured(0.2, 0.1, "+.3f") == "+0.200 ± 0.100"
+
+
+def test_a_line_of_the_stream_has_averages_and_transfers(make_rows):
+    rows = make_rows(seed=0) + make_rows(seed=1, learned=0.7)
+    header, _, line = parse(transfer_table(average(summarise(rows))))
+    assert header == ["setting", "average", "backward", "forward", "forgetting", "gain", "drop"]
+    assert line[0] == "smf-tfidf-sgd-t64-lr30"
+    assert line[2].startswith("+0.0 ± ") and line[3] == "–" and line[4].startswith("2.5 ± ")
+    assert line[6] == "5.0 ± 0.0"

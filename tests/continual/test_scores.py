@@ -1,0 +1,29 @@
+"""What is measured after each task: the tasks so far, the next one, and the base before all."""
+
+from __future__ import annotations
+
+import pytest
+
+from smf_jax.continual.base import load_base
+from smf_jax.continual.run_directory import RunDirectory
+from smf_jax.continual.stream_data import load_stream_data
+from smf_jax.evaluation.scorer import Scorer
+from tests.tiny_sweep import rows_of
+
+FULL = "full-adamw-lr0.01-s0"
+
+
+def test_every_task_is_asked_before_it_is_taught(finished, sweeper):
+    rows = [row for row in rows_of(finished) if row["trial"] == FULL]
+    base = load_base(str(finished / "base"), "base")
+    data = load_stream_data(sweeper.config(finished), base)
+    scorer, run = Scorer(base.model, 32), RunDirectory(str(finished))
+
+    def exact(params, task):
+        return data.unseen[task].measure(scorer, params)["exact"]
+
+    before = [exact(base.params, task) for task in (0, 1)]
+    assert [row["unseen_base"] for row in rows] == pytest.approx(before)
+    first = run.load_model(*run.find_trial(FULL, 0), base.params, base.fingerprint())
+    assert rows[0]["ahead"] == pytest.approx(exact(first, 1)) and rows[1]["ahead"] is None
+    assert rows[0]["retention"] == pytest.approx([exact(first, 0)])
