@@ -147,7 +147,9 @@ class TrialBatch:
             for trial in self.filled
         ]
         examples = chunked(data.examples[task], training.batch_size)
-        return self.group.train(state, batches, examples, settings)
+        by_fact = self.filled[0].batch_order == "facts"  # as of all trials of a group
+        rows = chunked(data.dealt(by_fact)[task].rows, training.batch_size) if data.pack else None
+        return self.group.train(state, batches, examples, settings, rows)
 
     def _history(self, trial: Trial) -> PatchHistory:
         """Of a trial that has changed nothing yet."""

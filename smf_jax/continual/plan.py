@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from smf_jax import checkpoints
 from smf_jax.continual.base import Base
 from smf_jax.continual.config import SweepConfig
@@ -20,11 +22,14 @@ from smf_jax.progress import say
 from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.usage import Background
 
+_MOST_PADS = 0.4  # share of pads from which on it is told that batches can be packed
+
 
 def setup_of(config: SweepConfig, trial: Trial, base: Base, stream_data: StreamData) -> Setup:
     """What the trainer of a trial, and of all others of its group, is made for."""
     own, tasks = trial.own(config.own(trial.method)), config.stream.tasks
-    return Setup(own, config.training, tasks, base, stream_data.examples)
+    dealt = stream_data.dealt(trial.batch_order == "facts")
+    return Setup(own, config.training, tasks, base, tuple(of.rows for of in dealt))
 
 
 def check_trials(
@@ -45,6 +50,9 @@ def check_trials(
             batches, rows = told.background_batches, told.background_batch_size
             general = stream_data.general.rows
             require_room(general, background_batches=batches, background_batch_size=rows)
+    padded = np.mean([np.mean(batch.valid == 0) for batch in stream_data.examples])
+    if padded > _MOST_PADS and not training.pack:
+        say(f"{padded:.0%} of the places of a batch are pads; --pack makes steps that much cheaper")
     if config.retrofit.retrofit != "none":
         base = check_retrofit(config.retrofit, base, has_text)
     elif unused := config.retrofit.values().items() - RetrofitConfig().values().items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from smf_jax.data.facts import (
     stream_of,
     train_paraphrases,
 )
+from smf_jax.data.packing import Packed, pack_rows
 from smf_jax.data.readers import Reader
 from smf_jax.data.world.world import World, make_world
 from smf_jax.errors import blame_flag
@@ -65,6 +67,29 @@ class StreamData:
     general: General | None  # background and replay; ``None`` if there is none
     # Probes that are measured on whole models, by name.
     named: Mapping[str, Probe] = field(default_factory=dict)
+    pack: bool = False  # whether rows of batches hold several examples, see `dealt`
+
+    @cached_property
+    def _examples_by_fact(self) -> tuple[Packed, ...]:
+        facts = ([len(fact.train) for fact in task.facts] for task in self.tasks)
+        return tuple(map(Packed, self.examples, facts))
+
+    @cached_property
+    def _packed_by_fact(self) -> tuple[Packed, ...]:
+        return tuple(pack_rows(*of) for of in self._examples_by_fact)
+
+    @cached_property
+    def _packed(self) -> tuple[Packed, ...]:
+        return tuple(pack_rows(of.rows, [sum(of.groups)]) for of in self._examples_by_fact)
+
+    def dealt(self, by_fact: bool) -> tuple[Packed, ...]:
+        """Per task the rows that batches are dealt from, and how many each fact has.
+
+        These are the examples, or rows of several each: of one fact, if `by_fact`, else of any.
+        """
+        if not self.pack:
+            return self._examples_by_fact
+        return self._packed_by_fact if by_fact else self._packed
 
     def batches(
         self,
@@ -78,17 +103,23 @@ class StreamData:
     ) -> Batch:
         """The batches of one task, ``(steps, rows + replayed, t)``; the trial's seed orders them.
 
+        Of packed rows a batch has as many as hold `rows` examples, on average over the stream.
         `replayed` are rows of general text, the last of each batch; `by_fact` keeps the paraphrases
         of a fact together; the share `earlier` of the rows is drawn from earlier tasks.
         """
         rng = np.random.default_rng([seed, task])
-        paraphrases = [len(fact.train) for fact in self.tasks[task].facts] if by_fact else None
-        batches = sample_batches(self.examples[task], steps, rows, rng, paraphrases)
+        dealt = self.dealt(by_fact)
+        groups = dealt[task].groups if by_fact else None
+        if self.pack:
+            each = sum(len(of.rows.tokens) for of in dealt) / sum(map(_count, self.examples))
+            rows = max(1, round(rows * each))
+        batches = sample_batches(dealt[task].rows, steps, rows, rng, groups)
         if earlier and task:
-            batches = mix_in(batches, concatenate(self.examples[:task]), earlier, rng)
+            batches = mix_in(batches, concatenate([of.rows for of in dealt[:task]]), earlier, rng)
         if not replayed or self.general is None:
             return batches
         old = sample_batches(self.general.rows, steps, replayed, rng)
+        old = old._replace(valid=old.valid.astype(batches.valid.dtype))
         return Batch(*(np.concatenate(pair, axis=1) for pair in zip(batches, old, strict=True)))
 
     def background_batches(self, count: int, rows: int) -> Batch:
@@ -142,6 +173,7 @@ def load_stream_data(config: SweepConfig, base: Base) -> StreamData:
         texts=probes.texts,
         general=general,
         named=probes.named,
+        pack=config.training.pack,
     )
 
 
@@ -227,6 +259,10 @@ def _probes(
     if not probes.texts and held_out is not None:
         probes.texts["neutral"] = held_out
     return probes
+
+
+def _count(batch: Batch) -> int:
+    return len(batch.tokens)
 
 
 def all_rows(probes: Sequence[ExactProbe]) -> Batch:

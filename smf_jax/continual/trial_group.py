@@ -130,17 +130,23 @@ class TrialGroup(Generic[State]):
         return resumed(state, split_over(stack(params), self.mesh))
 
     def train(
-        self, state: State, batches: Sequence[Batch], examples: Batch, settings: Settings
+        self,
+        state: State,
+        batches: Sequence[Batch],
+        examples: Batch,
+        settings: Settings,
+        rows: Batch | None = None,
     ) -> tuple[State, TaskMetrics]:
         """Teaches one task; the host does not wait for a step before it starts the next.
 
         The buffers of the stacked states are taken over. Batches are ``(steps, b, t)`` fields, per
-        trial; examples are the whole task, ``(chunks, b, t)`` fields.
+        trial; examples are the whole task, ``(chunks, b, t)`` fields, and rows, likewise, what
+        batches are dealt from, where that is not examples one by one.
         """
         steps = batches[0].tokens.shape[0]
         examples = replicate(examples, self.mesh)
         state = self._begin_task(self._shared, state, examples, settings)
-        lower = self._kept_lower(examples)
+        lower = self._kept_lower(examples if rows is None else replicate(rows, self.mesh))
         placed = split_over(stack(batches), self.mesh)
         metrics = []
         for position in range(steps):
@@ -158,19 +164,19 @@ class TrialGroup(Generic[State]):
         selected = np.stack([step.selected for step in fetched[0]], axis=1)
         return state, TaskMetrics(losses, selected, fetched[1])
 
-    def _kept_lower(self, examples: Batch) -> Lower | None:
-        """What no step of a task changes, of all of its examples; ``None`` if it is too much."""
+    def _kept_lower(self, rows: Batch) -> Lower | None:
+        """What no step of a task changes, of all of its rows; ``None`` if it is too much."""
         lower = self.trainer.lower
         if lower is None:
             return None
 
-        def of_all(shared: Shared, examples: Batch) -> Lower:
-            hidden = jax.lax.map(lambda chunk: lower(shared, chunk), examples)
-            return Lower(*(each.reshape(-1, *each.shape[2:]) for each in (examples.tokens, hidden)))
+        def of_all(shared: Shared, rows: Batch) -> Lower:
+            hidden = jax.lax.map(lambda chunk: lower(shared, chunk), rows)
+            return Lower(*(each.reshape(-1, *each.shape[2:]) for each in (rows.tokens, hidden)))
 
-        if count_bytes(jax.eval_shape(of_all, self._shared, examples)) > LOWER_BYTES:
+        if count_bytes(jax.eval_shape(of_all, self._shared, rows)) > LOWER_BYTES:
             return None
-        return jax.jit(of_all)(self._shared, examples)
+        return jax.jit(of_all)(self._shared, rows)
 
     def answers(self, state: State, batch: Batch) -> Bool[np.ndarray, "trials rows"]:
         """Which rows of a probe every trial answers; see `is_exact_match`."""

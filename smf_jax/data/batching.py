@@ -21,7 +21,9 @@ class Batch(NamedTuple):
     tokens: Any  # int32, the sequence without its last token
     targets: Any  # int32, the sequence without its first token: what each position predicts
     weights: Any  # float32, the share of each target in the loss; 0 on pads
-    valid: Any  # bool, true where ``tokens`` holds a token and no pad
+    # bool, true where ``tokens`` holds a token and no pad; or, where rows hold several sequences
+    # (`packing`), int32, the number of a token's sequence in its row from 1, and 0 on pads.
+    valid: Any
 
 
 def split_paraphrases(

@@ -137,6 +137,27 @@ def causal_mask(valid: Bool[Array, "b u"], start: int | Array, length: int) -> M
     return (looked_at[None, :] <= looking[:, None])[None] & valid[:, None]
 
 
+def segment_mask(segments: Int[Array, "b t"]) -> Mask:
+    """Which places the tokens of rows of several sequences may look at: earlier ones of their own.
+
+    ``segments`` numbers the sequences of a row, which follow one another, from 1; 0 on pads.
+    """
+    same = jnp.expand_dims(segments, 1) == jnp.expand_dims(segments, 2)
+    return causal_mask(segments != 0, 0, segments.shape[1]) & same
+
+
+def count_positions(valid: Bool[Array, "b t"]) -> Int[Array, "b t"]:
+    """Each row's valid tokens count from 0; pads before them stand at 0."""
+    return jnp.maximum(jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1, 0)
+
+
+def segment_positions(segments: Int[Array, "b t"]) -> Int[Array, "b t"]:
+    """The tokens of each sequence of a row count from 0; ``segments`` as in `segment_mask`."""
+    places = jnp.broadcast_to(jnp.arange(segments.shape[1], dtype=jnp.int32), segments.shape)
+    before = jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
+    return places - jax.lax.cummax(jnp.where(segments != before, places, 0), axis=1)
+
+
 def empty_cache(config: ModelConfig, batch: int, places: int) -> Cache:
     """A cache for ``batch`` rows of up to ``places`` tokens."""
     shape = (batch, places, config.key_value_heads, config.head_width)

@@ -11,7 +11,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from smf_jax.memory.layer import MemoryLayer, MemoryPool
-from smf_jax.models.attention import Attention, Cache, Keys, Mask, Rotation, causal_mask, rotation
+from smf_jax.models.attention import (
+    Attention,
+    Cache,
+    Keys,
+    Mask,
+    Rotation,
+    causal_mask,
+    count_positions,
+    rotation,
+    segment_mask,
+    segment_positions,
+)
 from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.models.layers import (
     Embedder,
@@ -20,6 +31,7 @@ from smf_jax.models.layers import (
     Linear,
     Logits,
     Norm,
+    Segments,
     Tokens,
     Valid,
     wide_dtype,
@@ -64,7 +76,7 @@ class Decoder(nn.Module):
     def __call__(
         self,
         tokens: Tokens,
-        valid: Valid | None = None,
+        valid: Segments | None = None,
         positions: Int[Array, "b t"] | None = None,
         places: Int[Array, "b m"] | None = None,
         lower: Hidden | None = None,
@@ -72,9 +84,10 @@ class Decoder(nn.Module):
         """Logits of the next token at every place, float32 at least; meaningless on pads.
 
         ``valid`` is false on pads, which may stand on either side, and all true if ``None``;
-        without ``positions`` each row's valid tokens count from 0. The head is applied to
-        ``places`` only, if given: logits are ``(b, m, vocabulary)`` then. What `below_memory` gave
-        for these tokens need not be computed again.
+        without ``positions`` each row's valid tokens count from 0. Integers in its place number
+        the sequences that share a row (`smf_jax.data.packing`): none sees another. The head is
+        applied to ``places`` only, if given: logits are ``(b, m, vocabulary)`` then. What
+        `below_memory` gave for these tokens need not be computed again.
         """
         x = self.features(tokens, valid, positions, lower)
         if places is not None:
@@ -84,7 +97,7 @@ class Decoder(nn.Module):
     def features(
         self,
         tokens: Tokens,
-        valid: Valid | None = None,
+        valid: Segments | None = None,
         positions: Int[Array, "b t"] | None = None,
         lower: Hidden | None = None,
     ) -> Hidden:
@@ -94,7 +107,7 @@ class Decoder(nn.Module):
         blocks = range(first, self.config.layers)
         return self.final_norm(self._plain(x, tokens, valid, positions, blocks))
 
-    def below_memory(self, tokens: Tokens, valid: Valid) -> Hidden:
+    def below_memory(self, tokens: Tokens, valid: Segments) -> Hidden:
         """What enters the lowest block that has a memory, ``(b, t, d)``."""
         x = self._embed(tokens, valid)
         return self._plain(x, tokens, valid, None, range(self._lowest))
@@ -107,15 +120,18 @@ class Decoder(nn.Module):
         self,
         x: Hidden,
         tokens: Tokens,
-        valid: Valid,
+        valid: Segments,
         positions: Int[Array, "b t"] | None,
         blocks: range,
     ) -> Hidden:
         """Some blocks, without a cache."""
         self._check_tokens(tokens, tokens.shape[-1])
-        positions = _count_positions(valid) if positions is None else positions
-        mask = causal_mask(valid, 0, tokens.shape[1])
-        return self._run(x, valid, rotation(self.config, positions), mask, None, blocks)[0]
+        if jnp.issubdtype(valid.dtype, jnp.integer):
+            own, mask, valid = segment_positions(valid), segment_mask(valid), valid != 0
+        else:
+            own, mask = count_positions(valid), causal_mask(valid, 0, tokens.shape[1])
+        turned = rotation(self.config, own if positions is None else positions)
+        return self._run(x, valid, turned, mask, None, blocks)[0]
 
     def extend(self, tokens: Tokens, valid: Valid, cache: Cache) -> tuple[Hidden, Cache]:
         """The features of tokens that follow those in a cache, and the extended cache.
@@ -124,7 +140,7 @@ class Decoder(nn.Module):
         """
         self._check_tokens(tokens, cache.valid.shape[1])
         seen = jnp.sum(cache.valid, axis=1, keepdims=True)
-        turned = rotation(self.config, _count_positions(valid) + seen)
+        turned = rotation(self.config, count_positions(valid) + seen)
         all_valid = jax.lax.dynamic_update_slice(cache.valid, valid, (0, cache.length))
         mask = causal_mask(all_valid, cache.length, tokens.shape[1])
         blocks = range(self.config.layers)
@@ -138,9 +154,9 @@ class Decoder(nn.Module):
             return self.embedder.attend(x)
         return self.head(x).astype(wide_dtype(self.config))
 
-    def _embed(self, tokens: Tokens, valid: Valid) -> Hidden:
+    def _embed(self, tokens: Tokens, valid: Segments) -> Hidden:
         # Pads may carry any id, also one outside the vocabulary.
-        return self.embedder(jnp.where(valid, tokens, 0))
+        return self.embedder(jnp.where(valid != 0, tokens, 0))
 
     def _run(
         self,
@@ -248,11 +264,6 @@ def init_params(config: ModelConfig, key: Array) -> dict[str, Any]:
 def abstract_params(config: ModelConfig) -> dict[str, Any]:
     """Shapes and dtypes of `init_params`, without computing anything."""
     return jax.eval_shape(partial(init_params, config), jax.random.key(0))
-
-
-def _count_positions(valid: Valid) -> Int[Array, "b t"]:
-    """Each row's valid tokens count from 0; pads before them stand at 0."""
-    return jnp.maximum(jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1, 0)
 
 
 def plain_logits(model: Decoder) -> LogitsFn:

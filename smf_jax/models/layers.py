@@ -14,6 +14,8 @@ from smf_jax.models.config import ModelConfig
 
 Tokens = Int[Array, "b t"]
 Valid = Bool[Array, "b t"]
+# The same, or the numbers of the sequences that share a row, from 1, and 0 on pads.
+Segments = Bool[Array, "b t"] | Int[Array, "b t"]
 Hidden = Float[Array, "b t d"]
 Logits = Float[Array, "b t vocabulary"]
 

@@ -6,13 +6,14 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 from optax.losses import kl_divergence_with_log_targets
 
 from smf_jax.data.batching import Batch
 from smf_jax.losses import token_losses
 from smf_jax.models.activations import MOST_BYTES, rows_at_once
 from smf_jax.models.decoder import Decoder, plain_logits
+from smf_jax.models.layers import Segments
 from smf_jax.params import Params
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.dense_step import DenseState, dense_step
@@ -29,7 +30,7 @@ class KlBatch(NamedTuple):
     tokens: Int[Array, "b t"]
     targets: Int[Array, "b t"]
     weights: Float[Array, "b t"]  # of both terms together: what a part of the batch counts for
-    valid: Bool[Array, "b t"]
+    valid: Segments
     of_loss: Float[Array, "b t"]  # of the target's negative log-likelihood; they add up to 1
     of_kl: Float[Array, "b t"]  # of the divergence there; they add up to its weight
 
@@ -42,7 +43,9 @@ def priced(batch: Batch, weight: float, on: KlTokens, text_rows: int) -> KlBatch
     rows = jnp.arange(batch.tokens.shape[0]) < batch.tokens.shape[0] - text_rows
     is_new = jnp.expand_dims(rows, 1)
     learned = jnp.where(is_new, batch.weights, 0)
-    asked = {"batch": is_new, "text": ~is_new, "both": jnp.ones_like(is_new)}[on] & batch.valid
+    asked = {"batch": is_new, "text": ~is_new, "both": jnp.ones_like(is_new)}[on] & (
+        batch.valid != 0
+    )
     tiny = jnp.finfo(learned.dtype).tiny
     of_loss = learned / jnp.maximum(jnp.sum(learned), tiny)
     of_kl = weight * asked / jnp.maximum(jnp.sum(asked), 1).astype(learned.dtype)

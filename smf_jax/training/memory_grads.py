@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from smf_jax.data.batching import Batch
+from smf_jax.models.layers import Segments
 from smf_jax.params import Params
 from smf_jax.shapes import Rows, SlotCounts, SlotIds
 from smf_jax.sparse.accesses import Accesses, accesses_in_vector, count_reads, counts_at
@@ -102,13 +103,13 @@ def select_for_task(
 def select_and_gather(
     config: SparseConfig,
     found: ReadGradients,
-    valid: Bool[Array, "b t"],
+    valid: Segments,
     context: Context,
     table_slots: Mapping[str, int],
     key: Array,
 ) -> MemoryGrads:
     """Selects rows by a (micro-)batch's reads, makes their gradients; key is for ``random``."""
-    amounts, is_valid, accesses = RULES[config.rule].amounts, valid.reshape(-1), {}
+    amounts, is_valid, accesses = RULES[config.rule].amounts, valid.reshape(-1) != 0, {}
     for pool, size in table_slots.items():
         traces = found.traces[pool]
         if amounts == "gradient":

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from smf_jax.memory.layer import PERTURBATIONS, READS, MemoryLayer, Read
 from smf_jax.models.decoder import Decoder, LogitsFn, upstream_of_reads
-from smf_jax.models.layers import Logits, Tokens, Valid
+from smf_jax.models.layers import Logits, Segments, Tokens
 from smf_jax.params import Params, flatten, memory_layer_path, pool_path, unflatten
 
 # By path of a memory layer, ``(b, t, v)``: what is added to its read.
@@ -35,7 +35,7 @@ class MemoryModel(NamedTuple):
     # places ``(b, m)`` at which logits are asked for; ``lower`` is what `below_memory` gave.
     apply: Callable[..., tuple[Logits, Reads]]
     # ``(params, tokens, valid) -> shapes`` of the perturbations of this very batch.
-    perturbations: Callable[[Params, Tokens, Valid], Mapping[str, jax.ShapeDtypeStruct]]
+    perturbations: Callable[[Params, Tokens, Segments], Mapping[str, jax.ShapeDtypeStruct]]
     # Path of each table ``(N, v)`` -> paths of the layers that read it.
     tables: Mapping[str, tuple[str, ...]]
     # Whether a path has a say in which slots are read; once it changes, a background is stale.
@@ -43,7 +43,7 @@ class MemoryModel(NamedTuple):
 
     # ``(params, tokens, valid) -> (b, t, d)`` that enters the lowest block with a memory, where it
     # pays to keep it.
-    below_memory: Callable[[Params, Tokens, Valid], Array] | None = None
+    below_memory: Callable[[Params, Tokens, Segments], Array] | None = None
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -62,7 +62,7 @@ def memory_model(
     module: nn.Module,
     tables: Mapping[str, Sequence[str]],
     *,
-    inputs: Callable[[Tokens, Valid], tuple[Array, ...]] = lambda tokens, valid: (tokens, valid),
+    inputs: Callable[[Tokens, Segments], tuple[Array, ...]] = lambda tokens, valid: (tokens, valid),
     is_upstream: Callable[[str], bool] = lambda path: True,
 ) -> MemoryModel:
     """The `MemoryModel` of a linen module in which memory layers stand.
@@ -92,7 +92,7 @@ def memory_model(
     def apply(
         params: Params,
         tokens: Tokens,
-        valid: Valid,
+        valid: Segments,
         perturbations: Perturbations,
         places: Array | None = None,
         lower: Array | None = None,
@@ -110,7 +110,7 @@ def memory_model(
         return logits, _by_layer(sown, READS)
 
     def perturbations(
-        params: Params, tokens: Tokens, valid: Valid
+        params: Params, tokens: Tokens, valid: Segments
     ) -> Mapping[str, jax.ShapeDtypeStruct]:
         def run(params: Params) -> Any:
             variables = {"params": unflatten(params)}
@@ -135,7 +135,7 @@ def as_memory_model(model: Decoder | MemoryModel) -> MemoryModel:
         tables.setdefault(table, []).append(memory_layer_path(layer))
     found = memory_model(model, tables, is_upstream=partial(upstream_of_reads, model.config))
 
-    def below_memory(params: Params, tokens: Tokens, valid: Valid) -> Array:
+    def below_memory(params: Params, tokens: Tokens, valid: Segments) -> Array:
         variables: Any = {"params": unflatten(params)}
         return cast(Array, model.apply(variables, tokens, valid, method=Decoder.below_memory))
 

@@ -37,7 +37,7 @@ def read_counts(
     _check_reads(model, reads)
     counts: dict[str, SlotCounts] = {}
     for table, layers in model.tables.items():
-        valid, size = batch.valid.reshape(-1), len(params[table])
+        valid, size = batch.valid.reshape(-1) != 0, len(params[table])
         each = [count_accesses(_flat(reads[layer].slots), valid, size) for layer in layers]
         counts[table] = reduce(jnp.add, each)
     return counts

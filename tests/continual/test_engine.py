@@ -19,7 +19,7 @@ from smf_jax.continual.run_directory import RESULTS
 from smf_jax.continual.stream_data import StreamData
 from smf_jax.continual.trial_group import TrialGroup
 from tests.continual.same_runs import POOL, assert_same_bits, assert_same_run, kill_at, replayed
-from tests.tiny_sweep import Killed, Sweeper, checkpoints_of, rows_of
+from tests.tiny_sweep import Killed, Sweeper, checkpoints_of, rows_of, write_lines
 
 # Whether this process compiles as users do; all other tests let XLA do less.
 BY_DEFAULT = os.environ.get("SMF_JAX_TESTS_XLA") == "default"
@@ -262,3 +262,18 @@ def test_a_rate_that_makes_the_loss_overflow_fails_only_its_trial(sweeper, tmp_p
 def test_too_small_a_store_is_named_as_a_possible_cause():
     assert "--store_rows=17" in METHODS["smf"].limits(SmfConfig(store_rows=17))
     assert METHODS["smf"].limits(SmfConfig()) == METHODS["full"].limits(None) == ""
+
+
+def test_packed_rows_teach_on_any_devices_and_through_a_kill(sweeper, tmp_path):
+    asked = [{"question": "Who is" + " it" * (n % 9) + "?", "answers": [str(n)]} for n in range(8)]
+    stream = str(write_lines(tmp_path / "stream.jsonl", *asked))
+    packed = dict(stream=stream, pack=True, slots="16", lr="smf:30/full:1e-2", methods="smf,full")
+    assert sweeper(tmp_path / "1", devices=1, **packed) == 0
+    rows = rows_of(tmp_path / "1")
+    assert len(rows) == 4 and all(row["loss_last"] < row["loss_first"] for row in rows)
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, "after a save", 2)
+        with pytest.raises(Killed):
+            sweeper(tmp_path / "2", devices=2, **packed)
+    assert sweeper(tmp_path / "2", devices=2, resume=True, **packed) == 0
+    assert_same_run(tmp_path / "2", tmp_path / "1")

@@ -107,6 +107,28 @@ def test_probes_are_questions_or_text_by_what_the_file_holds(base, tmp_path):
         load_stream_data(flags(probes=f"{probes},told={told}"), base)
 
 
+def test_packed_batches_hold_as_many_examples_in_fewer_rows(base, tmp_path):
+    asked = [{"question": "Who is" + " it" * (n % 9) + "?", "answers": ["?"]} for n in range(8)]
+    stream = str(write_lines(tmp_path / "stream.jsonl", *asked))
+    gathered = load_stream_data(flags(stream=stream), base)
+    packed = load_stream_data(flags(stream=stream, pack=True), base)
+    for by_fact in (False, True):
+        rows = [of.rows for of in packed.dealt(by_fact)]
+        fewer = sum(len(batch.tokens) for batch in rows)
+        assert fewer < sum(len(batch.tokens) for batch in gathered.examples)
+        for batch, plain in zip(rows, gathered.examples, strict=True):
+            held = sum(int(numbers.max()) for numbers in batch.valid)
+            assert held == len(plain.tokens) and batch.weights.sum() == pytest.approx(
+                plain.weights.sum()
+            )
+        batches = packed.batches(0, 3, 50, 16, 4, by_fact)
+        steps, taken, _ = batches.tokens.shape
+        assert steps == 50 and taken - 4 < 16 and batches.valid.dtype == np.int32
+        examples = batches.valid[:, :-4].max(axis=2).sum() / steps
+        assert 14 < examples < 18
+        assert np.all(batches.valid[:, -4:] <= 1)  # general text
+
+
 def test_batches_depend_on_task_and_seed_alone(gathered):
     one, again = (gathered.batches(0, 3, 5, 8, 0) for _ in range(2))
     for field, same in zip(one, again, strict=True):

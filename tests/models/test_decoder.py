@@ -218,3 +218,22 @@ def test_too_many_tokens_name_the_limit():
 def test_tokens_without_a_batch_are_refused():
     with pytest.raises(ValueError, match=r"tokens are int32\[5\]; expected integers \(b, t\)"):
         Decoder(PLAIN).apply({"params": random_params(PLAIN)}, np.zeros(5, np.int32))
+
+
+@pytest.mark.parametrize("config", [PLAIN, ADD], ids=["plain", "with memories"])
+def test_sequences_that_share_a_row_do_not_see_each_other(config):
+    params, tokens = random_params(config), random_tokens(config, (1, 12))
+    lengths = (5, 4, 1)
+    segments = np.repeat((1, 2, 3, 0), (*lengths, 2))[None].astype(np.int32)
+    together = logits(config, params, tokens, segments)
+    start = 0
+    for length in lengths:
+        own = tokens[:, start : start + length]
+        alone = logits(config, params, own)
+        np.testing.assert_allclose(together[:, start : start + length], alone, atol=2e-5)
+        start += length
+    # The mask of one sequence a row says the same as its number.
+    valid = np.arange(12)[None] < 9
+    of_mask = logits(config, params, tokens, valid)[:, :9]
+    of_number = logits(config, params, tokens, valid.astype(np.int32))[:, :9]
+    np.testing.assert_allclose(of_number, of_mask, atol=2e-5)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from smf_jax.data.packing import pack_rows
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import pool_path
 from smf_jax.sparse.rows import ReadTrace
@@ -271,3 +272,22 @@ def test_random_micro_batches_draw_of_their_own():
     )
     ids = np.asarray(of_model(config).slots[TABLE])
     assert BUDGET < (ids < tiny.SLOTS).sum() <= PARTS * BUDGET
+
+
+@pytest.mark.parametrize("rule", ["tfidf", "mass", "gradient"])
+def test_sequences_that_share_rows_select_the_same_rows_with_the_same_gradients(rule):
+    batch, made = tiny.batch(rows=9), tiny.model_config((1,))
+    packed = pack_rows(batch, [9]).rows
+    assert len(packed.tokens) < 9
+    config, model = SparseConfig(rule=rule, size=16), as_memory_model(Decoder(made))
+    params = tiny.params(made)
+    own = Context(tiny.usage(made), None, None, tiny.settings(budget=9), jnp.asarray(0))
+    step = jax.jit(partial(memory_grads, model, config, params, {}, own))
+    apart, together = step(batch), step(packed)
+    np.testing.assert_allclose(together.loss, apart.loss, rtol=1e-5)
+    for pool, slots in apart.slots.items():
+        assert set(np.asarray(slots).tolist()) == set(np.asarray(together.slots[pool]).tolist())
+        order, other = np.argsort(slots), np.argsort(together.slots[pool])
+        rows, same = apart.gradients[pool][order], together.gradients[pool][other]
+        np.testing.assert_allclose(same, rows, atol=1e-5)
+        assert np.abs(rows).max() > 1e-3

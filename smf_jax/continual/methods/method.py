@@ -49,7 +49,8 @@ class Setup(NamedTuple):
     training: TrainingConfig  # those that all methods share
     tasks: int  # of the stream
     base: Base  # with its memory; an abstract one will do for all that is not computed
-    examples: tuple[Batch, ...]  # per task, its facts in their training paraphrases, ``(rows, t)``
+    # Per task, its facts in their training paraphrases, in the rows of batches, ``(rows, t)``.
+    examples: tuple[Batch, ...]
 
     @property
     def scored(self) -> int | None:

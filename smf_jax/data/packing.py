@@ -1,0 +1,53 @@
+"""Several short sequences to a row: fewer pads, the same tokens. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from smf_jax.data.batching import Batch
+
+
+class Packed(NamedTuple):
+    """Rows that hold several sequences each, and how many rows each group of sequences takes."""
+
+    rows: Batch  # ``(rows, t)``; ``valid`` numbers the sequences of a row from 1, 0 on pads
+    groups: list[int]
+
+
+def pack_rows(examples: Batch, groups: Sequence[int]) -> Packed:
+    """Puts sequences ``(b, t)``, padded on the right, end to end into as few rows as go well.
+
+    ``groups`` are the sizes of runs of sequences that may share rows; they add up to ``b``. Within
+    one the longest goes first, into the first row that has room for it. A model that is given the
+    numbers in place of the mask of valid tokens keeps the sequences of a row apart.
+    """
+    lengths = np.count_nonzero(examples.valid, axis=1)
+    width, placed, taken, begun = examples.tokens.shape[1], [], [], 0
+    for size in groups:
+        rows: list[list[int]] = []
+        room: list[int] = []
+        for sequence in begun + np.argsort(-lengths[begun : begun + size], kind="stable"):
+            needed = int(lengths[sequence])
+            row = next((at for at, free in enumerate(room) if free >= needed), len(rows))
+            if row == len(rows):
+                rows.append([])
+                room.append(width)
+            rows[row].append(int(sequence))
+            room[row] -= needed
+        placed += rows
+        taken.append(len(rows))
+        begun += size
+    packed = Batch(*(np.zeros((len(placed), width), field.dtype) for field in examples))
+    packed = packed._replace(valid=np.zeros((len(placed), width), np.int32))
+    for row, sequences in enumerate(placed):
+        start = 0
+        for number, sequence in enumerate(sequences, 1):
+            end = start + lengths[sequence]
+            for whole, field in zip(packed, examples, strict=True):
+                whole[row, start:end] = field[sequence, : end - start]
+            packed.valid[row, start:end] = number
+            start = end
+    return Packed(packed, taken)
