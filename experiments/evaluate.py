@@ -20,7 +20,7 @@ from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.sections import DTYPE_HELP, Dtype, ProbeConfig, QuestionDataConfig
 from smf_jax.data.readers import Reader
 from smf_jax.errors import blame_flag, require_writable
-from smf_jax.evaluation.probe import ProbeContext, ProbeOptions, run_probes
+from smf_jax.evaluation.probe import ProbeContext, ProbeOptions, refer_to_base, run_probes
 from smf_jax.evaluation.probes.registry import Item, parse_probes, read_probes
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import Params
@@ -91,14 +91,13 @@ def find_model(config: ModelSection) -> tuple[Base, Params, dict[str, Any]]:
         return base, base.params, {"base": config.base, "fingerprint": base.fingerprint()}
     run = RunDirectory(config.run)
     base, path = load_run_base(run, config.base)
-    about = {"base": str(path), "fingerprint": base.fingerprint()}
+    params, about = base.params, {"base": str(path), "fingerprint": base.fingerprint()}
     if config.trial:
         trial, task = run.find_trial(config.trial, config.task if config.task >= 0 else None)
         params = run.load_model(trial, task, base.params, about["fingerprint"])
-        base = replace(base, params=params)
         about |= {"run": config.run, "trial": trial.id, "task": task}
-    base = base.cast(config.dtype)
-    return base, base.params, about
+    after = replace(base, params=params).cast(config.dtype)
+    return base.cast(config.dtype), after.params, about
 
 
 def run_harness(config: EvaluateConfig, base: Base, params: Params) -> Iterator[dict[str, Any]]:
@@ -122,6 +121,7 @@ def main(config: EvaluateConfig) -> int:
     using = ProbeContext(reader, base.tokenizer, base.config.max_positions, options)
     probes = read_probes(told.probes, using).whole()
     scorer = Scorer(base.model, told.eval_batch_size)
+    refer_to_base(probes, scorer, base.params)
     harness = run_harness(config, base, params) if config.harness else ()
     result: dict[str, Any] = {
         "model": model,

@@ -1,4 +1,4 @@
-"""The loss of a batch: negative log-likelihood, weighted by token."""
+"""The loss of a batch, negative log-likelihood weighted by token; how far predictions moved."""
 
 from __future__ import annotations
 
@@ -33,6 +33,19 @@ def weighted_loss(
     losses = jnp.where(weights > 0, token_losses(logits, targets), 0)
     total = jnp.sum(weights)
     return jnp.sum(losses * weights) / jnp.maximum(total, jnp.finfo(total.dtype).tiny)
+
+
+def kl_to_base(
+    base: Float[Array, "b t vocabulary"], now: Float[Array, "b t vocabulary"]
+) -> Float[Array, "b t"]:
+    """``KL(base ‖ now) = Σ_v p(v) (log p(v) - log q(v))`` of every place, in nats, from logits.
+
+    ``p`` is the base's prediction and ``q`` that of now: it is dear to make improbable what the
+    base would say, cheap to add to it.
+    """
+    return optax.losses.kl_divergence_with_log_targets(
+        jax.nn.log_softmax(now), jax.nn.log_softmax(base)
+    )
 
 
 def count_scored(weights: Float[np.ndarray, "*lead t"]) -> int:

@@ -25,6 +25,7 @@ from smf_jax.continual.scores import Scores, measure, probe_columns, result_line
 from smf_jax.continual.stream_data import StreamData, chunked
 from smf_jax.continual.trial import Trial
 from smf_jax.continual.trial_group import TaskMetrics, TrialGroup
+from smf_jax.evaluation.probe import refer_to_base
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.paths import as_path, copy
 from smf_jax.progress import say
@@ -116,6 +117,7 @@ class TrialBatch:
         settings = [settings_of(t, self.method.size(self.setup, t)) for t in self.filled]
         state, settings = self.group.begin(settings)
         if self.sweep.base_scores is None:
+            refer_to_base(self.sweep.stream_data.named, self.sweep.scorer, self.sweep.base.params)
             self.sweep.base_scores = self._measure(state, None)[0]
         for task in range(first, tasks):
             state = self._restore(state, task)

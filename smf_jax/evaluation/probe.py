@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from smf_jax.data.readers import Reader
 from smf_jax.data.tokenizer import Tokenizer
@@ -48,6 +48,22 @@ class Probe(Protocol):
     def about(self) -> dict[str, int]:
         """What to tell beside the values, such as how many items there are."""
         ...
+
+
+@runtime_checkable
+class Comparing(Protocol):
+    """A probe that measures how a model differs from its base."""
+
+    def refer_to(self, scorer: Scorer, base: Params) -> None:
+        """Takes what it compares with from the params of the base."""
+        ...
+
+
+def refer_to_base(probes: Mapping[str, Probe], scorer: Scorer, base: Params) -> None:
+    """Shows the base to the probes that compare with it; before any of them measures."""
+    for probe in probes.values():
+        if isinstance(probe, Comparing):
+            probe.refer_to(scorer, base)
 
 
 @dataclass(frozen=True)

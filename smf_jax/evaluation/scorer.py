@@ -7,13 +7,15 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from smf_jax import interrupts
 from smf_jax.data.batching import Batch, in_chunks
 from smf_jax.data.tokenizer import Ids, Tokenizer
 from smf_jax.evaluation.continuations import RowScores, row_scores
-from smf_jax.losses import at_scored, count_scored
+from smf_jax.losses import at_scored, count_scored, kl_to_base
 from smf_jax.models.decoder import Decoder, plain_logits
 from smf_jax.models.generate import generate, left_pad
 from smf_jax.params import Params, unflatten
@@ -40,7 +42,14 @@ class Scorer:
             asked, places = at_scored(batch, batch.weights, scored)
             return row_scores(logits(params, batch.tokens, batch.valid, places), asked)
 
-        self._score = score
+        @partial(jax.jit, static_argnums=3)
+        def divergence(before: Params, now: Params, batch: Batch, scored: int) -> Array:
+            asked, places = at_scored(batch, batch.weights, scored)
+            at = (batch.tokens, batch.valid, places)
+            found = kl_to_base(logits(before, *at), logits(now, *at))
+            return jnp.sum(jnp.where(asked.weights > 0, found, 0), axis=1)
+
+        self._score, self._divergence = score, divergence
 
     @property
     def positions(self) -> int:
@@ -51,11 +60,30 @@ class Scorer:
         """Scores ``(rows, t)`` as `row_scores` does, in NumPy and float64: sums are exact."""
         interrupts.check()
         total, scored = batch.tokens.shape[0], count_scored(batch.weights)
-        fitting = max(1, _LOGITS // (scored * self.model.config.vocabulary))
-        rows = min(self.rows, fitting, total)
+        rows = self._rows_at_once(batch)
         chunks = jax.device_get(in_chunks(lambda c: self._score(params, c, scored), batch, rows))
         joined = RowScores(*(np.concatenate(parts)[:total] for parts in zip(*chunks, strict=True)))
         return joined._replace(log_probability=joined.log_probability.astype(np.float64))
+
+    def divergence(self, before: Params, now: Params, batch: Batch) -> np.ndarray:
+        """``KL(before ‖ now)`` of the predictions of weight in ``(rows, t)``, summed by row, nats.
+
+        ``(rows,)`` float64.
+        """
+        interrupts.check()
+        scored = count_scored(batch.weights)
+        rows = max(1, self._rows_at_once(batch) // 2)  # the logits of two models
+        beside = {device for leaf in jax.tree.leaves(now) for device in jnp.asarray(leaf).devices()}
+        if len(beside) == 1:  # at once, and not anew for each chunk
+            before = jax.device_put(before, beside.pop())
+        chunks = in_chunks(lambda c: self._divergence(before, now, c, scored), batch, rows)
+        found = np.concatenate(jax.device_get(chunks))[: batch.tokens.shape[0]]
+        return found.astype(np.float64)
+
+    def _rows_at_once(self, batch: Batch) -> int:
+        scored = count_scored(batch.weights)
+        fitting = max(1, _LOGITS // (scored * self.model.config.vocabulary))
+        return min(self.rows, fitting, batch.tokens.shape[0])
 
     def answer(
         self, params: Params, prompts: Sequence[Ids], steps: int, stop: Sequence[int] = ()

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
-from optax.losses import kl_divergence_with_log_targets
 
 from smf_jax.data.batching import Batch
-from smf_jax.losses import token_losses
+from smf_jax.losses import kl_to_base, token_losses
 from smf_jax.models.activations import MOST_BYTES, rows_at_once
 from smf_jax.models.decoder import Decoder, plain_logits
 from smf_jax.models.layers import Segments
@@ -52,17 +50,6 @@ def priced(batch: Batch, weight: float, on: KlTokens, text_rows: int) -> KlBatch
     return KlBatch(
         batch.tokens, batch.targets, of_loss + of_kl, jnp.asarray(batch.valid), of_loss, of_kl
     )
-
-
-def kl_to_base(
-    base: Float[Array, "b t vocabulary"], now: Float[Array, "b t vocabulary"]
-) -> Float[Array, "b t"]:
-    """``KL(base ‖ now) = Σ_v p(v) (log p(v) - log q(v))`` of every place, in nats, from logits.
-
-    ``p`` is the base's prediction and ``q`` that of now: it is dear to make improbable what the
-    base would say, cheap to add to it.
-    """
-    return kl_divergence_with_log_targets(jax.nn.log_softmax(now), jax.nn.log_softmax(base))
 
 
 def kl_trainer(

@@ -36,8 +36,8 @@ def run(method="full", weight=1.0, on: kl.KlTokens = "both", text_rows=1) -> tin
 
 
 def taught(of: tiny.Run, steps: int = 4, rate: float = 0.3):
-    state, metrics = of.start(), None
-    for seed in range(steps):
+    state, metrics = of.step(of.start(), tiny.batch(0), tiny.settings(rate))
+    for seed in range(1, steps):
         state, metrics = of.step(state, tiny.batch(seed), tiny.settings(rate))
     return state, metrics
 

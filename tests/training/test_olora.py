@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -45,11 +46,12 @@ def two():
 
 def test_the_overlap_is_that_of_every_earlier_direction_with_every_own():
     rng = np.random.default_rng(0)
-    one, two, own = (rng.normal(size=(5, 2)).astype(np.float32) for _ in range(3))
+    one, two, own = (jnp.asarray(rng.normal(size=(5, 2)), jnp.float32) for _ in range(3))
     expected = sum(np.sum((a.T @ own) ** 2) for a in (one, two))
-    unused = dict(b=np.ones((4, 3), np.float32))
-    earlier = {"m/a": np.concatenate([one, two], axis=1), "m/b": unused["b"]}
-    assert overlap(earlier, {"m/a": own, "m/b": unused["b"]}) == pytest.approx(expected, rel=1e-5)
+    unused = jnp.ones((4, 3))
+    earlier = {"m/a": jnp.concatenate([one, two], axis=1), "m/b": unused}
+    found = overlap(earlier, {"m/a": own, "m/b": unused})
+    assert found == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_the_first_task_is_that_of_lora(two):

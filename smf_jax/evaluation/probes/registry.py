@@ -17,14 +17,19 @@ from smf_jax.data.questions import USUAL, Fields, asks
 from smf_jax.data.readers import SCHEMES, existing
 from smf_jax.errors import blame_flag
 from smf_jax.evaluation.probe import Metric, Probe, ProbeContext, ProbeKind
+from smf_jax.evaluation.probes.change import KL, KL_PROMPTS, SAME
 from smf_jax.evaluation.probes.exact import EXACT, ExactProbe
 from smf_jax.evaluation.probes.multiple_choice import HELLASWAG, MEDMCQA
 from smf_jax.evaluation.probes.open import F1
-from smf_jax.evaluation.probes.text import GSM8K, PPL, TEXT, LossProbe
+from smf_jax.evaluation.probes.text import GSM8K, PPL, PROBABILITY, TEXT, LossProbe
 from smf_jax.paths import as_path, expand
 
 KINDS: Mapping[str, ProbeKind] = {
-    kind.name: kind for kind in (EXACT, TEXT, F1, GSM8K, HELLASWAG, MEDMCQA, PPL)
+    kind.name: kind
+    for kind in (
+        *(EXACT, TEXT, F1, GSM8K, HELLASWAG, MEDMCQA, PPL),
+        *(PROBABILITY, SAME, KL, KL_PROMPTS),
+    )
 }
 
 

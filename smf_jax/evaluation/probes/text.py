@@ -44,6 +44,19 @@ class LossProbe:
         return {self.items: len(self.batch.tokens), "tokens": tokens, "cut": self.cut}
 
 
+class ProbabilityProbe(LossProbe):
+    """Answers, of each its probability as a whole."""
+
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("probability", True, ".4f", 1.0, headline=True),
+    )
+
+    def measure(self, scorer: Scorer, params: Params) -> dict[str, float]:
+        """``probability``: mean over answers of the product of their tokens' probabilities."""
+        scores = scorer.score(params, self.batch)
+        return {"probability": float(np.mean(np.exp(scores.log_probability)))}
+
+
 class PerplexityProbe(LossProbe):
     """One text, all of it scored."""
 
@@ -107,7 +120,8 @@ def sliding_windows(
     return batch
 
 
-def _read_packed(source: str, using: ProbeContext) -> LossProbe:
+def read_packed(source: str, using: ProbeContext) -> LossProbe:
+    """Reads texts and cuts them into windows of kind ``text``."""
     window = min(PACKED, using.positions)
     texts = using.reader.texts(source, "probes")
     limit = None if using.options.limit is None else using.options.limit * window
@@ -118,6 +132,10 @@ def _read_answers(source: str, using: ProbeContext) -> LossProbe:
     questions = using.reader.open_questions(source, "probes")[: using.options.limit]
     pairs = [(PROMPT.format(question.text), f" {question.answers[0]}") for question in questions]
     return answer_loss_probe(using.tokenizer, pairs, using.positions)
+
+
+def _read_probability(source: str, using: ProbeContext) -> ProbabilityProbe:
+    return ProbabilityProbe(**vars(_read_answers(source, using)))
 
 
 def _read_whole(source: str, using: ProbeContext) -> PerplexityProbe:
@@ -134,6 +152,7 @@ def _read_whole(source: str, using: ProbeContext) -> PerplexityProbe:
         return perplexity_probe(using.tokenizer, text, window, stride, limit)
 
 
-TEXT = ProbeKind("text", LossProbe, _read_packed)
+TEXT = ProbeKind("text", LossProbe, read_packed)
 GSM8K = ProbeKind("gsm8k", LossProbe, _read_answers)
+PROBABILITY = ProbeKind("probability", ProbabilityProbe, _read_probability)
 PPL = ProbeKind("ppl", PerplexityProbe, _read_whole)

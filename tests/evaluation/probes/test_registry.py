@@ -11,7 +11,7 @@ import pytest
 
 from smf_jax.continual.base import Base, abstract_params_of, load_base
 from smf_jax.data.readers import Reader
-from smf_jax.evaluation.probe import ProbeContext, ProbeOptions
+from smf_jax.evaluation.probe import ProbeContext, ProbeOptions, refer_to_base
 from smf_jax.evaluation.probes.multiple_choice import ChoiceProbe
 from smf_jax.evaluation.probes.open import OpenProbe
 from smf_jax.evaluation.probes.registry import KINDS, find_metrics, parse_probes, read_probes
@@ -184,11 +184,13 @@ def test_what_cannot_be_probed_is_refused_before_compute(base, files, text, opti
 
 def test_every_probe_measures_what_its_kind_says_it_does(files, tiny_base):
     base = load_base(str(tiny_base), "base")
-    items = files | {"exact": files["f1"], "text": files["ppl"]}
+    asked = dict.fromkeys(("exact", "probability", "same", "kl_prompts"), files["f1"])
+    items = files | asked | {"text": files["ppl"], "kl": files["ppl"]}
     assert items.keys() == KINDS.keys()
     text = ",".join(f"{kind}={kind}:{path}" for kind, path in items.items())
     probes = read(text, base, limit=2, answer_tokens=2, window=16, stride=8).whole()
     scorer = Scorer(base.model, 8)
+    refer_to_base(probes, scorer, base.params)
     for kind, probe in probes.items():
         assert probe.metrics == KINDS[kind].metrics
         assert list(probe.measure(scorer, base.params)) == [m.name for m in probe.metrics]

@@ -8,7 +8,12 @@ from typing import cast
 import numpy as np
 import pytest
 
-from smf_jax.evaluation.probes.text import answer_loss_probe, perplexity_probe, sliding_windows
+from smf_jax.evaluation.probes.text import (
+    ProbabilityProbe,
+    answer_loss_probe,
+    perplexity_probe,
+    sliding_windows,
+)
 from smf_jax.evaluation.scorer import Scorer
 from tests.evaluation.tiny import POSITIONS, SENTENCES, log_probabilities, params, scorer, tokenizer
 
@@ -26,6 +31,19 @@ def test_the_loss_of_answers_is_a_mean_over_their_tokens():
     assert list(measured) == ["loss"]
     assert measured["loss"] == pytest.approx(nats / tokens, rel=1e-5)
     assert found.about == {"items": 2, "tokens": tokens, "cut": 0}
+
+
+def test_the_probability_of_answers_is_the_mean_of_their_products():
+    pairs = [("Who made it?", " Ann Lee"), ("A boy rides", " down the hill and falls.")]
+    found, products = answer_loss_probe(tokenizer(), pairs, POSITIONS), []
+    for prompt, answer in pairs:
+        ids = [tokenizer().bos, *tokenizer().encode(prompt + answer)]
+        count = len(ids) - 1 - len(tokenizer().encode(prompt))
+        products.append(np.exp(log_probabilities(ids)[-count:].sum()))
+    probe = ProbabilityProbe(**vars(found))
+    measured = probe.measure(scorer(), params())
+    assert measured == {"probability": pytest.approx(np.mean(products), rel=1e-4)}
+    assert probe.about == found.about
 
 
 @pytest.mark.parametrize(("window", "stride"), [(16, 8), (16, 5), (64, 32), (9, 8)])
