@@ -37,8 +37,9 @@ def probes(tiny_base, tmp_path_factory) -> str:
     for question, prediction in zip(asked, predictions, strict=True):
         question["answers"] = ["nothing", prediction or "nothing"]
     write_lines(file, *asked)
-    (folder / "text.txt").write_text("Someone lives in the town. Nothing is known of it. " * 12)
-    return f"nq=f1:{file},town=ppl:{folder / 'text.txt'},asked={file}"
+    (folder / "text.txt").write_text("Someone lives in the town. Nothing is known of it. " * 16)
+    text = folder / "text.txt"
+    return f"nq=f1:{file},town=ppl:{text},asked={file},moved=kl:{text}"
 
 
 OPTIONS = dict(probe_limit=5, probe_answer_tokens=5, ppl_window=32, ppl_stride=16)
@@ -70,6 +71,7 @@ def test_a_sweep_measures_named_probes_after_each_task(run):
         assert row["known"] is not None  # the questions without a kind
     full = [row for row in rows if row["method"] == "full"]
     assert all(row["probe_town_loss"] != row["probe_town_loss_base"] for row in full)
+    assert all(row["probe_moved_kl"] > row["probe_moved_kl_base"] >= 0 for row in full)
     text = (run / "report.md").read_text()
     assert "## Probes" in text and "town perplexity" in text
     assert "learned; nq f1 worse by" in text
@@ -81,7 +83,8 @@ def test_the_command_measures_what_the_sweep_measured(run, probes, tmp_path, tri
     found = scores_of(tmp_path / "a.json", probes, run=str(run), trial=trial, task=task)
     row = next(r for r in rows_of(run) if (r["trial"], r["task"]) == (trial, task))
     scores = {name: each["scores"] for name, each in found["probes"].items()}
-    assert list(scores) == ["nq", "town", "asked"]
+    assert list(scores) == ["nq", "town", "asked", "moved"]
+    assert scores["moved"]["kl"] == pytest.approx(row["probe_moved_kl"], rel=1e-4, abs=1e-6)
     assert scores["nq"] == {"f1": row["probe_nq_f1"], "exact": row["probe_nq_exact"]}
     assert scores["town"]["loss"] == pytest.approx(row["probe_town_loss"], rel=1e-5)
     assert scores["asked"]["exact"] == row["known"]
@@ -93,7 +96,8 @@ def test_a_run_alone_is_its_base(run, probes, tmp_path, capsys):
     row = rows_of(run)[0]
     assert found["probes"]["nq"]["scores"]["f1"] == row["probe_nq_f1_base"]
     assert found["probes"]["nq"]["items"] == 5
-    assert [each["kind"] for each in found["probes"].values()] == ["f1", "ppl", "exact"]
+    assert [each["kind"] for each in found["probes"].values()] == ["f1", "ppl", "exact", "kl"]
+    assert found["probes"]["moved"]["scores"]["kl"] == pytest.approx(0, abs=1e-6)
     assert "trial" not in found["model"]
     assert "| nq    |" in capsys.readouterr().out
 
