@@ -1,4 +1,4 @@
-"""Puts a memory into a pretrained decoder, heals it on text, and writes a base for a sweep."""
+"""Puts a memory into a pretrained decoder, on text if given, and writes a base for a sweep."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main(config: RetrofitCommandConfig) -> int:
     base = load_base(config.source.base, "base", config.source.dtype)
     check_retrofit(config.retrofit, base, bool(texts), "--heal_texts")
     windows = None
-    if config.retrofit.heal_steps:
+    if texts:
         windows = heal_windows(reader.texts(texts, "heal_texts"), base, config.text)
     base = retrofit_base(config.retrofit, base, windows, config.text.seed)
     base_fingerprint = save_base(out, base, config.run.overwrite, inputs)
@@ -34,7 +34,7 @@ if __name__ == "__main__":
     run(
         main,
         RetrofitCommandConfig,
-        "put a memory into a pretrained decoder and heal it",
+        "put a memory into a pretrained decoder",
         "python -m experiments.retrofit --base=DIR --retrofit=add --layers=6,12,18 "
         "--heal_texts=text.jsonl --out=bases/mine",
     )

@@ -128,7 +128,7 @@ def test_the_sweep_of_the_readme_runs_on_a_checkpoint(sweeper, plain_checkpoint,
         assert name in arguments, name
         arguments = arguments.replace(name, str(file))
     small = "--methods=smf --slots=16 --tasks=1 --facts_per_task=3 --steps_per_task=2 --reads=3 "
-    small += "--heal_steps=2 --keys_per_half=8 --background_batches=2 --probe_limit=9 "
+    small += "--keys_per_half=8 --background_batches=2 --probe_limit=9 "
     small += "--recount_batches=0 --batch_size=8"
     config = parse(SweepConfig, [*arguments.split(), *small.split()])[0]
     with on_devices(1):

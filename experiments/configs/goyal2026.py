@@ -6,7 +6,8 @@ from experiments.configs import qwen
 from experiments.configs.preset import Preset
 from experiments.configs.tiny import NO_MEMORY, TINY_RETROFIT
 from smf_jax.continual.config import PretrainConfig, SweepConfig
-from smf_jax.continual.sections import GridConfig, RetrofitConfig, StreamConfig, TrainingConfig
+from smf_jax.continual.retrofit_config import RetrofitConfig
+from smf_jax.continual.sections import GridConfig, StreamConfig, TrainingConfig
 
 SWEEP = SweepConfig(
     grid=GridConfig(
@@ -20,6 +21,7 @@ SWEEP = SweepConfig(
     stream=StreamConfig(tasks=10, facts_per_task=100),
     retrofit=RetrofitConfig(
         retrofit="replace",
+        memory_init="normal",
         layers=qwen.LAYERS,
         memory=qwen.MEMORY,
         heal_steps=1250,

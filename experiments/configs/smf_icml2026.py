@@ -10,7 +10,8 @@ from experiments.configs.tiny import NO_MEMORY, TINY_RETROFIT
 from smf_jax.continual.config import MethodsConfig, PretrainConfig, SweepConfig
 from smf_jax.continual.methods.lora import LoraConfig
 from smf_jax.continual.methods.smf import SmfConfig
-from smf_jax.continual.sections import GridConfig, RetrofitConfig, StreamConfig, TrainingConfig
+from smf_jax.continual.retrofit_config import RetrofitConfig
+from smf_jax.continual.sections import GridConfig, StreamConfig, TrainingConfig
 
 SWEEP = SweepConfig(
     grid=GridConfig(
@@ -25,6 +26,7 @@ SWEEP = SweepConfig(
     stream=StreamConfig(tasks=1, facts_per_task=60_000),
     retrofit=RetrofitConfig(
         retrofit="add",
+        memory_init="normal",
         layers=qwen.LAYERS,
         alpha=0.01,
         memory=qwen.MEMORY,

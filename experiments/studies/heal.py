@@ -51,7 +51,9 @@ class HealStudyConfig(Configuration):
     """What ``experiments.studies.heal`` is told."""
 
     study: StudySection = part(StudySection(), "Study")
-    retrofit: RetrofitCommandConfig = part(RetrofitCommandConfig().with_values(out="runs/heal"))
+    retrofit: RetrofitCommandConfig = part(
+        RetrofitCommandConfig().with_values(out="runs/heal", memory_init="normal")
+    )
 
 
 def study(
@@ -98,7 +100,7 @@ def main(config: HealStudyConfig) -> int:
     target = as_path(told.run.out) / "losses.json"
     if target.exists() and not told.run.overwrite:
         raise FileExistsError(f"--out={told.run.out} holds a study; choose another or --overwrite")
-    if not told.retrofit.heal_steps:
+    if not told.retrofit.resolved().heal_steps:
         raise ValueError("--heal_steps=0: expected at least 1")
     modes = parse_list(study_of.modes, "modes", one_of(("add", "replace")))
     runs = list(product(modes, parse_list(study_of.seeds, "seeds", seed)))

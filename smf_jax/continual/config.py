@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, make_dataclass, replace
 from typing import Any
 
 from smf_jax.configuration import LIMIT, SEED, Configuration, PathText, part, setting
 from smf_jax.continual.methods import METHODS
+from smf_jax.continual.retrofit_config import MEMORY, MEMORY_NAMES, RetrofitConfig, check_whitening
 from smf_jax.continual.sections import (
     DTYPE_HELP,
-    MEMORY,
-    MEMORY_NAMES,
     BackgroundConfig,
     BaseConfig,
     DataConfig,
@@ -19,11 +18,9 @@ from smf_jax.continual.sections import (
     PresetConfig,
     ProbeConfig,
     QuestionDataConfig,
-    RetrofitConfig,
     RunConfig,
     StreamConfig,
     TrainingConfig,
-    check_whitening,
 )
 from smf_jax.data.world.world import WorldConfig
 from smf_jax.errors import blame_flag
@@ -60,6 +57,10 @@ class SweepConfig(Configuration):
     def __post_init__(self) -> None:
         if self.probes.probe_limit < 1:
             raise ValueError(f"--probe_limit={self.probes.probe_limit}: expected at least 1")
+
+    def resolved(self) -> SweepConfig:
+        """The same with every setting told; see `RetrofitConfig.resolved`."""
+        return replace(self, retrofit=self.retrofit.resolved())
 
     def own(self, method: str) -> Any:
         """The settings of a method."""

@@ -12,8 +12,8 @@ from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.grid import check_budgets
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.methods.method import Setup
+from smf_jax.continual.retrofit_config import RetrofitConfig
 from smf_jax.continual.retrofitting import check_retrofit
-from smf_jax.continual.sections import RetrofitConfig
 from smf_jax.continual.stream_data import StreamData, is_measured
 from smf_jax.continual.trial import Trial, by_group
 from smf_jax.data.batching import require_room
@@ -55,7 +55,9 @@ def check_trials(
         say(f"{padded:.0%} of the places of a batch are pads; --pack makes steps that much cheaper")
     if config.retrofit.retrofit != "none":
         base = check_retrofit(config.retrofit, base, has_text)
-    elif unused := config.retrofit.values().items() - RetrofitConfig().values().items():
+    elif unused := (
+        config.retrofit.resolved().values().items() - RetrofitConfig().resolved().values().items()
+    ):
         told = ", ".join(f"--{name}={value}" for name, value in sorted(unused))
         say(f"{told}: unused, as --retrofit=none puts no memory in")
     ranked = sorted({t.rule for t in trials if t.rule and RULES[t.rule].needs_background})

@@ -10,7 +10,7 @@ import numpy as np
 
 from smf_jax.continual.base import Base, abstract_params_of, data_mesh
 from smf_jax.continual.config import PretrainConfig
-from smf_jax.continual.sections import parse_layers
+from smf_jax.continual.retrofit_config import parse_layers
 from smf_jax.data.batching import (
     Batch,
     concatenate,

@@ -10,7 +10,7 @@ import numpy as np
 
 from smf_jax.continual.base import Base, abstract_params_of, data_mesh
 from smf_jax.continual.config import HealingTextSection
-from smf_jax.continual.sections import RetrofitConfig, check_whitening
+from smf_jax.continual.retrofit_config import RetrofitConfig, check_whitening
 from smf_jax.data.batching import Batch, pack_texts, sample_batches
 from smf_jax.errors import blame_flag, require_memory
 from smf_jax.models.retrofit import retrofit
@@ -32,6 +32,7 @@ def check_retrofit(
 
     Raises ValueError if the base has memories, the memory does not fit it, or text is missing.
     """
+    config = config.resolved()
     if config.heal_loss == "distill" and config.retrofit != "replace":
         raise ValueError(
             f"--heal_loss=distill with --retrofit={config.retrofit}: it teaches a memory what the "
@@ -42,6 +43,11 @@ def check_retrofit(
         raise ValueError(
             f"--retrofit={config.retrofit}: the base ({base.origin}) has memories in layers "
             f"{base.config.memory.layers} already; leave the flag out"
+        )
+    if config.heal_steps and config.memory_init == "zero":
+        raise ValueError(
+            f"--heal_steps={config.heal_steps} with --memory_init=zero: such a retrofit starts as "
+            "its base and has nothing to heal; give --heal_steps=0 or --memory_init=normal"
         )
     if config.heal_steps and not has_text:
         raise ValueError(
@@ -61,6 +67,7 @@ def retrofit_base(config: RetrofitConfig, base: Base, windows: Batch | None, see
     initial values and of the order of batches. Raises ValueError as `check_retrofit`.
     """
     check_retrofit(config, base, windows is not None)
+    config = config.resolved()
     placement = config.placement(base.config.width, base.config.layers)
     model, tree = retrofit(base.config, unflatten(base.params), placement, jax.random.key(seed))
     made = dataclasses.replace(
@@ -69,6 +76,8 @@ def retrofit_base(config: RetrofitConfig, base: Base, windows: Batch | None, see
     new = count_parameters([leaf for path, leaf in made.params.items() if heals(path, True)])
     say(f"retrofit: {new:,} memory parameters in layers {placement.layers}")
     if windows is None:
+        if config.whiten_queries:
+            say("queries stay as they are: there is no text to make them white on")
         return made
     made = _whiten(config, made, windows)
     if not config.heal_steps:
@@ -95,7 +104,7 @@ def heal_windows(texts: Iterable[str], base: Base, config: HealingTextSection) -
 
 def _heal(config: RetrofitConfig, base: Base, removed: Params, windows: Batch, seed: int) -> Base:
     """The base with its memory healed; ``removed`` are the feed-forwards that it lost."""
-    steps = config.heal_steps
+    steps = config.heal_steps or 0
     optimizer = OptimizerConfig(
         "adamw",
         clip=1.0,

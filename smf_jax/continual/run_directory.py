@@ -103,7 +103,7 @@ class RunDirectory:
                 "choose another directory or remove it yourself"
             )
         if told.resume or self._is_share:
-            self._compare(before, config.values(), self.inputs(config))
+            self._compare(before, config.resolved().values(), self.inputs(config))
             self.rows()  # or damage would be found after the base was made
 
     def inputs(self, config: SweepConfig) -> Inputs:
@@ -128,7 +128,7 @@ class RunDirectory:
             self._clear(trials, self.replaces_all(config))
         versions = {each.__name__: each.__version__ for each in (jax, flax, optax)}
         told = {
-            **config.values(),
+            **config.resolved().values(),
             "versions": {"smf_jax": __version__, **versions},
             "python": platform.python_version(),
             "inputs": self.inputs(config),
@@ -195,7 +195,10 @@ class RunDirectory:
                 f"--run={self.path} is no run of a sweep; {self.path / CONFIG} does not tell of one"
             )
         known = SweepConfig().values()
-        return SweepConfig.of(**{name: each for name, each in stored.items() if name in known})
+        # Before --memory_init came, rows started normal, and every setting was told.
+        told = {"memory_init": "normal", **stored}
+        made = SweepConfig.of(**{name: each for name, each in told.items() if name in known})
+        return made.resolved()
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows of all shards, in the order of trials and tasks as they were written."""

@@ -5,24 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from smf_jax.configuration import LIMIT, SEED, Configuration, PathText, part, setting
+from smf_jax.configuration import LIMIT, SEED, Configuration, PathText, setting
 from smf_jax.continual.base import Base
 from smf_jax.data.chat import parse_arguments
 from smf_jax.data.files import RECORD_FILES
 from smf_jax.data.questions import USUAL
 from smf_jax.errors import blame_flag
 from smf_jax.evaluation.probes.registry import KINDS
-from smf_jax.memory.config import MemoryConfig
-from smf_jax.models.config import MemoryPlacement
 from smf_jax.sparse.optimizers import OPTIMIZERS
 from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.selection import GRANULARITIES
-from smf_jax.training.healing import HealingLoss
-
-# A memory of the commands: as wide as its model, with the norms that keep its table in use.
-MEMORY = MemoryConfig(value_width=0, qk_norm=True)
-# "heads" of a memory beside those of the attention.
-MEMORY_NAMES = {"heads": "memory_heads"}
 
 Dtype = Literal["float32", "bfloat16"] | None
 DTYPE_HELP = (
@@ -198,67 +190,6 @@ class ProbeConfig(Configuration):
 
 
 @dataclass(frozen=True)
-class RetrofitConfig(Configuration):
-    """The memory that is put into a base that has none, and its healing."""
-
-    retrofit: Literal["none", "add", "replace"] = setting(
-        "none",
-        "put a fresh memory into a base that has none: add (beside the feed-forward, scaled by α), "
-        "replace (in its place) or none",
-        first=True,
-    )
-    layers: str = setting(
-        "",
-        "blocks to retrofit, from 0, as in 6,12,18; empty: those at a quarter, a half and three "
-        "quarters of the depth",
-        first=True,
-    )
-    shared_pool: bool = setting(False, "one table for all of them")
-    alpha: float = setting(0.01, "initial α of --retrofit=add")
-    memory: MemoryConfig = part(MEMORY, names=MEMORY_NAMES)
-    heal_steps: int = setting(
-        200,
-        "steps that train only the new memory on text (a sweep's: its background); 0 for none",
-        first=True,
-        least=0,
-    )
-    heal_learning_rate: float = setting(5e-3, "peak of AdamW's rate while healing", above=0)
-    heal_batch_size: int = setting(16, "windows of text in a healing batch", least=1)
-    heal_loss: HealingLoss = setting(
-        "text",
-        "text, or distill: what the feed-forward that --retrofit=replace removed computed",
-    )
-    heal_routing: bool = setting(
-        False,
-        "healing also trains queries and keys, as published; few slots then take most reads",
-    )
-    whiten_queries: bool = setting(
-        True,
-        "make the queries white on the text, before healing and again after it: the table is used "
-        "evenly",
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        parse_layers(self.layers, "layers")
-
-    def placement(self, width: int, layers: int) -> MemoryPlacement:
-        """The placement in a model of this size; a ValueError names the flag that does not fit."""
-        places = parse_layers(self.layers, "layers") or quarter_layers(layers)
-        outside = [layer for layer in places if not 0 <= layer < layers]
-        if outside:
-            raise ValueError(
-                f"--layers={self.layers}: layers {outside} are outside of this model, which has "
-                f"layers 0 to {layers - 1}"
-            )
-        if self.retrofit == "none":
-            raise ValueError("--retrofit=none puts no memory in; choose add or replace")
-        memory = self.memory.for_width(width)
-        with blame_flag("--"):
-            return MemoryPlacement(places, self.retrofit, memory, self.shared_pool, self.alpha)
-
-
-@dataclass(frozen=True)
 class TrainingConfig(Configuration):
     """How a task is trained, by every method."""
 
@@ -299,25 +230,3 @@ class RunConfig(Configuration):
     profile: PathText = setting(
         "", "write a jax.profiler trace of the first task of each group here"
     )
-
-
-def parse_layers(text: str, name: str) -> tuple[int, ...]:
-    """Reads ``6,12,18``; raises ValueError naming the flag."""
-    try:
-        return tuple(int(word) for word in text.split(",") if word.strip())
-    except ValueError:
-        raise ValueError(f"--{name}={text}: expected layer numbers, as in 6,12,18") from None
-
-
-def quarter_layers(layers: int) -> tuple[int, ...]:
-    """Blocks at a quarter, a half and three quarters of the depth: 6, 12, 18 of 24 (2604.05248)."""
-    return tuple(sorted({layers // 4, layers // 2, 3 * layers // 4}))
-
-
-def check_whitening(whiten: bool, memory: MemoryConfig) -> None:
-    """Refuses to whiten queries that have no bias to hold their mean."""
-    if whiten and not memory.query_bias:
-        raise ValueError(
-            "--whiten_queries with --noquery_bias: whitening moves the queries' mean into their "
-            "bias; give --nowhiten_queries or --query_bias"
-        )

@@ -12,6 +12,7 @@ Gate = Literal["silu", "scalar", "none"]
 QueryNorm = Literal["none", "layer", "rms", "batch"]
 OutputNorm = Literal["none", "layer"]
 KeyScale = Literal["memory+", "pkm"]
+MemoryInit = Literal["zero", "normal"]  # how the rows of a table start
 MOST_KEYS = 46_340  # in a half: slots are numbered in 32 bits
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
-from smf_jax.memory.config import MemoryConfig
+from smf_jax.memory.config import MemoryConfig, MemoryInit
 from smf_jax.memory.experts import expert_weights
 from smf_jax.memory.norms import EPSILON, RMS_EPSILON, BatchNorm, latest
 from smf_jax.memory.product_keys import product_key_lookup, read_weights
@@ -47,17 +47,18 @@ class MemoryPool(nn.Module):
     config: MemoryConfig
     width: int | None = None
     param_dtype: DTypeLike = jnp.float32
+    init_rows: MemoryInit = "normal"  # of values: with zero, what is read is exactly zero
 
     def setup(self) -> None:
         config = self.config
-        self.values = self._table("values", config.value_width)
+        self.values = self._table("values", config.value_width, self.init_rows)
         if config.experts:
             if self.width is None:
                 raise ValueError("experts=True needs the width of their input; give the pool one")
             self.expert_inputs = self._table("expert_inputs", self.width)
 
     def __call__(self) -> Table:
-        """The table ``(N, v)``; rows start normal with standard deviation ``v^-½``."""
+        """The table ``(N, v)``; normal rows start with standard deviation ``v^-½``."""
         return self.values
 
     def inputs(self) -> Float[Array, "N d"] | None:
@@ -67,8 +68,8 @@ class MemoryPool(nn.Module):
         """
         return self.expert_inputs if self.config.experts else None
 
-    def _table(self, name: str, width: int) -> Table:
-        start = nn.initializers.normal(width**-0.5)
+    def _table(self, name: str, width: int, rows: MemoryInit = "normal") -> Table:
+        start = nn.initializers.normal(width**-0.5) if rows == "normal" else nn.initializers.zeros
         return self.param(name, start, (self.config.slots, width), self.param_dtype)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-from smf_jax.memory.config import MemoryConfig, require_choices
+from smf_jax.memory.config import MemoryConfig, MemoryInit, require_choices
 
 Family = Literal["qwen2", "qwen3", "llama"]
 PlacementMode = Literal["pretrain", "replace", "add"]
@@ -43,7 +43,10 @@ class MemoryPlacement:
     memory: MemoryConfig  # shape and choices of each memory
     # Whether all layers read one table, with queries and keys of their own.
     shared_pool: bool = False
-    alpha: float = 0.01  # initial ``α`` of mode ``add``; unused by the others
+    # Initial ``α`` of mode ``add``, ``None`` for no scale; unused by the others.
+    alpha: float | None = 0.01
+    # How the tables' rows start. With ``zero`` the model starts as its base, bit for bit.
+    init_rows: MemoryInit = "normal"
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -54,6 +57,11 @@ class MemoryPlacement:
             raise ValueError("layers=() places no memory; name at least one layer, or place none")
         if len(set(layers)) < len(layers):
             raise ValueError(f"layers={self.layers} names a layer twice; name each one once")
+        if self.init_rows == "zero" and self.mode != "add":
+            raise ValueError(
+                f"init_rows='zero' with mode={self.mode!r}: a memory that stands alone has to give "
+                "something from the start; choose mode='add' or init_rows='normal'"
+            )
         object.__setattr__(self, "layers", layers)
 
     @property
@@ -64,6 +72,11 @@ class MemoryPlacement:
     def pool_of(self, layer: int) -> int:
         """The pool that ``layer`` reads."""
         return self.layers[0] if self.shared_pool else layer
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether what a memory puts out is scaled by a learned ``α``."""
+        return self.mode == "add" and self.alpha is not None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; `from_dict` is the inverse."""

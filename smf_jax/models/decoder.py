@@ -238,8 +238,11 @@ class Memory(nn.Module):
 
     def setup(self) -> None:
         placement = self.placement
-        alpha = placement.alpha if placement.mode == "add" else None
-        self.pool = {str(p): MemoryPool(placement.memory, self.width) for p in placement.pools}
+        alpha = placement.alpha if placement.has_alpha else None
+        self.pool = {
+            str(p): MemoryPool(placement.memory, self.width, init_rows=placement.init_rows)
+            for p in placement.pools
+        }
         self.layer = {
             str(i): MemoryLayer(placement.memory, self.width, alpha=alpha, dtype=self.dtype)
             for i in placement.layers

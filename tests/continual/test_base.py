@@ -23,8 +23,8 @@ from smf_jax.continual.base import (
 )
 from smf_jax.continual.config import PretrainConfig
 from smf_jax.continual.pretraining import recipe_of
+from smf_jax.continual.retrofit_config import RetrofitConfig
 from smf_jax.continual.retrofitting import retrofit_base
-from smf_jax.continual.sections import RetrofitConfig
 from smf_jax.interop.export.model import export_model
 from smf_jax.memory.config import MemoryConfig
 from smf_jax.params import is_memory

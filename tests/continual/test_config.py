@@ -11,8 +11,9 @@ from smf_jax.data.world.world import make_world
 
 
 def test_pretraining_and_retrofits_describe_the_same_memory():
-    pretrained, fitted = PretrainConfig().memory.memory, SweepConfig().retrofit.memory
-    assert pretrained == fitted == RetrofitCommandConfig().retrofit.memory
+    normal = SweepConfig.of(memory_init="normal").resolved()
+    assert PretrainConfig().memory.memory == normal.retrofit.memory
+    assert SweepConfig().retrofit.memory == RetrofitCommandConfig().retrofit.memory
     memory = {"keys_per_half", "memory_heads", "reads", "key_width", "value_width", "gate"}
     for config in (PretrainConfig(), SweepConfig(), RetrofitCommandConfig()):
         assert memory <= flags_of(config).keys()

@@ -16,7 +16,7 @@ from smf_jax import checkpoints
 from smf_jax.continual import retrofitting
 from smf_jax.continual.base import load_base
 from smf_jax.continual.config import RetrofitCommandConfig
-from smf_jax.continual.sections import RetrofitConfig
+from smf_jax.continual.retrofit_config import RetrofitConfig
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params, unflatten
@@ -35,9 +35,21 @@ def logits(config: ModelConfig, params: Params) -> jax.Array:
     return cast(jax.Array, Decoder(config).apply({"params": unflatten(params)}, tokens))
 
 
+def test_rows_at_zero_leave_the_logits_of_the_base_bit_for_bit(plain_checkpoint, tmp_path, capsys):
+    out = tmp_path / "made"
+    assert retrofit.main(flags(plain_checkpoint, out, layers="0,1")) == 0
+    assert "queries stay as they are: there is no text" in capsys.readouterr().out
+    before, after = load_base(str(plain_checkpoint), "base"), load_base(str(out), "base")
+    expected = np.asarray(logits(before.config, before.params))
+    assert np.asarray(logits(after.config, after.params)).tobytes() == expected.tobytes()
+    new = {path.rpartition("/")[2] for path in after.params.keys() - before.params.keys()}
+    assert new == {"values", "kernel", "bias", "keys", "key_scale", "query_scale"}, "no gate, no α"
+
+
 def test_without_alpha_the_logits_are_those_of_the_base_bit_for_bit(plain_checkpoint, tmp_path):
     out = tmp_path / "made"
-    assert retrofit.main(flags(plain_checkpoint, out, layers="0,1", alpha=0.0)) == 0
+    given = flags(plain_checkpoint, out, layers="0,1", memory_init="normal", alpha=0.0)
+    assert retrofit.main(given) == 0
     before, after = load_base(str(plain_checkpoint), "base"), load_base(str(out), "base")
     expected = np.asarray(logits(before.config, before.params))
     assert np.asarray(logits(after.config, after.params)).tobytes() == expected.tobytes()
@@ -62,7 +74,12 @@ def healed(plain_checkpoint, tmp_path_factory):
     texts = write_lines(place / "texts.jsonl", *lines)
     base = load_base(str(plain_checkpoint), "base")
     shared = dict(
-        layers="1", heal_steps=3, heal_texts=str(texts), heal_length=16, heal_batch_size=4
+        memory_init="normal",
+        layers="1",
+        heal_steps=3,
+        heal_texts=str(texts),
+        heal_length=16,
+        heal_batch_size=4,
     )
 
     def made(**changes):
@@ -146,9 +163,13 @@ def test_the_outline_is_that_of_what_is_made(plain_checkpoint):
         (dict(layers="2"), "--layers=2: layers .2. are outside .* 0 to 1"),
         (dict(reads=9), "--reads=9 per head exceed keys_per_half=8"),
         (dict(heal_steps=-1), "--heal_steps=-1: expected at least 0"),
-        (dict(heal_steps=5), "--heal_steps=5 needs text; give --heal_texts=FILE, or"),
-        (dict(heal_steps=5, heal_texts="no.txt"), "--heal_texts.*no.txt: no such file"),
-        (dict(heal_steps=5, heal_texts="short.txt"), "--heal_texts=short.txt: .*give more text"),
+        (dict(heal_steps=5), "--heal_steps=5 with --memory_init=zero: .* nothing to heal; give"),
+        (
+            dict(heal_steps=5, memory_init="normal"),
+            "--heal_steps=5 needs text; give --heal_texts=FILE, or",
+        ),
+        (dict(heal_texts="no.txt"), "--heal_texts.*no.txt: no such file"),
+        (dict(heal_texts="short.txt"), "--heal_texts=short.txt: .*give more text"),
         (dict(heal_loss="mse"), "--heal_loss=mse is unknown; choose from text, distill"),
         (
             dict(heal_loss="distill"),

@@ -21,7 +21,7 @@ from tests.tiny_sweep import content
 
 SMF = Trial("smf", 16, "tfidf", "per_step", "sgd", 30.0, 0, "facts")
 FULL = Trial("full", None, None, None, "adamw", 1e-3, 0, "shuffled")
-CONFIGURATION = SweepConfig.of(methods="smf", slots="16", seeds="0", out="a")
+CONFIGURATION = SweepConfig.of(methods="smf", slots="16", seeds="0", out="a").resolved()
 
 
 @pytest.fixture
@@ -96,6 +96,19 @@ def test_a_run_of_an_earlier_version_had_later_settings_at_their_defaults(run):
         run.check(CONFIGURATION.with_values(resume=True, dtype="bfloat16"))
     with pytest.raises(ValueError, match="--heal_routing was False, is True"):
         run.check(CONFIGURATION.with_values(resume=True, heal_routing=True))
+
+
+def test_a_run_from_before_rows_could_start_at_zero_had_normal_ones(tmp_path):
+    run, added = RunDirectory(str(tmp_path / "run")), SweepConfig.of(retrofit="add")
+    run.open(added.with_values(memory_init="normal"))
+    before = told(run)
+    assert (before["alpha"], before["gate"], before["heal_steps"]) == (0.01, "silu", 200)
+    del before["memory_init"], before["sha256"]
+    (run.path / CONFIG).write_text(json.dumps(before))
+    again = added.with_values(resume=True)
+    run.check(again.with_values(memory_init="normal"))
+    with pytest.raises(ValueError, match="--memory_init was 'normal', is 'zero'"):
+        run.check(again)
 
 
 def test_flags_that_are_not_compared_exist():

@@ -216,6 +216,7 @@ def test_a_healed_base_is_made_once_for_all_shares(sweeper, plain_checkpoint, tm
     stream, out = write_lines(tmp_path / "stream.jsonl", *asked), tmp_path / "run"
     given: dict = dict(base=str(plain_checkpoint), stream=str(stream), background=str(texts))
     given |= dict(retrofit="add", layers="0", keys_per_half=8, memory_heads=1, reads=2, tasks=1)
+    given |= dict(memory_init="normal")
     given |= dict(
         heal_steps=2, heal_batch_size=8, methods="smf,full", lr="", optimizer="", slots="4"
     )
@@ -288,6 +289,7 @@ def test_all_methods_run_on_a_plain_checkpoint_with_files(sweeper, plain_checkpo
     given = dict(
         base=str(plain_checkpoint),
         retrofit="add",
+        memory_init="normal",
         layers="1,0",
         shared_pool=True,
         keys_per_half=8,

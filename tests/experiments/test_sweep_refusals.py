@@ -203,7 +203,7 @@ def test_what_a_plain_checkpoint_lacks_is_said(refused, plain_checkpoint, tmp_pa
     refused("replay mixes base data in", **plain, methods="full,replay")
     refused(
         "--heal_steps=5 needs text; give --background",
-        **plain | dict(heal_steps=5, retrofit="add"),
+        **plain | dict(heal_steps=5, retrofit="add", memory_init="normal"),
         methods="smf",
         rule="tf",
     )

@@ -61,6 +61,15 @@ class Smf(Method[SmfConfig]):
     is_sparse = True
     artefact = "patch"
 
+    def check(self, setup: Setup, has_text: bool) -> None:
+        """Refuses to train an α that is not there."""
+        placement = setup.base.config.memory
+        if setup.own.train_alpha and placement is not None and not placement.has_alpha:
+            raise ValueError(
+                "--train_alpha: the memory has no α; retrofit with --retrofit=add and --alpha=1, "
+                "or leave the flag out"
+            )
+
     def trainer(self, setup: Setup, trial: Trial) -> Trainer:
         """Trains the selected rows, and α if told so."""
         own: SmfConfig = setup.own

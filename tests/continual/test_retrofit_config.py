@@ -1,10 +1,10 @@
-"""Sections of the configurations: layers, placements, and the words of their errors."""
+"""Retrofits as configurations: layers, placements, and the words of their errors."""
 
 from __future__ import annotations
 
 import pytest
 
-from smf_jax.continual.sections import RetrofitConfig, parse_layers
+from smf_jax.continual.retrofit_config import RetrofitConfig, parse_layers
 
 
 def retrofit(**changes) -> RetrofitConfig:
@@ -32,9 +32,29 @@ def test_the_placement_is_that_of_the_flags():
     ]
 
 
+def told(**changes):
+    config = RetrofitConfig().with_values(**changes).resolved()
+    assert config.resolved() == config
+    return config.memory_init, config.alpha, config.memory.gate, config.heal_steps
+
+
+def test_what_is_not_told_follows_from_how_rows_start():
+    zero, normal = ("zero", None, "none", 0), ("normal", 0.01, "silu", 200)
+    assert told(retrofit="add") == told(retrofit="add", memory_init="zero") == zero
+    assert told() == told(retrofit="replace") == normal
+    assert told(retrofit="add", memory_init="normal") == normal
+    given = dict(alpha=0.5, gate="scalar", heal_steps=7)
+    assert told(retrofit="add", **given) == ("zero", *given.values())
+    assert told(retrofit="replace", **given) == ("normal", *given.values())
+    assert told(retrofit="replace", alpha=0.0, heal_steps=0) == ("normal", 0.0, "silu", 0)
+    placed = retrofit().placement(24, 4)
+    assert (placed.init_rows, placed.alpha, placed.memory.value_width) == ("zero", None, 24)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (dict(retrofit="replace", memory_init="zero"), "--memory_init=zero with --retrofit=repl"),
         (dict(layers="0,4"), "--layers=0,4: layers .4. are outside .* layers 0 to 3"),
         (dict(layers="-1"), "--layers=-1: layers .-1. are outside"),
         (dict(layers="1,1"), "--layers=.1, 1. names a layer twice"),
