@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -37,6 +37,7 @@ class Fact:
     train: tuple[Paraphrase, ...]  # paraphrases that training sees
     held_out: tuple[Paraphrase, ...]  # those that only evaluation sees: the fact's probe
     answers: tuple[str, ...]  # all accepted ones, without the dividing space; the first is taught
+    question: Question | None = None  # as it stands, ``None`` for what is no question of a file
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,17 @@ def first_paraphrases(facts: Iterable[Fact], paraphrases: str, count: int) -> tu
 
 
 def stream_of(
-    facts: Sequence[Fact], tasks: int, facts_per_task: int, seed: int
+    facts: Sequence[Fact],
+    tasks: int,
+    facts_per_task: int,
+    seed: int,
+    pick: Callable[[Sequence[Fact], int], Sequence[Fact]] | None = None,
 ) -> tuple[Task, ...]:
     """Deal facts into the tasks of a stream, in an order given by the seed.
 
-    Facts that ask the same are dealt once, as two answers would undo each other. A longer stream
-    begins with the tasks of a shorter one. A ValueError if a count is below 1 or facts are lacking.
+    Facts that ask the same are dealt once, as two answers would undo each other. ``pick`` chooses
+    as many of the ordered facts as are needed, keeping the order. A longer stream begins with the
+    tasks of a shorter one. A ValueError if a count is below 1 or facts are lacking.
     """
     require_at_least(1, tasks=tasks, facts_per_task=facts_per_task)
     by_prompts = {frozenset(w.prompt for w in (*f.train, *f.held_out)): f for f in reversed(facts)}
@@ -84,6 +90,7 @@ def stream_of(
             f"stream has {len(distinct)} different ones: lower one of the two or give more facts"
         )
     random.Random(f"{seed}/stream").shuffle(distinct)
+    distinct = distinct if pick is None else pick(distinct, needed)
     return tuple(
         Task(f"task_{number:02d}", tuple(distinct[start : start + facts_per_task]))
         for number, start in enumerate(range(0, needed, facts_per_task))

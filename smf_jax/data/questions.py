@@ -134,7 +134,7 @@ def question_fact(name: str, question: Question, *, relation: str = "", turn: in
     formats = QUESTION_FORMATS[: TRAINED + HELD_OUT]
     paraphrases = tuple(Paraphrase(text.format(question.text), taught) for text in formats)
     train, held_out = rotate_paraphrases(paraphrases, turn, TRAINED, HELD_OUT)
-    return Fact(name, relation, train, held_out, question.answers)
+    return Fact(name, relation, train, held_out, question.answers, question)
 
 
 def _read(path: Path, fields: Fields, needs_relation: bool) -> list[tuple[int, Question, str]]:
