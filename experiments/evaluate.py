@@ -15,13 +15,13 @@ from experiments.report.tables import score_table
 from smf_jax.checkpoints.files import write_text
 from smf_jax.configuration import Configuration, PathText, part, setting
 from smf_jax.continual.base import Base, load_base
-from smf_jax.continual.run_base import load_run_base
+from smf_jax.continual.run_base import ask_untouched, load_run_base
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.sections import DTYPE_HELP, Dtype, ProbeConfig, QuestionDataConfig
 from smf_jax.data.readers import Reader
 from smf_jax.errors import blame_flag, require_writable
 from smf_jax.evaluation.probe import ProbeContext, ProbeOptions, refer_to_base, run_probes
-from smf_jax.evaluation.probes.registry import Item, parse_probes, read_probes
+from smf_jax.evaluation.probes.registry import Item, asks_base, parse_probes, read_probes
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import Params
 from smf_jax.paths import as_path, local
@@ -69,7 +69,7 @@ class EvaluateConfig(Configuration):
 def check(config: EvaluateConfig) -> tuple[Item, ...]:
     """Refuses what makes no evaluation; returns the items of ``--probes``."""
     harness, out = config.harness, config.out
-    if not config.probes.probes and not harness:
+    if not (config.probes.probes or harness):
         raise ValueError("--probes and --harness are empty; give --probes=nq=f1:nq_open.jsonl, say")
     if harness and importlib.util.find_spec("lm_eval") is None:
         raise ValueError(f"--harness={harness} needs {NEEDED}")
@@ -78,8 +78,7 @@ def check(config: EvaluateConfig) -> tuple[Item, ...]:
     if config.harness_path and not as_path(config.harness_path).is_dir():
         raise FileNotFoundError(f"--harness_path={config.harness_path}: no such directory")
     require_writable(out, "out")
-    target = as_path(out)
-    if target.is_dir() or (target.exists() and not config.overwrite):
+    if (target := as_path(out)).is_dir() or (target.exists() and not config.overwrite):
         raise FileExistsError(f"--out={out} exists; give another file or --overwrite")
     return parse_probes(config.probes.probes, Reader(**config.data.values()).fields)
 
@@ -115,16 +114,17 @@ def main(config: EvaluateConfig) -> int:
     """Measures the probes and writes ``--out``, after each of them anew."""
     items, told, options = check(config), config.probes, ProbeOptions.of(config.probes)
     base, params, model = find_model(config.model)
-    model["dtype"] = base.config.dtype
     say(f"base: {base.origin}, {base.size()}")
     base, reader = told.with_chats(base), Reader(**config.data.values())
-    using = ProbeContext(reader, base.tokenizer, base.config.max_positions, options)
+    asked = config.model.run, config.model.base, base, told.eval_batch_size
+    asking = ask_untouched(*asked) if asks_base(items) else None
+    using = ProbeContext(reader, base.tokenizer, base.config.max_positions, options, asking)
     probes = read_probes(told.probes, using).whole()
     scorer = Scorer(base.model, told.eval_batch_size)
     refer_to_base(probes, scorer, base.params)
     harness = run_harness(config, base, params) if config.harness else ()
     result: dict[str, Any] = {
-        "model": model,
+        "model": {**model, "dtype": base.config.dtype},
         "options": {**asdict(options), "chat_template_args": told.chat_template_args},
         "probes": {},
         "harness": {},

@@ -133,10 +133,10 @@ class Sweeper:
             on_task=on_task,
         )
 
-    def _load_stream_data(self, config, base):
-        key = repr(_decisive(config))
+    def _load_stream_data(self, config, base, asking=None):
+        key = repr((_decisive(config), asking is None))
         if key not in self._stream_data:
-            self._stream_data[key] = load_stream_data(config, base)
+            self._stream_data[key] = load_stream_data(config, base, asking)
         return self._stream_data[key]
 
     def _measure_background(self, model, params, batches, **about):

@@ -58,7 +58,9 @@ class Sweep:
     devices: Sequence[jax.Device]  # pyright: ignore[reportInvalidTypeForm]
     make_group: MakeGroup = new_group
     on_task: Callable[[Trial, int, Any], None] | None = None  # told what a kept task trained
-    base_scores: Scores | None = None  # before the stream; measured with the first group
+    # Of the untouched base; measured with the first group where the trials start from that.
+    base_scores: Scores | None = None
+    is_referred: bool = False  # whether the base was shown to the probes that compare with it
     failed: list[str] = field(default_factory=list)  # a line for each trial
     scorer: Scorer = field(init=False)  # for the probes that are named by their kind
 
@@ -116,8 +118,10 @@ class TrialBatch:
             return
         settings = [settings_of(t, self.method.size(self.setup, t)) for t in self.filled]
         state, settings = self.group.begin(settings)
-        if self.sweep.base_scores is None:
+        if not self.sweep.is_referred:
             refer_to_base(self.sweep.stream_data.named, self.sweep.scorer, self.sweep.base.params)
+            self.sweep.is_referred = True
+        if self.sweep.base_scores is None:
             self.sweep.base_scores = self._measure(state, None)[0]
         for task in range(first, tasks):
             state = self._restore(state, task)

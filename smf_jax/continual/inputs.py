@@ -13,7 +13,7 @@ from smf_jax.checkpoints.files import sha256_of_file
 from smf_jax.checkpoints.manifest import sha256_of_json
 from smf_jax.continual.base import PARAMS
 from smf_jax.continual.config import SweepConfig
-from smf_jax.continual.stream_data import OWN_STREAM
+from smf_jax.continual.stream_tasks import OWN_STREAM
 from smf_jax.data.readers import Reader
 from smf_jax.data.tokenizer import FILES as TOKENIZER_FILES
 from smf_jax.errors import blame_flag

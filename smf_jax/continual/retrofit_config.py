@@ -108,6 +108,11 @@ class RetrofitConfig(Configuration):
         super().__post_init__()
         parse_layers(self.layers, "layers")
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether memories are put in: what is trained is then not the model that was named."""
+        return self.retrofit != "none"
+
     def resolved(self) -> RetrofitConfig:
         """The same with every setting told: what was left open is as usual for its rows."""
         init = self.memory_init or ("zero" if self.retrofit == "add" else "normal")

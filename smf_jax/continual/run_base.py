@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from smf_jax.continual.base import Base, load_base
+from smf_jax.continual.asked_base import AskedBase
+from smf_jax.continual.base import Base, cached_path, load_base
 from smf_jax.continual.run_directory import BASE, RunDirectory
 from smf_jax.interop.gguf.package import locate_base
 
@@ -15,3 +16,19 @@ def load_run_base(run: RunDirectory, path: str) -> tuple[Base, Path]:
     if path:
         return load_base(path, "base", told.base.dtype), locate_base(path)
     return load_base(str(run.path / BASE), "base"), run.path / BASE
+
+
+def ask_untouched(run: str, path: str, base: Base, rows: int) -> AskedBase:
+    """Asks the model that the base of a run was before its retrofit; without a run ``base``.
+
+    ``path`` is as for `load_run_base`; ``rows`` are asked at once. Raises as `load_base` does.
+    """
+    if not run:
+        return AskedBase(base, None, None, rows)
+    directory = RunDirectory(run)
+    told, (base, _) = directory.config(), load_run_base(directory, path)
+    cache = as_path(told.base.base_cache)
+    if told.retrofit.is_wanted:
+        named = told.base.base if base.recipe is None else str(cached_path(base.recipe, str(cache)))
+        base = load_base(named, "base", told.base.dtype)
+    return AskedBase(base, directory.path, cache, rows)

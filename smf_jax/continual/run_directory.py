@@ -35,6 +35,7 @@ from smf_jax.sparse.patch import Patch, apply_patch
 from smf_jax.version import __version__
 
 CONFIG, RESULTS, TRIALS = "config.json", "results.jsonl", "trials"
+BASE_SCORES = "base_scores.json"
 BASE, BACKGROUND = "base", "background"  # the second inside of the first
 # Flags that say where and how a run goes, not what it computes.
 NOT_COMPARED = frozenset(
@@ -230,6 +231,16 @@ class RunDirectory:
     def write_sidecar(self, name: str, content: Any) -> None:
         """Writes a JSON file beside the results, whole or not at all."""
         write_text(self.sidecar(name), json.dumps(seal(content), indent=2) + "\n")
+
+    def write_base_scores(self, scores: Mapping[str, Any]) -> None:
+        """Keeps what the untouched base scores, for whoever goes on with the run."""
+        text = json.dumps(seal(scores), indent=2, sort_keys=True)
+        write_text(self.path / BASE_SCORES, text + "\n")
+
+    def base_scores(self) -> dict[str, Any] | None:
+        """What `write_base_scores` kept, ``None`` in runs of versions that did not."""
+        path = self.path / BASE_SCORES
+        return unseal(path.read_bytes(), str(path)) if path.is_file() else None
 
     def completed(self, trial: Trial) -> tuple[int, int | None]:
         """How many tasks of a trial have their rows and the checkpoints to go on from.

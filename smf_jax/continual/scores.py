@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from smf_jax.continual.base import Base
 from smf_jax.continual.results import OF_BASE, PROBE, ResultRow, probe_key, probe_metrics
 from smf_jax.continual.stream_data import StreamData, all_rows
 from smf_jax.continual.trial_group import TrialGroup
+from smf_jax.evaluation.probe import refer_to_base
 from smf_jax.evaluation.probes.exact import exact_match
+from smf_jax.evaluation.probes.registry import Probes
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import Params
+from smf_jax.progress import progress_bar
 
 Scores = dict[str, Any]
 
@@ -57,6 +61,27 @@ def measure(
             for metric, value in probe.measure(scorer, params).items():
                 score[probe_key(name, metric)] = value
     return scores
+
+
+def measure_base(base: Base, stream_data: StreamData, scorer: Scorer) -> Scores:
+    """What `measure` finds before the stream, of a model that no trial begins from."""
+    asked = all_rows(stream_data.unseen)
+    ends = np.cumsum([len(probe.question) for probe in stream_data.unseen])
+    parts = np.split(scorer.score(base.params, asked).greedy, ends[:-1])
+    matched = [exact_match(p, part) for p, part in zip(stream_data.unseen, parts, strict=True)]
+    found: Scores = {"seen": [], "unseen": [], "ahead": matched}
+    refer_to_base(stream_data.named, scorer, base.params)
+    probes = Probes(dict(stream_data.questions), dict(stream_data.texts), dict(stream_data.named))
+    with progress_bar(len(probes.whole()), "probes of the base", "probe") as progress:
+        for done, (name, probe) in enumerate(probes.whole().items(), 1):
+            values = probe.measure(scorer, base.params)
+            if name in probes.named:
+                found |= {probe_key(name, metric): value for metric, value in values.items()}
+            else:
+                kind = "question" if name in probes.questions else "text"
+                (found[f"{kind}_{name}"],) = values.values()
+            progress(done)
+    return found
 
 
 def probe_columns(

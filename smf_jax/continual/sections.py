@@ -10,6 +10,7 @@ from smf_jax.continual.base import Base
 from smf_jax.data.chat import parse_arguments
 from smf_jax.data.files import RECORD_FILES
 from smf_jax.data.questions import USUAL
+from smf_jax.data.shares import DEV, Split
 from smf_jax.errors import blame_flag
 from smf_jax.evaluation.probes.registry import KINDS
 from smf_jax.sparse.optimizers import OPTIMIZERS
@@ -82,7 +83,7 @@ class BaseConfig(Configuration):
     )
     base_seed: int = setting(0, "seed of the built-in world and its base", least=0, most=SEED)
     base_cache: PathText = setting(
-        "runs/bases", "where built-in bases are kept, by hash of their recipe"
+        "runs/bases", "where built-in bases are kept, and what bases answer, by hash"
     )
     dtype: Dtype = setting(None, DTYPE_HELP)
 
@@ -102,6 +103,11 @@ class StreamConfig(Configuration):
     facts_per_task: int = setting(20, "facts of a task", first=True, least=1)
     changed_share: float = setting(0.2, "share of a world task's facts that change a known one")
     stream_seed: int = setting(0, "deals the questions of a file into tasks", most=SEED)
+    unknown_only: bool = setting(
+        False,
+        "take only questions of the file that the base does not answer; it is asked as --probes of "
+        "kind known ask, and its answers are kept in --base_cache",
+    )
 
 
 @dataclass(frozen=True)
@@ -165,9 +171,14 @@ class ProbeConfig(Configuration):
     probe_limit: int = setting(
         500, "questions, items or windows of a probe; 0 for all", least=0, most=LIMIT
     )
-    probe_shots: int = setting(0, "examples before each question of kind f1", least=0)
-    probe_answer_tokens: int = setting(32, "tokens of an answer of kind f1, at most", least=1)
-    probe_chat: bool = setting(False, "kind f1 asks by the tokenizer's chat template")
+    split: Split = setting(
+        "all",
+        "which questions --stream and probes of kind known take, by a hash of the question: dev "
+        f"({DEV:.0%}), test, or all",
+    )
+    probe_shots: int = setting(0, "examples before each question of kinds f1 and known", least=0)
+    probe_answer_tokens: int = setting(32, "tokens of an answer of these, at most", least=1)
+    probe_chat: bool = setting(False, "both ask by the tokenizer's chat template")
     chat_template_args: str = setting(
         "", "JSON object that the chat template is given, as in '{\"enable_thinking\": false}'"
     )

@@ -11,8 +11,8 @@ import numpy as np
 from smf_jax import checkpoints
 from smf_jax.continual.base import Base
 from smf_jax.continual.config import SweepConfig
-from smf_jax.continual.pretraining import recipe_of
-from smf_jax.continual.sections import BackgroundConfig, ProbeConfig, StreamConfig
+from smf_jax.continual.sections import BackgroundConfig, ProbeConfig
+from smf_jax.continual.stream_tasks import questions_of, read_tasks, world_of
 from smf_jax.data.batching import (
     Batch,
     concatenate,
@@ -26,22 +26,21 @@ from smf_jax.data.facts import (
     Paraphrase,
     Task,
     first_paraphrases,
-    stream_of,
     train_paraphrases,
 )
 from smf_jax.data.packing import Packed, pack_rows
 from smf_jax.data.readers import Reader
-from smf_jax.data.world.world import World, make_world
+from smf_jax.data.shares import question_key
+from smf_jax.data.world.world import World
 from smf_jax.errors import blame_flag
+from smf_jax.evaluation.asking import Asking
 from smf_jax.evaluation.probe import Probe, ProbeContext, ProbeOptions
 from smf_jax.evaluation.probes.exact import ExactProbe, answer_probe, asked_once
-from smf_jax.evaluation.probes.registry import Probes, read_probes
+from smf_jax.evaluation.probes.registry import Probes, asks_base, parse_probes, read_probes
 from smf_jax.paths import as_path
 
 # As many paraphrases of a fact are asked seen as unseen.
 ASKED = 2
-# Values of --stream that name the world of a built-in base.
-OWN_STREAM = ("", "world")
 
 
 @dataclass(frozen=True)
@@ -129,14 +128,25 @@ class StreamData:
         return sample_batches(self.general.rows, count, rows, np.random.default_rng(0))
 
 
-def load_stream_data(config: SweepConfig, base: Base) -> StreamData:
+def is_chosen_by_base(config: SweepConfig) -> bool:
+    """Whether the stream or a probe depends on what the untouched base answers."""
+    items = parse_probes(config.probes.probes, Reader(**config.data.values()).fields)
+    return config.stream.unknown_only or asks_base(items)
+
+
+def load_stream_data(config: SweepConfig, base: Base, asking: Asking | None = None) -> StreamData:
     """Reads and encodes all that the configuration names; the base may be an abstract one.
 
-    Raises ValueError, naming the flag, if a source is missing, malformed, or does not fit the base.
+    Without ``asking`` the base all questions stand for those that it does or does not know: what
+    can be refused is refused before anything is computed. Raises ValueError, naming the flag, if a
+    source is missing, malformed, or does not fit the base.
     """
     base, reader = config.probes.with_chats(base), Reader(**config.data.values())
-    world = _world(config.stream, base)
-    stream = _tasks(config.stream, config.base.base, reader, world)
+    options, positions = ProbeOptions.of(config.probes), base.config.max_positions
+    using = ProbeContext(reader, base.tokenizer, positions, options, asking)
+    world = world_of(config, base)
+    stream = read_tasks(config, world, using)
+    using = using._replace(taught=frozenset(map(question_key, questions_of(stream))))
     facts = [fact for task in stream for fact in task.facts]
     spoken: list[Paraphrase] = [w for fact in facts for w in (*fact.train, *fact.held_out)]
     if world is not None:
@@ -163,7 +173,7 @@ def load_stream_data(config: SweepConfig, base: Base) -> StreamData:
         general, held_out = _taught(world, limit, base, length, weight)
     else:
         general, held_out = None, None
-    probes = _probes(config.probes, reader, base, world, held_out)
+    probes = _probes(config.probes, using, world, held_out)
     return StreamData(
         tasks=stream,
         examples=tuple(map(encoded, stream)),
@@ -175,38 +185,6 @@ def load_stream_data(config: SweepConfig, base: Base) -> StreamData:
         named=probes.named,
         pack=config.training.pack,
     )
-
-
-def _world(config: StreamConfig, base: Base) -> World | None:
-    """The world of a built-in base."""
-    made_by = recipe_of(base)
-    if made_by is None:
-        return None
-    # Another stream than the world's own changes none of the known facts.
-    tasks = config.tasks if config.stream in OWN_STREAM else 0
-    with blame_flag("--tasks: "):
-        return make_world(made_by.world_config(tasks, config.facts_per_task, config.changed_share))
-
-
-def _tasks(
-    config: StreamConfig, base: str, reader: Reader, world: World | None
-) -> tuple[Task, ...]:
-    relations = tuple(filter(None, config.relation.split(","))) or None
-    if config.stream in OWN_STREAM:
-        if world is None:
-            raise ValueError(
-                f"--stream={config.stream or 'world'}: the built-in world belongs to built-in "
-                f"bases, and --base={base} is none; give a file of questions or tfds:NAME:SPLIT"
-            )
-        if relations is not None:
-            raise ValueError(
-                f"--relation={config.relation} picks questions of a file; give --stream=FILE with "
-                "it"
-            )
-        return world.tasks
-    facts = reader.questions(config.stream, "stream", relations)
-    with blame_flag("--"):
-        return stream_of(facts, config.tasks, config.facts_per_task, config.stream_seed)
 
 
 def _windows(
@@ -247,15 +225,13 @@ def is_measured(background: str) -> bool:
 
 
 def _probes(
-    config: ProbeConfig, reader: Reader, base: Base, world: World | None, held_out: Batch | None
+    config: ProbeConfig, using: ProbeContext, world: World | None, held_out: Batch | None
 ) -> Probes:
     """The probes that the configuration names, or those of the base's own world."""
-    options = ProbeOptions.of(config)
-    using = ProbeContext(reader, base.tokenizer, base.config.max_positions, options)
     probes = read_probes(config.probes, using)
     if not config.probes and world is not None:
         known = world.kept[: config.probe_limit]
-        probes.questions["known"] = asked_once(base.tokenizer, known)
+        probes.questions["known"] = asked_once(using.tokenizer, known)
     if not probes.texts and held_out is not None:
         probes.texts["neutral"] = held_out
     return probes

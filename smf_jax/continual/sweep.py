@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from smf_jax import checkpoints
 from smf_jax.checkpoints.run_lock import locked
+from smf_jax.continual.asked_base import AskedBase
 from smf_jax.continual.base import PARAMS, Base, cached_path, load_base, save_base
 from smf_jax.continual.config import PretrainConfig, SweepConfig
 from smf_jax.continual.engine import MakeGroup, Sweep, new_group, run_group
@@ -19,11 +20,13 @@ from smf_jax.continual.plan import check_trials, measured_background
 from smf_jax.continual.pretraining import abstract_base, pretrain, recipe_of
 from smf_jax.continual.retrofitting import retrofit_base
 from smf_jax.continual.run_directory import BACKGROUND, BASE, RunDirectory
+from smf_jax.continual.scores import Scores, measure_base
 from smf_jax.continual.slot_health import measure_slot_health
-from smf_jax.continual.stream_data import StreamData, load_stream_data
+from smf_jax.continual.stream_data import StreamData, is_chosen_by_base, load_stream_data
 from smf_jax.continual.trial import Trial, by_group, shard
 from smf_jax.errors import blame_flag, require_writable
-from smf_jax.paths import is_whole
+from smf_jax.evaluation.scorer import Scorer
+from smf_jax.paths import as_path, is_whole
 from smf_jax.progress import progress_bar, say
 from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.usage import Background
@@ -38,8 +41,8 @@ class Tools:
     pretrain: Callable[[PretrainConfig], Base] = pretrain  # makes a built-in base
     retrofit_base: Callable[..., Base] = retrofit_base  # puts memories into a base
     save_base: Callable[..., str] = save_base  # writes one
-    # Reads the stream.
-    load_stream_data: Callable[[SweepConfig, Base], StreamData] = load_stream_data
+    # Reads the stream, the second time with the base to ask where that decides what it is.
+    load_stream_data: Callable[..., StreamData] = load_stream_data
     # Counts how general text uses the slots.
     measure_background: Callable[..., Background] = measure_background
     make_group: MakeGroup = new_group  # makes the compiled functions of a trial group
@@ -72,6 +75,8 @@ def _run_sweep(
     run.inputs(config)  # as they are before they are read
     if config.run.profile:
         require_writable(config.run.profile, "profile", inside=True)
+    if is_chosen_by_base(config):
+        require_writable(config.base.base_cache, "base_cache", inside=True)
     base = _find_base(config, recipe, tools)
     say(f"base: {base.origin}, {base.size()}")
     stream_data = tools.load_stream_data(config, base)
@@ -82,13 +87,14 @@ def _run_sweep(
     start.enter_context(run.locks.starting(in_the_way))
     held.enter_context(run.locks.writing(own, in_the_way))
     run.check(config)  # others may have started since
-    base = _make_base(config, base, stream_data, run, tools)
+    began = _make_base(config, base, stream_data, run, tools)
+    base, stream_data = began.base, began.stream_data
     background = None
     if any(trial.rule and RULES[trial.rule].needs_background for trial in trials):
         background = _kept_background(config, base, run)
         background = background or _background(config, base, stream_data, measured, tools)
     run.open(config, trials)
-    fingerprint = _save_start(run, base, background, tools)
+    fingerprint = _save_start(run, began, background, tools)
     start.close()
     sweep = Sweep(
         config=config,
@@ -100,6 +106,7 @@ def _run_sweep(
         devices=jax.local_devices(),
         make_group=tools.make_group,
         on_task=tools.on_task,
+        base_scores=began.base_scores,
     )
     say(
         f"{len(trials)} trials, {len(stream_data.tasks)} tasks of {config.stream.facts_per_task} "
@@ -122,24 +129,57 @@ def _find_base(config: SweepConfig, recipe: PretrainConfig, tools: Tools) -> Bas
     return abstract_base(recipe).cast(named.dtype)
 
 
+class Start(NamedTuple):
+    """What the trials start from."""
+
+    base: Base  # with its memories
+    stream_data: StreamData
+    base_scores: Scores | None  # of the untouched base, where that is another one
+    asking: AskedBase | None  # of the untouched base, where the stream or a probe depends on it
+
+
 def _make_base(
     config: SweepConfig, base: Base, stream_data: StreamData, run: RunDirectory, tools: Tools
-) -> Base:
-    """The base as the trials start from it: pretrained and retrofitted where that is to be done."""
-    recipe, kept = recipe_of(base), run.path / BASE
-    is_made = base.is_abstract or config.retrofit.retrofit != "none"
-    if is_made and kept.is_dir() and not run.replaces_all(config):
-        return tools.load_base(str(kept), "out")  # another share, or this one before, has made it
-    if base.is_abstract and recipe is not None:
-        path = cached_path(recipe.recipe(), config.base.base_cache)
-        with locked(path.with_name(f".{path.name}.lock"), str(path), wait=lambda: None):
-            if not path.is_dir():
-                tools.save_base(path, tools.pretrain(recipe))
-        base = tools.load_base(str(path), "base_cache", config.base.dtype)
-    if config.retrofit.retrofit != "none":
-        windows = None if stream_data.general is None else stream_data.general.rows
-        base = tools.retrofit_base(config.retrofit, base, windows)
-    return base
+) -> Start:
+    """Pretrains and asks the base and puts memories into it, where that is to be done."""
+    kept, asks, asking = _kept_base(config, base, run, tools), is_chosen_by_base(config), None
+    if kept is not None and not config.retrofit.is_wanted:
+        base = kept
+    elif kept is None or asks:
+        base = _untouched(config, base, tools)
+    rows = config.probes.eval_batch_size
+    if asks:
+        asking = AskedBase(base, run.path, as_path(config.base.base_cache), rows)
+        stream_data = tools.load_stream_data(config, base, asking)
+    if not config.retrofit.is_wanted:
+        return Start(base, stream_data, None, asking)
+    if kept is not None:
+        # A run of an earlier version, which measured the retrofitted base, goes on as it began.
+        return Start(kept, stream_data, run.base_scores(), asking)
+    scores = measure_base(base, stream_data, Scorer(base.model, rows))
+    windows = None if stream_data.general is None else stream_data.general.rows
+    made = tools.retrofit_base(config.retrofit, base, windows)
+    return Start(made, stream_data, scores, asking)
+
+
+def _kept_base(config: SweepConfig, base: Base, run: RunDirectory, tools: Tools) -> Base | None:
+    """What another share, or this one before, has made of the base; ``None`` if nothing is."""
+    is_made, path = base.is_abstract or config.retrofit.is_wanted, run.path / BASE
+    if not is_made or not path.is_dir() or run.replaces_all(config):
+        return None
+    return tools.load_base(str(path), "out")
+
+
+def _untouched(config: SweepConfig, base: Base, tools: Tools) -> Base:
+    """The base before any retrofit, pretrained if that is to be done."""
+    recipe = recipe_of(base)
+    if not base.is_abstract or recipe is None:
+        return base
+    path = cached_path(recipe.recipe(), config.base.base_cache)
+    with locked(path.with_name(f".{path.name}.lock"), str(path), wait=lambda: None):
+        if not path.is_dir():
+            tools.save_base(path, tools.pretrain(recipe))
+    return tools.load_base(str(path), "base_cache", config.base.dtype)
 
 
 def _kept_background(config: SweepConfig, base: Base, run: RunDirectory) -> Background | None:
@@ -191,9 +231,15 @@ def _run_all(sweep: Sweep, trials: Sequence[Trial], tools: Tools) -> None:
             tools.run_group(sweep, group, advance)
 
 
-def _save_start(run: RunDirectory, base: Base, background: Background | None, tools: Tools) -> str:
+def _save_start(
+    run: RunDirectory, start: Start, background: Background | None, tools: Tools
+) -> str:
     """Saves the base and its background once; a resume checks that they are the same."""
-    path = run.path / BASE
+    path, base = run.path / BASE, start.base
+    if start.asking is not None:
+        start.asking.keep_in(run.path)
+    if start.base_scores is not None:
+        run.write_base_scores(start.base_scores)
     fingerprint = base.fingerprint()
     if not is_whole(path):
         tools.save_base(path, base)

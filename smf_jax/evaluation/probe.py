@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from smf_jax.data.readers import Reader
+from smf_jax.data.shares import Split
 from smf_jax.data.tokenizer import Tokenizer
+from smf_jax.evaluation.asking import Asking
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import Params
 from smf_jax.progress import say
@@ -71,11 +73,13 @@ class ProbeOptions:
     """What the probes of a command share."""
 
     limit: int | None = 500  # questions, items or windows of a probe; ``None`` for all
-    shots: int = 0  # examples shown before each question of kind ``f1``
-    answer_tokens: int = 32  # tokens of an answer of kind ``f1`` at most
-    chat: bool = False  # whether kind ``f1`` asks by the tokenizer's chat template
+    shots: int = 0  # examples shown before each question of kinds ``f1`` and ``known``
+    answer_tokens: int = 32  # tokens of an answer of these kinds at most
+    chat: bool = False  # whether they are asked by the tokenizer's chat template
     window: int = 0  # tokens of a window of kind ``ppl``; 0 for 1,024, or all positions if fewer
     stride: int = 0  # tokens from one window to the next; 0 for half a window
+    split: Split = "all"  # questions that kind ``known`` takes, by a hash of theirs
+    rows: int = 128  # questions that are asked at once
 
     @classmethod
     def of(cls, flags: Any) -> ProbeOptions:
@@ -87,6 +91,8 @@ class ProbeOptions:
             chat=flags.probe_chat,
             window=flags.ppl_window,
             stride=flags.ppl_stride,
+            split=flags.split,
+            rows=flags.eval_batch_size,
         )
 
 
@@ -97,6 +103,8 @@ class ProbeContext(NamedTuple):
     tokenizer: Tokenizer
     positions: int  # the longest sequence that the model takes
     options: ProbeOptions
+    asking: Asking | None = None  # of the untouched model; ``None`` while nothing may be computed
+    taught: frozenset[str] = frozenset()  # keys of the stream's questions, which are not known ones
 
 
 class ProbeKind(NamedTuple):

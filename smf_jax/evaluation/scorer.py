@@ -86,12 +86,17 @@ class Scorer:
         return min(self.rows, fitting, batch.tokens.shape[0])
 
     def answer(
-        self, params: Params, prompts: Sequence[Ids], steps: int, stop: Sequence[int] = ()
+        self,
+        params: Params,
+        prompts: Sequence[Ids],
+        steps: int,
+        stop: Sequence[int] = (),
+        multiple: int = 8,
     ) -> list[Ids]:
         """Continues prompts, none empty, greedily by ``steps`` tokens at most.
 
-        The ids of an answer include the one of ``stop`` that ended it. A ValueError if a prompt and
-        its answer do not fit into the model.
+        The ids of an answer include the one of ``stop`` that ended it. Prompts are padded to a
+        ``multiple`` of tokens. A ValueError if one and its answer do not fit into the model.
         """
         longest = max(map(len, prompts), default=0)
         if longest + steps > self.positions:
@@ -100,7 +105,7 @@ class Scorer:
                 f"{self.positions} positions: shorten the prompt or lower steps"
             )
         tree: Any = unflatten(params)
-        tokens, valid = left_pad(prompts, pad=0)
+        tokens, valid = left_pad(prompts, pad=0, multiple=multiple)
         # The length was rounded up: the pads that do not fit go again.
         spare = max(0, tokens.shape[1] + steps - self.positions)
         tokens, valid = tokens[:, spare:], valid[:, spare:]
@@ -124,15 +129,16 @@ def answer_texts(
     prompts: Sequence[Ids],
     steps: int,
     until: Sequence[str],
+    multiple: int = 8,
 ) -> list[str]:
     """Greedy answers as text, without what ends them: an end token, or one of the texts ``until``.
 
-    A token may hold a piece of the answer and a text that ends it; one that ends every text may
-    be no special token, and is no part of the answer.
+    Prompts are padded as by `Scorer.answer`. A token may hold a piece of the answer and a text that
+    ends it; one that ends every text may be no special token, and is no part of the answer.
     """
     stop = {*tokenizer.stops, *(i for text in until for i in tokenizer.tokens_with(text))}
     answers = []
-    for ids in scorer.answer(params, prompts, steps, tuple(sorted(stop))):
+    for ids in scorer.answer(params, prompts, steps, tuple(sorted(stop)), multiple):
         answer = tokenizer.decode(ids[:-1] if ids[-1] in tokenizer.stops else ids)
         # A text that only several tokens make together is found here.
         for text in until:

@@ -74,13 +74,7 @@ def open_probe(
             f"shots={shots} of {len(questions)} questions leaves none to ask: give more questions "
             "or fewer shots"
         )
-    before = "".join(PROMPT.format(q.text) + f" {q.answers[0]}\n\n" for q in shown)
-    texts = [before + PROMPT.format(question.text) for question in asked]
-    if chat:
-        said = (_messages(question, before) for question in asked)
-        prompts = tuple(map(tokenizer.encode_chat, said))
-    else:
-        prompts = tuple(map(tokenizer.encode_prompt, texts))
+    prompts = prompts_of(tokenizer, shown, asked, chat)
     longest = max(map(len, prompts))
     if longest + steps > positions:
         question = asked[next(i for i, ids in enumerate(prompts) if len(ids) == longest)]
@@ -90,6 +84,16 @@ def open_probe(
             "shorter answers"
         )
     return OpenProbe(tokenizer, prompts, tuple(question.answers for question in asked), steps)
+
+
+def prompts_of(
+    tokenizer: Tokenizer, shown: Sequence[Question], asked: Sequence[Question], chat: bool = False
+) -> tuple[Ids, ...]:
+    """The ids of a prompt for each question asked, behind those shown with their first answers."""
+    before = "".join(PROMPT.format(q.text) + f" {q.answers[0]}\n\n" for q in shown)
+    if chat:
+        return tuple(tokenizer.encode_chat(_messages(question, before)) for question in asked)
+    return tuple(tokenizer.encode_prompt(before + PROMPT.format(q.text)) for q in asked)
 
 
 def _messages(question: Question, before: str) -> list[dict[str, str]]:

@@ -19,6 +19,7 @@ from smf_jax.errors import blame_flag
 from smf_jax.evaluation.probe import Metric, Probe, ProbeContext, ProbeKind
 from smf_jax.evaluation.probes.change import KL, KL_PROMPTS, SAME
 from smf_jax.evaluation.probes.exact import EXACT, ExactProbe
+from smf_jax.evaluation.probes.known import KNOWN
 from smf_jax.evaluation.probes.multiple_choice import HELLASWAG, MEDMCQA
 from smf_jax.evaluation.probes.open import F1
 from smf_jax.evaluation.probes.text import GSM8K, PPL, PROBABILITY, TEXT, LossProbe
@@ -27,7 +28,7 @@ from smf_jax.paths import as_path, expand
 KINDS: Mapping[str, ProbeKind] = {
     kind.name: kind
     for kind in (
-        *(EXACT, TEXT, F1, GSM8K, HELLASWAG, MEDMCQA, PPL),
+        *(EXACT, TEXT, F1, KNOWN, GSM8K, HELLASWAG, MEDMCQA, PPL),
         *(PROBABILITY, SAME, KL, KL_PROMPTS),
     )
 }
@@ -67,6 +68,11 @@ def parse_probes(text: str, fields: Fields = USUAL) -> tuple[Item, ...]:
             )
         items[name] = Item(name, *_kind(text, item, source, fields))
     return tuple(items.values())
+
+
+def asks_base(items: Iterable[Item]) -> bool:
+    """Whether the untouched model has to be asked before it is known what the probes are."""
+    return any(item.kind == KNOWN.name for item in items)
 
 
 def _kind(text: str, item: str, source: str, fields: Fields) -> tuple[str, str]:

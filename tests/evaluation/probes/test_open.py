@@ -102,7 +102,7 @@ class Says:
     def __init__(self, *texts: str):
         self.texts = texts
 
-    def answer(self, given, prompts, steps, stop):
+    def answer(self, given, prompts, steps, stop, multiple):
         assert tokenizer().eos in stop and set(tokenizer().tokens_with("\n")) <= set(stop)
         answers = []
         for text in self.texts:

@@ -184,7 +184,7 @@ def test_what_cannot_be_probed_is_refused_before_compute(base, files, text, opti
 
 def test_every_probe_measures_what_its_kind_says_it_does(files, tiny_base):
     base = load_base(str(tiny_base), "base")
-    asked = dict.fromkeys(("exact", "probability", "same", "kl_prompts"), files["f1"])
+    asked = dict.fromkeys(("exact", "known", "probability", "same", "kl_prompts"), files["f1"])
     items = files | asked | {"text": files["ppl"], "kl": files["ppl"]}
     assert items.keys() == KINDS.keys()
     text = ",".join(f"{kind}={kind}:{path}" for kind, path in items.items())
