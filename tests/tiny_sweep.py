@@ -141,7 +141,8 @@ class Sweeper:
 
     def _measure_background(self, model, params, batches, **about):
         assert self.may_measure
-        key = repr((fingerprint(params), fingerprint(batches._asdict()), about["corpus"]))
+        read = [fingerprint(part._asdict()) for part in batches]
+        key = repr((fingerprint(params), read, about["corpus"]))
         if key not in self._backgrounds:
             self._backgrounds[key] = measure_background(model, params, batches, **about)
         return self._backgrounds[key]

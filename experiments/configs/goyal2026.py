@@ -7,7 +7,7 @@ from experiments.configs.preset import Preset
 from experiments.configs.tiny import NO_MEMORY, TINY_RETROFIT
 from smf_jax.continual.config import PretrainConfig, SweepConfig
 from smf_jax.continual.retrofit_config import RetrofitConfig
-from smf_jax.continual.sections import GridConfig, StreamConfig, TrainingConfig
+from smf_jax.continual.sections import BackgroundConfig, GridConfig, StreamConfig, TrainingConfig
 
 SWEEP = SweepConfig(
     grid=GridConfig(
@@ -19,6 +19,7 @@ SWEEP = SweepConfig(
         optimizer="adamw",
     ),
     stream=StreamConfig(tasks=10, facts_per_task=100),
+    background=BackgroundConfig(background_formats="none"),
     retrofit=RetrofitConfig(
         retrofit="replace",
         memory_init="normal",

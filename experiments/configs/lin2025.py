@@ -33,7 +33,9 @@ def _sweep(slots: str, tasks: int) -> SweepConfig:
             batch_order="facts",
         ),
         stream=sections.StreamConfig(tasks=tasks, facts_per_task=1, changed_share=0.0),
-        background=sections.BackgroundConfig(background_batches=1000, background_batch_size=64),
+        background=sections.BackgroundConfig(
+            background_batches=1000, background_batch_size=64, background_formats="none"
+        ),
         training=sections.TrainingConfig(steps_per_task=1, batch_size=64, weight_decay=0.1),
         methods=MethodsConfig(lora=LoraConfig(rank=128, alpha=256.0)),
         run=sections.RunConfig(keep_checkpoints="last"),

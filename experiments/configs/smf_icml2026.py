@@ -11,7 +11,7 @@ from smf_jax.continual.config import MethodsConfig, PretrainConfig, SweepConfig
 from smf_jax.continual.methods.lora import LoraConfig
 from smf_jax.continual.methods.smf import SmfConfig
 from smf_jax.continual.retrofit_config import RetrofitConfig
-from smf_jax.continual.sections import GridConfig, StreamConfig, TrainingConfig
+from smf_jax.continual.sections import BackgroundConfig, GridConfig, StreamConfig, TrainingConfig
 
 SWEEP = SweepConfig(
     grid=GridConfig(
@@ -24,6 +24,7 @@ SWEEP = SweepConfig(
         seeds="0,1,2",
     ),
     stream=StreamConfig(tasks=1, facts_per_task=60_000),
+    background=BackgroundConfig(background_formats="none"),
     retrofit=RetrofitConfig(
         retrofit="add",
         memory_init="normal",

@@ -39,6 +39,7 @@ def inputs_of_sweep(config: SweepConfig) -> Inputs:
         base="" if base == "world" else base,
         stream="" if stream in OWN_STREAM else stream,
         background=config.background.background,
+        background_questions=config.background.background_questions,
         **probes,
     )
 

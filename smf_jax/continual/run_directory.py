@@ -55,6 +55,8 @@ NOT_COMPARED = frozenset(
         "inputs",  # compared by what they hold
     )
 )
+# What runs did before there was a setting, where its default is something else.
+EARLIER: Mapping[str, Any] = {"memory_init": "normal", "background_formats": "none"}
 
 
 class RunDirectory:
@@ -196,10 +198,20 @@ class RunDirectory:
                 f"--run={self.path} is no run of a sweep; {self.path / CONFIG} does not tell of one"
             )
         known = SweepConfig().values()
-        # Before --memory_init came, rows started normal, and every setting was told.
-        told = {"memory_init": "normal", **stored}
-        made = SweepConfig.of(**{name: each for name, each in told.items() if name in known})
-        return made.resolved()
+        told = {name: each for name, each in stored.items() if name in known}
+        return SweepConfig.of(**{**EARLIER, **told}).resolved()
+
+    def as_it_began(self, config: SweepConfig) -> SweepConfig:
+        """The configuration that goes on with the run, if one does.
+
+        Settings that did not exist when it began are as they were then, unless they are given.
+        """
+        stored = self._stored() if config.run.resume or self._is_share else None
+        if stored is None or config.run.overwrite:
+            return config
+        given, default = config.values(), SweepConfig().values()
+        missing = [n for n in EARLIER if n not in stored and given[n] == default[n]]
+        return config.with_values(**{name: EARLIER[name] for name in missing})
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows of all shards, in the order of trials and tasks as they were written."""

@@ -149,12 +149,32 @@ class BackgroundConfig(Configuration):
     )
     background_batches: int = setting(250, "batches of background, B", least=1)
     background_batch_size: int = setting(32, "windows in one of them", least=1)
+    background_formats: Literal["auto", "none", "stream"] = setting(
+        "auto",
+        "stream: rows of the background are other questions in the stream's wordings, and as "
+        "--probe_shots asks them; none: text alone; auto: stream where questions of a file are "
+        "taught to a base that is not built in",
+    )
+    background_format_share: float = setting(0.5, "share of such rows in a batch", above=0)
+    background_questions: PathText = setting(
+        "",
+        f"questions to fill the wordings with ({RECORD_FILES}); empty: a tenth of the stream's "
+        "file, which is then never taught",
+    )
     recount_batches: int = setting(
         100,
         "batches of background that are counted again after the stream, for slot health and drift; "
         "0 for none",
         least=0,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.background_format_share >= 1:
+            raise ValueError(
+                f"--background_format_share={self.background_format_share}: expected a share below "
+                "1, as every batch holds general text; lower it"
+            )
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,11 @@ Health = dict[str, Any]
 class Recount:
     """Counts the accesses of one text, by a base and by models that were trained from it."""
 
-    def __init__(self, base: Base, text: Batch, rows: int) -> None:
-        """Takes up ``(rows, t)`` text, of which `rows` run at once; nothing is computed yet."""
+    def __init__(self, base: Base, text: Sequence[Batch], rows: int) -> None:
+        """Takes up parts of ``(rows, t)`` text, of which `rows` run at once; computes nothing."""
         self.base = base
         self._text = text
-        self._rows = min(rows, len(text.tokens))
+        self._rows = rows
         self._read = jax.jit(lambda params, batch: read_counts(base.model, params, batch))
 
     @cached_property
@@ -54,8 +55,11 @@ class Recount:
         return self._count(params) if moved else self.before
 
     def _count(self, params: Params) -> Counts:
-        chunks = in_chunks(lambda chunk: self._read(params, chunk), self._text, self._rows)
-        found: list[Any] = jax.device_get(chunks)
+        def read(chunk: Batch) -> Any:
+            return self._read(params, chunk)
+
+        chunks = [in_chunks(read, part, min(self._rows, len(part.tokens))) for part in self._text]
+        found: list[Any] = jax.device_get(list(chain.from_iterable(chunks)))
         counts = {pool: np.stack([chunk[pool] for chunk in found]) for pool in found[0]}
         return {pool: each.sum(axis=0, dtype=np.int64) for pool, each in counts.items()}
 
@@ -81,7 +85,10 @@ def measure_slot_health(
     if sweep.stream_data.general is not None and count:
         rows = config.background_batch_size
         batches = sweep.stream_data.background_batches(config.background_batches, rows)
-        text = Batch(*(field[:count].reshape(-1, field.shape[-1]) for field in batches))
+        text = [
+            Batch(*(field[:count].reshape(-1, field.shape[-1]) for field in part))
+            for part in batches
+        ]
         recount = Recount(base, text, sweep.config.probes.eval_batch_size)
         settings = {"base": sweep.base_fingerprint, "batches": count, "rows": rows}
         found |= _recounted(settings, sweep.run, trials, recount)

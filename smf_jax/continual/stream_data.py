@@ -11,6 +11,7 @@ import numpy as np
 from smf_jax import checkpoints
 from smf_jax.continual.base import Base
 from smf_jax.continual.config import SweepConfig
+from smf_jax.continual.format_rows import FormatRows, encode_others, read_others
 from smf_jax.continual.sections import BackgroundConfig, ProbeConfig
 from smf_jax.continual.stream_tasks import questions_of, read_tasks, world_of
 from smf_jax.data.batching import (
@@ -47,8 +48,9 @@ ASKED = 2
 class General:
     """General text, encoded: what the background is measured on and replay draws from."""
 
-    rows: Batch  # ``(rows, t)``
-    corpus: str  # its name
+    rows: Batch  # ``(rows, t)``; healing and replay take these alone
+    corpus: str  # its name, and what else the background holds
+    formats: FormatRows | None = None  # further rows of the background, in the stream's formats
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,24 @@ class StreamData:
         old = old._replace(valid=old.valid.astype(batches.valid.dtype))
         return Batch(*(np.concatenate(pair, axis=1) for pair in zip(batches, old, strict=True)))
 
-    def background_batches(self, count: int, rows: int) -> Batch:
-        """``(count, rows, t)`` batches of general text, always the same."""
+    def background_batches(self, count: int, rows: int) -> tuple[Batch, ...]:
+        """``count`` batches of ``rows`` rows of background, always the same.
+
+        They are told in parts ``(count, some of the rows, t)``, one for each length ``t``.
+        """
         if self.general is None:
             raise ValueError("no general text to measure a background on; give --background")
-        return sample_batches(self.general.rows, count, rows, np.random.default_rng(0))
+        text, formats = self.general.rows, self.general.formats
+        if formats is None:
+            return (sample_batches(text, count, rows, np.random.default_rng(0)),)
+        parts = (text, formats.worded, formats.prompts)
+        text, worded, *prompts = (
+            sample_batches(part, count, share, np.random.default_rng(number))
+            for number, (part, share) in enumerate(zip(parts, formats.counts(rows), strict=True))
+            if part is not None and share
+        )
+        joined = Batch(*(np.concatenate(pair, axis=1) for pair in zip(text, worded, strict=True)))
+        return (joined, *prompts)
 
 
 def is_chosen_by_base(config: SweepConfig) -> bool:
@@ -145,7 +160,9 @@ def load_stream_data(config: SweepConfig, base: Base, asking: Asking | None = No
     options, positions = ProbeOptions.of(config.probes), base.config.max_positions
     using = ProbeContext(reader, base.tokenizer, positions, options, asking)
     world = world_of(config, base)
-    stream = read_tasks(config, world, using)
+    others = read_others(config, base, using)
+    sets_aside = bool(others) and not config.background.background_questions
+    stream = read_tasks(config, world, using, sets_aside)
     using = using._replace(taught=frozenset(map(question_key, questions_of(stream))))
     facts = [fact for task in stream for fact in task.facts]
     spoken: list[Paraphrase] = [w for fact in facts for w in (*fact.train, *fact.held_out)]
@@ -173,6 +190,9 @@ def load_stream_data(config: SweepConfig, base: Base, asking: Asking | None = No
         general, held_out = _taught(world, limit, base, length, weight)
     else:
         general, held_out = None, None
+    if others and general is not None:
+        formats = encode_others(config, using, others, stream, length)
+        general = General(general.rows, f"{general.corpus}, and {formats.about}", formats)
     probes = _probes(config.probes, using, world, held_out)
     return StreamData(
         tasks=stream,

@@ -68,6 +68,7 @@ def _run_sweep(
 ) -> tuple[RunDirectory, list[str]]:
     trials = shard(grid(config.grid, config.own), config.grid.shard)
     run = RunDirectory(config.run.out, config.grid.shard)
+    config = run.as_it_began(config)
     own = [trial.id for trial in trials]
     in_the_way = None if run.replaces_all(config) else own
     run.locks.settle(in_the_way)
@@ -206,6 +207,10 @@ def _background(
         return measured
     batches = stream_data.background_batches(told.background_batches, told.background_batch_size)
     corpus = "" if stream_data.general is None else stream_data.general.corpus
+    if stream_data.general is not None and stream_data.general.formats is not None:
+        text, worded, prompts = stream_data.general.formats.counts(told.background_batch_size)
+        mixed = f"{text} rows of text, {worded} of questions, {prompts} of prompts in a batch"
+        say(f"background: {corpus}; {mixed}")
     with progress_bar(told.background_batches, "background", "batch") as progress:
         return tools.measure_background(
             base.model,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from operator import add
 
 import jax
 import numpy as np
@@ -26,7 +27,7 @@ def routing_fingerprint(config: ModelConfig, params: Params) -> str:
 def measure_background(
     model: Decoder | MemoryModel,
     params: Params,
-    batches: Batch,
+    batches: Batch | Sequence[Batch],
     *,
     corpus: str = "",
     tokenizer: str = "",
@@ -34,24 +35,33 @@ def measure_background(
 ) -> Background:
     """Counts the reads of general text, ``(B, b, t)``, batch by batch.
 
+    The rows of a batch may come in several parts of their own ``b`` and ``t``, counted as one.
     ``corpus`` is a name, ``tokenizer`` a fingerprint; ``progress`` is given the batches done.
     """
     model = as_memory_model(model)
 
+    parts: Sequence[Batch] = (batches,) if isinstance(batches, Batch) else batches
+
     @partial(jax.jit, donate_argnums=0)
-    def add(usage: dict[str, PoolUsage], params: Params, batch: Batch) -> dict[str, PoolUsage]:
+    def count(
+        usage: dict[str, PoolUsage], params: Params, batch: Sequence[Batch]
+    ) -> dict[str, PoolUsage]:
         # An argument and no closure: constants of a program would hold the model twice.
-        counts = read_counts(model, params, batch)
-        return {pool: add_batch(usage[pool], counts[pool]) for pool in usage}
+        counts = [read_counts(model, params, part) for part in batch]
+        return {
+            pool: add_batch(usage[pool], reduce(add, (each[pool] for each in counts)))
+            for pool in usage
+        }
 
     usage = {table: no_usage(params[table].shape[0]) for table in model.tables}
-    total = batches.tokens.shape[0]
+    (total,) = {part.tokens.shape[0] for part in parts}
     for index in range(total):
-        usage = add(usage, params, Batch(*(field[index] for field in batches)))
+        batch = tuple(Batch(*(field[index] for field in part)) for part in parts)
+        usage = count(usage, params, batch)
         progress(index + 1)
     return Background(
         pools=usage,
-        tokens_per_batch=round(float(np.sum(batches.valid)) / total),
+        tokens_per_batch=round(sum(float(np.sum(part.valid)) for part in parts) / total),
         corpus=corpus,
         tokenizer=tokenizer,
         fingerprint=fingerprint(jax.device_get(split(params, model.is_upstream)[0])),

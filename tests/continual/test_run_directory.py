@@ -14,7 +14,7 @@ import pytest
 from smf_jax import checkpoints
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.results import ResultRow
-from smf_jax.continual.run_directory import CONFIG, NOT_COMPARED, RESULTS, RunDirectory
+from smf_jax.continual.run_directory import CONFIG, EARLIER, NOT_COMPARED, RESULTS, RunDirectory
 from smf_jax.continual.trial import Trial
 from tests.fixtures import make_rows
 from tests.tiny_sweep import content
@@ -109,6 +109,23 @@ def test_a_run_from_before_rows_could_start_at_zero_had_normal_ones(tmp_path):
     run.check(again.with_values(memory_init="normal"))
     with pytest.raises(ValueError, match="--memory_init was 'normal', is 'zero'"):
         run.check(again)
+    run.check(run.as_it_began(again))
+
+
+def test_a_run_from_before_a_setting_goes_on_as_it_began(run):
+    config = CONFIGURATION.with_values(resume=True)
+    assert run.as_it_began(config) == config
+    before = {n: each for n, each in told(run).items() if n not in (*EARLIER, "sha256")}
+    (run.path / CONFIG).write_text(json.dumps(before))
+    assert run.config().values() == CONFIGURATION.resolved().values() | EARLIER
+    with pytest.raises(ValueError, match="--background_formats was 'none', is 'auto'"):
+        run.check(config)
+    run.check(run.as_it_began(config))
+    # What is asked for by name is another run, and one that replaces it is new.
+    with pytest.raises(ValueError, match="--background_formats was 'none', is 'stream'"):
+        run.check(run.as_it_began(config.with_values(background_formats="stream")))
+    new = CONFIGURATION.with_values(overwrite=True)
+    assert run.as_it_began(new) == new
 
 
 def test_flags_that_are_not_compared_exist():

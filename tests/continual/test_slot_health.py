@@ -35,7 +35,7 @@ def text(sweeper, base, finished) -> Batch:
     """The first three of the four batches of background."""
     config = sweeper.config(finished)
     rows = config.background.background_batch_size
-    batches = load_stream_data(config, base).background_batches(4, rows)
+    (batches,) = load_stream_data(config, base).background_batches(4, rows)
     return Batch(*(field[:3].reshape(-1, field.shape[-1]) for field in batches))
 
 
@@ -81,7 +81,7 @@ def test_writing_the_only_table_moves_no_routing(finished):
 
 
 def test_only_leaves_that_routing_hangs_on_are_counted_anew(base, text, monkeypatch):
-    recount = Recount(base, text, 32)
+    recount = Recount(base, [text], 32)
     counted = []
     monkeypatch.setattr(recount, "_count", lambda params: counted.append(params) or {})
     written = {**base.params, POOL: base.params[POOL] + 1}

@@ -147,7 +147,7 @@ def test_batches_depend_on_task_and_seed_alone(gathered):
 
 
 def test_the_background_is_the_same_for_every_trial(gathered):
-    one, again = (gathered.background_batches(3, 4) for _ in range(2))
+    (one,), (again,) = (gathered.background_batches(3, 4) for _ in range(2))
     np.testing.assert_array_equal(one.tokens, again.tokens)
     assert one.tokens.shape[:2] == (3, 4)
     with pytest.raises(ValueError, match="give --background"):

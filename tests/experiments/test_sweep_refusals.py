@@ -49,7 +49,7 @@ BAD = {
     "a probe's file": (dict(probes="nq=no.jsonl"), "--probes=no.jsonl: no such file"),
     "a probe's kind": (
         dict(probes="nq=f2:a.jsonl"),
-        "--probes=.*'f2' is unknown; .* f1, gsm8k",
+        "--probes=.*'f2' is unknown; .* f1, known, gsm8k",
     ),
     "a probe of nothing": (dict(probes="a="), "--probes=a=: 'a=' should be NAME=FILE"),
     "resume and overwrite": (dict(resume=True, overwrite=True), "--resume .*--overwrite .*one of"),

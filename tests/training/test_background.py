@@ -79,6 +79,23 @@ def test_statistics_are_those_of_the_batches(counts):
     assert (background.corpus, background.tokenizer) == ("text", "t")
 
 
+def test_parts_of_a_batch_count_as_one(counts):
+    batches, params = tiny.batches(3), tiny.params(MODEL)
+    # The last rows end earlier, and stand in a part that is as short.
+    short = batches.tokens.shape[-1] - 1
+    batches.valid[:, 1:, short:] = False
+    parts = (
+        Batch(*(field[:, :1] for field in batches)),
+        Batch(*(field[:, 1:, :short] for field in batches)),
+    )
+    whole, split = (measure_background(Decoder(MODEL), params, each) for each in (batches, parts))
+    assert whole.tokens_per_batch == split.tokens_per_batch
+    for pool, usage in whole.pools.items():
+        np.testing.assert_array_equal(usage.accesses, split.pools[pool].accesses)
+        other = split.pools[pool].document_frequency
+        np.testing.assert_array_equal(usage.document_frequency, other)
+
+
 def test_a_model_without_memory_has_no_background():
     with pytest.raises(ValueError, match="the model has no memory, so nothing is upstream"):
         upstream_of_reads(tiny.PLAIN, "embedder/embedding")
