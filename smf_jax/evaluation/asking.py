@@ -72,7 +72,8 @@ class Asking:
         """
         found: list[int] = []
         what = "asking the base: known" if known else "asking the base: unknown"
-        with progress_bar(len(asked), what, "question") as progress:
+        total = len(asked) if count is None else count
+        with progress_bar(total, what, "question") as progress:
             for start in range(0, len(asked), rows):
                 if count is not None and len(found) >= count:
                     break
@@ -83,7 +84,7 @@ class Asking:
                     for place, (answer, (_, accepted)) in enumerate(zip(answers, some, strict=True))
                     if bool(exact_score(answer, accepted)) == known
                 ]
-                progress(start + len(some))
+                progress(start + len(some) if count is None else min(count, len(found)))
         return found[:count]
 
 
