@@ -117,7 +117,7 @@ def test_a_run_from_before_a_setting_goes_on_as_it_began(run):
     assert run.as_it_began(config) == config
     before = {n: each for n, each in told(run).items() if n not in (*EARLIER, "sha256")}
     (run.path / CONFIG).write_text(json.dumps(before))
-    assert run.config().values() == CONFIGURATION.resolved().values() | EARLIER
+    assert run.config().values() == {**CONFIGURATION.resolved().values(), **EARLIER}
     with pytest.raises(ValueError, match="--background_formats was 'none', is 'auto'"):
         run.check(config)
     run.check(run.as_it_began(config))

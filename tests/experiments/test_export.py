@@ -257,7 +257,7 @@ def test_what_a_bfloat16_sweep_leaves_is_read_and_exported(half, method, tmp_pat
     base, params, _ = find_model(model)
     kept = "bfloat16" if method == "smf" else "float32"  # what full finetuning trains is float32
     assert base.config.dtype == "bfloat16"
-    assert base.params["embedder/embedding"].dtype == kept
+    assert params["embedder/embedding"].dtype == kept
     assert run_export(run=half, trial=trial, out=tmp_path / "out") == 0
     assert re.search(f"{kept}.*, computing in bfloat16, . patches", capsys.readouterr().out)
     assert_same(load_exported(tmp_path / "out").params, params)
