@@ -18,11 +18,12 @@ from smf_jax.data.batching import Batch, encode_paraphrases, pad_pairs, split_pa
 from smf_jax.data.facts import Fact, Question, Task
 from smf_jax.data.shares import question_key, share_of
 from smf_jax.evaluation.probe import ProbeContext
+from smf_jax.evaluation.probes.change import KL_PROMPTS, SAME
 from smf_jax.evaluation.probes.exact import EXACT
 from smf_jax.evaluation.probes.known import KNOWN
 from smf_jax.evaluation.probes.open import F1, prompts_of
 from smf_jax.evaluation.probes.registry import parse_probes
-from smf_jax.evaluation.probes.text import GSM8K
+from smf_jax.evaluation.probes.text import GSM8K, PROBABILITY
 from smf_jax.paths import as_path
 from smf_jax.progress import say
 
@@ -30,7 +31,9 @@ from smf_jax.progress import say
 LEAST = 32
 # Of the rows with questions, one in so many is a prompt as the probes ask, with its examples.
 _ONE_IN = 4
-_ASKING = (F1.name, KNOWN.name)
+# Kinds of probes that ask behind examples or by a chat template, and others that hold questions.
+_ASKING = (F1.name, KNOWN.name, SAME.name)
+_HOLDING = (EXACT.name, GSM8K.name, PROBABILITY.name, KL_PROMPTS.name)
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ def _asked_by_probes(config: SweepConfig, using: ProbeContext) -> frozenset[str]
     """Keys of all questions that the probes may ask or show."""
     options, found = using.options, set()
     for item in parse_probes(config.probes.probes, using.reader.fields):
-        if item.kind not in (*_ASKING, EXACT.name, GSM8K.name):
+        if item.kind not in (*_ASKING, *_HOLDING):
             continue
         questions = using.reader.open_questions(item.source, "probes")
         if item.kind == KNOWN.name:

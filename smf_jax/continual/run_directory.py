@@ -56,7 +56,7 @@ NOT_COMPARED = frozenset(
     )
 )
 # What runs did before there was a setting, where its default is something else.
-EARLIER: Mapping[str, Any] = {"memory_init": "normal", "background_formats": "none"}
+EARLIER: dict[str, Any] = {"memory_init": "normal", "background_formats": "none"}
 
 
 class RunDirectory:

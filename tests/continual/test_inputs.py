@@ -110,7 +110,7 @@ def test_files_may_move(given, tmp_path):
     }
     again = config.with_values(**moved, resume=True)
     RunDirectory(config.run.out).open(again)
-    assert RunDirectory(config.run.out).config() == again
+    assert RunDirectory(config.run.out).config() == again.resolved()
     Path(moved["stream"]).rename(tmp_path / "renamed.jsonl")
     again = again.with_values(stream=str(tmp_path / "renamed.jsonl"))
     RunDirectory(config.run.out).check(again)
