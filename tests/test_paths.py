@@ -85,7 +85,16 @@ def test_no_number_is_without_bounds(command):
 
 def test_flags_whose_help_speaks_of_files_are_flags_of_paths():
     words = re.compile(r"\b(directory|file|lie|kept|here|profiler)\b")
-    others = {"probes", "relation", "stream_seed", "task", "overwrite", "shard_mb", "harness"}
+    others = {
+        "probes",
+        "background_formats",
+        "relation",
+        "stream_seed",
+        "task",
+        "overwrite",
+        "shard_mb",
+        "harness",
+    }
     for command in COMMANDS:
         for name, flag in flags_of(command()).items():
             if flag.kind is str and words.search(flag.help) and name not in others:

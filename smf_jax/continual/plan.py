@@ -50,7 +50,7 @@ def check_trials(
             batches, rows = told.background_batches, told.background_batch_size
             general = stream_data.general.rows
             require_room(general, background_batches=batches, background_batch_size=rows)
-    padded = np.mean([np.mean(batch.valid == 0) for batch in stream_data.examples])
+    padded = np.mean([np.mean(batch.valid == 0) for batch in stream_data.examples] or [0.0])
     if padded > _MOST_PADS and not training.pack:
         say(f"{padded:.0%} of the places of a batch are pads; --pack makes steps that much cheaper")
     if config.retrofit.retrofit != "none":

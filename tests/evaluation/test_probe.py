@@ -23,13 +23,15 @@ def test_a_metric_knows_which_way_is_worse():
 def test_the_options_are_those_of_the_flags():
     flags = types.SimpleNamespace(
         probe_limit=0,
+        split="dev",
+        eval_batch_size=8,
         probe_shots=2,
         probe_answer_tokens=9,
         probe_chat=True,
         ppl_window=64,
         ppl_stride=16,
     )
-    assert ProbeOptions.of(flags) == ProbeOptions(None, 2, 9, True, 64, 16)
+    assert ProbeOptions.of(flags) == ProbeOptions(None, 2, 9, True, 64, 16, "dev", 8)
 
 
 class Counts:
