@@ -72,7 +72,7 @@ MODEL = memory_model(Transformer(), {TABLE: ["memory_1", "memory_2"]})
 def fresh_params(seed: int = 0) -> Params:
     """Leaves by path; a real model would bring pretrained ones."""
     shape = (1, LENGTH)
-    variables = Transformer().init(
+    variables = jax.jit(Transformer().init)(
         jax.random.key(seed), jnp.zeros(shape, int), jnp.ones(shape, bool)
     )
     return flatten(variables["params"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 import jax
@@ -59,13 +60,17 @@ def test_twenty_steps_are_those_of_the_plain_way_in_float64():
         # Pads, and rows that differ from step to step.
         batch = own_model.make_batch(FACTS)
         batch.valid[0, -2:], batch.weights[0, -2:] = False, 0
-        counts = read_counts(MODEL, params, Batch(*(f[0] for f in own_model.general_text())))
+        text = Batch(*(field[0] for field in own_model.general_text()))
+        counts = jax.jit(partial(read_counts, MODEL))(params, text)
         usage = {TABLE: add_batch(no_usage(own_model.MEMORY.slots), counts[TABLE])}
         trainer = sparse_trainer(
             MODEL, SparseConfig(size=SIZE, optimizer=RULE), own_model.MEMORY.slots
         )
         settings = Settings(jnp.asarray(RATE), jnp.asarray(BUDGET), jnp.asarray(0))
-        shared, state = Shared(trainer.frozen(params), usage), trainer.begin(params, settings)
+        shared, state = (
+            Shared(trainer.frozen(params), usage),
+            jax.jit(trainer.begin)(params, settings),
+        )
         fast, (transform, plain) = jax.jit(trainer.step), reference(usage)
         whole, plain_state = params, transform.init(params)
         for number in range(STEPS):

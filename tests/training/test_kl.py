@@ -20,7 +20,7 @@ from tests.training import tiny
 MODEL = tiny.model_config()
 DECODER = Decoder(MODEL)
 SGD = OptimizerConfig("sgd")
-LOGITS = plain_logits(DECODER)
+LOGITS = jax.jit(plain_logits(DECODER))
 
 
 @cache
@@ -43,7 +43,7 @@ def taught(of: tiny.Run, steps: int = 4, rate: float = 0.3):
 
 
 def divergence(of: tiny.Run, state, batch) -> np.ndarray:
-    now = of.trainer.logits(of.shared, state, batch.tokens, batch.valid)
+    now = jax.jit(of.trainer.logits)(of.shared, state, batch.tokens, batch.valid)
     return np.asarray(kl_to_base(LOGITS(of.base, batch.tokens, batch.valid), now))
 
 
@@ -75,7 +75,7 @@ def test_the_loss_is_that_of_the_facts_and_the_weighted_mean_divergence(method):
     facts = type(batch)(*(field[:2] for field in batch))
 
     def logits(_, *asked):
-        return of.trainer.logits(of.shared, state, *asked)
+        return jax.jit(of.trainer.logits)(of.shared, state, *asked)
 
     plain, _ = text_loss(logits)({}, facts)
     expected = plain + 2 * divergence(of, state, batch)[batch.valid].mean()

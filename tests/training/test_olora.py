@@ -69,7 +69,7 @@ def test_the_second_begins_at_what_the_first_left_and_keeps_its_adapters(two):
     begun = of.begin_task(first, tiny.batches(1), tiny.settings(seed=1))
 
     def logits(state):
-        return of.trainer.logits(of.shared, state, batch.tokens, batch.valid)
+        return jax.jit(of.trainer.logits)(of.shared, state, batch.tokens, batch.valid)
 
     np.testing.assert_allclose(logits(begun), logits(first), rtol=1e-5, atol=1e-6)
     assert int(first.begun) == 1 and int(begun.begun) == int(second.begun) == 2
@@ -91,7 +91,7 @@ def test_the_model_is_the_base_with_the_adapters_of_all_tasks(two):
         with apply_lora(joined(second.earlier, second.params), 4.0 * 3):
             return plain_logits(DECODER)(of.base, batch.tokens, batch.valid)
 
-    found = of.trainer.logits(of.shared, second, batch.tokens, batch.valid)
+    found = jax.jit(of.trainer.logits)(of.shared, second, batch.tokens, batch.valid)
     np.testing.assert_allclose(found, jax.jit(logits)(), rtol=1e-5, atol=1e-6)
     assert of.trainer.trained(second)["layers_0/attention/query/a"].shape[1] == 6
 
