@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from smf_jax.tables import is_implicit
+
 Tree = Mapping[str, Any]
 Params = dict[str, Array]
 
@@ -126,8 +128,8 @@ def widened(params: Mapping[str, Array]) -> Params:
 
 
 def count_parameters(tree: Any) -> int:
-    """Number of scalars in all leaves."""
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+    """Number of scalars in all leaves; of implicit tables those of rows that exist."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree, is_leaf=is_implicit))
 
 
 def count_bytes(tree: Any) -> int:

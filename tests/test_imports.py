@@ -14,21 +14,23 @@ FLAX_OR_ABOVE = ("flax", "smf_jax.models", "smf_jax.training", "smf_jax.memory.l
 # Every room with the rooms that it may import, itself aside: a tree that is read downwards.
 GROUND = (
     *("shapes", "version", "errors", "configuration", "interrupts", "progress"),
-    *("params", "losses", "sharding", "cpu_kernels", "typed_json"),
+    *("params", "losses", "sharding", "cpu_kernels", "typed_json", "tables"),
 )
 ROOMS = {
     "paths": (),
     **dict.fromkeys(GROUND, ("paths",)),
+    "tables": ("shapes",),
+    "params": ("paths", "tables"),
     "progress": ("interrupts",),
     "checkpoints": ("paths", "interrupts", "progress"),
     "data": ("paths", "errors", "typed_json"),
-    "memory": ("shapes", "configuration", "cpu_kernels"),
-    "sparse": ("shapes", "params", "cpu_kernels", "checkpoints", "typed_json"),
+    "memory": ("shapes", "configuration", "cpu_kernels", "tables"),
+    "sparse": ("shapes", "params", "cpu_kernels", "checkpoints", "typed_json", "tables"),
     "models": ("params", "data", "memory"),
     "training": (*GROUND, "checkpoints", "data", "memory", "sparse", "models"),
     "evaluation": ("paths", *GROUND, "data", "models"),
     "interop": (
-        *("paths", "params", "typed_json"),
+        *("paths", "params", "typed_json", "tables"),
         *("checkpoints", "data", "memory", "sparse", "models"),
     ),
     "continual": (

@@ -21,6 +21,7 @@ from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.stream_data import load_stream_data
 from smf_jax.continual.sweep import Tools
 from smf_jax.continual.trial_group import TrialGroup
+from smf_jax.tables import packed
 from smf_jax.training.background import measure_background
 
 TINY_BASE: dict[str, Any] = dict(
@@ -142,7 +143,7 @@ class Sweeper:
     def _measure_background(self, model, params, batches, **about):
         assert self.may_measure
         read = [fingerprint(part._asdict()) for part in batches]
-        key = repr((fingerprint(params), read, about["corpus"]))
+        key = repr((fingerprint(packed(params)), read, about["corpus"]))
         if key not in self._backgrounds:
             self._backgrounds[key] = measure_background(model, params, batches, **about)
         return self._backgrounds[key]

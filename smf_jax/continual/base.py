@@ -25,6 +25,7 @@ from smf_jax.models.decoder import Decoder, abstract_params
 from smf_jax.params import Params, count_parameters, flatten, is_memory
 from smf_jax.paths import PathLike, as_path, is_whole, local
 from smf_jax.sharding import DATA, device_mesh
+from smf_jax.tables import packed, packed_like, unpacked
 
 FORMAT = 1
 PARAMS = "leaves"
@@ -63,7 +64,9 @@ class Base:
             return self
 
         def of(path: str, leaf: Any) -> Any:
-            kind = leaf.dtype if is_memory(path) else jnp.dtype(dtype)
+            if is_memory(path):
+                return leaf
+            kind = jnp.dtype(dtype)
             return jax.ShapeDtypeStruct(leaf.shape, kind) if self.is_abstract else leaf.astype(kind)
 
         params = {path: of(path, leaf) for path, leaf in self.params.items()}
@@ -77,7 +80,7 @@ class Base:
 
     def fingerprint(self) -> str:
         """Of all leaves."""
-        return fingerprint(jax.device_get(self.params))
+        return fingerprint(packed(jax.device_get(self.params)))
 
     def tokenizer_fingerprint(self) -> str:
         """Of the tokenizer."""
@@ -144,7 +147,7 @@ def save_base(
             # Backgrounds know the tokenizer by its fingerprint.
             base.tokenizer.save(partial, framed=False)
             files = {file.name: sha256_of_file(file) for file in sorted(partial.iterdir())}
-            checkpoints.save(partial / PARAMS, base.params, {**metadata, "files": files})
+            checkpoints.save(partial / PARAMS, packed(base.params), {**metadata, "files": files})
     except FileExistsError:
         there = as_path(path) / PARAMS
         if not there.is_dir() or checkpoints.read_manifest(there).fingerprint != base_fingerprint:
@@ -216,12 +219,12 @@ def _load_saved(directory: Path) -> Base:
     kept = {path: leaf.dtype for path, leaf in manifest.leaves.items() if leaf.dtype in _KEPT}
     expected = {
         path: jax.ShapeDtypeStruct(leaf.shape, kept.get(path, leaf.dtype))
-        for path, leaf in abstract_params_of(config).items()
+        for path, leaf in packed_like(abstract_params_of(config), manifest.leaves).items()
     }
-    params, _ = checkpoints.load(directory / PARAMS, expected)
+    params = unpacked(checkpoints.load(directory / PARAMS, expected)[0])
     return Base(
         config,
-        {name: jnp.asarray(leaf) for name, leaf in params.items()},
+        jax.tree.map(jnp.asarray, params),
         load_tokenizer(directory, config.vocabulary),
         metadata["origin"],
         metadata["recipe"],

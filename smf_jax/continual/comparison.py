@@ -22,6 +22,7 @@ from smf_jax.params import is_pool
 from smf_jax.paths import as_path, resolved
 from smf_jax.sparse.exactness import rows_differ, same_bits
 from smf_jax.sparse.patch import Patch, apply_patch
+from smf_jax.tables import aligned, is_implicit, unpacked
 
 _BLOCK = 1 << 22
 
@@ -174,7 +175,8 @@ def _load_model(
     home = path if kind == "base" else _checkpoint_at(as_path(base or _home_of_base(path)))
     home = resolved(home)
     if home not in bases:  # read once for both
-        bases[home] = checkpoints.load(home)[0], checkpoints.read_manifest(home).fingerprint
+        found = unpacked(checkpoints.load(home)[0])
+        bases[home] = found, checkpoints.read_manifest(home).fingerprint
     arrays, fingerprint = bases[home]
     if kind != "base" and metadata["base"] != fingerprint:
         raise ValueError(
@@ -241,13 +243,15 @@ def _identical(a: np.ndarray | None, b: np.ndarray | None) -> bool:
         return True
     if a is None or b is None or (a.shape, a.dtype) != (b.shape, b.dtype):
         return False
-    return same_bits(a, b)
+    return same_bits(*aligned(a, b)[1:]) if is_implicit(a) else same_bits(a, b)
 
 
 def _leaf_change(path: str, a: np.ndarray | None, b: np.ndarray | None) -> LeafChange:
     first, second = (None if x is None else f"{x.dtype}{list(x.shape)}" for x in (a, b))
     if a is None or b is None or a.shape != b.shape:
         return LeafChange(path, first, second, None, None, None)
+    if is_implicit(a) or is_implicit(b):
+        _, a, b = aligned(a, b)
     squares, change_squares, largest = 0.0, 0.0, 0.0
     for start in range(0, a.size, _BLOCK):  # float64 copies of one block, never of a whole leaf
         before = a.reshape(-1)[start : start + _BLOCK].astype(np.float64)
@@ -261,6 +265,9 @@ def _leaf_change(path: str, a: np.ndarray | None, b: np.ndarray | None) -> LeafC
 def _pool_slots(path: str, a: np.ndarray, b: np.ndarray) -> PoolSlots:
     if a is b:
         slots = np.zeros(0, np.int64)
+    elif is_implicit(a) or is_implicit(b):
+        slots, old, new = aligned(a, b)
+        slots = slots[rows_differ(old, new)]
     elif a.dtype != b.dtype:
         slots = np.arange(len(a))
     else:

@@ -31,6 +31,7 @@ from smf_jax.paths import as_path, copy
 from smf_jax.progress import say
 from smf_jax.sharding import TRIAL, device_mesh, unstack
 from smf_jax.sparse.usage import PoolUsage
+from smf_jax.tables import is_implicit, on_host
 from smf_jax.training.trainers import Trainer
 
 # A trial group of a trainer, on a mesh; tests keep those that they have compiled.
@@ -163,7 +164,7 @@ class TrialBatch:
         state = jax.eval_shape(trainer.begin, base, settings_of(trial, 1))
         paths = jax.eval_shape(trainer.trained, state)
         fingerprint = self.sweep.base_fingerprint
-        return PatchHistory({path: np.asarray(base[path]) for path in paths}, fingerprint)
+        return PatchHistory({path: on_host(base[path]) for path in paths}, fingerprint)
 
     def _restore(self, state: Any, task: int) -> Any:
         """The state with the parameters, from their checkpoints, of trials that begin here.
@@ -273,7 +274,11 @@ class TrialBatch:
             # Gathered on the device: the table itself never travels. Padded to a power of two, so
             # that few lengths are compiled.
             padded = np.resize(slots, 1 << len(slots).bit_length())
-            new = unstack(state.tables[pool], place, padded)
+            table = state.tables[pool]
+            if is_implicit(table):
+                new = unstack(table, place)[padded]
+            else:
+                new = unstack(table, place, padded)
             rows[pool] = slots, np.asarray(new)[: len(slots)]
         scalars = {path: np.asarray(leaf) for path, leaf in unstack(state.scalars, place).items()}
         name = self.sweep.stream_data.tasks[task].name

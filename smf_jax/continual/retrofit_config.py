@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from smf_jax.configuration import Configuration, part, setting
 from smf_jax.errors import blame_flag
@@ -23,11 +23,14 @@ class Usual(NamedTuple):
     alpha: float | None
     gate: Gate
     heal_steps: int
+    keys_per_half: int  # 0: of `SIZES` the one that fits the text
 
 
+# Keys of a half that a table may be given where none are told: 16,384 slots to 16.8 million.
+SIZES = (128, 256, 512, 1024, 2048, 4096)
 USUAL: dict[MemoryInit, Usual] = {
-    "zero": Usual(alpha=None, gate="none", heal_steps=0),
-    "normal": Usual(alpha=0.01, gate="silu", heal_steps=200),
+    "zero": Usual(alpha=None, gate="none", heal_steps=0, keys_per_half=0),
+    "normal": Usual(alpha=0.01, gate="silu", heal_steps=200, keys_per_half=128),
 }
 
 
@@ -35,20 +38,31 @@ USUAL: dict[MemoryInit, Usual] = {
 class RetrofitMemory(MemoryConfig):
     """The memory of a retrofit, some of whose choices may be left to how its rows start."""
 
+    keys_per_half: int = setting(
+        0,
+        "n; the table has n² slots; 0: 128 for normal rows, and for zero ones the smallest of "
+        f"{', '.join(map(str, SIZES))} of whose slots a background batch touches a tenth at most",
+        first=True,
+    )
     gate: Gate | None = setting(  # pyright: ignore[reportIncompatibleVariableOverride]
         None, "silu, scalar or none [none of rows that start at zero, silu of normal ones]"
     )
 
     def __post_init__(self) -> None:
-        self.chosen(USUAL["zero"])  # which checks them all
+        keys = self.keys_per_half or SIZES[-1]
+        self._as(MemoryConfig, keys_per_half=keys, gate=self.gate or "none")  # which checks them
 
     def chosen(self, usual: Usual) -> MemoryConfig:
         """The memory, with what is usual in place of what was not told."""
-        told = {field.name: getattr(self, field.name) for field in fields(self)}
-        return MemoryConfig(**{**told, "gate": self.gate or usual.gate})
+        keys = self.keys_per_half or usual.keys_per_half
+        kind = MemoryConfig if keys else RetrofitMemory
+        return self._as(kind, keys_per_half=keys, gate=self.gate or usual.gate)
+
+    def _as(self, kind: type[MemoryConfig], **changes: Any) -> MemoryConfig:
+        return kind(**{**{each.name: getattr(self, each.name) for each in fields(self)}, **changes})
 
 
-RETROFIT_MEMORY = RetrofitMemory(**{**MEMORY.to_dict(), "gate": None})
+RETROFIT_MEMORY = RetrofitMemory(**{**MEMORY.to_dict(), "gate": None, "keys_per_half": 0})
 
 
 @dataclass(frozen=True)
@@ -126,6 +140,11 @@ class RetrofitConfig(Configuration):
             heal_steps=usual.heal_steps if self.heal_steps is None else self.heal_steps,
         )
 
+    def sized(self, keys_per_half: int) -> RetrofitConfig:
+        """The same, resolved, with a table of so many keys in a half."""
+        memory = replace(self.memory, keys_per_half=keys_per_half)
+        return replace(self, memory=memory).resolved()
+
     def placement(self, width: int, layers: int) -> MemoryPlacement:
         """The placement in a model of this size; a ValueError names the flag that does not fit."""
         places = parse_layers(self.layers, "layers") or quarter_layers(layers)
@@ -143,6 +162,8 @@ class RetrofitConfig(Configuration):
                 "--memory_init=zero with --retrofit=replace: a memory in place of a feed-forward "
                 "has to be healed; give --memory_init=normal or --retrofit=add"
             )
+        if not told.memory.keys_per_half:
+            raise ValueError("--keys_per_half=0: the table has no size yet; see `sized`")
         memory = told.memory.for_width(width)
         with blame_flag("--"):
             return MemoryPlacement(

@@ -10,19 +10,24 @@ import numpy as np
 
 from smf_jax.continual.base import Base, abstract_params_of, data_mesh
 from smf_jax.continual.config import HealingTextSection
-from smf_jax.continual.retrofit_config import RetrofitConfig, check_whitening
+from smf_jax.continual.retrofit_config import SIZES, RetrofitConfig, check_whitening
+from smf_jax.continual.sections import BackgroundConfig
 from smf_jax.data.batching import Batch, pack_texts, sample_batches
 from smf_jax.errors import blame_flag, require_memory
 from smf_jax.models.retrofit import retrofit
 from smf_jax.params import Params, count_parameters, flatten, unflatten
 from smf_jax.progress import progress_bar, say
 from smf_jax.sparse.optimizers import OptimizerConfig
+from smf_jax.sparse.usage import SATURATED, touched_share
+from smf_jax.training.background import measure_background
 from smf_jax.training.fit import fit
 from smf_jax.training.healing import healing_trainer, heals, removed_params
 from smf_jax.training.whitening import whiten_queries
 
 # Tokens of text that queries are whitened on.
 WHITENING_TOKENS = 8192
+# Batches of text by which a table is sized.
+SIZING_BATCHES = 4
 
 
 def check_retrofit(
@@ -33,6 +38,13 @@ def check_retrofit(
     Raises ValueError if the base has memories, the memory does not fit it, or text is missing.
     """
     config = config.resolved()
+    if not config.memory.keys_per_half:
+        if not has_text:
+            raise ValueError(
+                f"--keys_per_half=0 fits the table to text, and there is none; give {text_flag}="
+                "FILE, or a size such as --keys_per_half=512"
+            )
+        config = config.sized(SIZES[-1])  # the largest that it may come to
     if config.heal_loss == "distill" and config.retrofit != "replace":
         raise ValueError(
             f"--heal_loss=distill with --retrofit={config.retrofit}: it teaches a memory what the "
@@ -60,21 +72,28 @@ def check_retrofit(
     return dataclasses.replace(base, config=model, params=params)
 
 
-def retrofit_base(config: RetrofitConfig, base: Base, windows: Batch | None, seed: int = 0) -> Base:
+def retrofit_base(
+    config: RetrofitConfig,
+    base: Base,
+    windows: Batch | None,
+    seed: int = 0,
+    batch_size: int = BackgroundConfig.background_batch_size,
+) -> Base:
     """A base with fresh memories in it, healed on text with only the memories training.
 
     The windows are ``(windows, t)``, ``None`` only if nothing is healed; the seed is that of the
-    initial values and of the order of batches. Raises ValueError as `check_retrofit`.
+    initial values and of the order of batches; a batch of background has ``batch_size`` windows.
+    Raises ValueError as `check_retrofit`.
     """
     check_retrofit(config, base, windows is not None)
     config = config.resolved()
-    placement = config.placement(base.config.width, base.config.layers)
-    model, tree = retrofit(base.config, unflatten(base.params), placement, jax.random.key(seed))
-    made = dataclasses.replace(
-        base, config=model, params=flatten(tree), origin=f"{base.origin}, {config.retrofit}"
-    )
+    if not config.memory.keys_per_half:
+        assert windows is not None
+        config = config.sized(_fitting_size(config, base, windows, seed, batch_size))
+    made = _fresh(config, base, seed)
     new = count_parameters([leaf for path, leaf in made.params.items() if heals(path, True)])
-    say(f"retrofit: {new:,} memory parameters in layers {placement.layers}")
+    assert made.config.memory is not None
+    say(f"retrofit: {new:,} memory parameters in layers {made.config.memory.layers}")
     if windows is None:
         if config.whiten_queries:
             say("queries stay as they are: there is no text to make them white on")
@@ -82,17 +101,61 @@ def retrofit_base(config: RetrofitConfig, base: Base, windows: Batch | None, see
     made = _whiten(config, made, windows)
     if not config.heal_steps:
         return made
-    removed = removed_params(model, base.params)
+    removed = removed_params(made.config, base.params)
     return _whiten(config, _heal(config, made, removed, windows, seed), windows)
+
+
+def _fitting_size(
+    config: RetrofitConfig, base: Base, windows: Batch, seed: int, batch_size: int
+) -> int:
+    """The smallest of `SIZES` of whose slots few batches of text touch one, on average.
+
+    Where a batch touches half of a table, ranking against a background finds nothing rare.
+    """
+    rows = _spread(windows, SIZING_BATCHES * batch_size)
+    count = max(1, len(rows.tokens) // batch_size)
+    taken = [field[: len(field) // count * count] for field in rows]
+    batches = Batch(*(field.reshape(count, -1, field.shape[-1]) for field in taken))
+
+    def share_of(size: int) -> float:
+        made = _whiten(config, _fresh(config.sized(size), base, seed), windows)
+        pools = measure_background(made.model, made.params, batches).pools
+        return max(map(touched_share, pools.values()))
+
+    size, *larger = (size for size in SIZES if size >= config.memory.reads)
+    share = share_of(size)
+    for other in larger:
+        if share <= SATURATED:
+            break
+        # Of a larger table no fewer slots are touched: what that says of it need not be measured.
+        if share * size**2 > SATURATED * other**2 and other < larger[-1]:
+            continue
+        size, share = other, share_of(other)
+    few = "" if share <= SATURATED else ": few are rare, and no larger table is chosen by itself"
+    say(f"table: {size:,}² = {size**2:,} slots, of which a batch of text touches {share:.1%}{few}")
+    return size
+
+
+def _spread(windows: Batch, rows: int) -> Batch:
+    """So many of the windows, or all, from everywhere."""
+    count = min(len(windows.tokens), rows)
+    chosen = np.linspace(0, len(windows.tokens) - 1, count).astype(int)
+    return Batch(*(field[chosen] for field in windows))
+
+
+def _fresh(config: RetrofitConfig, base: Base, seed: int) -> Base:
+    """The base with new memories, as they start."""
+    placement = config.placement(base.config.width, base.config.layers)
+    model, tree = retrofit(base.config, unflatten(base.params), placement, jax.random.key(seed))
+    origin = f"{base.origin}, {config.retrofit}"
+    return dataclasses.replace(base, config=model, params=flatten(tree), origin=origin)
 
 
 def _whiten(config: RetrofitConfig, base: Base, windows: Batch) -> Base:
     """The base with white queries, if the configuration wants them."""
     if not config.whiten_queries:
         return base
-    rows = min(len(windows.tokens), max(1, WHITENING_TOKENS // windows.tokens.shape[1]))
-    spread = np.linspace(0, len(windows.tokens) - 1, rows).astype(int)
-    some = Batch(*(field[spread] for field in windows))
+    some = _spread(windows, max(1, WHITENING_TOKENS // windows.tokens.shape[1]))
     return dataclasses.replace(base, params=whiten_queries(base.model, base.params, some))
 
 

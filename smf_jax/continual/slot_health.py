@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +54,16 @@ class Recount:
         return self._count(params) if moved else self.before
 
     def _count(self, params: Params) -> Counts:
-        def read(chunk: Batch) -> Any:
-            return self._read(params, chunk)
+        counts: dict[str, np.ndarray] = {}
 
-        chunks = [in_chunks(read, part, min(self._rows, len(part.tokens))) for part in self._text]
-        found: list[Any] = jax.device_get(list(chain.from_iterable(chunks)))
-        counts = {pool: np.stack([chunk[pool] for chunk in found]) for pool in found[0]}
-        return {pool: each.sum(axis=0, dtype=np.int64) for pool, each in counts.items()}
+        def add(chunk: Batch) -> None:
+            # One after the other: a vector of N for each chunk would be more than the model.
+            for pool, read in jax.device_get(self._read(params, chunk)).items():
+                counts[pool] = counts.get(pool, 0) + read.astype(np.int64)
+
+        for part in self._text:
+            in_chunks(add, part, min(self._rows, len(part.tokens)))
+        return counts
 
 
 def measure_slot_health(

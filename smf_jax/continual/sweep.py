@@ -29,7 +29,7 @@ from smf_jax.evaluation.scorer import Scorer
 from smf_jax.paths import as_path, is_whole
 from smf_jax.progress import progress_bar, say
 from smf_jax.sparse.rules import RULES
-from smf_jax.sparse.usage import Background
+from smf_jax.sparse.usage import SATURATED, Background, touched_share
 from smf_jax.training.background import measure_background, routing_fingerprint
 
 
@@ -159,7 +159,8 @@ def _make_base(
         return Start(kept, stream_data, run.base_scores(), asking)
     scores = measure_base(base, stream_data, Scorer(base.model, rows))
     windows = None if stream_data.general is None else stream_data.general.rows
-    made = tools.retrofit_base(config.retrofit, base, windows)
+    batch_size = config.background.background_batch_size
+    made = tools.retrofit_base(config.retrofit, base, windows, 0, batch_size)
     return Start(made, stream_data, scores, asking)
 
 
@@ -212,7 +213,7 @@ def _background(
         mixed = f"{text} rows of text, {worded} of questions, {prompts} of prompts in a batch"
         say(f"background: {corpus}; {mixed}")
     with progress_bar(told.background_batches, "background", "batch") as progress:
-        return tools.measure_background(
+        found = tools.measure_background(
             base.model,
             base.params,
             batches,
@@ -220,6 +221,13 @@ def _background(
             tokenizer=tokenizer,
             progress=progress,
         )
+    for pool, usage in found.pools.items():
+        if (share := touched_share(usage)) > SATURATED:
+            say(
+                f"background: a batch touches {share:.0%} of the {len(usage.accesses):,} slots of "
+                f"{pool}, so that few are rare; a larger --keys_per_half of the base has more"
+            )
+    return found
 
 
 def _run_all(sweep: Sweep, trials: Sequence[Trial], tools: Tools) -> None:

@@ -20,6 +20,7 @@ from smf_jax.losses import at_scored, count_scored
 from smf_jax.params import Params, count_bytes
 from smf_jax.sharding import over_trials, replicate, split_over, stack, unstack
 from smf_jax.sparse.usage import PoolUsage
+from smf_jax.tables import of_one_capacity
 from smf_jax.training.step import Lower, Settings, Shared, StepMetrics
 from smf_jax.training.trainers import State, Trainer
 
@@ -126,6 +127,7 @@ class TrialGroup(Generic[State]):
     def resume(self, state: State, params: Sequence[Params]) -> State:
         """The states with what an earlier run has `saved` in place of the base's."""
         params = [{path.removeprefix(CARRIED): leaf for path, leaf in of.items()} for of in params]
+        params = of_one_capacity(params)
         resumed = over_trials(self.trainer.resume, self.mesh, (True, True), donate=(0,))
         return resumed(state, split_over(stack(params), self.mesh))
 
@@ -144,6 +146,9 @@ class TrialGroup(Generic[State]):
         batches are dealt from, where that is not examples one by one.
         """
         steps = batches[0].tokens.shape[0]
+        grown = self.trainer.grow(state, steps)
+        if grown is not state:
+            state, self.traces = grown, 0  # of another shape from here on
         examples = replicate(examples, self.mesh)
         state = self._begin_task(self._shared, state, examples, settings)
         lower = self._kept_lower(examples if rows is None else replicate(rows, self.mesh))
@@ -207,7 +212,7 @@ class TrialGroup(Generic[State]):
         def own(leaf: Array) -> Array:
             return next(shard.data for shard in leaf.addressable_shards if shard.device == device)
 
-        return {path: own(leaf) for path, leaf in self._base.items()}
+        return jax.tree.map(own, self._base)
 
     def _right(self, scored: int) -> Callable[[Shared, State, Batch], Array]:
         """Which rows are answered, of probes with at most so many targets of weight in a row."""

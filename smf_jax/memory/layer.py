@@ -17,6 +17,7 @@ from smf_jax.memory.norms import EPSILON, RMS_EPSILON, BatchNorm, latest
 from smf_jax.memory.product_keys import product_key_lookup, read_weights
 from smf_jax.memory.reading import read
 from smf_jax.shapes import Table
+from smf_jax.tables import AnyTable, empty_table
 
 __all__ = [
     "LOOKUPS",
@@ -51,13 +52,13 @@ class MemoryPool(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        self.values = self._table("values", config.value_width, self.init_rows)
+        self.values = self._values()
         if config.experts:
             if self.width is None:
                 raise ValueError("experts=True needs the width of their input; give the pool one")
             self.expert_inputs = self._table("expert_inputs", self.width)
 
-    def __call__(self) -> Table:
+    def __call__(self) -> AnyTable:
         """The table ``(N, v)``; normal rows start with standard deviation ``v^-½``."""
         return self.values
 
@@ -68,8 +69,16 @@ class MemoryPool(nn.Module):
         """
         return self.expert_inputs if self.config.experts else None
 
-    def _table(self, name: str, width: int, rows: MemoryInit = "normal") -> Table:
-        start = nn.initializers.normal(width**-0.5) if rows == "normal" else nn.initializers.zeros
+    def _values(self) -> AnyTable:
+        slots, width = self.config.slots, self.config.value_width
+        if self.init_rows == "normal":
+            return self._table("values", width)
+        # As a variable: of a parameter the shapes may not change, and its store grows.
+        start = partial(empty_table, slots, width, self.param_dtype)
+        return self.variable("params", "values", start).value
+
+    def _table(self, name: str, width: int) -> Table:
+        start = nn.initializers.normal(width**-0.5)
         return self.param(name, start, (self.config.slots, width), self.param_dtype)
 
 
@@ -95,7 +104,7 @@ class MemoryLayer(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b t d"],
-        values: Table,
+        values: AnyTable,
         valid: Bool[Array, "b t"] | None = None,
         expert_inputs: Float[Array, "N d"] | None = None,
     ) -> Float[Array, "b t d"]:
@@ -129,7 +138,7 @@ class MemoryLayer(nn.Module):
         alpha = self.param("alpha", nn.initializers.constant(self.alpha), (), self.param_dtype)
         return alpha.astype(out.dtype) * out
 
-    def _check_tables(self, values: Table, expert_inputs: Float[Array, "N d"] | None) -> None:
+    def _check_tables(self, values: AnyTable, expert_inputs: Float[Array, "N d"] | None) -> None:
         config = self.config
         if values.shape != (config.slots, config.value_width):
             raise ValueError(

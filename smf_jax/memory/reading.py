@@ -18,6 +18,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from smf_jax.shapes import Table
+from smf_jax.tables import AnyTable, located
 
 # Gathered rows that one piece may hold: of a TPU they stay in its vector memory, where nothing is
 # fused with a gather; elsewhere XLA fuses gather, product and sum, and pieces would only cost
@@ -28,9 +29,8 @@ FUSED_PIECE_BYTES = 4 * 2**30
 READS_AT_ONCE = 8
 
 
-@jax.custom_vjp
 def read(
-    values: Table, slots: Int[Array, "t r"], weights: Float[Array, "t r"]
+    values: AnyTable, slots: Int[Array, "t r"], weights: Float[Array, "t r"]
 ) -> Float[Array, "t v"]:
     """Weighted sum of table rows per token: ``y[t] = Σ_r weights[t, r] · values[slots[t, r]]``.
 
@@ -41,6 +41,11 @@ def read(
     that differentiates the reads instead (`smf_jax.training.sparse_step`) never creates it.
     ``slots`` are int32 in ``[0, N)`` and not checked. In the dtype of ``weights``.
     """
+    return _read(*located(values, slots), weights)
+
+
+@jax.custom_vjp
+def _read(values: Table, slots: Array, weights: Array) -> Array:
     fused = partial(_read_by_tokens, fused=True)
     forms = {"cpu": _read_by_reads, "tpu": _read_by_tokens, "default": fused}
     return lax.platform_dependent(values, slots, weights, **forms)
@@ -170,7 +175,7 @@ def residual_of(table: Any, slots: Any, other: Any) -> tuple[Any, ...]:
 
 def _read_forward(values: Any, slots: Any, weights: Any) -> tuple[Array, tuple[Any, ...]]:
     residual = residual_of(values, slots, weights)
-    return read(*residual[:3]), residual
+    return _read(*residual[:3]), residual
 
 
 def _read_backward(residual: tuple[Any, ...], cotangent: Any) -> tuple[Any, None, Any]:
@@ -184,4 +189,4 @@ def _read_backward(residual: tuple[Any, ...], cotangent: Any) -> tuple[Any, None
     return of_values, None, weight_gradient
 
 
-read.defvjp(_read_forward, _read_backward, symbolic_zeros=True)
+_read.defvjp(_read_forward, _read_backward, symbolic_zeros=True)

@@ -40,8 +40,12 @@ def retrofit(
         )
     config = config.with_memory(placement)
     kept = {path: leaf for path, leaf in flatten(params).items() if not is_replaced(config, path)}
-    fresh = jax.tree.map(lambda leaf: leaf.astype(dtype), init_memory(config, key))
+    fresh = jax.tree.map(partial(_cast, dtype), init_memory(config, key))
     return config, unflatten(kept) | {MEMORY: fresh}
+
+
+def _cast(dtype: DTypeLike, leaf: Array) -> Array:
+    return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
 @partial(jax.jit, static_argnames="config")

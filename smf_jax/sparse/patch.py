@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from smf_jax.checkpoints.manifest import fingerprint, sha256_of_json, to_host
 from smf_jax.params import is_pool
 from smf_jax.sparse.exactness import rows_differ, same_bits
+from smf_jax.tables import aligned, is_implicit, put
 from smf_jax.typed_json import JsonObject
 
 FORMAT = 1
@@ -179,7 +180,11 @@ def diff_params(
         raise ValueError(f"paths in one only: {sorted(before.keys() ^ after.keys())}")
     pools, scalars, other = {}, {}, []
     for path in sorted(before):
-        old, new = np.asarray(before[path]), np.asarray(after[path])
+        old, new = before[path], after[path]
+        if old.shape == new.shape and old.dtype == new.dtype and is_implicit(old):
+            pools[path] = pool_change(*aligned(old, new), len(old))
+            continue
+        old, new = np.asarray(old), np.asarray(new)
         if old.shape == new.shape and old.dtype == new.dtype and same_bits(old, new):
             continue
         if old.shape != new.shape or old.dtype != new.dtype:
@@ -299,12 +304,7 @@ def _exchange(params: Mapping[str, Any], patch: Patch, here: str, there: str) ->
         )
     changed = dict(params)
     for path, change in patch.pools.items():
-        rows = getattr(change, there)
-        if isinstance(changed[path], jax.Array):
-            changed[path] = changed[path].at[change.slots].set(rows)
-        else:
-            changed[path] = np.array(changed[path])
-            changed[path][change.slots] = rows
+        changed[path] = put(changed[path], change.slots, getattr(change, there))
     for path, change in patch.scalars.items():
         kind = jnp.asarray if isinstance(changed[path], jax.Array) else np.asarray
         changed[path] = kind(getattr(change, there))

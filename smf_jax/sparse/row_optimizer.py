@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from smf_jax.shapes import Rows, SlotIds, Table
+from smf_jax.shapes import Rows, SlotIds
 from smf_jax.sparse.each_row import check_each_row, each_row
 from smf_jax.sparse.rows import gather_rows, where_rows, write_rows
+from smf_jax.tables import AnyTable, has_room
 
 
 class RowStore(NamedTuple):
@@ -29,13 +30,13 @@ class RowStore(NamedTuple):
     masters: Float[Array, "C v"] | None  # float32 rows where the table is narrower, else ``None``
 
 
-def _master_dtype(values: Table) -> Any:
+def _master_dtype(values: AnyTable) -> Any:
     return jnp.promote_types(jnp.float32, values.dtype)
 
 
 def create_store(
     optimizer: optax.GradientTransformation,
-    values: Table,
+    values: AnyTable,
     capacity: int,
     extra_args: Mapping[str, Any] | None = None,
 ) -> RowStore | None:
@@ -84,7 +85,7 @@ class RowStep(NamedTuple):
 
 
 def step_rows(
-    values: Table,
+    values: AnyTable,
     store: RowStore | None,
     slots: SlotIds,
     gradients: Rows,
@@ -98,17 +99,18 @@ def step_rows(
     clipped. ``scale`` multiplies the updates: it may be traced, as the optimizer's own learning
     rate may not, so that steps that differ in it share a compilation.
     """
-    each = each_row(optimizer)
+    each, is_full = each_row(optimizer), ~has_room(values, slots)
     if store is None:
+        slots = jnp.where(is_full, values.shape[0], slots)
         rows = gather_rows(values, slots)
         updates, _ = each.update(gradients, each.init(rows), rows, **extra_args)
-        return RowStep(slots, rows + scale * updates, None, None, jnp.zeros((), bool))
+        return RowStep(slots, rows + scale * updates, None, None, is_full)
 
     # A new row's place is the next one free; where too few are left, nothing is selected.
     table_slots, capacity = values.shape[0], _capacity(store)
     places = store.places.at[slots].get(mode="fill", fill_value=capacity)
     is_new = (places == capacity) & (slots < table_slots)
-    overflowed = store.overflowed | (store.used + jnp.sum(is_new) > capacity)
+    overflowed = store.overflowed | is_full | (store.used + jnp.sum(is_new) > capacity)
     places = jnp.where(is_new, store.used + jnp.cumsum(is_new) - 1, places).astype(jnp.int32)
     slots = jnp.where(overflowed, table_slots, slots)
     rows = gather_rows(values, slots).astype(_master_dtype(values))
@@ -124,8 +126,8 @@ def step_rows(
 
 
 def write_step(
-    values: Table, store: RowStore | None, step: RowStep, accepted: Bool[Array, ""] | bool = True
-) -> tuple[Table, RowStore | None]:
+    values: AnyTable, store: RowStore | None, step: RowStep, accepted: Bool[Array, ""] | bool = True
+) -> tuple[AnyTable, RowStore | None]:
     """Writes a step of `step_rows`, the rest of the table bit-identical.
 
     ``V.at[slots].set(f(V[slots]))``: everything returned hangs on that write, so a donated table
@@ -150,14 +152,14 @@ def write_step(
 
 
 def update_rows(
-    values: Table,
+    values: AnyTable,
     store: RowStore | None,
     slots: SlotIds,
     gradients: Rows,
     optimizer: optax.GradientTransformation,
     scale: float | Float[Array, ""] = 1.0,
     **extra_args: Any,
-) -> tuple[Table, RowStore | None]:
+) -> tuple[AnyTable, RowStore | None]:
     """One step of the selected rows: `step_rows`, then `write_step`."""
     step = step_rows(values, store, slots, gradients, optimizer, scale, **extra_args)
     return write_step(values, store, step)

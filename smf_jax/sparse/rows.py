@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from smf_jax.shapes import Rows, SlotIds, TokenMask
 from smf_jax.sparse.accesses import Accesses, Form, check_reads, counted_ids, form_for, run_lengths
+from smf_jax.tables import ImplicitTable, gather, scatter
 
 GradientForm = Literal["matrix", "scatter"]
 
@@ -175,15 +176,23 @@ def merge_rows(slots: SlotIds, rows: Rows, table_slots: int) -> tuple[SlotIds, R
     return unused.at[place].set(in_order), sums
 
 
-def gather_rows(values: Shaped[Array, "N *rest"], slots: SlotIds) -> Shaped[Array, "s *rest"]:
+def gather_rows(
+    values: Shaped[Array, "N *rest"] | ImplicitTable, slots: SlotIds
+) -> Shaped[Array, "s *rest"]:
     """The rows of ``slots``, ``(s, …)``; zeros at unused places."""
+    if isinstance(values, ImplicitTable):
+        return gather(values, slots)
     return values.at[slots].get(mode="fill", fill_value=0)
 
 
 def write_rows(
-    values: Shaped[Array, "N *rest"], slots: SlotIds, rows: Shaped[Array, "s *rest"]
-) -> Shaped[Array, "N *rest"]:
+    values: Shaped[Array, "N *rest"] | ImplicitTable,
+    slots: SlotIds,
+    rows: Shaped[Array, "s *rest"],
+) -> Shaped[Array, "N *rest"] | ImplicitTable:
     """Writes ``rows`` at ``slots``; unused places (id ``N``) are dropped, other rows keep bits."""
+    if isinstance(values, ImplicitTable):
+        return scatter(values, slots, rows)
     return values.at[slots].set(rows.astype(values.dtype), mode="drop")
 
 

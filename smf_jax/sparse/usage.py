@@ -13,6 +13,9 @@ from jaxtyping import Array, Bool, Float, Int
 from smf_jax.shapes import SlotCounts, TokenMask
 
 FORMAT = 1
+# A table of whose slots more than this share of background batches touch one, on average, has few
+# rare ones to choose from.
+SATURATED = 0.1
 _STORED = ("document_frequency", "accesses", "batches")
 _RECORDED = ("tokens_per_batch", "corpus", "tokenizer", "fingerprint")
 
@@ -36,6 +39,12 @@ class PoolUsage(NamedTuple):
     accesses_total: Float[Array, ""] | None = None  # ``Σ(acc+1)`` likewise
     # Slots that count as used more than they were, or ``None``.
     protection: Protection | None = None
+
+
+def touched_share(usage: PoolUsage) -> float:
+    """The mean over slots of ``df / B``: the share of background batches that touch a slot."""
+    total = np.sum(np.asarray(usage.document_frequency), dtype=np.int64)
+    return float(total / usage.document_frequency.shape[0] / max(1, int(usage.batches)))
 
 
 def used_at(

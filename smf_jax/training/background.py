@@ -15,13 +15,14 @@ from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder, upstream_of_reads
 from smf_jax.params import Params, split
 from smf_jax.sparse.usage import Background, PoolUsage, add_batch, no_usage
+from smf_jax.tables import packed
 from smf_jax.training.memory_model import MemoryModel, as_memory_model
 from smf_jax.training.reads import read_counts
 
 
 def routing_fingerprint(config: ModelConfig, params: Params) -> str:
     """Fingerprint of all params upstream of the reads, which background statistics belong to."""
-    return fingerprint(jax.device_get(split(params, partial(upstream_of_reads, config))[0]))
+    return _fingerprint(params, partial(upstream_of_reads, config))
 
 
 def measure_background(
@@ -64,5 +65,9 @@ def measure_background(
         tokens_per_batch=round(sum(float(np.sum(part.valid)) for part in parts) / total),
         corpus=corpus,
         tokenizer=tokenizer,
-        fingerprint=fingerprint(jax.device_get(split(params, model.is_upstream)[0])),
+        fingerprint=_fingerprint(params, model.is_upstream),
     )
+
+
+def _fingerprint(params: Params, is_upstream: Callable[[str], bool]) -> str:
+    return fingerprint(packed(jax.device_get(split(params, is_upstream)[0])))

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from smf_jax.data.batching import Batch
 from smf_jax.losses import token_losses
 from smf_jax.models.decoder import Decoder, LogitsFn, plain_logits
-from smf_jax.params import Params, is_batch_stats, split
+from smf_jax.params import Params
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.dense_step import DenseState, dense_step, text_loss
 from smf_jax.training.step import Settings, Shared, StepMetrics
@@ -111,7 +111,7 @@ def penalised_trainer(
         logits=lambda shared, state, *asked: full.logits(shared, state.dense, *asked),
         trained=lambda state: full.trained(state.dense),
         resume=resume,
-        frozen=lambda base: split(base, lambda path: not is_batch_stats(path))[1],
+        frozen=full.frozen,
         end_task=end_task if by_fisher else None,
         carried=lambda state: {f"importance/{path}": f for path, f in state.importance.items()},
     )

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Int
 from smf_jax.data.batching import Batch
 from smf_jax.losses import all_finite
 from smf_jax.params import Params
-from smf_jax.shapes import SlotIds, Table
+from smf_jax.shapes import SlotIds
 from smf_jax.sparse.row_optimizer import RowStore, step_rows, write_step
 from smf_jax.sparse.rows import write_rows
 from smf_jax.sparse.rules import check_rule
@@ -29,7 +29,7 @@ from smf_jax.training.step import Lower, Settings, Shared, StepMetrics, latch, s
 class SparseState(NamedTuple):
     """What a sparse step changes."""
 
-    tables: dict[str, Table]  # ``(N, v)`` by pool path
+    tables: dict[str, Any]  # `AnyTable` ``(N, v)`` by pool path
     stores: dict[str, RowStore | None]  # row state by pool path, ``None`` for stateless rules
     scalars: Params  # trained ``α`` by path; empty unless `SparseConfig.train_alpha`
     # Their optax state; with ``mask="gradient"`` the tables' stands here too.
@@ -37,7 +37,7 @@ class SparseState(NamedTuple):
     task_slots: dict[str, SlotIds] | None  # of this task by pool path; ``per_task`` only
     written: dict[str, Bool[Array, " N"]]  # by pool path, rows written since the task began
     step: Int[Array, ""]  # steps since the optimizer started
-    # First step that was not finite, or wanted more row state than a store holds, or -1.
+    # First step that was not finite, or wanted more rows than a store holds, or -1.
     failed_step: Int[Array, ""]
     # By pool path the rows written by earlier tasks; only with `SparseConfig.protect_written`.
     history: dict[str, History] | None = None

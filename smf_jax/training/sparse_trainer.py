@@ -14,6 +14,7 @@ from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params, split
 from smf_jax.shapes import SlotIds
 from smf_jax.sparse.row_optimizer import create_store, empty_store
+from smf_jax.tables import is_implicit, rows_moved, with_room
 from smf_jax.training.memory_grads import Context, History, select_for_task
 from smf_jax.training.memory_model import MemoryModel, as_memory_model
 from smf_jax.training.reads import read_counts
@@ -47,6 +48,7 @@ def sparse_trainer(
         trained=_trained,
         resume=_resume,
         frozen=plan.frozen,
+        grow=plan.grow,
         lower=below and (lambda shared, batch: below(shared.frozen, batch.tokens, batch.valid)),
     )
 
@@ -66,6 +68,11 @@ class _Plan:
         config, optimizer = self.config, self.config.optimizer.transformation()
         rows_only = config.mask == "update"
         tables = {pool: base[pool] for pool in self.model.tables}
+        if not rows_only and any(map(is_implicit, tables.values())):
+            raise ValueError(
+                "mask='gradient' moves every row of a table, and this one holds those written only "
+                "(it started at zero); choose mask='update'"
+            )
         scalars = {path: leaf for path, leaf in base.items() if self._is_scalar(path)}
         stores, no_slots, written, history = {}, {}, {}, {}
         for pool, table in tables.items():
@@ -108,6 +115,13 @@ class _Plan:
             step=jnp.zeros_like(state.step),
         )
 
+    def grow(self, state: SparseState, steps: int) -> SparseState:
+        """The state, of one trial or of several, with room for all that so many steps can write."""
+        wanted = steps * self.config.places
+        tables = {pool: with_room(table, wanted) for pool, table in state.tables.items()}
+        same = all(table is state.tables[pool] for pool, table in tables.items())
+        return state if same else state._replace(tables=tables)
+
     def _task_slots(
         self, shared: Shared, state: SparseState, examples: Batch, settings: Settings
     ) -> dict[str, SlotIds]:
@@ -138,8 +152,7 @@ def _trained(state: SparseState) -> Params:
 def _resume(state: SparseState, params: Params) -> SparseState:
     # What earlier tasks wrote are the rows that differ from the base's.
     history = state.history and {
-        pool: History.of(jnp.any(table != params[pool], axis=1))
-        for pool, table in state.tables.items()
+        pool: History.of(rows_moved(table, params[pool])) for pool, table in state.tables.items()
     }
     return state._replace(
         history=history,

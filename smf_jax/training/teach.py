@@ -14,6 +14,7 @@ from smf_jax.params import Params
 from smf_jax.sparse.patch import Patch, diff_params
 from smf_jax.sparse.selection import budget_size
 from smf_jax.sparse.usage import Background
+from smf_jax.tables import packed
 from smf_jax.training.memory_model import MemoryModel, as_memory_model
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
@@ -49,13 +50,13 @@ def teach(
     known = as_memory_model(model)
     if background is not None:
         upstream = {path: leaf for path, leaf in params.items() if known.is_upstream(path)}
-        background.require(fingerprint(jax.device_get(upstream)), background.tokenizer)
+        background.require(fingerprint(packed(jax.device_get(upstream))), background.tokenizer)
     slots = max(params[table].shape[0] for table in known.tables)
     config = replace(config or SparseConfig(), size=min(budget_size(budget), slots))
     trainer = sparse_trainer(known, config, min(slots, steps * config.places))
     settings = Settings(jnp.float32(learning_rate), jnp.int32(budget), jnp.uint32(0))
     shared = Shared(trainer.frozen(params), None if background is None else background.pools)
-    state = jax.tree.map(jnp.copy, trainer.begin(params, settings))
+    state = trainer.grow(jax.tree.map(jnp.copy, trainer.begin(params, settings)), steps)
     whole = Batch(*(jnp.asarray(field)[None] for field in batch))
     state = trainer.begin_task(shared, state, whole, settings)
     step = jax.jit(trainer.step, donate_argnums=1)
@@ -66,7 +67,7 @@ def teach(
             f"step {int(state.failed_step)} of {steps}: loss or rows are not finite; lower "
             f"learning_rate={learning_rate}. Nothing was changed"
         )
-    base = fingerprint(jax.device_get(params)) if parent is None else parent.base
+    base = fingerprint(packed(jax.device_get(params))) if parent is None else parent.base
     after = {**params, **trainer.trained(state)}
     last = None if parent is None else parent.fingerprint
     return diff_params(params, after, task=task, base=base, parent=last)

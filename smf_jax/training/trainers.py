@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from smf_jax.models.decoder import Decoder, LogitsFn, plain_logits
 from smf_jax.models.lora import apply_lora, init_lora
 from smf_jax.params import Params, is_batch_stats, split, unflatten, widened
 from smf_jax.sparse.optimizers import OptimizerConfig
+from smf_jax.tables import is_implicit
 from smf_jax.training.dense_step import DenseState, LossFn, dense_step, text_loss
 from smf_jax.training.step import Settings, Shared, StepMetrics
 
@@ -68,6 +69,9 @@ class Trainer(NamedTuple, Generic[State]):
     # ``(state) -> arrays by path`` that the next task needs beside the trained leaves; `resume` is
     # given them too.
     carried: Callable[[State], Params] = _nothing
+    # ``(state, steps) -> state`` on the host, before a task of so many steps: room for what it may
+    # write, itself where there is enough. Trials side by side may stand in leading axes.
+    grow: Callable[[State, int], State] = lambda state, steps: state
 
 
 def dense_trainer(
@@ -81,20 +85,24 @@ def dense_trainer(
 ) -> Trainer[DenseState]:
     """Full finetuning, replay, pretraining (all params) and healing (the memory's).
 
-    The paths that ``trains`` accepts do, but for running statistics of query BatchNorm: an
-    optimizer never sees them. These are moved by the losses `batch_norm.training_loss` and
-    `healing.distillation_loss`; that on text, the default, leaves them as they are, and takes
-    ``scored`` (`text_loss`). Moments outlive a task only if ``keep_optimizer_state``.
+    The paths that ``trains`` accepts do, but for tables that hold written rows only, which no dense
+    optimizer could move, and running statistics of query BatchNorm: an optimizer never sees them.
+    These are moved by the losses `batch_norm.training_loss` and `healing.distillation_loss`; that
+    on text, the default, leaves them as they are, and takes ``scored`` (`text_loss`). Moments
+    outlive a task only if ``keep_optimizer_state``.
     """
     logits = plain_logits(model)
 
+    def is_trained(path: str, leaf: Any) -> bool:
+        return trains(path) and not is_batch_stats(path) and not is_implicit(leaf)
+
     def rest(base: Params) -> tuple[Params, Params]:
         batch_stats, others = split(base, is_batch_stats)
-        frozen = split(others, trains)[1]
+        frozen = {path: leaf for path, leaf in others.items() if not is_trained(path, leaf)}
         return ({}, {**frozen, **batch_stats}) if loss is None else (batch_stats, frozen)
 
     def trained(base: Params, _: Settings) -> Params:
-        return split(base, lambda path: trains(path) and not is_batch_stats(path))[0]
+        return {path: leaf for path, leaf in base.items() if is_trained(path, leaf)}
 
     minimised = text_loss(logits, scored) if loss is None else loss
     at_once = partial(batch_rows_at_once, model, scored) if loss is None else None

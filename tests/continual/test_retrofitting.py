@@ -20,6 +20,7 @@ from smf_jax.continual.retrofit_config import RetrofitConfig
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params, unflatten
+from smf_jax.sparse.usage import touched_share
 from tests.tiny_sweep import content, on_devices, write_lines
 
 SMALL = dict(keys_per_half=8, memory_heads=2, reads=3, key_width=8, heal_steps=0)
@@ -128,6 +129,32 @@ def test_queries_are_whitened_before_and_after_healing(healed, monkeypatch):
     monkeypatch.undo()
     white = made(retrofit="add", heal_steps=0).params
     assert moved(given[0], white) == QUERY
+
+
+def test_a_table_is_sized_so_that_text_leaves_slots_rare(healed, capsys, monkeypatch):
+    base, made = healed
+    monkeypatch.setattr(retrofitting, "SIZES", (3, 4, 5, 6, 64, 256))
+    measured, measure = [], retrofitting.measure_background
+
+    def counted(model, params, batches):
+        found = measure(model, params, batches)
+        measured.append(found.pools["memory/pool_1/values"])
+        return found
+
+    monkeypatch.setattr(retrofitting, "measure_background", counted)
+    given = dict(retrofit="add", memory_init="zero", heal_steps=0, keys_per_half=0)
+    after = made(**given)
+    sizes, shares = [each.accesses.size for each in measured], list(map(touched_share, measured))
+    assert sizes[0] == 9 and sizes[-1] == after.config.memory.memory.slots == 256**2
+    assert len(sizes) < 6, "what a smaller table tells of a larger one is not measured"
+    assert min(shares[:-1]) > 0.1 >= shares[-1]
+    told = f"table: 256² = 65,536 slots, of which a batch of text touches {shares[-1]:.1%}\n"
+    assert told in capsys.readouterr().out
+    monkeypatch.setattr(retrofitting, "SIZES", (3, 4))
+    assert made(**given).config.memory.memory.slots == 16
+    assert "few are rare, and no larger table is chosen by itself" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--keys_per_half=0 fits the table to text, and there is"):
+        retrofitting.retrofit_base(RetrofitConfig(retrofit="add"), base, None)
 
 
 def test_distillation_heals_towards_the_removed_feed_forward(healed, capsys):

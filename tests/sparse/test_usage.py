@@ -15,6 +15,7 @@ from smf_jax.sparse.usage import (
     add_batch,
     count_accesses,
     no_usage,
+    touched_share,
     used_in_all,
     with_totals,
 )
@@ -60,6 +61,14 @@ def a_background():
     other = add_batch(usage, jnp.ones(SLOTS, jnp.int32))
     pools = {"memory/pool_2/values": usage, "memory/pool_11/values": other}
     return Background(pools, 512, "neutral", "tokenizer-digest", "base-digest")
+
+
+def test_the_share_of_batches_that_touch_a_slot():
+    usage = no_usage(4)
+    for counts in ([3, 0, 0, 1], [0, 0, 0, 9]):
+        usage = add_batch(usage, jnp.array(counts, jnp.int32))
+    assert touched_share(usage) == 3 / 8
+    assert touched_share(no_usage(4)) == 0
 
 
 def test_a_background_survives_storage():

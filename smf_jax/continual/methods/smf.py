@@ -62,8 +62,13 @@ class Smf(Method[SmfConfig]):
     artefact = "patch"
 
     def check(self, setup: Setup, has_text: bool) -> None:
-        """Refuses to train an α that is not there."""
+        """Refuses to train an α that is not there, or rows that do not exist."""
         placement = setup.base.config.memory
+        if setup.own.leaky and placement is not None and placement.init_rows == "zero":
+            raise ValueError(
+                "--leaky moves every row, and a table that started at zero holds those written "
+                "only; retrofit with --memory_init=normal, or leave the flag out"
+            )
         if setup.own.train_alpha and placement is not None and not placement.has_alpha:
             raise ValueError(
                 "--train_alpha: the memory has no α; retrofit with --retrofit=add and --alpha=1, "

@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from smf_jax.checkpoints.files import require_files, sha256_of_file, whole_directory
-from smf_jax.checkpoints.manifest import Manifest, describe, fingerprint
+from smf_jax.checkpoints.manifest import Manifest, describe, fingerprint, to_host
 from smf_jax.interop.export.card import CardFacts, model_card
 from smf_jax.interop.export.patches import load_memory, load_patch, save_memory, save_patch
 from smf_jax.interop.huggingface.checkpoint import (
@@ -33,9 +34,11 @@ from smf_jax.models.decoder import abstract_params
 from smf_jax.params import Params, flatten, is_memory, split
 from smf_jax.paths import PathLike, as_path, local
 from smf_jax.sparse.patch import Patch, apply_patch
+from smf_jax.tables import explicit, implicit, is_implicit, on_host, packed
 from smf_jax.typed_json import read_json
 
 FORMAT = 1
+WHOLE_BYTES = 8 * 2**30  # of a table, all of its rows written out
 MANIFEST, MEMORY_FILE = "smf_jax.json", "memory.safetensors"
 READER = Path(__file__).with_name("pytorch_memory.py")
 
@@ -79,15 +82,15 @@ def export_model(
         )
     with whole_directory(directory) as partial:
         check_params(config, params)
-        host = {path: np.asarray(leaf) for path, leaf in params.items()}
+        host = {path: on_host(leaf) for path, leaf in params.items()}
         memory, _ = split(host, is_memory)
-        leaves, patched = describe(host), memory
+        leaves, patched = describe(to_host(packed(host))), memory
         base = Manifest(leaves, {}).fingerprint
         for patch in patches:  # which tells whether they fit the base and each other
             patched = apply_patch(patched, patch, base=base)
         _write_base(partial, config, host, shard_bytes)
         if config.memory is not None:
-            save_memory(partial / MEMORY_FILE, memory)
+            save_memory(partial / MEMORY_FILE, _whole_tables(memory))
             shutil.copyfile(READER, partial / READER.name)
         names = _save_patches(partial, patches)
         if facts is not None:
@@ -126,9 +129,12 @@ def load_exported(
     _, tree = load_huggingface(directory, config.dtype, "stored")
     params = {path: leaf for path, leaf in flatten(tree).items() if path in manifest.leaves}
     if config.memory is not None:
-        memory = load_memory(directory / MEMORY_FILE, list(filter(is_memory, manifest.leaves)))
-        params |= {path: jnp.asarray(leaf) for path, leaf in memory.items()}
-    found = describe({path: np.asarray(leaf) for path, leaf in params.items()})
+        shapes = split(flatten(abstract_params(config)), is_memory)[0]
+        memory = load_memory(directory / MEMORY_FILE, list(shapes))
+        for path, leaf in memory.items():
+            own = implicit(leaf) if is_implicit(shapes[path]) else leaf
+            params[path] = jax.tree.map(jnp.asarray, own)
+    found = describe(to_host(packed(params)))
     if wrong := [path for path, leaf in manifest.leaves.items() if found.get(path) != leaf]:
         raise ValueError(
             f"{directory}: {len(wrong)} leaves are not those that were exported: "
@@ -151,6 +157,22 @@ def _write_base(
         for path, leaf in flatten(abstract_params(plain)).items()
     }
     write_huggingface(directory, plain, base, base.__getitem__, shard_bytes)
+
+
+def _whole_tables(memory: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The memory's leaves, tables that hold written rows only with all of their rows.
+
+    Other people's readers know no others; `load_exported` makes them what they were.
+    """
+    for path, leaf in memory.items():
+        size = leaf.shape[0] * leaf.shape[1] * leaf.dtype.itemsize if is_implicit(leaf) else 0
+        if size > WHOLE_BYTES:
+            raise ValueError(
+                f"{path} takes {size / 2**30:,.0f} GiB with all of its {len(leaf):,} rows, which "
+                f"an export writes up to {WHOLE_BYTES / 2**30:.0f} GiB; give the run's base and "
+                "its patches as they are, or retrofit with a smaller --keys_per_half"
+            )
+    return {path: explicit(leaf) for path, leaf in memory.items()}
 
 
 def _save_patches(directory: Path, patches: Sequence[Patch]) -> list[dict[str, str]]:
