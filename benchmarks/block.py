@@ -27,12 +27,13 @@ from smf_jax.sparse.rows import ReadTrace, row_gradient
 from smf_jax.sparse.selection import select_slots
 from smf_jax.sparse.transform import freeze_all_but_rows
 from smf_jax.sparse.usage import PoolUsage
+from smf_jax.tables import AnyTable
 
 SMF, MASKED, ADAM = "smf", "dense gradient, masked", "dense gradient, Adam"
 INPUT_SETS, LEARNING_RATE = 4, 0.1  # the sets are taken in turn
 _SGD = optax.sgd(LEARNING_RATE)
 _PATTERN_ROWS, _BATCHES = 4096, 50  # of random tables; of the made-up background
-State = tuple[Table, RowStore | None]
+State = tuple[AnyTable, RowStore | None]
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def grow(pattern: Array, slots: int, dtype: str) -> Table:
 
 
 def read_trace(
-    layer: MemoryLayer, params: dict[str, Any], table: Table, x: Array, upstream: Array
+    layer: MemoryLayer, params: dict[str, Any], table: AnyTable, x: Array, upstream: Array
 ) -> ReadTrace:
     """Forward through the block, and back from its output to its read, as in a finetuning step."""
 

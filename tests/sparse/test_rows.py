@@ -158,7 +158,7 @@ def test_unused_places_gather_zeros_and_write_nothing():
     gathered = gather_rows(table, slots)
     np.testing.assert_array_equal(gathered[jnp.asarray([0, 2])], table[jnp.asarray([4, 2])])
     assert not np.asarray(gathered)[[1, 3]].any()
-    written = write_rows(table, slots, jnp.full((4, WIDTH), jnp.nan))
+    written = np.asarray(write_rows(table, slots, jnp.full((4, WIDTH), jnp.nan)))
     assert np.flatnonzero(np.isnan(written).any(axis=1)).tolist() == [2, 4]
     kept = np.setdiff1d(np.arange(SLOTS), [2, 4])
     np.testing.assert_array_equal(written[kept], table[kept])
