@@ -70,8 +70,6 @@ class ExportConfig(Configuration):
 def find_model(config: InputSection) -> tuple[Base, list[Patch], Path, dict[str, Any]]:
     """Reads the base, its patches in order, its directory, and what a card tells of the training.
 
-    Without patches what was trained stands in the base.
-
     Raises:
       FileNotFoundError: a run, a trial, a task or the base is not there.
       ValueError: a flag is missing, or names a trial that the run does not have.

@@ -31,7 +31,7 @@ def test_before_a_step_it_is_the_base():
     state = of.start()
     assert not any(np.any(entries) for entries in state.params.values())
     found = jax.jit(of.trainer.logits)(of.shared, state, batch.tokens, batch.valid)
-    expected = plain_logits(Decoder(MODEL))(of.base, batch.tokens, batch.valid)
+    expected = jax.jit(plain_logits(Decoder(MODEL)))(of.base, batch.tokens, batch.valid)
     np.testing.assert_array_equal(found, expected)
 
 
