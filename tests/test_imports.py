@@ -16,6 +16,9 @@ GROUND = (
     *("shapes", "version", "errors", "configuration", "interrupts", "progress"),
     *("params", "losses", "sharding", "cpu_kernels", "typed_json"),
 )
+BELOW_BASES = (
+    *("checkpoints", "data", "memory", "sparse", "models", "training", "evaluation", "interop"),
+)
 ROOMS = {
     "paths": (),
     **dict.fromkeys(GROUND, ("paths",)),
@@ -31,10 +34,8 @@ ROOMS = {
         *("paths", "params", "typed_json"),
         *("checkpoints", "data", "memory", "sparse", "models"),
     ),
-    "continual": (
-        *("paths", *GROUND),
-        *("checkpoints", "data", "memory", "sparse", "models", "training", "evaluation", "interop"),
-    ),
+    "bases": (*("paths", *GROUND), *BELOW_BASES),
+    "continual": (*("paths", *GROUND), *BELOW_BASES, "bases"),
 }
 
 

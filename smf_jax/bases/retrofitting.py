@@ -8,9 +8,8 @@ from collections.abc import Iterable
 import jax
 import numpy as np
 
-from smf_jax.continual.base import Base, abstract_params_of, data_mesh
-from smf_jax.continual.config import HealingTextSection
-from smf_jax.continual.retrofit_config import RetrofitConfig, check_whitening
+from smf_jax.bases.base import Base, abstract_params_of, data_mesh
+from smf_jax.bases.retrofit_config import HealingTextSection, RetrofitConfig, check_whitening
 from smf_jax.data.batching import Batch, pack_texts, sample_batches
 from smf_jax.errors import blame_flag, require_memory
 from smf_jax.models.retrofit import retrofit
