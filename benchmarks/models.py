@@ -15,8 +15,8 @@ import numpy as np
 from benchmarks.block import random_table
 from benchmarks.harness import Call, Holder, Program, compile_for
 from benchmarks.report import Entry, Report, Suite
-from smf_jax.continual.config import PretrainConfig
-from smf_jax.continual.pretraining import model_config
+from smf_jax.bases.pretrain_config import PretrainConfig
+from smf_jax.bases.pretraining import model_config
 from smf_jax.data.batching import Batch
 from smf_jax.memory.config import MemoryConfig
 from smf_jax.models.config import MemoryPlacement, ModelConfig

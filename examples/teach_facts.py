@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 import smf_jax as smf
-from smf_jax.continual.pretraining import recipe_of
+from smf_jax.bases.pretraining import recipe_of
 from smf_jax.data.facts import train_paraphrases
 from smf_jax.data.world.world import make_world
 

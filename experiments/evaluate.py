@@ -12,12 +12,13 @@ import jax
 
 from experiments.cli import run
 from experiments.report.tables import score_table
+from smf_jax.bases.base import Base, load_base
+from smf_jax.bases.sections import DTYPE_HELP, Dtype
 from smf_jax.checkpoints.files import write_text
 from smf_jax.configuration import Configuration, PathText, part, setting
-from smf_jax.continual.base import Base, load_base
 from smf_jax.continual.run_base import ask_untouched, load_run_base
 from smf_jax.continual.run_directory import RunDirectory
-from smf_jax.continual.sections import DTYPE_HELP, Dtype, ProbeConfig, QuestionDataConfig
+from smf_jax.continual.sections import ProbeConfig, QuestionDataConfig
 from smf_jax.data.readers import Reader
 from smf_jax.errors import blame_flag, require_writable
 from smf_jax.evaluation.probe import ProbeContext, ProbeOptions, refer_to_base, run_probes

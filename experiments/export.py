@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cli import run
+from smf_jax.bases.base import Base, load_base
+from smf_jax.bases.sections import DTYPE_HELP, Dtype
 from smf_jax.configuration import Configuration, PathText, part, setting
-from smf_jax.continual.base import Base, load_base
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.run_base import load_run_base
 from smf_jax.continual.run_directory import RunDirectory
-from smf_jax.continual.sections import DTYPE_HELP, Dtype
 from smf_jax.errors import require_writable
 from smf_jax.interop.export.card import CardFacts, licence_of
 from smf_jax.interop.export.model import export_model

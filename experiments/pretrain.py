@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from experiments.cli import run
-from smf_jax.continual.base import check_output, save_base
-from smf_jax.continual.config import PretrainConfig
+from smf_jax.bases.base import check_output, save_base
+from smf_jax.bases.pretrain_config import PretrainConfig
+from smf_jax.bases.pretraining import pretrain
 from smf_jax.continual.inputs import digest_inputs
-from smf_jax.continual.pretraining import pretrain
 from smf_jax.data.readers import Reader
 from smf_jax.progress import say
 

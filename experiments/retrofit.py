@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from experiments.cli import run
-from smf_jax.continual.base import check_output, load_base, save_base
-from smf_jax.continual.config import RetrofitCommandConfig
+from smf_jax.bases.base import check_output, load_base, save_base
+from smf_jax.bases.retrofit_config import RetrofitCommandConfig
+from smf_jax.bases.retrofitting import check_retrofit, heal_windows, retrofit_base
 from smf_jax.continual.inputs import digest_inputs
-from smf_jax.continual.retrofitting import check_retrofit, heal_windows, retrofit_base
 from smf_jax.data.readers import Reader
 from smf_jax.progress import say
 

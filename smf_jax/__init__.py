@@ -4,8 +4,9 @@ These are the public names; what else a module holds may change. Parameters are 
 ``{"layers_0/attention/query/kernel": array, …}`` (`flatten`, `unflatten`).
 """
 
-from smf_jax.continual.base import Base, load_base, save_base
-from smf_jax.continual.config import PretrainConfig, SweepConfig
+from smf_jax.bases.base import Base, load_base, save_base
+from smf_jax.bases.pretrain_config import PretrainConfig
+from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.stream_data import chunked

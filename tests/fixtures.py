@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from experiments import pretrain, sweep
-from smf_jax.continual.base import load_base
-from smf_jax.continual.config import PretrainConfig
+from smf_jax.bases.base import load_base
+from smf_jax.bases.pretrain_config import PretrainConfig
 from smf_jax.continual.run_directory import CONFIG
 from smf_jax.continual.sweep import Tools
 from smf_jax.continual.trial import Trial

@@ -19,7 +19,9 @@ from experiments.evaluate import EvaluateConfig
 from experiments.export import ExportConfig
 from experiments.report.__main__ import ReportConfig
 from experiments.studies.heal import HealStudyConfig
-from smf_jax.continual.config import PretrainConfig, RetrofitCommandConfig, SweepConfig
+from smf_jax.bases.pretrain_config import PretrainConfig
+from smf_jax.bases.retrofit_config import RetrofitCommandConfig
+from smf_jax.continual.config import SweepConfig
 from tests.tiny_sweep import on_devices, write_lines
 
 ROOT = Path(__file__).resolve().parents[1]

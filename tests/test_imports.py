@@ -16,6 +16,9 @@ GROUND = (
     *("shapes", "version", "errors", "configuration", "interrupts", "progress"),
     *("params", "losses", "sharding", "cpu_kernels", "typed_json", "tables"),
 )
+BELOW_BASES = (
+    *("checkpoints", "data", "memory", "sparse", "models", "training", "evaluation", "interop"),
+)
 ROOMS = {
     "paths": (),
     **dict.fromkeys(GROUND, ("paths",)),
@@ -33,10 +36,8 @@ ROOMS = {
         *("paths", "params", "typed_json", "tables"),
         *("checkpoints", "data", "memory", "sparse", "models"),
     ),
-    "continual": (
-        *("paths", *GROUND),
-        *("checkpoints", "data", "memory", "sparse", "models", "training", "evaluation", "interop"),
-    ),
+    "bases": (*("paths", *GROUND), *BELOW_BASES),
+    "continual": (*("paths", *GROUND), *BELOW_BASES, "bases"),
 }
 
 

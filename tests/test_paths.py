@@ -20,8 +20,10 @@ from experiments.compare import CompareConfig
 from experiments.evaluate import EvaluateConfig
 from experiments.export import ExportConfig
 from experiments.studies.heal import HealStudyConfig
+from smf_jax.bases.pretrain_config import PretrainConfig
+from smf_jax.bases.retrofit_config import RetrofitCommandConfig
 from smf_jax.configuration import flags_of
-from smf_jax.continual.config import PretrainConfig, RetrofitCommandConfig, SweepConfig
+from smf_jax.continual.config import SweepConfig
 from smf_jax.paths import as_path, expand, is_remote, is_whole, local, remove, resolved
 from tests.test_imports import modules
 

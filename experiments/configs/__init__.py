@@ -6,8 +6,9 @@ from typing import TypeVar
 
 from experiments.configs import goyal2026, lin2025, memory_plus, pkm2019, smf_icml2026
 from experiments.configs.preset import Preset
+from smf_jax.bases.pretrain_config import PretrainConfig
 from smf_jax.configuration import Configuration
-from smf_jax.continual.config import PretrainConfig, SweepConfig
+from smf_jax.continual.config import SweepConfig
 
 Config = TypeVar("Config", bound=Configuration)
 

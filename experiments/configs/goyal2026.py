@@ -5,8 +5,9 @@ from __future__ import annotations
 from experiments.configs import qwen
 from experiments.configs.preset import Preset
 from experiments.configs.tiny import NO_MEMORY, TINY_RETROFIT
-from smf_jax.continual.config import PretrainConfig, SweepConfig
-from smf_jax.continual.retrofit_config import RetrofitConfig
+from smf_jax.bases.pretrain_config import PretrainConfig
+from smf_jax.bases.retrofit_config import RetrofitConfig
+from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.sections import BackgroundConfig, GridConfig, StreamConfig, TrainingConfig
 
 SWEEP = SweepConfig(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from experiments.configs.preset import Preset
 from experiments.configs.tiny import TINY_BASE, TINY_MEMORY, TINY_STREAM
-from smf_jax.continual.config import PretrainConfig, SweepConfig
+from smf_jax.bases.pretrain_config import PretrainConfig
+from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.sections import GridConfig
 
 SWEEP = SweepConfig(grid=GridConfig(rule="tfidf"))

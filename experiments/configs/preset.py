@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from smf_jax.continual.config import PretrainConfig, SweepConfig
+from smf_jax.bases.pretrain_config import PretrainConfig
+from smf_jax.continual.config import SweepConfig
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from typing import Any
 from experiments.configs import qwen
 from experiments.configs.preset import Preset
 from experiments.configs.tiny import NO_MEMORY, TINY_RETROFIT
-from smf_jax.continual.config import MethodsConfig, PretrainConfig, SweepConfig
+from smf_jax.bases.pretrain_config import PretrainConfig
+from smf_jax.bases.retrofit_config import RetrofitConfig
+from smf_jax.continual.config import MethodsConfig, SweepConfig
 from smf_jax.continual.methods.lora import LoraConfig
 from smf_jax.continual.methods.smf import SmfConfig
-from smf_jax.continual.retrofit_config import RetrofitConfig
 from smf_jax.continual.sections import BackgroundConfig, GridConfig, StreamConfig, TrainingConfig
 
 SWEEP = SweepConfig(

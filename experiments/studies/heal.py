@@ -16,12 +16,12 @@ import numpy as np
 
 from experiments.cli import run
 from experiments.report.tables import markdown_table
+from smf_jax.bases.base import Base, load_base
+from smf_jax.bases.retrofit_config import RetrofitCommandConfig
+from smf_jax.bases.retrofitting import check_retrofit, heal_windows, retrofit_base
 from smf_jax.checkpoints.files import write_text
 from smf_jax.configuration import Configuration, part, setting
-from smf_jax.continual.base import Base, load_base
-from smf_jax.continual.config import RetrofitCommandConfig
 from smf_jax.continual.grid import one_of, parse_list, seed
-from smf_jax.continual.retrofitting import check_retrofit, heal_windows, retrofit_base
 from smf_jax.data.batching import Batch
 from smf_jax.data.readers import Reader
 from smf_jax.errors import require_writable

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from smf_jax import checkpoints
-from smf_jax.continual.base import PARAMS
+from smf_jax.bases.base import PARAMS
 from smf_jax.continual.run_directory import BASE
 from smf_jax.continual.trial_group import CARRIED
 from smf_jax.params import is_pool

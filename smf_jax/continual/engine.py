@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from smf_jax.continual.base import Base
+from smf_jax.bases.base import Base
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.methods.method import Method, Setup, TrainableSummary, settings_of

@@ -10,8 +10,8 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from smf_jax.bases.base import Base
 from smf_jax.checkpoints.manifest import fingerprint
-from smf_jax.continual.base import Base
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.stream_tasks import OWN_STREAM, question_of
 from smf_jax.data.batching import Batch, encode_paraphrases, pad_pairs, split_paraphrases

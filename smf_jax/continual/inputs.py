@@ -9,9 +9,9 @@ from pathlib import PurePath
 from typing import Any
 
 from smf_jax import checkpoints
+from smf_jax.bases.base import PARAMS
 from smf_jax.checkpoints.files import sha256_of_file
 from smf_jax.checkpoints.manifest import sha256_of_json
-from smf_jax.continual.base import PARAMS
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.stream_tasks import OWN_STREAM
 from smf_jax.data.readers import Reader

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from smf_jax import checkpoints
-from smf_jax.continual.base import Base
+from smf_jax.bases.base import Base
+from smf_jax.bases.retrofit_config import RetrofitConfig
+from smf_jax.bases.retrofitting import check_retrofit
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.grid import check_budgets
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.methods.method import Setup
-from smf_jax.continual.retrofit_config import RetrofitConfig
-from smf_jax.continual.retrofitting import check_retrofit
 from smf_jax.continual.stream_data import StreamData, is_measured
 from smf_jax.continual.trial import Trial, by_group
 from smf_jax.data.batching import require_room

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from smf_jax.continual.asked_base import AskedBase
-from smf_jax.continual.base import Base, cached_path, load_base
+from smf_jax.bases.asked_base import AskedBase
+from smf_jax.bases.base import Base, cached_path, load_base
 from smf_jax.continual.run_directory import BASE, RunDirectory
 from smf_jax.interop.gguf.package import locate_base
 from smf_jax.paths import as_path

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from smf_jax.continual.base import Base
+from smf_jax.bases.base import Base
 from smf_jax.continual.results import OF_BASE, PROBE, ResultRow, probe_key, probe_metrics
 from smf_jax.continual.stream_data import StreamData, all_rows
 from smf_jax.continual.trial_group import TrialGroup

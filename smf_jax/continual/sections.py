@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from smf_jax.bases.base import Base
+from smf_jax.bases.sections import BACKGROUND_BATCH_SIZE, DTYPE_HELP, DataConfig, Dtype
 from smf_jax.configuration import LIMIT, SEED, Configuration, PathText, setting
-from smf_jax.continual.base import Base
 from smf_jax.data.chat import parse_arguments
 from smf_jax.data.files import RECORD_FILES
 from smf_jax.data.questions import USUAL
@@ -16,22 +17,6 @@ from smf_jax.evaluation.probes.registry import KINDS
 from smf_jax.sparse.optimizers import OPTIMIZERS
 from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.selection import GRANULARITIES
-
-Dtype = Literal["float32", "bfloat16"] | None
-DTYPE_HELP = (
-    "dtype that the base computes in and keeps its leaves in, memories aside; empty: its own, and "
-    "float32 for a Hugging Face checkpoint"
-)
-
-
-@dataclass(frozen=True)
-class PresetConfig(Configuration):
-    """A paper's settings."""
-
-    preset: str = setting("", "the settings of a paper, by the names of experiments/configs")
-    scale: Literal["full", "tiny"] = setting(
-        "full", "full: the paper's sizes; tiny: the same path in a minute"
-    )
 
 
 @dataclass(frozen=True)
@@ -111,17 +96,6 @@ class StreamConfig(Configuration):
 
 
 @dataclass(frozen=True)
-class DataConfig(Configuration):
-    """Where data sets lie."""
-
-    data_dir: PathText = setting("", "where prepared tensorflow-datasets lie")
-    download: bool = setting(False, "prepare sets that are not; uses the network")
-    text_field: str = setting(
-        "", "where a record's text stands, by its name or dotted path; empty: text"
-    )
-
-
-@dataclass(frozen=True)
 class QuestionDataConfig(DataConfig):
     """Where data sets lie, and how their questions are read."""
 
@@ -148,7 +122,7 @@ class BackgroundConfig(Configuration):
         first=True,
     )
     background_batches: int = setting(250, "batches of background, B", least=1)
-    background_batch_size: int = setting(32, "windows in one of them", least=1)
+    background_batch_size: int = setting(BACKGROUND_BATCH_SIZE, "windows in one of them", least=1)
     background_formats: Literal["auto", "none", "stream"] = setting(
         "auto",
         "stream: rows of the background are other questions in the stream's wordings, and as "

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from smf_jax.bases.base import Base
 from smf_jax.checkpoints.sealed_json import unseal
-from smf_jax.continual.base import Base
 from smf_jax.continual.engine import Sweep
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.trial import Trial

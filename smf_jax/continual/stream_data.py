@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from smf_jax import checkpoints
-from smf_jax.continual.base import Base
+from smf_jax.bases.base import Base
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.format_rows import FormatRows, encode_others, read_others
 from smf_jax.continual.sections import BackgroundConfig, ProbeConfig

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from smf_jax.continual.base import Base
+from smf_jax.bases.base import Base
+from smf_jax.bases.pretraining import recipe_of
 from smf_jax.continual.config import SweepConfig
-from smf_jax.continual.pretraining import recipe_of
 from smf_jax.data.facts import Fact, Question, Task, stream_of
 from smf_jax.data.shares import is_in
 from smf_jax.data.world.world import World, make_world

@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 import jax
 
 from smf_jax import checkpoints
+from smf_jax.bases.asked_base import AskedBase
+from smf_jax.bases.base import PARAMS, Base, cached_path, load_base, save_base
+from smf_jax.bases.pretrain_config import PretrainConfig
+from smf_jax.bases.pretraining import abstract_base, pretrain, recipe_of
+from smf_jax.bases.retrofitting import retrofit_base
 from smf_jax.checkpoints.run_lock import locked
-from smf_jax.continual.asked_base import AskedBase
-from smf_jax.continual.base import PARAMS, Base, cached_path, load_base, save_base
-from smf_jax.continual.config import PretrainConfig, SweepConfig
+from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.engine import MakeGroup, Sweep, new_group, run_group
 from smf_jax.continual.grid import grid
 from smf_jax.continual.plan import check_trials, measured_background
-from smf_jax.continual.pretraining import abstract_base, pretrain, recipe_of
-from smf_jax.continual.retrofitting import retrofit_base
 from smf_jax.continual.run_directory import BACKGROUND, BASE, RunDirectory
 from smf_jax.continual.scores import Scores, measure_base
 from smf_jax.continual.slot_health import measure_slot_health

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from smf_jax import checkpoints
-from smf_jax.continual.base import load_base
+from smf_jax.bases.base import load_base
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.sparse.patch import Patch, apply_patch
 from tests.tiny_sweep import Killed, checkpoints_of, rows_of

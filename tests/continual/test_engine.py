@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from smf_jax.continual.base import load_base
+from smf_jax.bases.base import load_base
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.methods.smf import SmfConfig
 from smf_jax.continual.run_directory import RESULTS

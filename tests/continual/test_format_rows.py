@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from smf_jax.continual.base import Base, abstract_params_of, load_base
+from smf_jax.bases.base import Base, abstract_params_of, load_base
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.format_rows import LEAST, FormatRows
 from smf_jax.continual.stream_data import StreamData, load_stream_data

@@ -12,8 +12,8 @@ import pytest
 
 from experiments import sweep
 from smf_jax import checkpoints
+from smf_jax.bases.base import load_base, save_base
 from smf_jax.checkpoints.files import sha256_of_file
-from smf_jax.continual.base import load_base, save_base
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.inputs import digest_inputs
 from smf_jax.continual.run_directory import CONFIG, RunDirectory

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from smf_jax.continual.base import Base, abstract_params_of, load_base
+from smf_jax.bases.base import Base, abstract_params_of, load_base
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.grid import grid
 from smf_jax.continual.plan import check_trials, measured_background

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from smf_jax.continual.base import load_base
+from smf_jax.bases.base import load_base
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.stream_data import load_stream_data
 from smf_jax.evaluation.scorer import Scorer

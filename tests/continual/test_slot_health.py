@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from smf_jax import checkpoints
+from smf_jax.bases.base import load_base
 from smf_jax.continual import slot_health as health
-from smf_jax.continual.base import load_base
 from smf_jax.continual.engine import Sweep
 from smf_jax.continual.grid import grid
 from smf_jax.continual.run_directory import RunDirectory

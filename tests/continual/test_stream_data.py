@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from smf_jax.continual.base import Base, abstract_params_of, load_base
+from smf_jax.bases.base import Base, abstract_params_of, load_base
+from smf_jax.bases.pretraining import recipe_of
 from smf_jax.continual.config import SweepConfig
-from smf_jax.continual.pretraining import recipe_of
 from smf_jax.continual.stream_data import all_rows, chunked, is_measured, load_stream_data
 from smf_jax.data.batching import pack_texts
 from smf_jax.data.chat import ChatTemplate

@@ -16,8 +16,10 @@ import pytest
 from experiments.cli import first_page, help_text, parse, run
 from experiments.compare import CompareConfig
 from smf_jax import interrupts
+from smf_jax.bases.pretrain_config import PretrainConfig
+from smf_jax.bases.retrofit_config import RetrofitCommandConfig
 from smf_jax.configuration import Configuration, flags_of, setting
-from smf_jax.continual.config import PretrainConfig, RetrofitCommandConfig, SweepConfig
+from smf_jax.continual.config import SweepConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 

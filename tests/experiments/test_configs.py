@@ -9,12 +9,13 @@ import pytest
 from benchmarks.random_checkpoint import SHAPES
 from experiments.cli import parse
 from experiments.configs import PRESETS, base_recipe, preset_of
-from smf_jax.continual.base import Base
-from smf_jax.continual.config import PretrainConfig, SweepConfig
+from smf_jax.bases.base import Base
+from smf_jax.bases.pretrain_config import PretrainConfig
+from smf_jax.bases.pretraining import model_config
+from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.grid import grid
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.methods.method import Setup
-from smf_jax.continual.pretraining import model_config
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import abstract_params
 from smf_jax.params import count_parameters, flatten

@@ -9,7 +9,7 @@ import pytest
 
 from experiments import evaluate
 from experiments.evaluate import EvaluateConfig
-from smf_jax.continual.base import load_base
+from smf_jax.bases.base import load_base
 from smf_jax.data.readers import Reader
 from smf_jax.evaluation.probe import ProbeContext, ProbeOptions
 from smf_jax.evaluation.probes.open import OpenProbe

@@ -12,8 +12,8 @@ from experiments import export
 from experiments.evaluate import ModelSection, find_model
 from experiments.export import ExportConfig
 from smf_jax import checkpoints
+from smf_jax.bases.base import load_base
 from smf_jax.configuration import flags_of
-from smf_jax.continual.base import load_base
 from smf_jax.continual.grid import grid
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.run_directory import RunDirectory

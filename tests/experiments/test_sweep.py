@@ -22,10 +22,11 @@ import pytest
 from experiments import sweep
 from experiments.compare import compare
 from smf_jax import checkpoints
-from smf_jax.continual.base import Base, cached_path, load_base
-from smf_jax.continual.config import PretrainConfig, SweepConfig
+from smf_jax.bases.base import Base, cached_path, load_base
+from smf_jax.bases.pretrain_config import PretrainConfig
+from smf_jax.bases.retrofitting import retrofit_base
+from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.methods.lora import LoraConfig
-from smf_jax.continual.retrofitting import retrofit_base
 from smf_jax.continual.run_directory import CONFIG
 from smf_jax.continual.stream_data import load_stream_data
 from smf_jax.evaluation.likelihood import loss_sum, mean_loss

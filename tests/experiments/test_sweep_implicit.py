@@ -16,8 +16,8 @@ from experiments.compare import CompareConfig
 from experiments.evaluate import EvaluateConfig
 from experiments.export import ExportConfig
 from smf_jax import checkpoints
-from smf_jax.continual.base import load_base
-from smf_jax.continual.retrofitting import retrofit_base
+from smf_jax.bases.base import load_base
+from smf_jax.bases.retrofitting import retrofit_base
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.interop.export import model
 from smf_jax.interop.export.model import load_exported

@@ -12,7 +12,7 @@ from etils import epath
 from experiments import compare, evaluate, export, sweep
 from experiments.report import __main__ as report
 from smf_jax import checkpoints
-from smf_jax.continual.base import load_base, save_base
+from smf_jax.bases.base import load_base, save_base
 from smf_jax.continual.sweep import Tools
 from smf_jax.interop.export.model import load_exported
 from tests.object_store import put

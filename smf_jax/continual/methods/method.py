@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
+from smf_jax.bases.base import Base
 from smf_jax.configuration import Configuration
-from smf_jax.continual.base import Base
 from smf_jax.continual.sections import TrainingConfig
 from smf_jax.continual.trial import Trial
 from smf_jax.data.batching import Batch

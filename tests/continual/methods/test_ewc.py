@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from smf_jax import checkpoints
-from smf_jax.continual.base import load_base
+from smf_jax.bases.base import load_base
 from smf_jax.continual.comparison import compare
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.run_directory import RunDirectory

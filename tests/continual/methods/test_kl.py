@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from smf_jax.continual.base import load_base
+from smf_jax.bases.base import load_base
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.grid import grid
 from smf_jax.continual.methods import METHODS

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.report.write import write_report
-from smf_jax.continual.base import load_base
+from smf_jax.bases.base import load_base
 from smf_jax.continual.methods.lora import LoraConfig
 from smf_jax.continual.run_directory import RunDirectory
 from tests.tiny_sweep import checkpoints_of, rows_of

@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import pytest
 
-from smf_jax.continual.base import load_base
+from smf_jax.bases.base import load_base
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.methods.method import Setup, TrainableSummary, settings_of

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from smf_jax.continual.base import load_base
+from smf_jax.bases.base import load_base
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.stream_data import load_stream_data

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from smf_jax.continual.base import load_base
+from smf_jax.bases.base import load_base
 from smf_jax.continual.run_directory import RunDirectory
 from tests.tiny_sweep import rows_of
 

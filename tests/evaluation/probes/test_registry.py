@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smf_jax.continual.base import Base, abstract_params_of, load_base
+from smf_jax.bases.base import Base, abstract_params_of, load_base
 from smf_jax.data.readers import Reader
 from smf_jax.evaluation.probe import ProbeContext, ProbeOptions, refer_to_base
 from smf_jax.evaluation.probes.multiple_choice import ChoiceProbe

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.studies import heal as heal_study
 from experiments.studies.heal import HealStudyConfig, main, table
-from smf_jax.continual.base import load_base
+from smf_jax.bases.base import load_base
 from smf_jax.data.batching import pack_texts
 from smf_jax.evaluation.likelihood import loss_sum, mean_loss
 from smf_jax.models.decoder import plain_logits

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
 
-from smf_jax.continual.base import Base, load_base
+from smf_jax.bases.base import Base, load_base
 from smf_jax.interop.gguf.model import load_gguf
 from smf_jax.interop.gguf.package import locate_base
 from smf_jax.models.completion import complete_texts

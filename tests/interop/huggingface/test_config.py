@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from smf_jax.continual.base import load_base
+from smf_jax.bases.base import load_base
 from smf_jax.data.tokenizer import load_tokenizer
 from smf_jax.interop.huggingface.config import read_config
 from tests.models.make_golden import GOLDEN

@@ -13,10 +13,9 @@ import pytest
 
 from experiments import retrofit
 from smf_jax import checkpoints
-from smf_jax.continual import retrofitting
-from smf_jax.continual.base import load_base
-from smf_jax.continual.config import RetrofitCommandConfig
-from smf_jax.continual.retrofit_config import RetrofitConfig
+from smf_jax.bases import retrofitting
+from smf_jax.bases.base import load_base
+from smf_jax.bases.retrofit_config import RetrofitCommandConfig, RetrofitConfig
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params, unflatten

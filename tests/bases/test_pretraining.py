@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from experiments import pretrain
-from smf_jax.continual import pretraining
-from smf_jax.continual.base import load_base
-from smf_jax.continual.config import PretrainConfig
-from smf_jax.continual.pretraining import recipe_of
+from smf_jax.bases import pretraining
+from smf_jax.bases.base import load_base
+from smf_jax.bases.pretrain_config import PretrainConfig
+from smf_jax.bases.pretraining import recipe_of
 from smf_jax.data.world.world import make_world
 from smf_jax.models.generate import generate, left_pad
 from smf_jax.params import unflatten

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from smf_jax.bases.base import Base
 from smf_jax.checkpoints.files import write_text
 from smf_jax.checkpoints.manifest import sha256_of_json
 from smf_jax.checkpoints.sealed_json import seal, unseal
-from smf_jax.continual.base import Base
 from smf_jax.evaluation.asking import Asking
 from smf_jax.evaluation.scorer import Scorer
 

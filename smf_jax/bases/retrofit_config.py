@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
-from smf_jax.configuration import Configuration, part, setting
+from smf_jax.bases.sections import DTYPE_HELP, DataConfig, Dtype, OutputSection
+from smf_jax.configuration import LIMIT, SEED, Configuration, PathText, part, setting
 from smf_jax.errors import blame_flag
 from smf_jax.memory.config import Gate, MemoryConfig, MemoryInit
 from smf_jax.models.config import MemoryPlacement
@@ -196,3 +197,38 @@ def check_whitening(whiten: bool, memory: MemoryConfig) -> None:
             "--whiten_queries with --noquery_bias: whitening moves the queries' mean into their "
             "bias; give --nowhiten_queries or --query_bias"
         )
+
+
+@dataclass(frozen=True)
+class HealingTextSection(Configuration):
+    """The text that a retrofit is healed on."""
+
+    heal_texts: PathText = setting(
+        "", "text to heal on: a file, a directory or tfds:NAME:SPLIT", first=True
+    )
+    heal_length: int = setting(64, "tokens of a window of it", least=1)
+    heal_tokens: int = setting(
+        1_000_000, "tokens of --heal_texts that are read", least=1, most=LIMIT
+    )
+    seed: int = setting(0, "seed of initial values and of the order of batches", least=0, most=SEED)
+
+
+@dataclass(frozen=True)
+class RetrofitSource(Configuration):
+    """The model that is retrofitted."""
+
+    base: PathText = setting(
+        "", "directory (Hugging Face, a base), GGUF file, or package:NAME with one", first=True
+    )
+    dtype: Dtype = setting(None, DTYPE_HELP)
+
+
+@dataclass(frozen=True)
+class RetrofitCommandConfig(Configuration):
+    """What ``experiments.retrofit`` is told."""
+
+    source: RetrofitSource = part(RetrofitSource(), "Base")
+    data: DataConfig = part(DataConfig(), "Base")
+    retrofit: RetrofitConfig = part(RetrofitConfig(retrofit="add"), "Retrofit")
+    text: HealingTextSection = part(HealingTextSection(), "Retrofit")
+    run: OutputSection = part(OutputSection(), "Output")

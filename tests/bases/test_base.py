@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from smf_jax import checkpoints
-from smf_jax.continual.base import (
+from smf_jax.bases.base import (
     Base,
     abstract_params_of,
     cached_path,
@@ -21,10 +21,10 @@ from smf_jax.continual.base import (
     load_base,
     save_base,
 )
-from smf_jax.continual.config import PretrainConfig
-from smf_jax.continual.pretraining import recipe_of
-from smf_jax.continual.retrofit_config import RetrofitConfig
-from smf_jax.continual.retrofitting import retrofit_base
+from smf_jax.bases.pretrain_config import PretrainConfig
+from smf_jax.bases.pretraining import recipe_of
+from smf_jax.bases.retrofit_config import RetrofitConfig
+from smf_jax.bases.retrofitting import retrofit_base
 from smf_jax.interop.export.model import export_model
 from smf_jax.memory.config import MemoryConfig
 from smf_jax.params import is_memory

@@ -8,10 +8,14 @@ from collections.abc import Iterable
 import jax
 import numpy as np
 
-from smf_jax.continual.base import Base, abstract_params_of, data_mesh
-from smf_jax.continual.config import HealingTextSection
-from smf_jax.continual.retrofit_config import SIZES, RetrofitConfig, check_whitening
-from smf_jax.continual.sections import BackgroundConfig
+from smf_jax.bases.base import Base, abstract_params_of, data_mesh
+from smf_jax.bases.retrofit_config import (
+    SIZES,
+    HealingTextSection,
+    RetrofitConfig,
+    check_whitening,
+)
+from smf_jax.bases.sections import BACKGROUND_BATCH_SIZE
 from smf_jax.data.batching import Batch, pack_texts, sample_batches
 from smf_jax.errors import blame_flag, require_memory
 from smf_jax.models.retrofit import retrofit
@@ -77,7 +81,7 @@ def retrofit_base(
     base: Base,
     windows: Batch | None,
     seed: int = 0,
-    batch_size: int = BackgroundConfig.background_batch_size,
+    batch_size: int = BACKGROUND_BATCH_SIZE,
 ) -> Base:
     """A base with fresh memories in it, healed on text with only the memories training.
 

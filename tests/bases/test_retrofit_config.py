@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from smf_jax.continual.retrofit_config import RetrofitConfig, parse_layers
+from smf_jax.bases.retrofit_config import RetrofitConfig, parse_layers
 
 
 def retrofit(**changes) -> RetrofitConfig:

@@ -8,9 +8,9 @@ from itertools import chain
 import jax
 import numpy as np
 
-from smf_jax.continual.base import Base, abstract_params_of, data_mesh
-from smf_jax.continual.config import PretrainConfig
-from smf_jax.continual.retrofit_config import parse_layers
+from smf_jax.bases.base import Base, abstract_params_of, data_mesh
+from smf_jax.bases.pretrain_config import PretrainConfig
+from smf_jax.bases.retrofit_config import parse_layers
 from smf_jax.data.batching import (
     Batch,
     concatenate,

@@ -11,8 +11,8 @@ import pytest
 
 from experiments import evaluate, sweep
 from experiments.evaluate import EvaluateConfig
-from smf_jax.continual.asked_base import ANSWERS, AskedBase
-from smf_jax.continual.base import load_base
+from smf_jax.bases.asked_base import ANSWERS, AskedBase
+from smf_jax.bases.base import load_base
 from smf_jax.continual.run_directory import BASE, BASE_SCORES
 from smf_jax.continual.scores import measure_base
 from smf_jax.continual.stream_data import load_stream_data

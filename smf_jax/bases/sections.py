@@ -1,0 +1,45 @@
+"""What the commands that make a base and those that use one can be told alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from smf_jax.configuration import Configuration, PathText, setting
+
+Dtype = Literal["float32", "bfloat16"] | None
+DTYPE_HELP = (
+    "dtype that the base computes in and keeps its leaves in, memories aside; empty: its own, and "
+    "float32 for a Hugging Face checkpoint"
+)
+
+BACKGROUND_BATCH_SIZE = 32  # windows of text, of a run that is not told
+
+
+@dataclass(frozen=True)
+class PresetConfig(Configuration):
+    """A paper's settings."""
+
+    preset: str = setting("", "the settings of a paper, by the names of experiments/configs")
+    scale: Literal["full", "tiny"] = setting(
+        "full", "full: the paper's sizes; tiny: the same path in a minute"
+    )
+
+
+@dataclass(frozen=True)
+class DataConfig(Configuration):
+    """Where data sets lie."""
+
+    data_dir: PathText = setting("", "where prepared tensorflow-datasets lie")
+    download: bool = setting(False, "prepare sets that are not; uses the network")
+    text_field: str = setting(
+        "", "where a record's text stands, by its name or dotted path; empty: text"
+    )
+
+
+@dataclass(frozen=True)
+class OutputSection(Configuration):
+    """Where a base goes."""
+
+    out: PathText = setting("", "directory of the base to make; must not exist", first=True)
+    overwrite: bool = setting(False, "replace what stands at --out")
