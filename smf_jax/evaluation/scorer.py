@@ -22,6 +22,8 @@ from smf_jax.params import Params, unflatten
 
 # Logits of a chunk: 1 GiB of float32.
 _LOGITS = 2**28
+# Tokens: a shorter prefix is not worth a program of its own.
+_PREFIX = 16
 
 
 class Scorer:
@@ -105,9 +107,11 @@ class Scorer:
                 f"{self.positions} positions: shorten the prompt or lower steps"
             )
         tree: Any = unflatten(params)
-        tokens, valid = left_pad(prompts, pad=0, multiple=multiple)
+        # Examples that stand before every question are computed once.
+        prefix = shared_prefix(prompts)
+        tokens, valid = left_pad([ids[len(prefix) :] for ids in prompts], 0, multiple)
         # The length was rounded up: the pads that do not fit go again.
-        spare = max(0, tokens.shape[1] + steps - self.positions)
+        spare = max(0, len(prefix) + tokens.shape[1] + steps - self.positions)
         tokens, valid = tokens[:, spare:], valid[:, spare:]
         rows = min(self.rows, len(prompts))
         answers: list[Any] = []
@@ -115,11 +119,27 @@ class Scorer:
             interrupts.check()
             # One shape for all: the last chunk is filled up with prompts of the first.
             chosen = np.arange(start, start + rows) % len(prompts)
-            answers.append(generate(self.model, tree, tokens[chosen], valid[chosen], steps, stop))
+            asked = tokens[chosen], valid[chosen]
+            answers.append(generate(self.model, tree, *asked, steps, stop, prefix=prefix))
         found = [ids.tolist() for ids in np.concatenate(jax.device_get(answers))[: len(prompts)]]
         ends = frozenset(stop)
         first = (next((i for i, token in enumerate(ids) if token in ends), steps) for ids in found)
         return [ids[: end + 1] for ids, end in zip(found, first, strict=True)]
+
+
+def shared_prefix(prompts: Sequence[Ids]) -> Ids:
+    """The tokens that all prompts start with, a multiple of `_PREFIX` of them; each has more.
+
+    None of a lone prompt. A length of few choices keeps programs few.
+    """
+    if len(prompts) < 2:
+        return []
+    first, last = min(prompts), max(prompts)
+    same = next(
+        (n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
+    )
+    same = min(same, min(map(len, prompts)) - 1)
+    return first[: same // _PREFIX * _PREFIX]
 
 
 def answer_texts(

@@ -62,6 +62,7 @@ def generate(
     *,
     temperature: float = 0.0,
     key: Array | None = None,
+    prefix: Sequence[int] = (),
 ) -> Generated:
     """Continues every prompt token by token, with the likeliest one or with one drawn.
 
@@ -70,7 +71,8 @@ def generate(
     row ``(b,)``, so that a row's draws do not depend on its neighbours. The work ends as soon as
     every row has met a token of ``stop``, which it then repeats. Calls of equal shapes share one
     compilation, whatever the stop tokens, their number and the temperature above 0. ``params`` are
-    nested or by path; prompts are padded on the left, where ``valid`` is false. Returns int32.
+    nested or by path; prompts are padded on the left, where ``valid`` is false. Tokens of
+    ``prefix`` stand before every prompt and are computed once for all rows. Returns int32.
 
     Raises:
       ValueError: ``steps`` below 1, shapes that differ, a prompt padded on the right, a stop token
@@ -91,7 +93,8 @@ def generate(
     ends = _stop_mask(stop, model.config.vocabulary)
     flat = flatten(params)
     heat = None if keys is None else jnp.asarray(temperature, jnp.float32)
-    return _decode(model, flat, prompts, valid, steps, ends, heat, keys)
+    shared = np.asarray(prefix, np.int32)
+    return _decode(model, flat, shared, prompts, valid, steps, ends, heat, keys)
 
 
 def trim(tokens: Sequence[int], stop: Sequence[int]) -> list[int]:
@@ -145,10 +148,28 @@ def _widened(config: ModelConfig, flat: Mapping[str, Array]) -> dict[str, Any]:
     return unflatten({path: wide(path, leaf) for path, leaf in flat.items()})
 
 
+def _filled_cache(
+    config: ModelConfig, apply: Any, prefix: Int[Array, " p"], batch: int, places: int
+) -> Cache:
+    """A cache that starts with the prefix in every row, and has so many places left."""
+    count = prefix.shape[0]
+    cache = empty_cache(config, 1 if count else batch, count + places)
+    if not count:
+        return cache
+    _, cache = apply(prefix[None], jnp.ones((1, count), bool), cache, method="extend")
+    rows = lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:]))  # noqa: E731
+    return Cache(
+        *(tuple(map(rows, each)) for each in (cache.keys, cache.values)),
+        rows(cache.valid),
+        cache.length,
+    )
+
+
 @partial(jax.jit, static_argnames=("model", "steps"))
 def _decode(
     model: Decoder,
     flat: Mapping[str, Array],
+    prefix: Int[Array, " p"],
     prompts: Tokens,
     valid: Valid,
     steps: int,
@@ -176,7 +197,7 @@ def _decode(
         return _State(state.step + 1, token, state.ended | ends[token], tokens, cache)
 
     batch, length = prompts.shape
-    cache = empty_cache(model.config, batch, length + steps)
+    cache = _filled_cache(model.config, apply, prefix, batch, length + steps)
     x, cache = apply(prompts, valid, cache, method="extend")
     first = choose(x, 0)
     tokens = jnp.broadcast_to(first[:, None], (batch, steps))

@@ -7,7 +7,7 @@ import pytest
 
 from smf_jax.evaluation import scorer as scorer_module
 from smf_jax.evaluation.continuations import pair_rows
-from smf_jax.evaluation.scorer import Scorer
+from smf_jax.evaluation.scorer import Scorer, shared_prefix
 from smf_jax.losses import count_scored
 from tests.evaluation.tiny import (
     POSITIONS,
@@ -85,6 +85,21 @@ def test_answers_are_greedy_and_end_with_what_stops_them():
         end = full.index(stop) + 1 if stop in full else 6
         assert ids == full[:end]
     assert len(found[0]) <= 3
+
+
+def test_examples_before_every_prompt_change_no_answer():
+    shown = random_pairs(1)[0][0] + list(range(5, 40))
+    prompts = [shown + prompt[:4] for prompt, _ in random_pairs(6)]
+    shared = shared_prefix(prompts)
+    assert len(shared) == 32 and shown[:32] == shared
+    assert scorer().answer(params(), prompts, 4) == [greedy(prompt, 4) for prompt in prompts]
+
+
+def test_a_prefix_leaves_a_token_to_every_prompt_and_is_none_of_one():
+    ids = list(range(3, 36))
+    assert shared_prefix([ids, ids[:32]]) == ids[:16]
+    assert shared_prefix([ids, ids]) == ids[:32]
+    assert shared_prefix([ids]) == shared_prefix([]) == shared_prefix([ids, [1]]) == []
 
 
 def test_a_prompt_may_fill_the_model_but_for_its_answer():

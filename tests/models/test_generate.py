@@ -48,6 +48,16 @@ def test_equals_decoding_without_a_cache(prompts, expected):
     assert len(np.unique(expected)) > 3
 
 
+def test_a_shared_prefix_is_as_if_it_stood_in_every_prompt(prompts):
+    prefix = random_tokens(CONFIG, (1, 6), seed=1)[0]
+    # Rows of unequal length: the pads of the shorter ones stand behind the prefix.
+    tokens, valid = left_pad(prompts[::2], pad=0)
+    found = generate(MODEL, PARAMS, tokens, valid, 4, prefix=prefix.tolist())
+    whole = [slow_greedy(np.concatenate([prefix, prompt]), 4) for prompt in prompts[::2]]
+    np.testing.assert_array_equal(found, whole)
+    assert not np.array_equal(found, generate(MODEL, PARAMS, tokens, valid, 4))
+
+
 def test_stop_token_ends_its_row_only(prompts, expected):
     stop = int(expected[0, 4])
     tokens, valid = left_pad(prompts, pad=0)
