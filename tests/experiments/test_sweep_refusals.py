@@ -199,7 +199,8 @@ def test_what_a_plain_checkpoint_lacks_is_said(refused, plain_checkpoint, tmp_pa
     refused(
         "no memory, which method smf trains; give --retrofit=add", **plain, rule="tf", methods="smf"
     )
-    refused("--background is empty .* --rule=tf", **plain, retrofit="add", methods="smf")
+    of = dict(retrofit="add", methods="smf", keys_per_half=8, reads=3)
+    refused("--background is empty .* --rule=tf", **plain, **of)
     refused("replay mixes base data in", **plain, methods="full,replay")
     refused(
         "--heal_steps=5 needs text; give --background",
