@@ -158,11 +158,8 @@ def _filled_cache(
         return cache
     _, cache = apply(prefix[None], jnp.ones((1, count), bool), cache, method="extend")
     rows = lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:]))  # noqa: E731
-    return Cache(
-        *(tuple(map(rows, each)) for each in (cache.keys, cache.values)),
-        rows(cache.valid),
-        cache.length,
-    )
+    keys, values = (tuple(map(rows, each)) for each in (cache.keys, cache.values))
+    return Cache(keys, values, rows(cache.valid), cache.length)
 
 
 @partial(jax.jit, static_argnames=("model", "steps"))
