@@ -1,10 +1,18 @@
-"""Recipes: a file for each paper, and the list of presets by name."""
+"""Recipes: a file for each paper or protocol, and the list of presets by name."""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
-from experiments.configs import goyal2026, lin2025, memory_plus, pkm2019, smf_icml2026
+from experiments.configs import (
+    goyal2026,
+    lin2025,
+    memory_plus,
+    pkm2019,
+    smf_icml2026,
+    smollm2,
+    world,
+)
 from experiments.configs.preset import Preset
 from smf_jax.bases.pretrain_config import PretrainConfig
 from smf_jax.configuration import Configuration
@@ -22,6 +30,10 @@ PRESETS: dict[str, Preset] = {
     "smf-icml2026-replace": smf_icml2026.REPLACE,
     "memory-plus-373m": memory_plus.M373,
     "pkm2019": pkm2019.PLAIN,
+    "smollm2": smollm2.QUESTIONS,
+    "factoids": smollm2.FACTOIDS,
+    "long-stream": world.LONG,
+    "updates": world.UPDATES,
 }
 
 

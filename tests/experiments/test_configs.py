@@ -1,4 +1,4 @@
-"""Presets set every choice of a paper; what they come to is pinned here, sizes included."""
+"""Presets set every choice of a protocol; what they come to is pinned here, sizes included."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import abstract_params
 from smf_jax.params import count_parameters, flatten
 
-QWEN_HALF_BILLION = SHAPES["qwen2.5-0.5b"]
+QWEN_HALF_BILLION, SMOLLM2 = SHAPES["qwen2.5-0.5b"], SHAPES["smollm2-135m"]
 
 
 def flags_of(name: str, *more: str) -> SweepConfig:
@@ -40,8 +40,11 @@ def parameters(config: ModelConfig) -> dict[str, int]:
 
 
 def retrofitted(config: SweepConfig) -> ModelConfig:
-    placement = config.retrofit.placement(QWEN_HALF_BILLION.width, QWEN_HALF_BILLION.layers)
-    return dataclasses.replace(QWEN_HALF_BILLION, memory=placement)
+    shape = SMOLLM2 if "smollm2" in config.base.base else QWEN_HALF_BILLION
+    retrofit = config.retrofit.resolved()
+    if not retrofit.memory.keys_per_half:  # sized by its background
+        retrofit = retrofit.sized(512)
+    return dataclasses.replace(shape, memory=retrofit.placement(shape.width, shape.layers))
 
 
 def pretrained(name: str) -> ModelConfig:
@@ -81,6 +84,22 @@ PINNED = {
     ),
     "memory-plus-373m": (None, ((4, 12, 20), 1, 4, 32, 512, 1024, 1_048_576, "silu", "none", True)),
     "pkm2019": (None, ((10,), 1, 4, 32, 512, 1024, 262_144, "none", "batch", False)),
+}
+SMOLLM2_MEMORY = ((15,), 1, 4, 8, 64, 576, 262_144, "none", "none", True)
+WORLD_MEMORY = ((1,), 1, 4, 8, 64, 128, 16_384, "silu", "none", True)
+PINNED |= {
+    "smollm2": (
+        "smf-tfidf-adam-t512-lr0.3-s0 smf-tfidf-adam-t1536-lr0.3-s0 lora-adamw-lr0.0003-s0 "
+        "lora-adamw-lr0.001-s0 full-adamw-lr3e-05-s0 full-adamw-lr0.0001-s0",
+        SMOLLM2_MEMORY,
+    ),
+    "factoids": (
+        "smf-tfidf-adam-t1536-lr0.3-s0 lora-adamw-lr0.001-s0 full-adamw-lr0.0001-s0 "
+        "ewc-adamw-lr0.0001-s0 kl-adamw-lr0.0001-s0 replay_stream-adamw-lr0.0001-s0",
+        SMOLLM2_MEMORY,
+    ),
+    "long-stream": (None, WORLD_MEMORY),
+    "updates": (None, WORLD_MEMORY),
 }
 PINNED["smf-icml2026-scale"] = PINNED["smf-icml2026-replace"] = PINNED["smf-icml2026"]
 
@@ -156,6 +175,20 @@ TRAINED = {
     },
     "memory-plus-373m": {"smf": 512 * 1024, "full": 1_491_139_072, "lora": 4_153_344},
     "pkm2019": {"smf": 512 * 1024, "full": 561_032_192 - 2 * 4 * 512, "lora": 2_891_776},
+}
+# Of a layer q and o, k and v, gate and up and down; then all but the rows, which dense methods leave.
+SMOLLM2_LORA = 8 * 30 * (2 * (576 + 576) + 2 * (576 + 192) + 3 * (576 + 1536))
+SMOLLM2_FULL = 134_515_008 + 278_848
+TRAINED |= {
+    "smollm2": {"smf": 1536 * 576, "full": SMOLLM2_FULL, "lora": SMOLLM2_LORA},
+    "factoids": {
+        "smf": 1536 * 576,
+        "lora": SMOLLM2_LORA,
+        **dict.fromkeys(("full", "ewc", "kl", "replay_stream"), SMOLLM2_FULL),
+    },
+    **dict.fromkeys(
+        ("long-stream", "updates"), {"smf": 512 * 128, "full": 6_948_544, "lora": 60_416}
+    ),
 }
 
 
