@@ -97,16 +97,11 @@ class TrialGroup(Generic[State]):
             return loss_sum(logits, batch)
 
         self._begin = over_trials(trainer.begin, mesh, (False, True))
-        self._begin_task = over_trials(
-            trainer.begin_task, mesh, (False, True, False, True), donate=(1,)
-        )
+        of_task = (False, True, False, True)
+        self._begin_task = over_trials(trainer.begin_task, mesh, of_task, donate=(1,))
         self._step = over_trials(step_at, mesh, (False, True, True, False, True, True), donate=(1,))
         ends = trainer.end_task
-        self._end_task = (
-            None
-            if ends is None
-            else over_trials(ends, mesh, (False, True, False, True), donate=(1,))
-        )
+        self._end_task = ends and over_trials(ends, mesh, of_task, donate=(1,))
         # One for each number of targets, so that it compiles once.
         self._right = cache(self._right)
         self._lower = trainer.lower and over_trials(lower_at, mesh, (False, False, True, False))

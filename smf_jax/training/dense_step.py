@@ -32,6 +32,22 @@ class DenseState(NamedTuple):
     failed_step: Int[Array, ""]  # first step whose loss, gradient or result was not finite, or -1
     batch_stats: Params  # running statistics of norms, by path: set by the loss, not the optimizer
 
+    @classmethod
+    def start(
+        cls,
+        params: Params,
+        optimizer: optax.GradientTransformation,
+        batch_stats: Params | None = None,
+    ) -> DenseState:
+        """Of parameters that no step has changed yet."""
+        step, failed_step = jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32)
+        return cls(params, optimizer.init(params), step, failed_step, batch_stats or {})
+
+    def restarted(self, optimizer: optax.GradientTransformation) -> DenseState:
+        """The same with the optimizer at its start."""
+        opt_state = optimizer.init(self.params)
+        return self._replace(opt_state=opt_state, step=jnp.zeros_like(self.step))
+
 
 def text_loss(logits: LogitsFn, scored: int | None = None) -> LossFn:
     """The loss on the next tokens (`weighted_loss`); running statistics are used, not moved.

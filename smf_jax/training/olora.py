@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -64,42 +65,62 @@ def olora_trainer(
     ``targets`` names, with room for those of so many ``tasks`` from the start. ``scored`` is that
     of `text_loss`.
     """
-    inner, plain = optimizer.transformation(), plain_logits(model)
-    others = max(1, tasks - 1)
+    plan = _Plan(model, optimizer, rank, alpha, targets, strength, max(1, tasks - 1), scored)
+    return Trainer(
+        begin=plan.begin,
+        begin_task=plan.begin_task,
+        step=plan.step,
+        logits=lambda shared, state, *asked: plan.logits(
+            {**shared.frozen, **_trained(state)}, *asked
+        ),
+        trained=_trained,
+        resume=plan.resume,
+        frozen=dict,
+        carried=lambda state: {TASKS: state.begun},
+    )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The functions of the trainer; ``earlier`` tasks have room beside a task's own adapters."""
+
+    model: Decoder
+    optimizer: OptimizerConfig
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+    strength: float
+    earlier: int
+    scored: int | None
 
     def logits(
-        params: Params, tokens: Array, valid: Array, places: Array | None = None, /
+        self, params: Params, tokens: Array, valid: Array, places: Array | None = None, /
     ) -> Array:
         adapters, base = split(params, lambda path: path.endswith(("/a", "/b")))
         # Adapters act with alpha over all of their ranks.
-        with apply_lora(adapters, alpha * (others + 1)):
-            return plain(base, tokens, valid, places)
+        with apply_lora(adapters, self.alpha * (self.earlier + 1)):
+            return plain_logits(self.model)(base, tokens, valid, places)
 
-    def fresh(base: Params, settings: Settings) -> DenseState:
-        adapters = init_lora(unflatten(base), rank, targets, jax.random.key(settings.seed))
-        return DenseState(
-            adapters,
-            inner.init(adapters),
-            jnp.zeros((), jnp.int32),
-            jnp.full((), -1, jnp.int32),
-            {},
-        )
+    def _fresh(self, base: Params, settings: Settings) -> DenseState:
+        key = jax.random.key(settings.seed)
+        adapters = init_lora(unflatten(base), self.rank, self.targets, key)
+        return DenseState.start(adapters, self.optimizer.transformation())
 
-    def begin(base: Params, settings: Settings) -> OLoraState:
-        dense = fresh(base, settings)
+    def begin(self, base: Params, settings: Settings) -> OLoraState:
+        dense = self._fresh(base, settings)
         earlier = {
-            path: jnp.zeros_like(jnp.concatenate([leaf] * others, axis=_RANKS[path[-1]]))
+            path: jnp.zeros_like(jnp.concatenate([leaf] * self.earlier, axis=_RANKS[path[-1]]))
             for path, leaf in dense.params.items()
         }
         return OLoraState(dense, earlier, jnp.zeros((), jnp.int32))
 
     def begin_task(
-        shared: Shared, state: OLoraState, examples: Batch, settings: Settings
+        self, shared: Shared, state: OLoraState, examples: Batch, settings: Settings
     ) -> OLoraState:
         del examples
         # The seed is another one for each task.
-        new = fresh(shared.frozen, settings)._replace(failed_step=state.failed_step)
-        place = jnp.maximum(state.begun - 1, 0) * rank
+        new = self._fresh(shared.frozen, settings)._replace(failed_step=state.failed_step)
+        place = jnp.maximum(state.begun - 1, 0) * self.rank
         earlier = {
             path: jax.lax.dynamic_update_slice_in_dim(kept, leaf, place, _RANKS[path[-1]])
             for (path, kept), leaf in zip(state.earlier.items(), state.params.values(), strict=True)
@@ -109,44 +130,34 @@ def olora_trainer(
         return jax.tree.map(lambda one, other: jnp.where(state.begun > 0, other, one), first, later)
 
     def step(
-        shared: Shared, state: OLoraState, batch: Batch, settings: Settings
+        self, shared: Shared, state: OLoraState, batch: Batch, settings: Settings
     ) -> tuple[OLoraState, StepMetrics]:
-        minimised = text_loss(logits, scored)
+        minimised = text_loss(self.logits, self.scored)
 
         def loss(params: Params, part: Batch) -> tuple[Array, Params]:
             own = {path: params[path] for path in state.params}
             value, nothing = minimised({**params, **joined(state.earlier, own)}, part)
-            return value + strength * overlap(state.earlier, own), nothing
+            return value + self.strength * overlap(state.earlier, own), nothing
 
-        rows = batch_rows_at_once(model, scored, batch)
+        rows = batch_rows_at_once(self.model, self.scored, batch)
         dense, metrics = dense_step(
-            loss, optimizer, shared.frozen, state.dense, batch, settings, rows
+            loss, self.optimizer, shared.frozen, state.dense, batch, settings, rows
         )
         return state._replace(dense=dense), metrics
 
-    def trained(state: OLoraState) -> Params:
-        return joined(state.earlier, state.params)
-
-    def resume(state: OLoraState, saved: Params) -> OLoraState:
+    def resume(self, state: OLoraState, saved: Params) -> OLoraState:
         def part(path: str, start: int, end: int) -> Array:
             axis = _RANKS[path[-1]]
             return jax.lax.slice_in_dim(jnp.asarray(saved[path]), start, end, axis=axis)
 
-        end = rank * others
-        own = {path: part(path, end, end + rank) for path in state.params}
+        end = self.rank * self.earlier
+        own = {path: part(path, end, end + self.rank) for path in state.params}
         earlier = {path: part(path, 0, end) for path in state.earlier}
         return OLoraState(state.dense._replace(params=own), earlier, jnp.asarray(saved[TASKS]))
 
-    return Trainer(
-        begin=begin,
-        begin_task=begin_task,
-        step=step,
-        logits=lambda shared, state, *asked: logits({**shared.frozen, **trained(state)}, *asked),
-        trained=trained,
-        resume=resume,
-        frozen=dict,
-        carried=lambda state: {TASKS: state.begun},
-    )
+
+def _trained(state: OLoraState) -> Params:
+    return joined(state.earlier, state.params)
 
 
 def joined(earlier: Params, own: Params) -> Params:

@@ -72,20 +72,13 @@ def shira_trainer(
             module = path.rpartition("/")[0]
             dtype = jnp.promote_types(jnp.float32, base[f"{module}/kernel"].dtype)
             entries[f"{module}/{ENTRIES}"] = jnp.zeros(drawn.shape, dtype)
-        step, failed_step = jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32)
-        return ShiraState(DenseState(entries, inner.init(entries), step, failed_step, {}), places)
+        return ShiraState(DenseState.start(entries, inner), places)
 
     def begin_task(
         shared: Shared, state: ShiraState, examples: Batch, settings: Settings
     ) -> ShiraState:
         del shared, examples, settings
-        if keep_optimizer_state:
-            return state
-        dense = state.dense
-        opt_state = inner.init(dense.params)
-        return state._replace(
-            dense=dense._replace(opt_state=opt_state, step=jnp.zeros_like(dense.step))
-        )
+        return state if keep_optimizer_state else state._replace(dense=state.dense.restarted(inner))
 
     def step(
         shared: Shared, state: ShiraState, batch: Batch, settings: Settings

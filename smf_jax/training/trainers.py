@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from smf_jax.data.batching import Batch
@@ -166,17 +165,13 @@ def _whole_params(
     inner = optimizer.transformation()
 
     def begin(base: Params, settings: Settings) -> DenseState:
-        params, step = widened(trainable(base, settings)), jnp.zeros((), jnp.int32)
-        failed_step = jnp.full((), -1, jnp.int32)
-        return DenseState(params, inner.init(params), step, failed_step, rest(base)[0])
+        return DenseState.start(widened(trainable(base, settings)), inner, rest(base)[0])
 
     def begin_task(
         shared: Shared, state: DenseState, examples: Batch, settings: Settings
     ) -> DenseState:
         del shared, examples, settings
-        if keep_optimizer_state:
-            return state
-        return state._replace(opt_state=inner.init(state.params), step=jnp.zeros_like(state.step))
+        return state if keep_optimizer_state else state.restarted(inner)
 
     def step(
         shared: Shared, state: DenseState, batch: Batch, settings: Settings

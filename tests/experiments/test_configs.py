@@ -176,7 +176,7 @@ TRAINED = {
     "memory-plus-373m": {"smf": 512 * 1024, "full": 1_491_139_072, "lora": 4_153_344},
     "pkm2019": {"smf": 512 * 1024, "full": 561_032_192 - 2 * 4 * 512, "lora": 2_891_776},
 }
-# Of a layer q and o, k and v, gate and up and down; then all but the rows, which dense methods leave.
+# Of a layer q and o, k and v, gate and up and down; dense methods leave the rows alone.
 SMOLLM2_LORA = 8 * 30 * (2 * (576 + 576) + 2 * (576 + 192) + 3 * (576 + 1536))
 SMOLLM2_FULL = 134_515_008 + 278_848
 TRAINED |= {
@@ -186,9 +186,8 @@ TRAINED |= {
         "lora": SMOLLM2_LORA,
         **dict.fromkeys(("full", "ewc", "kl", "replay_stream"), SMOLLM2_FULL),
     },
-    **dict.fromkeys(
-        ("long-stream", "updates"), {"smf": 512 * 128, "full": 6_948_544, "lora": 60_416}
-    ),
+    "long-stream": {"smf": 512 * 128, "full": 6_948_544, "lora": 60_416},
+    "updates": {"smf": 512 * 128, "full": 6_948_544, "lora": 60_416},
 }
 
 
