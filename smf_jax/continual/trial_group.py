@@ -26,7 +26,8 @@ from smf_jax.training.trainers import State, Trainer
 
 # Before the paths of what a checkpoint holds beside parameters, for the next task.
 CARRIED = "carried/"
-# What the blocks below the memories give for the examples of a task is kept up to this size.
+# What the blocks below the memories give for the examples of a task, and for the rows of probes, is
+# kept up to this size each.
 LOWER_BYTES = 2**29
 
 
@@ -105,6 +106,7 @@ class TrialGroup(Generic[State]):
         # One for each number of targets, so that it compiles once.
         self._right = cache(self._right)
         self._lower = trainer.lower and over_trials(lower_at, mesh, (False, False, True, False))
+        self._probed_lower = _ProbedLower(trainer, self._shared, mesh)
         self._losses = over_trials(losses, mesh, (False, True, False))
 
     @property
@@ -221,8 +223,32 @@ class TrialGroup(Generic[State]):
 
     def _chunks(self, function: Callable[..., Any], state: State, batch: Batch) -> list[Any]:
         interrupts.check()
-        return in_chunks(
-            lambda chunk: function(self._shared, state, replicate(chunk, self.mesh)),
-            batch,
-            self._eval_batch_size,
-        )
+
+        def of(chunk: Batch) -> Any:
+            shared = self._shared._replace(lower=replicate(self._probed_lower.of(chunk), self.mesh))
+            return function(shared, state, replicate(chunk, self.mesh))
+
+        return in_chunks(of, batch, self._eval_batch_size)
+
+
+class _ProbedLower:
+    """What no task changes, of the rows of probes: computed for the first trial that is asked."""
+
+    def __init__(self, trainer: Trainer[Any], shared: Shared, mesh: Mesh) -> None:
+        self._below = trainer.lower and jax.jit(trainer.lower)
+        self._shared, self._mesh = shared, mesh
+        self._kept: dict[bytes, np.ndarray] = {}  # ``(t, d)`` by what stands in a row, on the host
+
+    def of(self, chunk: Batch) -> Lower | None:
+        """That of some rows; ``None`` if nothing lies below, or there is no room to keep it."""
+        if self._below is None:
+            return None
+        rows = zip(*map(np.asarray, (chunk.tokens, chunk.valid)), strict=True)
+        keys = [tokens.tobytes() + valid.tobytes() for tokens, valid in rows]
+        if not self._kept.keys() >= set(keys):
+            found = np.asarray(self._below(self._shared, replicate(chunk, self._mesh)))
+            if sum(each.nbytes for each in self._kept.values()) + found.nbytes > LOWER_BYTES:
+                return None
+            self._kept |= zip(keys, found, strict=True)
+        hidden = np.stack([self._kept[key] for key in keys])
+        return Lower(jnp.asarray(chunk.tokens), jnp.asarray(hidden))

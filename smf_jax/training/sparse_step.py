@@ -54,8 +54,7 @@ def sparse_step(
     """One sparse step (2510.15103, section 3): the state after it, and the metrics before it."""
     check_rule(config.rule, shared.usage)
     context = Context(shared.usage, state.history, state.task_slots, settings, state.step)
-    if shared.lower is not None:
-        model = _going_on(model, shared.lower)
+    model = going_on(model, shared.lower)
     params = {**shared.frozen, **state.tables}
     found = memory_grads(model, config, params, state.scalars, context, batch)
     advance = _move_whole_tables if config.mask == "gradient" else _move_selected_rows
@@ -66,8 +65,10 @@ def sparse_step(
     return after, StepMetrics(found.loss, count)
 
 
-def _going_on(model: MemoryModel, lower: Lower) -> MemoryModel:
-    """The model that begins where the lowest memory stands."""
+def going_on(model: MemoryModel, lower: Lower | None) -> MemoryModel:
+    """The model that begins where the lowest memory stands, if what comes before it is known."""
+    if lower is None:
+        return model
 
     def apply(params: Params, tokens: Array, *more: Any) -> Any:
         return model.apply(params, tokens, *more, lower=lower.of(tokens))

@@ -19,7 +19,7 @@ from smf_jax.training.memory_grads import Context, History, select_for_task
 from smf_jax.training.memory_model import MemoryModel, as_memory_model
 from smf_jax.training.reads import read_counts
 from smf_jax.training.sparse_config import SparseConfig
-from smf_jax.training.sparse_step import SparseState, sparse_step
+from smf_jax.training.sparse_step import SparseState, going_on, sparse_step
 from smf_jax.training.step import Settings, Shared
 from smf_jax.training.trainers import Trainer
 
@@ -42,7 +42,7 @@ def sparse_trainer(
         begin=plan.begin,
         begin_task=plan.begin_task,
         step=partial(sparse_step, model, config),
-        logits=lambda shared, state, *asked: model.logits(
+        logits=lambda shared, state, *asked: going_on(model, shared.lower).logits(
             {**shared.frozen, **_trained(state)}, *asked
         ),
         trained=_trained,

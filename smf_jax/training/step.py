@@ -33,7 +33,8 @@ class Shared(NamedTuple):
 class Lower(NamedTuple):
     """Of some rows of tokens, what enters the lowest block that has a memory.
 
-    No step of sparse finetuning changes anything below it, so that it is computed once a task.
+    No step of sparse finetuning changes anything below it, so that it is computed once: for the
+    rows of a task, and for those of a probe.
     """
 
     tokens: Int[Array, "n t"]

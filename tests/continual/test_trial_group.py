@@ -203,3 +203,37 @@ def test_a_deep_model_begins_at_its_memory_whether_what_is_below_is_kept_or_not(
         assert measured.failed_step.tolist() == [-1, -1] and group.traces == 1
         ends.append((measured.losses, group.trained(state, 1)))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), *ends)
+
+
+def test_what_lies_below_the_memory_is_computed_once_for_a_probe(monkeypatch):
+    """Rows in other company, a trial after tasks, and no room give the numbers of whole passes."""
+    trainer = sparse_trainer(Decoder(tiny.model_config((5,))), SparseConfig(rule="tf"), tiny.SLOTS)
+    below, calls = trainer.lower, []
+    assert below is not None
+
+    def lower(shared, batch):
+        jax.debug.callback(lambda: calls.append(len(batch.tokens)))
+        return below(shared, batch)
+
+    base, probe = tiny.params(tiny.model_config((5,))), tiny.batch(9)
+    mesh = device_mesh(TRIAL, jax.devices()[:1])
+    found = []
+    for room in (2**29, 0):
+        monkeypatch.setattr(trial_group, "LOWER_BYTES", room)
+        group = TrialGroup(trainer._replace(lower=lower), base, None, mesh, 4)
+        state, settings = group.begin([tiny.settings(0.5)])
+        before = group.text_losses(state, probe)
+        state, _ = group.train(state, [tiny.batches(3)], tiny.batches(4), settings)
+        calls.clear()
+        after = group.text_losses(state, probe)
+        turned = Batch(*(field[::-1] for field in probe))
+        found.append((before, after, group.answers(state, turned)))
+        jax.effects_barrier()
+        assert calls == ([] if room else [4, 4])
+        assert before != after
+    for kept, anew in zip(*found, strict=True):
+        np.testing.assert_allclose(kept, anew, rtol=1e-5)
+    trainer = trainer._replace(lower=None)
+    group = TrialGroup(trainer, base, None, mesh, 4)
+    whole = group.text_losses(group.begin([tiny.settings(0.5)])[0], probe)
+    np.testing.assert_allclose(found[0][0], whole, rtol=1e-5)
