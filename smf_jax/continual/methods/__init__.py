@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from smf_jax.continual.methods.ewc import Ewc
+from smf_jax.continual.methods.ffn_rows import FfnRows
 from smf_jax.continual.methods.full import Full
 from smf_jax.continual.methods.kl import Kl
 from smf_jax.continual.methods.kl_lora import KlLora
@@ -31,5 +32,6 @@ METHODS: dict[str, Method[Any]] = {
         KlLora(),
         OLora(),
         Shira(),
+        FfnRows(),
     )
 }
