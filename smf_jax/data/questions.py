@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from smf_jax.data.answer_order import AnswerOrder, typical_first
 from smf_jax.data.conversations import ANSWERING, say_turns, turns_of
 from smf_jax.data.facts import Fact, Paraphrase, Question, rotate_paraphrases
 from smf_jax.data.files import fail_at, read_records
@@ -43,14 +44,16 @@ class Fields:
 
     question: tuple[str, ...] = ("question", "problem", "query", "prompt", "messages")
     answers: tuple[str, ...] = ("answers", "answer", "completion")
+    order: AnswerOrder = "given"  # of several accepted answers; the first is taught
 
     @classmethod
-    def of(cls, question: str = "", answers: str = "") -> Fields:
+    def of(cls, question: str = "", answers: str = "", order: AnswerOrder = "given") -> Fields:
         """The fields of ``--question_field`` and ``--answers_field``; empty for the usual ones."""
         given = {"question": question, "answers": answers}
-        return cls(
-            **{name: tuple(map(str.strip, text.split(","))) for name, text in given.items() if text}
-        )
+        named = {
+            name: tuple(map(str.strip, text.split(","))) for name, text in given.items() if text
+        }
+        return cls(**named, order=order)
 
 
 USUAL = Fields()
@@ -103,7 +106,8 @@ def question_in(record: Mapping[str, Any], fields: Fields = USUAL) -> Question:
         with blame_flag(f"{path!r}: "):
             found = _told(_value(record, path, _QUOTED), answers, fields.answers == USUAL.answers)
         if found.text and found.answers:
-            return found
+            is_given = fields.order == "given"
+            return found if is_given else replace(found, answers=typical_first(found.answers))
         lacking = lacking or found.text
     has = f"the record has {list(paths_of(record))}: name one by --question_field, --answers_field"
     if lacking:

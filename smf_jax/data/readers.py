@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from smf_jax.data.answer_order import AnswerOrder
 from smf_jax.data.facts import Fact, Question
 from smf_jax.data.files import TEXT, file_format, read_texts, read_whole, text_files
 from smf_jax.data.questions import Fields, read_open_questions, read_questions
@@ -33,11 +34,12 @@ class Reader:
     text_field: str = ""  # where texts stand in a record; empty for where they are looked for
     question_field: str = ""  # where questions do, and their answers: dotted paths, or several
     answers_field: str = ""
+    answer_order: AnswerOrder = "given"  # of several accepted answers
 
     @property
     def fields(self) -> Fields:
         """Where the parts of questions are looked for."""
-        return Fields.of(self.question_field, self.answers_field)
+        return Fields.of(self.question_field, self.answers_field, self.answer_order)
 
     def questions(
         self, source: str, flag: str, relations: Sequence[str] | None = None
