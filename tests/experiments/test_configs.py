@@ -89,13 +89,13 @@ SMOLLM2_MEMORY = ((15,), 1, 4, 8, 64, 576, 262_144, "none", "none", True)
 WORLD_MEMORY = ((1,), 1, 4, 8, 64, 128, 16_384, "silu", "none", True)
 PINNED |= {
     "smollm2": (
-        "smf-tfidf-adam-t1536-lr0.3-s0 smf-tfidf-adam-t1536-lr0.5-s0 lora-adamw-lr0.0003-s0 "
-        "lora-adamw-lr0.001-s0 full-adamw-lr3e-05-s0",
+        "smf-tfidf-adam-t1536-lr0.3-s0 smf-tfidf-adam-t1536-lr0.5-s0 lora-adamw-lr0.001-s0 "
+        "full-adamw-lr0.0001-s0",
         SMOLLM2_MEMORY,
     ),
     "factoids": (
-        "smf-tfidf-adam-t1536-lr0.5-s0 lora-adamw-lr0.001-s0 full-adamw-lr3e-05-s0 "
-        "ewc-adamw-lr3e-05-s0 kl-adamw-lr3e-05-s0 replay_stream-adamw-lr3e-05-s0",
+        "smf-tfidf-adam-t1536-lr0.5-s0 lora-adamw-lr0.001-s0 full-adamw-lr0.0001-s0 "
+        "ewc-adamw-lr0.0001-s0 kl-adamw-lr0.0001-s0 replay_stream-adamw-lr0.0001-s0",
         SMOLLM2_MEMORY,
     ),
     "long-stream": (None, WORLD_MEMORY),
