@@ -119,10 +119,20 @@ def _place(trial: Trial) -> tuple[Any, ...]:
     return (known, trial.method, *kind, trial.slots or 0, trial.learning_rate, trial.seed)
 
 
+def _known_kept(row: Row, metrics: Mapping[str, Metric]) -> float:
+    """Accuracy on what was known before over that of the base, of whichever probe asks it.
+
+    That is the first probe of questions in paraphrases, or the first of what the base can answer.
+    """
+    asked = [key for key, metric in metrics.items() if metric.name == "kept"]
+    key = "known" if row["known"] is not None or not asked else asked[0]
+    before = _number(row[key + OF_BASE])
+    return _number(row[key]) / before if before else float("nan")
+
+
 def _outcome(rows: Sequence[Row], probes: str) -> Outcome:
     """Sum up the rows of one trial, in the order of its tasks."""
     last, failed = rows[-1], [row for row in rows if row["failed_step"] is not None]
-    known_base = _number(last["known_base"])
     retention = tuple(tuple(map(_number, row["retention"] or ())) for row in rows)
     ahead, before = ([_number(row.get(key)) for row in rows] for key in ("ahead", "unseen_base"))
     accuracy, metrics = accuracy_matrix(retention, ahead, before), probe_metrics(last, probes)
@@ -134,7 +144,7 @@ def _outcome(rows: Sequence[Row], probes: str) -> Outcome:
         learned_unseen=_mean(rows, "unseen"),
         end_seen=_number(last["stream_seen"]),
         end_unseen=_number(last["stream_unseen"]),
-        known_kept=_number(last["known"]) / known_base if known_base else float("nan"),
+        known_kept=_known_kept(last, metrics),
         stream_average=stream_average(accuracy),
         backward_transfer=backward_transfer(accuracy),
         forward_transfer=forward_transfer(accuracy),

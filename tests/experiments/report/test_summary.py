@@ -37,6 +37,14 @@ def test_an_outcome_is_the_mean_over_tasks_and_the_state_after_the_last(make_row
     assert (outcome.tasks, outcome.failed) == (2, "")
 
 
+def test_known_is_what_the_base_could_answer_where_no_other_facts_are_asked(make_rows):
+    asked = dict(probe_k_kept=0.6, probe_k_kept_base=1.0, probe_k_f1=0.7, probe_k_f1_base=1.0)
+    (outcome,) = summarise(make_rows(tasks=1, known=None, known_base=None, **asked), "k=known:f")
+    assert outcome.known_kept == pytest.approx(0.6)
+    (outcome,) = summarise(make_rows(tasks=1, known=0.4, known_base=0.8, **asked), "k=known:f")
+    assert outcome.known_kept == pytest.approx(0.5)
+
+
 def test_what_tasks_did_to_each_other_and_to_the_rest(make_rows):
     rows = make_rows(tasks=3, known=0.7, question_x=0.5, question_x_base=0.6)
     for row, ahead in zip(rows, (0.3, 0.5, None), strict=True):
