@@ -94,8 +94,7 @@ def find_model(config: ModelSection) -> tuple[Base, Params, dict[str, Any]]:
         trial, task = run.find_trial(config.trial, config.task if config.task >= 0 else None)
         params = run.load_model(trial, task, base.params, about["fingerprint"])
         about |= {"run": config.run, "trial": trial.id, "task": task}
-    after = replace(base, params=params).cast(config.dtype)
-    return base.cast(config.dtype), after.params, about
+    return base.cast(config.dtype), replace(base, params=params).cast(config.dtype).params, about
 
 
 def run_harness(config: EvaluateConfig, base: Base, params: Params) -> Iterator[dict[str, Any]]:

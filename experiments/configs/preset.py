@@ -1,4 +1,4 @@
-"""What a preset is: every choice of a published method, as configurations of the commands."""
+"""What a preset is: every choice of a paper or a protocol, as configurations of the commands."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from smf_jax.continual.config import SweepConfig
 
 @dataclass(frozen=True)
 class Preset:
-    """The settings of one paper.
+    """The settings of one paper or protocol.
 
     ``--scale=tiny`` shrinks sizes and lengths, not choices; a tiny base replaces a checkpoint.
     """
 
-    source: str  # the paper, by its number
+    source: str  # the paper, by its number, or the page that measures it
     about: str
     sweep: SweepConfig
     tiny_sweep: SweepConfig

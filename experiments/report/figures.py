@@ -211,7 +211,7 @@ def draw_matrices(
                 axis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
             axes.set_xlabel(columns)
         figure.axes[0].set_ylabel(rows)
-        percent = PercentFormatter(1, decimals=0)
+        percent = PercentFormatter(1)  # as many digits as tell the ticks apart
         image = ScalarMappable(norm, "viridis")
         figure.colorbar(image, ax=list(figure.axes), label=colours, format=percent)
     return figure

@@ -18,9 +18,11 @@ BACKGROUND_BATCH_SIZE = 32  # windows of text, of a run that is not told
 
 @dataclass(frozen=True)
 class PresetConfig(Configuration):
-    """A paper's settings."""
+    """The settings of a paper or a protocol."""
 
-    preset: str = setting("", "the settings of a paper, by the names of experiments/configs")
+    preset: str = setting(
+        "", "the settings of a paper or protocol, by the names of experiments/configs"
+    )
     scale: Literal["full", "tiny"] = setting(
         "full", "full: the paper's sizes; tiny: the same path in a minute"
     )

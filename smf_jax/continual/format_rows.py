@@ -107,10 +107,11 @@ def encode_others(
     needed = told.background_batches * told.background_batch_size
     pairs = [pair for fact in left for pair in (*fact.train, *fact.held_out)]
     random.Random("wordings").shuffle(pairs)
-    ids = split_paraphrases(using.tokenizer, pairs[: 2 * needed])
+    pairs = pairs[: 2 * needed]
+    ids = split_paraphrases(using.tokenizer, pairs)
     fitting = [
         pair
-        for pair, (prompt, answer) in zip(pairs, ids, strict=False)
+        for pair, (prompt, answer) in zip(pairs, ids, strict=True)
         if len(prompt + answer) - 1 <= length
     ][:needed]
     source = told.background_questions or config.stream.stream

@@ -50,7 +50,8 @@ class Asking:
             asked = list(unasked.values())
             asked += asked[:1] * (-len(asked) % scorer.rows)
             texts = answer_texts(scorer, params, self._tokenizer, asked, steps, until, MULTIPLE)
-            self._said |= {key: text.strip() for key, text in zip(unasked, texts, strict=False)}
+            own = texts[: len(unasked)]  # without those that fill up the last batch
+            self._said |= {key: text.strip() for key, text in zip(unasked, own, strict=True)}
             self._keep(dict(self._said))
         self.used |= {key: self._said[key] for key in keys}
         return [self.used[key] for key in keys]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import jax
@@ -134,12 +135,10 @@ def shared_prefix(prompts: Sequence[Ids]) -> Ids:
     """
     if len(prompts) < 2:
         return []
-    first, last = min(prompts), max(prompts)
-    same = next(
-        (n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
-    )
-    same = min(same, min(map(len, prompts)) - 1)
-    return first[: same // _PREFIX * _PREFIX]
+    columns = zip(*prompts, strict=False)  # up to the shortest
+    count = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    count = min(count, min(map(len, prompts)) - 1)
+    return prompts[0][: count // _PREFIX * _PREFIX]
 
 
 def answer_texts(

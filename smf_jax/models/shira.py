@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import jax
@@ -27,7 +27,7 @@ def entries_of_maps(sizes: Sequence[int], share: float, count: int = 0) -> list[
         told = f"count={count}" if count else f"share={share}"
         raise ValueError(f"{told} makes {wanted:,} of {total:,} weights; choose 1 to {total:,}")
     ends = [round(wanted * end / total) for end in accumulate(sizes)]
-    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    return [end - start for start, end in pairwise([0, *ends])]
 
 
 def init_places(
