@@ -62,7 +62,7 @@ _NO_PROGRAM += ("granularity", "optimizer", "keep_checkpoints", "profile", "reco
 _NO_PROGRAM += ("vary",)
 # Flags that decide what is probed, and nothing of how a trial trains.
 _PROBES = ("probes", "probe_limit", "probe_shots", "probe_answer_tokens", "probe_chat")
-_PROBES += ("ppl_window", "ppl_stride")
+_PROBES += ("ppl_window", "ppl_stride", "in_context")
 
 
 @contextmanager

@@ -66,6 +66,8 @@ class Outcome:
     trainable_share: float  # of the model
     optimizer_bytes: float
     seconds: float  # of all tasks
+    unseen_base: float  # accuracy of the untouched base, unseen, mean over tasks
+    unseen_in_context: float  # the same with a task's facts in its prompt
     retention: tuple[tuple[float, ...], ...]  # accuracy, unseen, on every task so far, by task
     probes: Mapping[str, float]  # named probes after the last task, by their keys in the rows
     probe_bases: Mapping[str, float]
@@ -75,6 +77,12 @@ class Outcome:
     def known_forgotten(self) -> float:
         """The relative drop on the known facts."""
         return 1 - self.known_kept
+
+    @property
+    def untrained(self) -> dict[str, float]:
+        """What is no method, by name: accuracy, unseen, as far as it was measured."""
+        found = {"base": self.unseen_base, "facts in the prompt": self.unseen_in_context}
+        return {name: score for name, score in found.items() if not np.isnan(score)}
 
     def worsened(self, probe: str) -> float:
         """How much a named probe got worse, relative to the base; NaN where that had nothing."""
@@ -157,6 +165,8 @@ def _outcome(rows: Sequence[Row], probes: str) -> Outcome:
         trainable_share=_number(last["trainable_share"]),
         optimizer_bytes=_number(last["optimizer_bytes"]),
         seconds=sum(_number(row["seconds"]) for row in rows),
+        unseen_base=float(np.mean(before)),
+        unseen_in_context=float(np.mean([_number(r.get("unseen_in_context")) for r in rows])),
         retention=retention,
         probes={key: _number(last[key]) for key in probe_keys(last)},
         probe_bases={key: _number(last[key + OF_BASE]) for key in probe_keys(last)},

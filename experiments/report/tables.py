@@ -41,9 +41,13 @@ HEALTH_COLUMNS = {
 
 
 def summary_table(averages: Sequence[Setting]) -> str:
-    """Return a line a setting."""
+    """Return a line a setting, and for comparison of the base, untouched and told the facts."""
     winner = best(averages) if averages else None
-    return markdown_table(COLUMNS, [_cells(s, bold=s is winner) for s in averages])
+    lines = [_cells(setting, bold=setting is winner) for setting in averages]
+    for name, score in averages[0].outcomes[0].untrained.items() if averages else ():
+        unseen = f"{MISSING} / {100 * score:.1f}"
+        lines.append((name, MISSING, unseen, unseen, *[MISSING] * (len(COLUMNS) - 4)))
+    return markdown_table(COLUMNS, lines)
 
 
 def _cells(setting: Setting, bold: bool) -> tuple[str, ...]:

@@ -21,7 +21,14 @@ from smf_jax.continual.patch_history import PatchHistory
 from smf_jax.continual.plan import setup_of
 from smf_jax.continual.results import ResultRow
 from smf_jax.continual.run_directory import RunDirectory
-from smf_jax.continual.scores import Scores, measure, probe_columns, result_line
+from smf_jax.continual.scores import (
+    IN_CONTEXT,
+    Scores,
+    measure,
+    measure_in_context,
+    probe_columns,
+    result_line,
+)
 from smf_jax.continual.stream_data import StreamData, chunked
 from smf_jax.continual.trial import Trial
 from smf_jax.continual.trial_group import TaskMetrics, TrialGroup
@@ -123,7 +130,9 @@ class TrialBatch:
             refer_to_base(self.sweep.stream_data.named, self.sweep.scorer, self.sweep.base.params)
             self.sweep.is_referred = True
         if self.sweep.base_scores is None:
-            self.sweep.base_scores = self._measure(state, None)[0]
+            sweep = self.sweep
+            told = (sweep.config.probes, sweep.base, sweep.stream_data, sweep.scorer)
+            sweep.base_scores = self._measure(state, None)[0] | measure_in_context(*told)
         for task in range(first, tasks):
             state = self._restore(state, task)
             began = time.monotonic()
@@ -231,6 +240,8 @@ class TrialBatch:
         first_step = task * training.steps_per_task if training.keep_optimizer_state else 0
         failed = int(metrics.failed_step[place])
         columns = probe_columns(data, scores, self.sweep.base_scores or {})
+        if in_context := (self.sweep.base_scores or {}).get(IN_CONTEXT):
+            columns[f"unseen_{IN_CONTEXT}"] = in_context[task]
         selected = float(metrics.selected[place].mean()) if trial.is_sparse else None
         return ResultRow(
             trial=trial,

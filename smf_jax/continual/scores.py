@@ -9,16 +9,20 @@ import numpy as np
 
 from smf_jax.bases.base import Base
 from smf_jax.continual.results import OF_BASE, PROBE, ResultRow, probe_key, probe_metrics
-from smf_jax.continual.stream_data import StreamData, all_rows
+from smf_jax.continual.sections import ProbeConfig
+from smf_jax.continual.stream_data import ASKED, StreamData, all_rows
 from smf_jax.continual.trial_group import TrialGroup
+from smf_jax.evaluation.in_context import in_context_probe
 from smf_jax.evaluation.probe import refer_to_base
 from smf_jax.evaluation.probes.exact import exact_match
 from smf_jax.evaluation.probes.registry import Probes
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import Params
-from smf_jax.progress import progress_bar
+from smf_jax.progress import progress_bar, say
 
 Scores = dict[str, Any]
+# Of the base, a share for each task; in a row the task's own, with `unseen_` before it.
+IN_CONTEXT = "in_context"
 
 
 def measure(
@@ -82,6 +86,30 @@ def measure_base(base: Base, stream_data: StreamData, scorer: Scorer) -> Scores:
                 (found[f"{kind}_{name}"],) = values.values()
             progress(done)
     return found
+
+
+def measure_in_context(
+    config: ProbeConfig, base: Base, stream_data: StreamData, scorer: Scorer
+) -> Scores:
+    """What the base answers of each task with its facts in the prompt, where that is wanted.
+
+    The share of exact answers by task, ``None`` where a task's facts fit into no prompt.
+    """
+    if not config.in_context:
+        return {}
+    positions, steps = base.config.max_positions, config.probe_answer_tokens
+    found: list[float | None] = []
+    with progress_bar(len(stream_data.tasks), "facts in the prompt", "task") as progress:
+        for task in stream_data.tasks:
+            probe = in_context_probe(base.tokenizer, task.facts, ASKED, positions, steps)
+            found.append(None if probe is None else probe.measure(scorer, base.params)["exact"])
+            progress(len(found))
+    if (lacking := found.count(None)) > 0:
+        say(
+            f"--in_context: the facts of {lacking} of {len(found)} tasks and a question are more "
+            f"than the model's {positions} tokens; lower --facts_per_task to have them measured"
+        )
+    return {IN_CONTEXT: found}
 
 
 def probe_columns(

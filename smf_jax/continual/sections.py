@@ -182,6 +182,11 @@ class ProbeConfig(Configuration):
     chat_template_args: str = setting(
         "", "JSON object that the chat template is given, as in '{\"enable_thinking\": false}'"
     )
+    in_context: bool = setting(
+        False,
+        "also ask the base each task with its facts in the prompt: a ceiling, no method; answers "
+        "have --probe_answer_tokens at most",
+    )
     ppl_window: int = setting(
         0, "tokens of a window of kind ppl; 0: 1,024, or what the model takes", least=0
     )

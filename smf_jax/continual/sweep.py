@@ -21,7 +21,7 @@ from smf_jax.continual.engine import MakeGroup, Sweep, new_group, run_group
 from smf_jax.continual.grid import grid
 from smf_jax.continual.plan import check_trials, measured_background
 from smf_jax.continual.run_directory import BACKGROUND, BASE, RunDirectory
-from smf_jax.continual.scores import Scores, measure_base
+from smf_jax.continual.scores import Scores, measure_base, measure_in_context
 from smf_jax.continual.slot_health import measure_slot_health
 from smf_jax.continual.stream_data import StreamData, is_chosen_by_base, load_stream_data
 from smf_jax.continual.trial import Trial, by_group, shard
@@ -158,7 +158,9 @@ def _make_base(
     if kept is not None:
         # A run of an earlier version, which measured the retrofitted base, goes on as it began.
         return Start(kept, stream_data, run.base_scores(), asking)
-    scores = measure_base(base, stream_data, Scorer(base.model, rows))
+    scorer = Scorer(base.model, rows)
+    scores = measure_base(base, stream_data, scorer)
+    scores |= measure_in_context(config.probes, base, stream_data, scorer)
     windows = None if stream_data.general is None else stream_data.general.rows
     batch_size = config.background.background_batch_size
     made = tools.retrofit_base(config.retrofit, base, windows, 0, batch_size)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from smf_jax.shapes import SlotCounts, SlotIds, SlotScores
 from smf_jax.sparse.accesses import Accesses, accesses_in_vector, exact_sum
 from smf_jax.sparse.rules import RULES, check_rule, score_slots
-from smf_jax.sparse.usage import PoolUsage
+from smf_jax.sparse.usage import PoolUsage, used_at
 
 Granularity = Literal["per_step", "per_micro_batch", "per_task"]
 BudgetScope = Literal["per_layer", "shared"]
@@ -85,19 +85,25 @@ def select_in_pools(
     key: Array,
     scope: BudgetScope = "per_layer",
     score_share: float | None = None,
+    max_df: float = 1.0,
 ) -> dict[str, SlotIds]:
     """Selects slots of several pools as `select_slots` does, mappings being by pool path.
 
     Scope ``per_layer`` is a budget for each pool (2604.05248, 2605.03229), ``shared`` one for all
     of them: scores are compared across pools, ties go by the pool named first. Where a
     ``score_share`` is given, no more slots are taken than cover this share of the summed positive
-    scores of all accessed slots: the smallest such set, at most ``top_t``. Rule ``random`` draws
-    for every pool from a key of its own. Of the ``size`` places, unused ones hold ``N``.
+    scores of all accessed slots: the smallest such set, at most ``top_t``. Below 1, ``max_df`` is
+    the share of background batches that may touch a slot: more frequent ones are never selected,
+    however often the batch reads them. Rule ``random`` draws for every pool from a key of its own.
+    Of the ``size`` places, unused ones hold ``N``.
     """
     scores, slots, best = {}, {}, {}
     for index, (pool, of_pool) in enumerate(sorted(accesses.items())):
         usage = None if background is None else background[pool]
         scores[pool] = score_slots(of_pool, usage, rule, jax.random.fold_in(key, index))
+        if usage is not None and max_df < 1:
+            is_rare = used_at(usage, "df", of_pool.slots) <= max_df * usage.batches
+            scores[pool] = jnp.where(is_rare, scores[pool], -jnp.inf)
         places = min(size, of_pool.table_slots)
         slots[pool], best[pool] = rank_slots(of_pool, scores[pool], places)
     limit = jnp.asarray(top_t if RULES[rule].has_budget else size, jnp.int32)

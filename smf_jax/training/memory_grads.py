@@ -156,6 +156,7 @@ def _selected(
         key=key,
         scope=config.budget_scope,
         score_share=config.score_share,
+        max_df=config.max_df,
     )
 
 

@@ -29,6 +29,8 @@ class SparseConfig:
     # Where given, a step selects no more than the smallest set of best slots that covers this share
     # of the summed positive scores, at most the budget.
     score_share: float | None = None
+    # Slots that a larger share of background batches touches are never selected; 1: all may be.
+    max_df: float = 1.0
     # Rows written by earlier tasks count as used in so many times all background batches more (``df
     # + protect_written · B``), so that they rank after the others.
     protect_written: float = 0.0
@@ -57,6 +59,7 @@ class SparseConfig:
             ("size", self.size >= 1, "must be at least 1"),
             ("micro_batches", self.micro_batches >= 1, "must be at least 1"),
             ("score_share", share is None or 0 < share <= 1, "is no share; give one in (0, 1]"),
+            ("max_df", 0 <= self.max_df <= 1, "is no share; give one in [0, 1]"),
             ("protect_written", self.protect_written >= 0, "must not be negative"),
             ("alpha_rate", self.alpha_rate > 0, "must be positive"),
         ):
@@ -78,10 +81,14 @@ class SparseConfig:
             refuse("rule", "budget_scope", "it has no budget that pools could share")
         if not rule.is_informative and self.score_share is not None:
             refuse("rule", "score_share", "its scores say nothing of a slot; choose another rule")
-        if not rule.needs_background and self.protect_written:
-            choices = ", ".join(name for name, other in RULES.items() if other.needs_background)
-            because = "protection is counted as background, which this rule does not use"
-            refuse("rule", "protect_written", f"{because}; choose from {choices}")
+        for name, is_off in (
+            ("protect_written", not self.protect_written),
+            ("max_df", self.max_df == 1),
+        ):
+            if not rule.needs_background and not is_off:
+                choices = ", ".join(name for name, other in RULES.items() if other.needs_background)
+                because = "it is counted in background, which this rule does not use"
+                refuse("rule", name, f"{because}; choose from {choices}")
         if self.alpha_rate != 1 or not self.alpha_schedule:
             name = "alpha_rate" if self.alpha_rate != 1 else "alpha_schedule"
             if self.mask == "gradient":

@@ -7,6 +7,7 @@ import pytest
 from smf_jax.bases.base import load_base
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.stream_data import load_stream_data
+from smf_jax.evaluation.in_context import in_context_probe
 from smf_jax.evaluation.scorer import Scorer
 from tests.tiny_sweep import rows_of
 
@@ -27,3 +28,21 @@ def test_every_task_is_asked_before_it_is_taught(finished, sweeper):
     first = run.load_model(*run.find_trial(FULL, 0), base.params, base.fingerprint())
     assert rows[0]["ahead"] == pytest.approx(exact(first, 1)) and rows[1]["ahead"] is None
     assert rows[0]["retention"] == pytest.approx([exact(first, 0)])
+
+
+@pytest.mark.parametrize(("steps", "fits"), [(2, True), (500, False)])
+def test_the_base_is_asked_with_the_facts_of_a_task_in_its_prompt(
+    sweeper, tmp_path, capsys, steps, fits
+):
+    told = dict(methods="smf", slots="16", in_context=True, probe_answer_tokens=steps)
+    assert sweeper(tmp_path / "run", **told) == 0
+    base = load_base(str(tmp_path / "run" / "base"), "base")
+    data = load_stream_data(sweeper.config(tmp_path / "run", **told), base)
+    scorer, expected = Scorer(base.model, 32), []
+    for task in data.tasks:
+        probe = in_context_probe(base.tokenizer, task.facts, 2, base.config.max_positions, steps)
+        expected.append(probe and probe.measure(scorer, base.params)["exact"])
+    assert [score is not None for score in expected] == [fits, fits]
+    assert [row["unseen_in_context"] for row in rows_of(tmp_path / "run")] == expected
+    lacking = "--in_context: the facts of 2 of 2 tasks" in capsys.readouterr().out
+    assert lacking == (not fits)

@@ -189,6 +189,22 @@ def test_rows_of_earlier_tasks_rank_after_the_others():
     assert found(config, context(history=nothing))[0] == plain
 
 
+def test_slots_that_general_text_uses_often_are_never_taken():
+    df = {pool: np.asarray(usage()[pool].document_frequency) for pool in POOLS}
+    plain, _ = found(SparseConfig(size=SIZE), context(60))
+    assert all(df[pool][plain[pool]].max() > BATCHES // 4 for pool in POOLS)
+    slots, gradients = found(SparseConfig(size=SIZE, max_df=0.25), context(60))
+    for pool in POOLS:
+        is_rare = df[pool] <= BATCHES // 4
+        allowed = np.where(is_rare, scores("tfidf", pool), -np.inf)
+        assert slots[pool] == best(allowed, 60) and 1 < len(slots[pool]) < len(plain[pool])
+        close(gradients[pool], whole_gradient(pool))
+    # Rows that earlier tasks wrote count as used, hence may be kept from later ones altogether.
+    history = {pool: History.of(jnp.ones(size, bool)) for pool, (size, _) in POOLS.items()}
+    config = SparseConfig(size=SIZE, max_df=0.25, protect_written=1.0)
+    assert found(config, context(history=history))[0] == {pool: [] for pool in POOLS}
+
+
 def test_the_slots_of_a_task_that_are_read_are_taken_and_no_others():
     rng = np.random.default_rng(0)
     of_task = {

@@ -51,6 +51,8 @@ REFUSED = {
     "score_share=1.5 is no share; give one in (0, 1]": {"score_share": 1.5},
     "score_share=0.0 is no share": {"score_share": 0.0},
     "protect_written=-1 must not be negative": {"protect_written": -1},
+    "max_df=1.5 is no share; give one in [0, 1]": {"max_df": 1.5},
+    "rule='tf' and max_df=0.1 exclude each other": {"rule": "tf", "max_df": 0.1},
     "alpha_rate=0.0 must be positive": {"alpha_rate": 0.0, "train_alpha": True},
     "granularity='per_micro_batch' and micro_batches=1 exclude each other": {
         "granularity": "per_micro_batch"

@@ -31,6 +31,10 @@ class SmfConfig(Configuration):
         0.0,
         "adaptive budget: no more than the best slots that cover this share of the score; 0: off",
     )
+    max_df: float = setting(
+        1.0,
+        "share of background batches that may touch a slot; more frequent ones are never written",
+    )
     protect_written: float = setting(
         0.0,
         "rows that earlier tasks wrote count as used in so often as all background batches; 0: no",
@@ -87,6 +91,7 @@ class Smf(Method[SmfConfig]):
             size=size,
             budget_scope=own.budget_scope,
             score_share=own.score_share or None,
+            max_df=own.max_df,
             protect_written=own.protect_written,
             count_normalised=own.count_normalised,
             optimizer=optimizer_of(setup, trial),

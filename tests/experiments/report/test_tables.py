@@ -33,6 +33,16 @@ def test_the_table_gives_percentages_with_intervals_over_seeds(make_rows):
     assert cells["trains"] == "8,192 (0.50%)"
 
 
+def test_the_base_and_the_facts_in_its_prompt_stand_below_the_methods(make_rows):
+    rows = [
+        row | dict(unseen_base=base, unseen_in_context=told)
+        for row, base, told in zip(make_rows(tasks=2), (0.0, 0.1), (0.8, 0.9), strict=True)
+    ]
+    *_, base, told = parse(summary_table(average(summarise(rows))))
+    assert base[:4] == ["base", "–", "– / 5.0", "– / 5.0"]
+    assert told[:4] == ["facts in the prompt", "–", "– / 85.0", "– / 85.0"]
+
+
 @pytest.mark.parametrize(
     ("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (11 * 2**20, "11.0 MiB")]
 )
