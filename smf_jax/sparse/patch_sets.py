@@ -5,11 +5,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
 from smf_jax.sparse.patch import Patch, PoolChange, make_patch, pool_change, shared_places
+
+# Whose row stands where patches made side by side disagree: nobody's, the first's or the last's of
+# them, or their mean.
+MergePolicy = Literal["refuse", "first", "last", "mean"]
+MERGE_POLICIES: tuple[str, ...] = get_args(MergePolicy)
 
 
 class SlotOverlap(NamedTuple):
@@ -33,15 +38,19 @@ def stack_patches(patches: Sequence[Patch]) -> Patch:
     return dataclasses.replace(_joined(patches), fingerprint=patches[-1].fingerprint)
 
 
-def merge_patches(patches: Sequence[Patch]) -> Patch:
+def merge_patches(patches: Sequence[Patch], policy: MergePolicy = "refuse") -> Patch:
     """Joins patches made side by side on one state, as when tasks are taught in parallel.
 
     Applying the merged patch to that state writes every row and scalar that any of them wrote.
     Where two of them changed the same row or scalar, they must have written the same bits, so that
-    nothing but the task's name depends on the order. A ValueError names every pool and slot where
-    they did not, or tells that there is no patch or that their parents differ.
+    nothing but the task's name depends on the order; otherwise the policy decides: ``first`` or
+    ``last`` in the order given, or the ``mean`` of those that changed it, in float64. A ValueError
+    names every pool and slot that is refused, or tells that there is no patch, that the policy is
+    unknown, or that the patches' parents differ.
     """
     _require_some(patches)
+    if policy not in MERGE_POLICIES:
+        raise ValueError(f"policy={policy!r} is unknown; choose from {', '.join(MERGE_POLICIES)}")
     first = patches[0]
     if strangers := [p.task for p in patches if (p.base, p.parent) != (first.base, first.parent)]:
         raise ValueError(
@@ -54,11 +63,13 @@ def merge_patches(patches: Sequence[Patch]) -> Patch:
         for b in patches[i + 1 :]
         if (found := shared_places(a, b, disagreeing=True))
     ]
-    if conflicts:
+    if conflicts and policy == "refuse":
+        others = ", ".join(MERGE_POLICIES[1:])
         raise ValueError(
-            f"patches disagree: {', '.join(conflicts)}; teach one task after the other instead"
+            f"patches disagree: {', '.join(conflicts)}; teach one task after the other, or merge "
+            f"them by another policy ({others})"
         )
-    return _joined(patches)
+    return _joined(patches, policy)
 
 
 def compare_patches(first: Patch, second: Patch) -> dict[str, SlotOverlap]:
@@ -76,23 +87,51 @@ def _require_some(patches: Sequence[Patch]) -> None:
         raise ValueError("patches is empty; pass at least one")
 
 
-def _joined(patches: Sequence[Patch]) -> Patch:
-    """Each row and scalar before the first patch that changes it and after the last."""
-    first, scalars = patches[0], {}
+def rebased(patch: Patch, parent: str) -> Patch:
+    """The patch after another state than its own, where the rows that it changes are the same."""
+    return make_patch(patch.pools, patch.scalars, task=patch.task, base=patch.base, parent=parent)
+
+
+def _joined(patches: Sequence[Patch], policy: MergePolicy = "last") -> Patch:
+    """Each row and scalar before the first patch that changes it and, by default, after the last.
+
+    No policy but ``last`` is for patches that were made one after the other.
+    """
+    first, changes = patches[0], {}
     for patch in patches:
         for path, change in patch.scalars.items():
-            scalars[path] = (scalars.get(path, change)[0], change.new)
+            changes.setdefault(path, []).append(change)
+    scalars = {
+        path: (of_path[0].old, _of_policy([change.new for change in of_path], policy))
+        for path, of_path in changes.items()
+    }
     pools = {
-        path: _join_pool([patch.pools[path] for patch in patches if path in patch.pools])
+        path: _join_pool([patch.pools[path] for patch in patches if path in patch.pools], policy)
         for path in {path for patch in patches for path in patch.pools}
     }
     task = "+".join(patch.task for patch in patches)
     return make_patch(pools, scalars, task=task, base=first.base, parent=first.parent)
 
 
-def _join_pool(changes: Sequence[PoolChange]) -> PoolChange:
+def _of_policy(values: Sequence[np.ndarray], policy: MergePolicy) -> np.ndarray:
+    """The first, the last or the mean of values of a scalar; of equal ones the very bits."""
+    if policy == "mean":
+        return np.mean(values, dtype=np.float64).astype(values[0].dtype)
+    return values[0] if policy == "first" else values[-1]
+
+
+def _join_pool(changes: Sequence[PoolChange], policy: MergePolicy) -> PoolChange:
     slots, old, new, _ = zip(*changes, strict=True)
     slots, old, new = (np.concatenate(field) for field in (slots, old, new))
-    distinct, first = np.unique(slots, return_index=True)
-    last = slots.size - 1 - np.unique(slots[::-1], return_index=True)[1]
-    return pool_change(distinct, old[first], new[last], changes[0].table_slots)
+    distinct, first, of, times = np.unique(
+        slots, return_index=True, return_inverse=True, return_counts=True
+    )
+    if policy == "mean":
+        sums = np.zeros((distinct.size, new.shape[1]))
+        np.add.at(sums, of, new.astype(np.float64))
+        rows = (sums / times[:, None]).astype(new.dtype)
+    elif policy == "first":
+        rows = new[first]
+    else:
+        rows = new[slots.size - 1 - np.unique(slots[::-1], return_index=True)[1]]
+    return pool_change(distinct, old[first], rows, changes[0].table_slots)

@@ -117,6 +117,38 @@ def test_patches_of_different_parents_are_not_merged():
         merge_patches([])
 
 
+@pytest.mark.parametrize("policy", ["first", "last", "mean"])
+def test_a_policy_settles_what_patches_disagree_on(policy):
+    base, made = make_siblings({POOL: [1, 2, 5]}, {POOL: [2, 3]}, {POOL: [2, 5]})
+    merged = merge_patches(made, policy)
+    change = merged.pools[POOL]
+    assert change.slots.tolist() == [1, 2, 3, 5] and merged.task == "task 0+task 1+task 2"
+    for slot, row in zip(change.slots, change.new, strict=True):
+        rows = [
+            of.pools[POOL].new[list(of.pools[POOL].slots).index(slot)]
+            for of in made
+            if slot in of.pools[POOL].slots
+        ]
+        wanted = {"first": rows[0], "last": rows[-1], "mean": np.mean(rows, axis=0, dtype=float)}
+        np.testing.assert_array_equal(row, wanted[policy].astype(np.float32))
+    assert bits(revert_patch(apply_patch(base, merged), merged)) == bits(base)
+
+
+def test_policies_of_scalars_and_of_rows_that_agree():
+    base = make_params()
+    a, b = (
+        diff_params(base, teach(base, 1, {POOL: [4]}, alpha=alpha), task=f"{alpha}", base=BASE)
+        for alpha in (0.5, 0.25)
+    )
+    found = {p: merge_patches([a, b], p) for p in ("first", "last", "mean")}
+    news = {policy: float(of.scalars[ALPHA].new) for policy, of in found.items()}
+    assert news == {"first": 0.5, "last": 0.25, "mean": 0.375}
+    for merged in found.values():  # one and the same row is taken to the bit
+        np.testing.assert_array_equal(merged.pools[POOL].new, a.pools[POOL].new)
+    with pytest.raises(ValueError, match="policy='best' is unknown; choose from refuse, first"):
+        merge_patches([a, b], "best")  # pyright: ignore[reportArgumentType]
+
+
 # --- compare -----------------------------------------------------------------------------------
 
 

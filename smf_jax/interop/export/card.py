@@ -19,6 +19,7 @@ from smf_jax.sparse.patch import Patch
 _UNKNOWN = "unknown"
 _BESIDE = "beside the feed-forward, scaled by a learned α"
 _INSTEAD = "in place of the feed-forward, whose weights are zeros in the base's files"
+_HEADING, _READ = "## Patches", "## Read it"
 _PATCHES = """What each task taught, in order: slots, old rows, new rows. The memory's file holds \
 the rows before the first of them."""
 _LICENCE_UNKNOWN = """Not known: no licence was named when this was exported. That of the base \
@@ -48,14 +49,7 @@ def model_card(
     header += ["pipeline_tag: text-generation", "tags:", *(f"- {tag}" for tag in tags)]
     header += [f"base_model: {json.dumps(facts.base_model)}"] if facts.base_model else []
     parts = ["\n".join([*header, "---"]), f"# {facts.name}", _summary(config, params)]
-    if patches:
-        rows = [
-            (number, patch.task.replace("|", "\\|"), f"{patch.rows:,}", patch.fingerprint[:12])
-            for number, patch in enumerate(patches, start=1)
-        ]
-        parts += ["## Patches", _PATCHES]
-        parts.append(_table(("", "task", "rows changed", "state after it"), rows))
-    parts += ["## Read it", _reading(config, patches)]
+    parts += [*_patch_section(patches), _READ, _reading(config)]
     known = [f"Base: {facts.origin}.", *facts.trained_on]
     parts += ["## Trained on", "\n".join(f"* {line}" for line in known)]
     if facts.scores:
@@ -63,6 +57,28 @@ def model_card(
     named = f"{facts.licence}, as named for the base and for what was added to it."
     parts += ["## Licence", _LICENCE_UNKNOWN if facts.licence == _UNKNOWN else named]
     return "\n\n".join(parts) + "\n"
+
+
+def with_patches(card: str, patches: Sequence[Patch]) -> str:
+    """A card that tells of other patches; all else, and what people added to it, stays."""
+    before, found, after = card.partition(f"\n{_READ}\n")
+    if not found:
+        return card
+    before, *_ = before.partition(f"\n{_HEADING}\n")
+    section = "".join(f"\n\n{part}" for part in _patch_section(patches))
+    return f"{before.rstrip()}{section}\n{found}{after}"
+
+
+def _patch_section(patches: Sequence[Patch]) -> list[str]:
+    """The parts that tell of the patches, none without any."""
+    if not patches:
+        return []
+    rows = [
+        (number, patch.task.replace("|", "\\|"), f"{patch.rows:,}", patch.fingerprint[:12])
+        for number, patch in enumerate(patches, start=1)
+    ]
+    table = _table(("", "task", "rows changed", "state after it"), rows)
+    return [_HEADING, _PATCHES, table]
 
 
 def licence_of(home: Path) -> str:
@@ -98,7 +114,7 @@ def _summary(config: ModelConfig, params: Mapping[str, Any]) -> str:
     )
 
 
-def _reading(config: ModelConfig, patches: Sequence[Patch]) -> str:
+def _reading(config: ModelConfig) -> str:
     ours = """With `smf_jax`, every leaf checked against its digest:
 
 ```python
@@ -120,10 +136,10 @@ model = AutoModelForCausalLM.from_pretrained(".")
 ```"""
     if config.memory is None:
         return f"{base}\n\n{ours}"
-    some = f" (`patches=n` applies the first n of {len(patches)} patches)" if patches else ""
     return f"""{ours}
 
-In PyTorch, the base by `transformers`, the memories by `pytorch_memory.py`, which lies here{some}:
+In PyTorch, the base by `transformers`, the memories by `pytorch_memory.py`, which lies here
+(`patches=n` applies the first n patches, and 0 none):
 
 ```python
 from pytorch_memory import load_memories

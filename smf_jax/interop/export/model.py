@@ -92,7 +92,7 @@ def export_model(
         if config.memory is not None:
             save_memory(partial / MEMORY_FILE, _whole_tables(memory))
             shutil.copyfile(READER, partial / READER.name)
-        names = _save_patches(partial, patches)
+        names = [save_numbered(partial, *each) for each in enumerate(patches)]
         if facts is not None:
             text = model_card(config, params, patches, facts)
             (partial / "README.md").write_text(text, encoding="utf-8")
@@ -122,7 +122,7 @@ def load_exported(
       ValueError: not written by `export_model`, or damaged; all leaves that differ are named.
     """
     directory = local(directory)
-    manifest = _read_manifest(directory)
+    manifest = read_manifest(directory)
     require_files(directory, manifest.metadata.get("files", {}))
     about = manifest.metadata["model"]
     config = ModelConfig.from_dict(about if dtype is None else {**about, "dtype": dtype})
@@ -175,16 +175,15 @@ def _whole_tables(memory: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {path: explicit(leaf) for path, leaf in memory.items()}
 
 
-def _save_patches(directory: Path, patches: Sequence[Patch]) -> list[dict[str, str]]:
-    """Writes the patches; returns name, task and digest of each."""
-    names = []
-    for number, patch in enumerate(patches):
-        task = re.sub(r"[^A-Za-z0-9]+", "_", patch.task).strip("_")[:40]
-        name = f"patches/{number:02d}_{task or 'task'}.safetensors"
-        save_patch(directory / name, patch)
-        digest = fingerprint(patch.to_arrays()[0])
-        names.append({"file": name, "task": patch.task, "digest": digest})
-    return names
+def save_numbered(directory: Path, number: int, patch: Patch) -> dict[str, str]:
+    """Writes a patch of the directory, replacing no file; returns its name, task and digest."""
+    task = re.sub(r"[^A-Za-z0-9]+", "_", patch.task).strip("_")[:40]
+    name = f"patches/{number:02d}_{task or 'task'}"
+    if (directory / f"{name}.safetensors").exists():
+        name += f"_{patch.fingerprint[:12]}"
+    save_patch(directory / f"{name}.safetensors", patch)
+    digest = fingerprint(patch.to_arrays()[0])
+    return {"file": f"{name}.safetensors", "task": patch.task, "digest": digest}
 
 
 def _load_patches(
@@ -202,7 +201,8 @@ def _load_patches(
     return patches
 
 
-def _read_manifest(directory: Path) -> Manifest:
+def read_manifest(directory: Path) -> Manifest:
+    """What is told of an exported model; raises as `load_exported` where it is none."""
     file = directory / MANIFEST
     if not file.is_file():
         raise FileNotFoundError(

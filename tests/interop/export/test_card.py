@@ -51,7 +51,7 @@ def test_it_tells_what_the_model_is_and_how_to_read_it():
         "| 2 | second | 2 |",
         'load_exported(".")',
         'load_memories(model, ".")',
-        "`patches=n` applies the first n of 2 patches",
+        "(`patches=n` applies the first n patches, and 0 none)",
         "* Base: Hugging Face checkpoint Tiny.\n* Stream: facts.\n* Trial `x`.",
         "| seen | 0.9800 |",
         "mit, as named for the base",
