@@ -17,6 +17,7 @@ from experiments.cli import parse
 from experiments.compare import CompareConfig
 from experiments.evaluate import EvaluateConfig
 from experiments.export import ExportConfig
+from experiments.patch import PatchConfig
 from experiments.report.__main__ import ReportConfig
 from experiments.studies.heal import HealStudyConfig
 from smf_jax.bases.pretrain_config import PretrainConfig
@@ -34,6 +35,7 @@ CONFIGS = {
     "experiments.evaluate": EvaluateConfig,
     "experiments.export": ExportConfig,
     "experiments.compare": CompareConfig,
+    "experiments.patch": PatchConfig,
     "experiments.report": ReportConfig,
     "experiments.studies.heal": HealStudyConfig,
     "experiments.benchmark": BenchmarkConfig,

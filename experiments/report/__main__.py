@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from experiments.cli import run
 from experiments.report.write import write_report
 from smf_jax.configuration import Configuration
+from smf_jax.continual.run_directory import CONFIG
 from smf_jax.paths import as_path
 from smf_jax.progress import say
 
@@ -19,13 +21,20 @@ class ReportConfig(Configuration):
 
 
 def main(config: ReportConfig) -> int:
-    """Writes and prints the report of every run."""
+    """Writes and prints the report of every run, or of all runs in a directory of them."""
     if not config.runs:
         raise ValueError("no run given; name its directory: python -m experiments.report runs/NAME")
-    for directory in config.runs:
-        path = as_path(directory)
+    for path in (each for directory in config.runs for each in _runs_in(as_path(directory))):
         say(f"\n{write_report(path)}\n\n{path / 'report.md'}")
     return 0
+
+
+def _runs_in(directory: Path) -> list[Path]:
+    """The directory, if it is a run, or the runs that lie in it, by name."""
+    if (directory / CONFIG).is_file() or not directory.is_dir():
+        return [directory]
+    found = sorted(path.parent for path in directory.glob(f"*/{CONFIG}"))
+    return found or [directory]  # which is refused by its name
 
 
 if __name__ == "__main__":

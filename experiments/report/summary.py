@@ -18,6 +18,7 @@ from scipy.special import stdtrit
 from experiments.report.transfer import (
     accuracy_matrix,
     backward_transfer,
+    first_kept,
     forward_transfer,
     gain,
     mean_forgetting,
@@ -35,7 +36,7 @@ METRICS = ("learned_seen", "learned_unseen", "end_seen", "end_unseen", "known_ke
 METRICS += ("known_forgotten", "text_loss_change", "rows_changed", "seconds")
 # Of the stream as a whole; `transfer` and docs/metrics.md define them.
 TRANSFERS = ("stream_average", "backward_transfer", "forward_transfer", "forgetting")
-TRANSFERS += ("gain", "drop")
+TRANSFERS += ("gain", "drop", "first_tenth_kept", "first_fifth_kept")
 METRICS += TRANSFERS
 
 
@@ -60,6 +61,8 @@ class Outcome:
     forgetting: float
     gain: float
     drop: float  # of accuracies beside the stream, from before it to its end, mean over probes
+    first_tenth_kept: float  # of the accuracy on the first tasks right after them, at the end
+    first_fifth_kept: float
     text_loss_change: float  # rise of the loss on neutral text, in nats a token
     rows_changed: float  # rows of the table that a task changed, mean over tasks
     trainable_parameters: float
@@ -159,6 +162,8 @@ def _outcome(rows: Sequence[Row], probes: str) -> Outcome:
         forgetting=mean_forgetting(accuracy),
         gain=gain(accuracy),
         drop=_drop(last, metrics),
+        first_tenth_kept=first_kept(accuracy, 0.1),
+        first_fifth_kept=first_kept(accuracy, 0.2),
         text_loss_change=_number(last["text_loss"]) - _number(last["text_loss_base"]),
         rows_changed=_mean(rows, "rows_changed"),
         trainable_parameters=_number(last["trainable_parameters"]),

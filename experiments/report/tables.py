@@ -30,6 +30,7 @@ there."""
 COLUMNS = ("setting", "seeds", "learned, seen / unseen", "at the end, seen / unseen", "known kept")
 COLUMNS += ("text loss", "rows a task", "trains", "optimizer", "seconds")
 TRANSFER_COLUMNS = ("setting", "average", "backward", "forward", "forgetting", "gain", "drop")
+TRANSFER_COLUMNS += ("first tenth", "first fifth")
 HEALTH_COLUMNS = {
     "used_share": "used",
     "kl_to_uniform": "KL to uniform, nats",
@@ -116,7 +117,7 @@ def transfer_table(averages: Sequence[Setting]) -> str:
     lines = []
     for setting in averages:
         found = ((setting.mean[name], setting.interval[name]) for name in TRANSFERS)
-        styles = (".1f", *["+.1f"] * 2, *[".1f"] * 3)
+        styles = (".1f", *["+.1f"] * 2, *[".1f"] * 5)
         cells = (measured(*each, style, 100) for each, style in zip(found, styles, strict=True))
         lines.append((setting.trial.setting, *cells))
     return markdown_table(TRANSFER_COLUMNS, lines)

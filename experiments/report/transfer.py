@@ -52,6 +52,19 @@ def mean_forgetting(accuracy: Matrix) -> float:
     return _mean(np.array(best) - accuracy[-1, :-1])
 
 
+def first_kept(accuracy: Matrix, share: float) -> float:
+    """``Σ_{j≤m} R[T,j] / Σ_{j≤m} R[j,j]`` of the first ``m = max(1, T · share)`` tasks.
+
+    What is left at the end of what a stream began with, as a share of what was learned of it.
+    """
+    tasks = accuracy.shape[1]
+    first = max(1, int(tasks * share + 1e-9))
+    learned = float(np.sum(np.diagonal(accuracy[1:])[:first]))
+    if tasks < 2 or not learned:  # nothing came after it, or nothing was learned
+        return float("nan")
+    return float(np.sum(accuracy[-1, :first])) / learned
+
+
 def stream_average(accuracy: Matrix) -> float:
     """``1/T Σ_i 1/i Σ_{j≤i} R[i,j]``: accuracy on all tasks so far, mean over the whole stream."""
     return _mean(np.array([np.mean(row[: i + 1]) for i, row in enumerate(accuracy[1:])]))

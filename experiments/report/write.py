@@ -44,7 +44,8 @@ TRANSFER = """\
 In percent, in unseen paraphrases. *Average*: all tasks so far, mean over the stream. *Backward*
 and *forward*: transfer (1706.08840); *forgetting* (1801.10112). *Gain*: all tasks after the last
 one less before the stream. *Drop*: accuracy on probes beside the stream, before it less after the
-last task, mean over the probes. docs/metrics.md has the formulas."""
+last task, mean over the probes. *First tenth* and *fifth*: of the accuracy on the first tasks right
+after each of them, what is left at the end. docs/metrics.md has the formulas."""
 HEALTH = """\
 How the slots are used by general text: by the background, by the base over its first batches, and
 by each model after the stream over the same batches, mean over seeds. *Drift*: KL divergence of the

@@ -178,7 +178,8 @@ def test_numbers_are_written_with_their_interval_if_there_is_one():
 def test_a_line_of_the_stream_has_averages_and_transfers(make_rows):
     rows = make_rows(seed=0) + make_rows(seed=1, learned=0.7)
     header, _, line = parse(transfer_table(average(summarise(rows))))
-    assert header == ["setting", "average", "backward", "forward", "forgetting", "gain", "drop"]
+    columns = ["average", "backward", "forward", "forgetting", "gain", "drop"]
+    assert header == ["setting", *columns, "first tenth", "first fifth"]
     assert line[0] == "smf-tfidf-sgd-t64-lr30"
     assert line[2].startswith("+0.0 ± ") and line[3] == "–" and line[4].startswith("2.5 ± ")
     assert line[6] == "5.0 ± 0.0"

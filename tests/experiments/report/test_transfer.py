@@ -10,6 +10,7 @@ import pytest
 from experiments.report.transfer import (
     accuracy_matrix,
     backward_transfer,
+    first_kept,
     forward_transfer,
     gain,
     mean_forgetting,
@@ -66,3 +67,16 @@ def test_one_task_has_no_other_and_rows_of_before_have_no_base():
     old = accuracy_matrix([[0.5], [0.25, 0.5]], [math.nan] * 2, [math.nan] * 2)
     assert math.isnan(forward_transfer(old)) and math.isnan(gain(old))
     assert backward_transfer(old) == -0.25
+
+
+def test_of_the_first_tasks_a_share_of_what_was_learned_is_left(accuracy):
+    for share, first in ((0.1, 1), (0.5, 2), (0.75, 3), (1.0, 4)):
+        left = sum(R[TASKS, j] for j in range(1, first + 1))
+        learned = sum(R[j, j] for j in range(1, first + 1))
+        assert first_kept(accuracy, share) == pytest.approx(left / learned)
+    ten = accuracy_matrix([[1.0] * i for i in range(1, 11)], [0.0] * 10, [0.0] * 10)
+    ten[-1, 1:] = 0.0  # but the first task of ten
+    assert (first_kept(ten, 0.1), first_kept(ten, 0.2)) == (1.0, 0.5)
+    assert math.isnan(first_kept(accuracy_matrix([[1.0]], [math.nan], [0.0]), 0.1))
+    none = accuracy_matrix([[0.0], [0.0, 1.0]], [0.0] * 2, [0.0] * 2)
+    assert math.isnan(first_kept(none, 0.1))

@@ -131,6 +131,19 @@ def test_the_shards_of_a_run_make_the_report_of_the_whole(finished, tmp_path):
     assert (parts / "report.md").read_bytes() == (finished / "report.md").read_bytes()
 
 
+def test_all_runs_in_a_directory_are_reported_on(finished, tmp_path, capsys):
+    for name in ("second", "first"):
+        shutil.copytree(finished, tmp_path / name)
+        (tmp_path / name / "report.md").unlink()
+    (tmp_path / "notes").mkdir()
+    assert main(ReportConfig((str(tmp_path),))) == 0
+    said = capsys.readouterr().out
+    assert said.index("first/report.md") < said.index("second/report.md")
+    text = (finished / "report.md").read_text().split("\n", 1)[1]  # without its title
+    for name in ("first", "second"):
+        assert (tmp_path / name / "report.md").read_text() == f"# {name}\n{text}"
+
+
 def test_what_is_no_run_is_not_reported_on(tmp_path):
     with pytest.raises(FileNotFoundError, match="is no run of a sweep"):
         main(ReportConfig((str(tmp_path),)))
