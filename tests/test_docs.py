@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.flags import BenchmarkConfig
 from experiments import evaluate, sweep
+from experiments.ablate import AblateConfig
 from experiments.cli import parse
 from experiments.compare import CompareConfig
 from experiments.evaluate import EvaluateConfig
@@ -36,6 +37,7 @@ CONFIGS = {
     "experiments.export": ExportConfig,
     "experiments.compare": CompareConfig,
     "experiments.patch": PatchConfig,
+    "experiments.ablate": AblateConfig,
     "experiments.report": ReportConfig,
     "experiments.studies.heal": HealStudyConfig,
     "experiments.benchmark": BenchmarkConfig,

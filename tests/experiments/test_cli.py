@@ -183,7 +183,7 @@ def test_a_fault_of_ours_is_no_error_of_the_user(monkeypatch):
 
 
 COMMANDS = ("sweep", "pretrain", "retrofit", "compare", "evaluate", "export", "check_golden")
-COMMANDS += ("patch", "benchmark", "report/__main__", "studies/heal")
+COMMANDS += ("patch", "ablate", "benchmark", "report/__main__", "studies/heal")
 
 
 @pytest.mark.parametrize("argument", ["--help", "-h", "--helpfull"])

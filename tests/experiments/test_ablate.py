@@ -1,0 +1,91 @@
+"""An ablation from a file: the sweeps that it lists, runs and reports on."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from experiments.ablate import AblateConfig, main
+from tests.tiny_sweep import TINY_SWEEP, rows_of
+
+GRID = """
+[settings]
+methods = "smf"
+lr = "30"
+slots = "16,64"
+{settings}
+[cross]
+slots = ["16", "64"]
+[chain]
+rule = ["tf"]
+"""
+
+
+@pytest.fixture
+def file(tmp_path, sweeper):
+    own = {"methods", "lr", "slots"}
+    told = {**TINY_SWEEP, "base": str(sweeper.base), "optimizer": "sgd"}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in told.items() if name not in own]
+    path = tmp_path / "grid.toml"
+    path.write_text(GRID.format(settings="\n".join(lines)))
+    return path
+
+
+def test_a_dry_run_lists_sweeps_trials_and_groups(file, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(AblateConfig((str(file),), out=str(out), dry_run=True, json=True)) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [each["sweep"] for each in told] == ["unchanged", "slots16", "slots64", "ruletf"]
+    assert [len(each["trials"]) for each in told] == [2, 1, 1, 2]
+    assert [each["groups"] for each in told] == [1, 1, 1, 1]
+    assert main(AblateConfig((str(file),), dry_run=True)) == 0
+    said = capsys.readouterr().out
+    assert said.endswith("4 sweeps, 6 trials, 4 groups that compile a step each\n")
+    assert "slots16: smf-tfidf-sgd-t16-lr30-s0\n" in said
+    assert not out.exists()
+
+
+def test_the_sweeps_run_and_are_reported_on_as_one(file, tmp_path, sweeper, capsys):
+    out = tmp_path / "out"
+    told = AblateConfig((str(file),), out=str(out))
+    assert main(told, sweeper.tools) == 0
+    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    own = {path.name: rows_of(path) for path in out.iterdir() if (path / "config.json").is_file()}
+    assert len(rows) == sum(map(len, own.values())) == 12
+    assert set(own) == {"unchanged", "slots16", "slots64", "ruletf"}
+    varied = {row["trial"]: row["varied"] for row in rows}
+    assert varied["smf-tfidf-sgd-t16-slots_16-lr30-s0"] == {"slots": "16"}
+    assert varied["smf-tf-sgd-t64-rule_tf-lr30-s0"] == {"rule": "tf"}
+    for row in rows:
+        (name,) = [f"{flag}{value}" for flag, value in row["varied"].items()] or ["unchanged"]
+        (same,) = [
+            each
+            for each in own[name]
+            if (each["task"], each["slots"]) == (row["task"], row["slots"])
+        ]
+        assert all(same[key] == row[key] for key in ("unseen", "known", "text_loss", "rule"))
+    report = (out / "report.md").read_text()
+    assert "smf-tfidf-sgd-t16-slots_16-lr30" in report and "(axes.png)" in report
+    picture = imread(out / "axes.png")
+    assert picture.shape[1] == 1600 and picture.std() > 0.01
+    before = {path: path.read_bytes() for path in out.glob("*/results.jsonl")}
+    with pytest.raises(FileExistsError):
+        main(told, sweeper.tools)
+    assert main(AblateConfig((str(file),), out=str(out), resume=True), sweeper.tools) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    np.testing.assert_array_equal(imread(out / "axes.png"), picture)
+
+
+def test_a_wrong_grid_is_refused_before_anything_runs(file, tmp_path):
+    file.write_text(file.read_text().replace('["16", "64"]', '["16", "none"]'))
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="--slots=none: .* is not a budget"):
+        main(AblateConfig((str(file),), out=str(out)))
+    assert not out.exists()
+    with pytest.raises(ValueError, match="0 files given, expected one grid file"):
+        main(AblateConfig())
+    with pytest.raises(FileNotFoundError):
+        main(AblateConfig((str(tmp_path / "none.toml"),)))
