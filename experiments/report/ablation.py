@@ -22,7 +22,7 @@ from smf_jax.continual.trial import Trial
 
 ROWS, PICTURE = "rows.jsonl", "axes.png"
 # Metric by the words that an axis of a picture says of it.
-_SHOWN = {"end_unseen": "new facts known at the end", "known_kept": "known facts kept"}
+_SHOWN = {"end_unseen": "new facts at the end", "known_kept": "known facts kept"}
 
 
 def write_ablation(out: Path, cells: Sequence[Cell]) -> str:
@@ -62,7 +62,7 @@ def draw_axes(averages: Sequence[Setting], axes: Sequence[str]) -> Figure:
         panels = figure.subplots(len(_SHOWN), len(axes), sharey=True, squeeze=False)
         for column, axis in enumerate(axes):
             values = [dict(setting.trial.varied).get(axis) for setting in averages]
-            ticks = list(dict.fromkeys(values))
+            ticks = sorted(dict.fromkeys(values), key=lambda value: value is not None)
             for panel, (metric, words) in zip(panels[:, column], _SHOWN.items(), strict=True):
                 _draw_axis(panel, averages, [ticks.index(value) for value in values], metric)
                 labels = ["–" if tick is None else str(tick) for tick in ticks]
