@@ -6,22 +6,28 @@ a directory of its own in ``--out`` and goes on where it stopped with ``--resume
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 
 from experiments.cli import run
 from experiments.configs import base_recipe, preset_of
 from experiments.report.ablation import write_ablation
+from smf_jax.checkpoints.files import write_text
 from smf_jax.configuration import Configuration, PathText, setting
 from smf_jax.continual.ablation import Cell, read_ablation
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.grid import grid
 from smf_jax.continual.sweep import Tools, run_sweep
-from smf_jax.continual.trial import by_group
-from smf_jax.errors import blame_flag
-from smf_jax.paths import as_path
+from smf_jax.continual.trial import Trial, by_group
+from smf_jax.errors import blame_flag, require_writable
+from smf_jax.paths import as_path, is_whole
 from smf_jax.progress import say
+
+GRID = "ablation.json"  # what an ablation is, in its directory
 
 
 @dataclass(frozen=True)
@@ -43,17 +49,26 @@ def lay_out(config: AblateConfig) -> tuple[Cell, ...]:
     told = read_ablation(file)
     with blame_flag(f"{file}: "):
         start = preset_of(SweepConfig, told.preset, told.scale)
-        cells = told.cells(start)
+        # By which the recipe of a built-in base is found.
+        cells = told.cells(start.with_values(preset=told.preset, scale=told.scale))
         for cell in cells:
-            grid(cell.config.grid, cell.config.own)
+            for trial in trials_of(cell):
+                if twice := sorted(cell.changes.keys() & dict(trial.varied).keys()):
+                    raise ValueError(f"{twice[0]} varies by --vary too; give it in one of them")
     return cells
+
+
+def trials_of(cell: Cell) -> tuple[Trial, ...]:
+    """The trials of a sweep; what its grid says of idle values is said when it runs."""
+    with redirect_stdout(io.StringIO()):
+        return grid(cell.config.grid, cell.config.own)
 
 
 def listed(cells: tuple[Cell, ...]) -> list[dict]:
     """What would run: by sweep its changes, its trials, and how many programs they need."""
     found = []
     for cell in cells:
-        trials = grid(cell.config.grid, cell.config.own)
+        trials = trials_of(cell)
         found.append(
             {
                 "sweep": cell.name,
@@ -78,6 +93,7 @@ def main(
         print(json.dumps(told) if config.json else "\n".join(lines))
         return 0
     out, failed = as_path(config.out), []
+    _begin(out, cells, config)
     for number, cell in enumerate(cells, 1):
         say(f"sweep {number} of {len(cells)}: {cell.name}")
         told = {"out": str(out / cell.name), "resume": config.resume}
@@ -88,6 +104,20 @@ def main(
     for line in failed:
         say(f"failed: {line}")
     return 1 if failed else 0
+
+
+def _begin(out: Path, cells: tuple[Cell, ...], config: AblateConfig) -> None:
+    """Writes what the ablation is into its directory; one of another grid, or no new one, stays."""
+    told = [{"sweep": cell.name, **cell.config.values(), "out": ""} for cell in cells]
+    text, file = json.dumps(told, indent=1) + "\n", out / GRID
+    if is_whole(out):
+        if not config.resume:
+            raise FileExistsError(f"--out={out} exists; give another directory, or --resume")
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            raise ValueError(f"--out={out} is of another grid; give another directory")
+    require_writable(str(out), "out", inside=True)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(file, text)
 
 
 def _counts(told: dict) -> tuple[int, int]:

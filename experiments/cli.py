@@ -133,8 +133,8 @@ def run(
 
 def _writing(config: Configuration) -> AbstractContextManager[None]:
     """The lock of ``--out`` while a command runs; shares of a sweep have locks of their own."""
-    out = as_path(config.values().get("out", ""))
-    if "shard" in config.values() or not out.name or is_remote(out):
+    told, out = config.values(), as_path(config.values().get("out", ""))
+    if "shard" in told or told.get("dry_run") or not out.name or is_remote(out):
         return nullcontext()
     above = next(each for each in out.absolute().parents if each.exists())
     if os.access(above, os.W_OK | os.X_OK):  # or the command refuses it by its flag

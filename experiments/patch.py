@@ -13,7 +13,7 @@ from experiments.cli import run
 from smf_jax.configuration import Configuration, PathText, setting
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.run_directory import RunDirectory
-from smf_jax.errors import blame_flag, require_writable
+from smf_jax.errors import require_writable
 from smf_jax.interop.export.patched import add_patch, remove_patch
 from smf_jax.interop.export.patches import load_patch, save_patch
 from smf_jax.paths import as_path, is_whole
@@ -80,9 +80,7 @@ def stack(config: PatchConfig, *files: str) -> None:
 
 def merge(config: PatchConfig, *files: str) -> None:
     """Joins patches that were made side by side."""
-    with blame_flag(f"--policy={config.policy}: "):
-        merged = merge_patches([load_patch(file) for file in files], config.policy)
-    _write(config, merged)
+    _write(config, merge_patches([load_patch(file) for file in files], config.policy))
 
 
 def apply(config: PatchConfig, model: str, *files: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from experiments.cli import run
 from experiments.report.write import write_report
 from smf_jax.configuration import Configuration
-from smf_jax.continual.run_directory import CONFIG
+from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.paths import as_path
 from smf_jax.progress import say
 
@@ -31,10 +31,17 @@ def main(config: ReportConfig) -> int:
 
 def _runs_in(directory: Path) -> list[Path]:
     """The directory, if it is a run, or the runs that lie in it, by name."""
-    if (directory / CONFIG).is_file() or not directory.is_dir():
-        return [directory]
-    found = sorted(path.parent for path in directory.glob(f"*/{CONFIG}"))
+    found = [] if _is_run(directory) else sorted(filter(_is_run, directory.glob("*/")))
     return found or [directory]  # which is refused by its name
+
+
+def _is_run(directory: Path) -> bool:
+    """A model's directory has a configuration too, of another kind."""
+    try:
+        RunDirectory(str(directory)).config()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

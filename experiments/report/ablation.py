@@ -32,7 +32,7 @@ def write_ablation(out: Path, cells: Sequence[Cell]) -> str:
     probes = cells[0].config.probes.probes
     table = draw_report(out, rows, {}, probes=probes)
     averages = average(finished(summarise(rows, probes)))
-    axes = {flag: None for cell in cells for flag in cell.changes}
+    axes = {flag: None for cell in cells for flag in cell.changes if flag != "seeds"}
     with whole_file(out / PICTURE) as partial:
         draw_axes(averages, list(axes)).savefig(partial, format="png")
     report = out / "report.md"
@@ -45,7 +45,9 @@ def _rows_of(run: Path, cell: Cell) -> list[dict[str, Any]]:
     """The rows of a sweep, whose trials tell what the ablation varied."""
     found = []
     for row in RunDirectory(str(run)).rows():
-        varied = {**row.get("varied", {}), **cell.changes}
+        # Seeds are what means are over.
+        changes = {flag: value for flag, value in cell.changes.items() if flag != "seeds"}
+        varied = {**row.get("varied", {}), **changes}
         trial = Trial.from_row({**row, "varied": varied})
         found.append({**row, "varied": varied, "trial": trial.id})
     return found

@@ -5,16 +5,21 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from smf_jax.checkpoints.manifest import sha256_of_json
 from smf_jax.configuration import Flag, flags_of
 from smf_jax.continual.config import SweepConfig
 from smf_jax.errors import blame_flag
 from smf_jax.paths import PathLike, as_path
 
 UNCHANGED = "unchanged"  # the name of the cell that is as the settings of the file
+_LONGEST = 120  # characters of a name; file systems take 255 bytes
+# What is told beside the settings, or makes streams that do not compare.
+_FIXED = ("out", "resume", "overwrite", "shard", "preset", "scale", "tasks")
 _PARTS = ("preset", "scale", "settings", "cross", "zip", "chain")
 Changes = Mapping[str, Any]
 
@@ -30,7 +35,10 @@ class Cell:
     def name(self) -> str:
         """What is varied, as the name of a directory: `layers15-background_batches50`."""
         words = (f"{flag}{value}" for flag, value in self.changes.items())
-        return re.sub(r"[^A-Za-z0-9.+_-]+", "_", "-".join(words)) or UNCHANGED
+        whole = re.sub(r"[^A-Za-z0-9.+_-]+", "_", "-".join(words)) or UNCHANGED
+        if len(whole) <= _LONGEST:
+            return whole
+        return f"{whole[:_LONGEST]}-{sha256_of_json(dict(self.changes))[:8]}"
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class Ablation:
         """All sweeps, each once, from what a preset or the defaults give.
 
         With a chain the first is that of the settings themselves. A ValueError names a setting
-        whose value is refused.
+        whose value is refused, or two sweeps that would have one name.
         """
         start = start.with_values(**self.settings)
         steps = [[{name: value} for value in values] for name, values in self.cross.items()]
@@ -60,8 +68,16 @@ class Ablation:
         if self.chain and {} not in changes:
             changes.insert(0, {})
         changes += [{name: value} for name, values in self.chain.items() for value in values]
-        distinct = {Cell(each, start).name: each for each in changes}
-        return tuple(Cell(each, start.with_values(**each)) for each in distinct.values())
+        cells: dict[str, Cell] = {}
+        for each in changes:
+            cell = Cell(each, start.with_values(**each))
+            same = cells.setdefault(cell.name, cell)
+            if dict(same.changes) != dict(each):
+                raise ValueError(
+                    f"{dict(same.changes)} and {dict(each)} would both be named {cell.name}; give "
+                    "values that differ in letters or digits"
+                )
+        return tuple(cells.values())
 
 
 def read_ablation(file: PathLike) -> Ablation:
@@ -82,6 +98,8 @@ def read_ablation(file: PathLike) -> Ablation:
             raise ValueError(f"{unknown[0]!r} is no part; expected {', '.join(_PARTS)}")
         groups = told.get("zip", [])
         groups = groups if isinstance(groups, list) else [groups]
+        if not all(groups):
+            raise ValueError("zip: a group is empty; give it settings, or take it out")
         found = Ablation(
             preset=_text(told, "preset"),
             scale=_text(told, "scale") or "full",
@@ -129,14 +147,19 @@ def _each(told: Mapping[str, Any], part: str) -> Iterator[tuple[Flag, Any]]:
         raise ValueError(f"{part}={table!r}: expected a table of settings")
     flags = flags_of(SweepConfig())
     by_path = {flag.path: flag for flag in flags.values()}
+    seen: set[str] = set()
     for place, value in _leaves(table, ()):
         flag = flags.get(place[0]) if len(place) == 1 else by_path.get(place)
         if flag is None:
-            SweepConfig().with_values(**{place[-1]: None})  # which names the nearest, if unknown
+            if place[-1] not in flags:
+                SweepConfig().with_values(**{place[-1]: None})  # which names the nearest
             known = ".".join(flags[place[-1]].path)
             raise ValueError(f"{part}: {'.'.join(place)} is no setting; did you mean {known}?")
-        if flag.name in ("out", "resume", "overwrite", "shard", "preset", "scale"):
-            raise ValueError(f"{part}: {flag.name} is not varied; it is told beside the settings")
+        if flag.name in _FIXED and not (flag.name == "tasks" and part == "settings"):
+            raise ValueError(f"{part}: {flag.name} is not varied; give it once, for all sweeps")
+        if flag.name in seen:
+            raise ValueError(f"{part}: {flag.name} is given twice; give it once")
+        seen.add(flag.name)
         yield flag, value
 
 
@@ -152,7 +175,8 @@ def _value(flag: Flag, value: Any) -> Any:
     """A value as the setting has it: TOML tells whole numbers from others, and both from text."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if flag.kind is float and is_number:
-        return float(value)
+        with suppress(OverflowError):
+            return float(value)
     if flag.kind is str and is_number:
         return str(value)
     if type(value) is not flag.kind:

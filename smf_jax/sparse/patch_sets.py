@@ -67,7 +67,7 @@ def merge_patches(patches: Sequence[Patch], policy: MergePolicy = "refuse") -> P
         others = ", ".join(MERGE_POLICIES[1:])
         raise ValueError(
             f"patches disagree: {', '.join(conflicts)}; teach one task after the other, or merge "
-            f"them by another policy ({others})"
+            f"them by another policy than refuse ({others})"
         )
     return _joined(patches, policy)
 
@@ -129,7 +129,8 @@ def _join_pool(changes: Sequence[PoolChange], policy: MergePolicy) -> PoolChange
     if policy == "mean":
         sums = np.zeros((distinct.size, new.shape[1]))
         np.add.at(sums, of, new.astype(np.float64))
-        rows = (sums / times[:, None]).astype(new.dtype)
+        means = (sums / times[:, None]).astype(new.dtype)
+        rows = np.where(times[:, None] > 1, means, new[first])  # one of one stays, to the bit
     elif policy == "first":
         rows = new[first]
     else:

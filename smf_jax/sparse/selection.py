@@ -102,7 +102,9 @@ def select_in_pools(
         usage = None if background is None else background[pool]
         scores[pool] = score_slots(of_pool, usage, rule, jax.random.fold_in(key, index))
         if usage is not None and max_df < 1:
-            is_rare = used_at(usage, "df", of_pool.slots) <= max_df * usage.batches
+            # As general text uses them: what earlier tasks wrote ranks later and is not forbidden.
+            df = used_at(usage._replace(protection=None), "df", of_pool.slots)
+            is_rare = df <= max_df * usage.batches
             scores[pool] = jnp.where(is_rare, scores[pool], -jnp.inf)
         places = min(size, of_pool.table_slots)
         slots[pool], best[pool] = rank_slots(of_pool, scores[pool], places)

@@ -48,13 +48,13 @@ def test_every_value_meets_every_other_and_zipped_ones_go_together(tmp_path):
 
 
 def test_a_chain_changes_one_setting_at_a_time_beside_the_rest(tmp_path):
-    chain = "[chain]\ntasks = [2, 4]\npack = [true]\n"
+    chain = "[chain]\nbatch_size = [2, 4]\npack = [true]\n"
     cells = cells_of(tmp_path, chain)
-    assert [cell.name for cell in cells] == ["unchanged", "tasks2", "tasks4", "packTrue"]
-    assert [cell.config.stream.tasks for cell in cells] == [10, 2, 4, 10]
+    assert [cell.name for cell in cells] == ["unchanged", "batch_size2", "batch_size4", "packTrue"]
+    assert [cell.config.training.batch_size for cell in cells] == [40, 2, 4, 40]
     assert [cell.config.training.pack for cell in cells] == [False, False, False, True]
     both = cells_of(tmp_path, '[cross]\nrule = ["tf"]\n' + chain)
-    names = ["unchanged", "ruletf", "tasks2", "tasks4", "packTrue"]
+    names = ["unchanged", "ruletf", "batch_size2", "batch_size4", "packTrue"]
     assert [cell.name for cell in both] == names
     assert [cell.config.grid.rule for cell in both] == ["", "tf", "", "", ""]
 
@@ -66,27 +66,47 @@ def test_a_setting_of_a_method_is_told_by_its_path(tmp_path):
 
 REFUSED = {
     "no TOML: ": "[cross",
-    "'crosses' is no part; expected preset, scale, settings": "[crosses]\ntasks = [1]",
+    "'crosses' is no part; expected preset, scale, settings": "[crosses]\nbatch_size = [1]",
     "nothing is varied; give an axis": "[settings]\ntasks = 1",
-    "--task is no flag of SweepConfig; did you mean --tasks?": "[cross]\ntask = [1]",
+    "--batch_sizes is no flag of SweepConfig; did you mean --batch_size?": (
+        "[cross]\nbatch_sizes = [1]"
+    ),
     "cross: stream.batch_size is no setting; did you mean training.batch_size?": (
         "[cross]\nstream.batch_size = [1]"
     ),
-    "cross: tasks=3: expected a list of values": "[cross]\ntasks = 3",
-    "cross: tasks=[]: expected a list of values": "[cross]\ntasks = []",
-    "tasks='3': expected int": '[cross]\ntasks = ["3"]',
-    "tasks=True: expected int": "[cross]\ntasks = [true]",
-    "pack=1: expected bool": "[settings]\npack = 1\n[cross]\ntasks = [1]",
-    "lr=[1]: expected str": "[chain]\nlr = [[1]]",
-    "zip: values go together, but there are {'tasks': 2, 'batch_size': 1}": (
-        "[[zip]]\ntasks = [1, 2]\nbatch_size = [3]"
+    "cross: retrofit.base is no setting; did you mean base.base?": "[cross]\nretrofit.base = [1]",
+    "cross: training.probe_limit is no setting; did you mean probes.probe_limit?": (
+        "[cross]\ntraining.probe_limit = [3]"
     ),
-    "tasks is crossed or zipped twice": "[cross]\ntasks = [1]\n[[zip]]\ntasks = [2]",
+    "cross: batch_size=3: expected a list of values": "[cross]\nbatch_size = 3",
+    "cross: batch_size=[]: expected a list of values": "[cross]\nbatch_size = []",
+    "batch_size='3': expected int": '[cross]\nbatch_size = ["3"]',
+    "batch_size=True: expected int": "[cross]\nbatch_size = [true]",
+    "pack=1: expected bool": "[settings]\npack = 1\n[cross]\nbatch_size = [1]",
+    "lr=[1]: expected str": "[chain]\nlr = [[1]]",
+    "0: expected float": "[cross]\nclip = [1" + 400 * "0" + "]",
+    "zip: values go together, but there are {'batch_size': 2, 'memory_heads': 1}": (
+        "[[zip]]\nbatch_size = [1, 2]\nmemory_heads = [3]"
+    ),
+    "zip: a group is empty": "[cross]\nbatch_size = [1]\n[[zip]]",
+    "batch_size is crossed or zipped twice": (
+        "[cross]\nbatch_size = [1]\n[[zip]]\nbatch_size = [2]"
+    ),
+    "cross: batch_size is given twice": ("[cross]\nbatch_size = [1]\ntraining.batch_size = [2]"),
+    "would both be named methodssmf": '[cross]\nmethods = ["smf,lora", "smf/lora"]',
     "cross: out is not varied": '[cross]\nout = ["a"]',
-    "preset=3: expected text": "preset = 3\n[cross]\ntasks = [1]",
-    "settings=3: expected a table of settings": "settings = 3\n[cross]\ntasks = [1]",
-    "--tasks=0: expected at least 1": "[cross]\ntasks = [0]",
+    "cross: tasks is not varied": "[cross]\ntasks = [1, 2]",
+    "preset=3: expected text": "preset = 3\n[cross]\nbatch_size = [1]",
+    "settings=3: expected a table of settings": "settings = 3\n[cross]\nbatch_size = [1]",
+    "--batch_size=0: expected at least 1": "[cross]\nbatch_size = [0]",
 }
+
+
+def test_a_long_name_is_cut_and_stays_its_own(tmp_path):
+    probes = [f"{'a' * 300}{end}=text:x" for end in "bc"]
+    cells = cells_of(tmp_path, f"[cross]\nprobes = {probes!r}\n")
+    assert len({cell.name for cell in cells}) == 2
+    assert all(len(cell.name) < 140 for cell in cells)
 
 
 @pytest.mark.parametrize("message", REFUSED)

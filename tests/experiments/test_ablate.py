@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from experiments.ablate import AblateConfig, main
+from experiments.ablate import AblateConfig, lay_out, main
+from experiments.cli import parse
+from experiments.configs import base_recipe
+from smf_jax.continual.config import SweepConfig
 from tests.tiny_sweep import TINY_SWEEP, rows_of
 
 GRID = """
@@ -72,7 +75,7 @@ def test_the_sweeps_run_and_are_reported_on_as_one(file, tmp_path, sweeper, caps
     picture = imread(out / "axes.png")
     assert picture.shape[1] == 1600 and picture.std() > 0.01
     before = {path: path.read_bytes() for path in out.glob("*/results.jsonl")}
-    with pytest.raises(FileExistsError):
+    with pytest.raises(FileExistsError, match="exists; give another directory, or --resume"):
         main(told, sweeper.tools)
     assert main(AblateConfig((str(file),), out=str(out), resume=True), sweeper.tools) == 0
     assert {path: path.read_bytes() for path in before} == before
@@ -89,3 +92,33 @@ def test_a_wrong_grid_is_refused_before_anything_runs(file, tmp_path):
         main(AblateConfig())
     with pytest.raises(FileNotFoundError):
         main(AblateConfig((str(tmp_path / "none.toml"),)))
+
+
+def test_a_preset_is_that_of_its_sweeps_and_of_their_base(tmp_path, capsys):
+    path = tmp_path / "grid.toml"
+    path.write_text(
+        'preset = "long-stream"\nscale = "tiny"\n[settings]\nmethods = "smf"\n'
+        '[cross]\nslots = ["16"]\n'
+    )
+    (cell,) = lay_out(AblateConfig((str(path),)))
+    assert base_recipe(cell.config) == base_recipe(
+        parse(SweepConfig, ["--preset=long-stream", "--scale=tiny"])[0]
+    )
+    assert main(AblateConfig((str(path),), dry_run=True, json=True)) == 0
+    assert json.loads(capsys.readouterr().out)[0]["sweep"] == "slots16"  # nothing else is said
+
+
+def test_another_grid_or_what_is_no_ablation_is_not_written_over(file, finished):
+    before = (finished / "report.md").read_bytes()
+    for resume, told in ((False, "exists; give another"), (True, "is of another grid")):
+        with pytest.raises((FileExistsError, ValueError), match=told):
+            main(AblateConfig((str(file),), out=str(finished), resume=resume))
+    assert (finished / "report.md").read_bytes() == before
+    assert not (finished / "ablation.json").exists()
+
+
+def test_an_axis_that_varies_by_itself_too_is_refused(file):
+    text = file.read_text().replace('methods = "smf"', 'methods = "lora"\nvary = "lora_rank:2,4"')
+    file.write_text(text.replace('slots = ["16", "64"]', "lora_rank = [2, 8]"))
+    with pytest.raises(ValueError, match="lora_rank varies by --vary too; give it in one of them"):
+        lay_out(AblateConfig((str(file),)))

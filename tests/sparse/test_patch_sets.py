@@ -143,6 +143,11 @@ def test_policies_of_scalars_and_of_rows_that_agree():
     found = {p: merge_patches([a, b], p) for p in ("first", "last", "mean")}
     news = {policy: float(of.scalars[ALPHA].new) for policy, of in found.items()}
     assert news == {"first": 0.5, "last": 0.25, "mean": 0.375}
+    other = {**base, POOL: np.array(base[POOL])}
+    other[POOL][3] = -0.0
+    minus = diff_params(base, other, task="minus", base=BASE)
+    kept = merge_patches([minus, b], "mean").pools[POOL].new[:1]
+    assert kept.tobytes() == minus.pools[POOL].new.tobytes(), "the sign of zero stays"
     for merged in found.values():  # one and the same row is taken to the bit
         np.testing.assert_array_equal(merged.pools[POOL].new, a.pools[POOL].new)
     with pytest.raises(ValueError, match="policy='best' is unknown; choose from refuse, first"):

@@ -34,6 +34,8 @@ class SmfConfig(Configuration):
     max_df: float = setting(
         1.0,
         "share of background batches that may touch a slot; more frequent ones are never written",
+        least=0,
+        most=1,
     )
     protect_written: float = setting(
         0.0,

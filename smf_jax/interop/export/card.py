@@ -64,9 +64,11 @@ def with_patches(card: str, patches: Sequence[Patch]) -> str:
     before, found, after = card.partition(f"\n{_READ}\n")
     if not found:
         return card
-    before, *_ = before.partition(f"\n{_HEADING}\n")
-    section = "".join(f"\n\n{part}" for part in _patch_section(patches))
-    return f"{before.rstrip()}{section}\n{found}{after}"
+    before, _, told = before.partition(f"\n{_HEADING}\n")
+    # What stands under another heading is somebody's own.
+    own = re.search(r"^#+ .*", told, re.MULTILINE | re.DOTALL)
+    parts = [before.rstrip(), *_patch_section(patches), *([own[0].rstrip()] if own else [])]
+    return "\n\n".join(parts) + f"\n{found}{after}"
 
 
 def _patch_section(patches: Sequence[Patch]) -> list[str]:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 from smf_jax.checkpoints.files import write_text
+from smf_jax.checkpoints.run_lock import locked
 from smf_jax.interop.export.card import with_patches
-from smf_jax.interop.export.model import MANIFEST, load_exported, read_manifest, save_numbered
+from smf_jax.interop.export.model import (
+    MANIFEST,
+    is_exported,
+    load_exported,
+    read_manifest,
+    save_numbered,
+)
 from smf_jax.paths import is_remote
 from smf_jax.sparse.patch import Patch, apply_patch, revert_patch
 from smf_jax.sparse.patch_sets import rebased
@@ -23,9 +31,10 @@ def add_patch(directory: Path, patch: Patch) -> None:
     A patch that was made after another state comes after this one where its old rows are the same.
     A ValueError names every pool that does not fit; the directory is as it was then.
     """
-    found, base = load_exported(directory), read_manifest(directory).fingerprint
-    apply_patch(found.params, patch, base=base)
-    _replace_patches(directory, found.patches, [*found.patches, patch])
+    with _held(directory):
+        found, base = load_exported(directory), read_manifest(directory).fingerprint
+        apply_patch(found.params, patch, base=base)
+        _replace_patches(directory, found.patches, [*found.patches, patch])
 
 
 def remove_patch(directory: Path, name: str) -> Patch:
@@ -34,23 +43,33 @@ def remove_patch(directory: Path, name: str) -> Patch:
     Later patches stay, where they changed other slots. Returns the patch. A ValueError tells that
     no patch, or more than one, has that name, or which later patches are in the way.
     """
-    found = load_exported(directory)
-    places = [
-        place
-        for place, patch in enumerate(found.patches)
-        if name and (name == patch.task or patch.fingerprint.startswith(name))
-    ]
-    if len(places) != 1:
-        has = ", ".join(f"{each.task!r} ({each.fingerprint[:12]})" for each in found.patches)
-        raise ValueError(
-            f"{name!r} names {len(places)} of the patches of {directory}, expected one of: "
-            f"{has or 'none, there are no patches'}"
-        )
-    (place,) = places
-    patch, later = found.patches[place], found.patches[place + 1 :]
-    revert_patch(found.params, patch, later)
-    _replace_patches(directory, found.patches, [*found.patches[:place], *later])
-    return patch
+    with _held(directory):
+        found = load_exported(directory)
+        places = [
+            place
+            for place, patch in enumerate(found.patches)
+            if name and (name == patch.task or patch.fingerprint.startswith(name))
+        ]
+        if len(places) != 1:
+            has = ", ".join(f"{each.task!r} ({each.fingerprint[:12]})" for each in found.patches)
+            raise ValueError(
+                f"{name!r} names {len(places)} of the patches of {directory}, expected one of: "
+                f"{has or 'none, there are no patches'}"
+            )
+        (place,) = places
+        patch, later = found.patches[place], found.patches[place + 1 :]
+        revert_patch(found.params, patch, later)
+        _replace_patches(directory, found.patches, [*found.patches[:place], *later])
+        return patch
+
+
+def _held(directory: Path) -> AbstractContextManager[None]:
+    """The lock of a model while its patches change."""
+    if is_remote(directory):
+        raise ValueError(f"{directory}: expected a local directory; copy the model there first")
+    if not is_exported(directory):
+        raise FileNotFoundError(f"{directory} is no exported model; see experiments.export")
+    return locked(directory.with_name(f".{directory.name}.lock"), str(directory))
 
 
 def _replace_patches(directory: Path, was: Sequence[Patch], patches: Sequence[Patch]) -> None:
@@ -58,9 +77,11 @@ def _replace_patches(directory: Path, was: Sequence[Patch], patches: Sequence[Pa
 
     Killed in between, the model is the one before or the one after.
     """
-    if is_remote(directory):
-        raise ValueError(f"{directory}: expected a local directory; copy the model there first")
-    manifest = read_manifest(directory)
+    manifest, card = read_manifest(directory), directory / CARD
+    try:  # before anything is written
+        text = card.read_text(encoding="utf-8") if card.is_file() else None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{card}: no text in UTF-8 ({error}); save it as such") from None
     before = manifest.metadata["patches"]
     chain: list[Patch] = []
     names: list[dict[str, str]] = []
@@ -71,8 +92,10 @@ def _replace_patches(directory: Path, was: Sequence[Patch], patches: Sequence[Pa
         names.append(before[same[0]] if same else save_numbered(directory, number, chain[-1]))
     told = replace(manifest, metadata={**manifest.metadata, "patches": names})
     write_text(directory / MANIFEST, json.dumps(told.to_json(), indent=1) + "\n")
-    card = directory / CARD
-    if card.is_file():
-        write_text(card, with_patches(card.read_text(encoding="utf-8"), chain))
-    for file in {entry["file"] for entry in before} - {entry["file"] for entry in names}:
-        (directory / file).unlink()
+    if text is not None:
+        write_text(card, with_patches(text, chain))
+    listed = {entry["file"] for entry in names}
+    for file in (directory / "patches").glob("*.safetensors"):
+        # No longer listed, or left by a call that was killed.
+        if f"patches/{file.name}" not in listed:
+            file.unlink()

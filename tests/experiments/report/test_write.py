@@ -135,7 +135,8 @@ def test_all_runs_in_a_directory_are_reported_on(finished, tmp_path, capsys):
     for name in ("second", "first"):
         shutil.copytree(finished, tmp_path / name)
         (tmp_path / name / "report.md").unlink()
-    (tmp_path / "notes").mkdir()
+    (tmp_path / "a_model").mkdir()
+    (tmp_path / "a_model" / "config.json").write_text('{"model_type": "llama"}')
     assert main(ReportConfig((str(tmp_path),))) == 0
     said = capsys.readouterr().out
     assert said.index("first/report.md") < said.index("second/report.md")

@@ -121,9 +121,43 @@ def test_what_people_wrote_into_the_card_stays(tmp_path):
     card.write_text(card.read_text() + "\nMind the gap.\n")
     remove_patch(model, "third one")
     assert card.read_text() == model_card(CONFIG, BASE, ALL[:2], FACTS) + "\nMind the gap.\n"
+    text = card.read_text()
+    card.write_text(text.replace("\n## Read it\n", "\n## Notes\n\nMine.\n\n## Read it\n"))
+    add_patch(model, THIRD)
+    assert "\n## Notes\n\nMine.\n\n## Read it\n" in card.read_text()
+    assert "| third one |" in card.read_text().partition("## Notes")[0]
+    remove_patch(model, "third one")
+    assert card.read_text().replace("## Notes\n\nMine.\n\n", "") == text
     card.write_text("Mine alone.\n")
     add_patch(model, THIRD)
     assert card.read_text() == "Mine alone.\n"
     card.unlink()
     remove_patch(model, "third one")
     assert not card.exists()
+
+
+def test_a_card_that_is_no_text_is_told_of_before_anything_is_written(tmp_path):
+    model = exported(tmp_path / "all", FIRST)
+    (model / "README.md").write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match="README.md: no text in UTF-8"):
+        add_patch(model, SECOND)
+    assert [patch.task for patch in load_exported(model).patches] == ["first"]
+    with pytest.raises(FileNotFoundError, match="is no exported model"):
+        add_patch(tmp_path, SECOND)
+
+
+def test_what_a_kill_left_is_gone_with_the_next_change(tmp_path, monkeypatch):
+    model = exported(tmp_path / "all", FIRST)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("smf_jax.interop.export.patched.write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            add_patch(model, SECOND)
+    assert len(list((model / "patches").iterdir())) == 2
+    assert [patch.task for patch in load_exported(model).patches] == ["first"]
+    add_patch(model, SECOND)
+    state_of(model)  # which looks for files too many
+    assert not list(tmp_path.glob(".*.lock"))
