@@ -41,6 +41,8 @@ def parameters(config: ModelConfig) -> dict[str, int]:
 
 def retrofitted(config: SweepConfig) -> ModelConfig:
     shape = SMOLLM2 if "smollm2" in config.base.base else QWEN_HALF_BILLION
+    if not PRESETS[config.preset.preset].pretrain.memory.memory_layers:  # a built-in base
+        shape = pretrained(config.preset.preset)
     retrofit = config.retrofit.resolved()
     if not retrofit.memory.keys_per_half:  # sized by its background
         retrofit = retrofit.sized(512)
@@ -98,7 +100,13 @@ PINNED |= {
         "ewc-adamw-lr0.0001-s0 kl-adamw-lr0.0001-s0 replay_stream-adamw-lr0.0001-s0",
         SMOLLM2_MEMORY,
     ),
-    "long-stream": (None, WORLD_MEMORY),
+    "long-stream": (
+        "smf-tfidf-adam-t512-lr0.5-s0 full-adamw-lr3e-05-s0 full-adamw-lr0.0001-s0 "
+        "full-adamw-lr0.0003-s0 lora-adamw-lr0.0003-s0 lora-adamw-lr0.001-s0 "
+        "lora-adamw-lr0.003-s0 replay-adamw-lr3e-05-s0 replay-adamw-lr0.0001-s0 "
+        "replay-adamw-lr0.0003-s0",
+        ((2,), 1, 4, 8, 64, 128, 262_144, "none", "none", True),
+    ),
     "updates": (None, WORLD_MEMORY),
 }
 PINNED["smf-icml2026-scale"] = PINNED["smf-icml2026-replace"] = PINNED["smf-icml2026"]
@@ -186,7 +194,12 @@ TRAINED |= {
         "lora": SMOLLM2_LORA,
         **dict.fromkeys(("full", "ewc", "kl", "replay_stream"), SMOLLM2_FULL),
     },
-    "long-stream": {"smf": 512 * 128, "full": 6_948_544, "lora": 60_416},
+    # All but the table, which holds no rows: base, queries and their bias, keys, two scales.
+    "long-stream": {
+        "smf": 512 * 128,
+        "full": 4_850_816 + 128 * 256 + 256 + 2 * 4 * 512 * 32 + 64,
+        "lora": 8 * 4 * (4 * (128 + 128) + 3 * (128 + 256)),
+    },
     "updates": {"smf": 512 * 128, "full": 6_948_544, "lora": 60_416},
 }
 
