@@ -31,6 +31,13 @@ class Rotation(NamedTuple):
     sine: Float[Array, "b t half"]
 
 
+class View(NamedTuple):
+    """How the tokens of a block see each other: their angles, if it turns them, and their mask."""
+
+    turned: Rotation | None
+    mask: Mask
+
+
 class Cache(NamedTuple):
     """Rotated keys and values of the tokens seen so far, per layer, for decoding token by token.
 
@@ -60,7 +67,7 @@ class Attention(nn.Module):
             self.key_norm = Norm(config)
 
     def __call__(
-        self, x: Hidden, turned: Rotation, mask: Mask, past: tuple[Keys, Keys, Array] | None
+        self, x: Hidden, turned: Rotation | None, mask: Mask, past: tuple[Keys, Keys, Array] | None
     ) -> tuple[Hidden, tuple[Keys, Keys]]:
         """Attends from ``x``, normalised, to itself and to ``past``, where ``mask`` is true.
 
@@ -85,7 +92,7 @@ class Attention(nn.Module):
         y = jnp.einsum("bgqtu,buge->btgqe", weights, value)
         return self.output(y.reshape(*y.shape[:2], -1)), (key, value)
 
-    def _heads(self, x: Hidden, turned: Rotation) -> tuple[Array, Keys, Keys]:
+    def _heads(self, x: Hidden, turned: Rotation | None) -> tuple[Array, Keys, Keys]:
         """Queries ``(b, t, h, e)``, keys and values ``(b, t, g, e)``; the first two rotated."""
         per_head = (*x.shape[:2], -1, self.config.head_width)
         query = self.query(x).reshape(per_head)
@@ -120,12 +127,23 @@ def rotation(config: ModelConfig, positions: Int[Array, "b t"]) -> Rotation:
     return Rotation(jnp.cos(angles), jnp.sin(angles))
 
 
-def rotate(x: Float[Array, "b t h e"], turned: Rotation) -> Float[Array, "b t h e"]:
-    """Turns the pairs ``(x[j], x[j + e/2])`` of every head by the angles of its token."""
+def rotate(x: Float[Array, "b t h e"], turned: Rotation | None) -> Float[Array, "b t h e"]:
+    """Turns the pairs ``(x[j], x[j + e/2])`` of every head by the angles of its token, if any."""
+    if turned is None:
+        return x
     cosine, sine = turned.cosine[:, :, None], turned.sine[:, :, None]
     first, second = jnp.split(x.astype(cosine.dtype), 2, axis=-1)
     turned_halves = (first * cosine - second * sine, second * cosine + first * sine)
     return jnp.concatenate(turned_halves, axis=-1).astype(x.dtype)
+
+
+def block_views(config: ModelConfig, positions: Int[Array, "b t"], mask: Mask) -> tuple[View, ...]:
+    """How the tokens at ``positions`` see each other in every block, earlier ones by ``mask``."""
+    turned = rotation(config, positions)
+    return tuple(
+        View(None if layer in config.unrotated_layers else turned, mask)
+        for layer in range(config.layers)
+    )
 
 
 def causal_mask(valid: Bool[Array, "b u"], start: int | Array, length: int) -> Mask:

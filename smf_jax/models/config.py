@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from smf_jax.memory.config import MemoryConfig, MemoryInit, require_choices
 
-Family = Literal["qwen2", "qwen3", "llama"]
+Family = Literal["qwen2", "qwen3", "llama", "smollm3"]
 PlacementMode = Literal["pretrain", "replace", "add"]
 ComputeType = Literal["float32", "bfloat16", "float16", "float64"]
 
@@ -92,7 +92,11 @@ class MemoryPlacement:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One decoder of the Qwen2, Qwen3 or Llama family."""
+    """One decoder of any `Family`.
+
+    What only some families do is a switch, off by default: which checkpoints turn it on is told in
+    `smf_jax.interop.huggingface.families`.
+    """
 
     family: Family  # whose names and habits a checkpoint of this model has
     vocabulary: int  # rows of the embedding
@@ -110,6 +114,7 @@ class ModelConfig:
     attention_output_bias: bool = False  # a bias on the attention's output projection
     feed_forward_bias: bool = False  # biases on gate, up and down projections
     query_key_norm: bool = False  # RMS norm of queries and keys per head, before rotation (Qwen3)
+    unrotated_layers: tuple[int, ...] = ()  # blocks without rotary positions (SmolLM3); kept sorted
     max_positions: int = 2048  # longest sequence the model takes
     # Compute dtype; norms, rotations, softmaxes and logits are float32 at least.
     dtype: ComputeType = "float32"
@@ -120,6 +125,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         require_choices(self)
         _require_positive(self)
+        self._check_layers("unrotated_layers")
         if self.heads % self.key_value_heads:
             raise ValueError(
                 f"heads={self.heads} is not a multiple of key_value_heads={self.key_value_heads}; "
@@ -135,6 +141,16 @@ class ModelConfig:
                 f"memory layers {outside} do not exist: the model has {self.layers} layers, "
                 f"0 to {self.layers - 1}; place memories in that range"
             )
+
+    def _check_layers(self, name: str) -> None:
+        """Sorts a field that names blocks, and refuses those that there are not."""
+        layers = tuple(sorted(set(getattr(self, name))))
+        if outside := [layer for layer in layers if not 0 <= layer < self.layers]:
+            raise ValueError(
+                f"{name}={layers} names the blocks {outside}, which do not exist: the model has "
+                f"{self.layers}, 0 to {self.layers - 1}"
+            )
+        object.__setattr__(self, name, layers)
 
     @property
     def group(self) -> int:

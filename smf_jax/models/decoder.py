@@ -1,4 +1,4 @@
-"""One decoder for Qwen2, Qwen3 and Llama, with memories beside or in place of feed-forwards."""
+"""One decoder for all families, with memories beside or in place of feed-forwards."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from smf_jax.models.attention import (
     Keys,
     Mask,
     Rotation,
+    View,
+    block_views,
     causal_mask,
     count_positions,
-    rotation,
     segment_mask,
     segment_positions,
 )
@@ -130,8 +131,8 @@ class Decoder(nn.Module):
             own, mask, valid = segment_positions(valid), segment_mask(valid), valid != 0
         else:
             own, mask = count_positions(valid), causal_mask(valid, 0, tokens.shape[1])
-        turned = rotation(self.config, own if positions is None else positions)
-        return self._run(x, valid, turned, mask, None, blocks)[0]
+        views = block_views(self.config, own if positions is None else positions, mask)
+        return self._run(x, valid, views, None, blocks)[0]
 
     def extend(self, tokens: Tokens, valid: Valid, cache: Cache) -> tuple[Hidden, Cache]:
         """The features of tokens that follow those in a cache, and the extended cache.
@@ -140,12 +141,12 @@ class Decoder(nn.Module):
         """
         self._check_tokens(tokens, cache.valid.shape[1])
         seen = jnp.sum(cache.valid, axis=1, keepdims=True)
-        turned = rotation(self.config, count_positions(valid) + seen)
         all_valid = jax.lax.dynamic_update_slice(cache.valid, valid, (0, cache.length))
         mask = causal_mask(all_valid, cache.length, tokens.shape[1])
+        views = block_views(self.config, count_positions(valid) + seen, mask)
         blocks = range(self.config.layers)
         x = self._embed(tokens, valid)
-        x, (keys, values) = self._run(x, valid, turned, mask, cache, blocks)
+        x, (keys, values) = self._run(x, valid, views, cache, blocks)
         return self.final_norm(x), Cache(keys, values, all_valid, cache.length + tokens.shape[1])
 
     def logits(self, x: Hidden) -> Logits:
@@ -162,8 +163,7 @@ class Decoder(nn.Module):
         self,
         x: Hidden,
         valid: Valid,
-        turned: Rotation,
-        mask: Mask,
+        views: tuple[View, ...],
         cache: Cache | None,
         blocks: range,
     ) -> tuple[Hidden, tuple[tuple[Keys, ...], tuple[Keys, ...]]]:
@@ -172,7 +172,7 @@ class Decoder(nn.Module):
         for index in blocks:
             block = self.layers[index]
             past = None if cache is None else (cache.keys[index], cache.values[index], cache.length)
-            x, (key, value) = block.attend(x, turned, mask, past)
+            x, (key, value) = block.attend(x, *views[index], past)
             keys.append(key)
             values.append(value)
             normalised = block.normalise(x)
@@ -214,7 +214,7 @@ class Block(nn.Module):
             self.feed_forward = FeedForward(self.config)
 
     def attend(
-        self, x: Hidden, turned: Rotation, mask: Mask, past: tuple[Keys, Keys, Array] | None
+        self, x: Hidden, turned: Rotation | None, mask: Mask, past: tuple[Keys, Keys, Array] | None
     ) -> tuple[Hidden, tuple[Keys, Keys]]:
         """Adds attention to the residual stream; also the keys and values attended to."""
         y, keys_and_values = self.attention(self.attention_norm(x), turned, mask, past)

@@ -27,6 +27,13 @@ PLAIN = ModelConfig(
     hidden_width=20,
     max_positions=64,
 )
+# One of every family, with all that tells it from the others.
+FAMILIES: dict[str, ModelConfig] = {
+    "llama": PLAIN,
+    "qwen2": replace(PLAIN, family="qwen2", head_width=4, attention_bias=True, tied=True),
+    "qwen3": replace(PLAIN, family="qwen3", query_key_norm=True),
+    "smollm3": replace(PLAIN, family="smollm3", layers=3, unrotated_layers=(1,), tied=True),
+}
 
 
 def with_memory(mode: str, layers: tuple[int, ...] = (1,), **choices: Any) -> ModelConfig:
