@@ -137,11 +137,24 @@ def rotate(x: Float[Array, "b t h e"], turned: Rotation | None) -> Float[Array, 
     return jnp.concatenate(turned_halves, axis=-1).astype(x.dtype)
 
 
-def block_views(config: ModelConfig, positions: Int[Array, "b t"], mask: Mask) -> tuple[View, ...]:
-    """How the tokens at ``positions`` see each other in every block, earlier ones by ``mask``."""
-    turned = rotation(config, positions)
+def block_views(
+    config: ModelConfig,
+    positions: Int[Array, "b t"],
+    seen: Int[Array, "b u"],
+    mask: Mask,
+) -> tuple[View, ...]:
+    """How tokens at ``positions`` see those at positions ``seen`` in every block.
+
+    ``mask`` tells which ones a block with full attention looks at.
+    """
+    turned, near = rotation(config, positions), mask
+    if config.sliding_window is not None:
+        near = mask & (positions[:, :, None] - seen[:, None] < config.sliding_window)
     return tuple(
-        View(None if layer in config.unrotated_layers else turned, mask)
+        View(
+            None if layer in config.unrotated_layers else turned,
+            near if layer in config.sliding_layers else mask,
+        )
         for layer in range(config.layers)
     )
 

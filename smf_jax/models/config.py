@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from smf_jax.memory.config import MemoryConfig, MemoryInit, require_choices
 
-Family = Literal["qwen2", "qwen3", "llama", "smollm3"]
+Family = Literal["qwen2", "qwen3", "llama", "smollm3", "mistral"]
 PlacementMode = Literal["pretrain", "replace", "add"]
 ComputeType = Literal["float32", "bfloat16", "float16", "float64"]
 
@@ -115,6 +115,10 @@ class ModelConfig:
     feed_forward_bias: bool = False  # biases on gate, up and down projections
     query_key_norm: bool = False  # RMS norm of queries and keys per head, before rotation (Qwen3)
     unrotated_layers: tuple[int, ...] = ()  # blocks without rotary positions (SmolLM3); kept sorted
+    sliding_layers: tuple[
+        int, ...
+    ] = ()  # blocks that see a window of tokens (Mistral); kept sorted
+    sliding_window: int | None = None  # tokens that these see, the one that looks among them
     max_positions: int = 2048  # longest sequence the model takes
     # Compute dtype; norms, rotations, softmaxes and logits are float32 at least.
     dtype: ComputeType = "float32"
@@ -126,6 +130,12 @@ class ModelConfig:
         require_choices(self)
         _require_positive(self)
         self._check_layers("unrotated_layers")
+        self._check_layers("sliding_layers")
+        if bool(self.sliding_layers) != (self.sliding_window is not None):
+            raise ValueError(
+                f"sliding_window={self.sliding_window} with sliding_layers={self.sliding_layers}: "
+                "give a window and the blocks that it is for, or neither"
+            )
         if self.heads % self.key_value_heads:
             raise ValueError(
                 f"heads={self.heads} is not a multiple of key_value_heads={self.key_value_heads}; "

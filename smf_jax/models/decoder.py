@@ -131,7 +131,8 @@ class Decoder(nn.Module):
             own, mask, valid = segment_positions(valid), segment_mask(valid), valid != 0
         else:
             own, mask = count_positions(valid), causal_mask(valid, 0, tokens.shape[1])
-        views = block_views(self.config, own if positions is None else positions, mask)
+        positions = own if positions is None else positions
+        views = block_views(self.config, positions, positions, mask)
         return self._run(x, valid, views, None, blocks)[0]
 
     def extend(self, tokens: Tokens, valid: Valid, cache: Cache) -> tuple[Hidden, Cache]:
@@ -140,10 +141,12 @@ class Decoder(nn.Module):
         The cache has at least ``t`` free places and is as `empty_cache` or this method returned it.
         """
         self._check_tokens(tokens, cache.valid.shape[1])
-        seen = jnp.sum(cache.valid, axis=1, keepdims=True)
         all_valid = jax.lax.dynamic_update_slice(cache.valid, valid, (0, cache.length))
         mask = causal_mask(all_valid, cache.length, tokens.shape[1])
-        views = block_views(self.config, count_positions(valid) + seen, mask)
+        # Pads may stand between the places of the cache: a window counts tokens, not places.
+        seen = count_positions(all_valid)
+        positions = count_positions(valid) + jnp.sum(cache.valid, axis=1, keepdims=True)
+        views = block_views(self.config, positions, seen, mask)
         blocks = range(self.config.layers)
         x = self._embed(tokens, valid)
         x, (keys, values) = self._run(x, valid, views, cache, blocks)

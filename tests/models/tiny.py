@@ -33,6 +33,7 @@ FAMILIES: dict[str, ModelConfig] = {
     "qwen2": replace(PLAIN, family="qwen2", head_width=4, attention_bias=True, tied=True),
     "qwen3": replace(PLAIN, family="qwen3", query_key_norm=True),
     "smollm3": replace(PLAIN, family="smollm3", layers=3, unrotated_layers=(1,), tied=True),
+    "mistral": replace(PLAIN, family="mistral", sliding_layers=(0, 1), sliding_window=4),
 }
 
 

@@ -1,7 +1,8 @@
 """Makes the golden vectors of this folder with torch and transformers.
 
-    python -m tests.interop.huggingface.make_golden      writes tests/interop/huggingface/golden
+    python -m tests.interop.huggingface.make_golden [CASE ...]
 
+writes tests/interop/huggingface/golden, all cases or those that are named.
 Each is a configuration as transformers saves it, the names and shapes of its tensors, and what
 transformers computes: logits of 256 tokens and of a batch padded on the left, and the greedy
 continuations of both. The weights are not stored but drawn anew by `write_checkpoint`.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,6 +51,8 @@ CASES = {
             "mlp_bias": True,
         },
     ),
+    "mistral": Case("MistralConfig", {"sliding_window": WINDOW, "head_dim": 8}),
+    "mistral-full": Case("MistralConfig", {"sliding_window": None, "num_key_value_heads": 1}),
 }
 
 
@@ -151,9 +155,9 @@ def main() -> None:
     import transformers  # pyright: ignore[reportMissingImports]
 
     transformers.logging.disable_progress_bar()
-    shutil.rmtree(GOLDEN, ignore_errors=True)
-    GOLDEN.mkdir()
-    for name in CASES:
+    asked = sys.argv[1:] or CASES
+    GOLDEN.mkdir(exist_ok=True)
+    for name in asked:
         with tempfile.TemporaryDirectory() as directory:
             expected, told, shapes, seed = first_that_serves(name, Path(directory) / name)
         about = {"config": told, "shapes": shapes, "seed": seed}

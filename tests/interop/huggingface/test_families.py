@@ -251,6 +251,16 @@ def parsed(name, **changes):
             },
             {"tied": True, "key_value_heads": 4, "rope_theta": 2e6, "max_positions": 32_768},
         ),
+        ("mistral", {"sliding_window": None}, {"sliding_window": None, "sliding_layers": ()}),
+        ("mistral", {"sliding_window": 63}, {"sliding_window": 63, "sliding_layers": (0, 1)}),
+        # No position of the model is so far from another.
+        ("mistral", {"sliding_window": 64}, {"sliding_window": None, "sliding_layers": ()}),
+        (
+            "mistral",
+            {"sliding_window": ..., "num_key_value_heads": ..., "max_position_embeddings": ...}
+            | {"num_attention_heads": 16},
+            {"sliding_window": 4096, "key_value_heads": 8, "max_positions": 131_072},
+        ),
     ],
 )
 def test_what_a_file_says_or_leaves_out(name, changes, expected):
@@ -267,6 +277,12 @@ def test_what_a_file_says_or_leaves_out(name, changes, expected):
             "smollm3",
             {"use_sliding_window": True},
             "use_sliding_window=True is not supported: .*Fal",
+        ),
+        ("mistral", {"sliding_window": 0}, "sliding_window=0: expected a whole number from 1"),
+        (
+            "mistral",
+            {"layer_types": ["full_attention"]},
+            r"layer_types=.* is not supported: .*None",
         ),
         ("smollm3", {"layer_types": ["chunked"]}, r"layer_types=\['chunked'\] is not supported"),
     ],
