@@ -62,14 +62,16 @@ class Attention(nn.Module):
         self.key = project(config.key_value_heads * config.head_width)
         self.value = project(config.key_value_heads * config.head_width)
         self.output = Linear(config, config.width, bias=config.attention_output_bias)
-        if config.query_key_norm:
+        if config.query_key_norm or config.query_key_norm_over_heads:
             self.query_norm = Norm(config)
             self.key_norm = Norm(config)
+        if config.output_norms:
+            self.output_norm = Norm(config)
 
     def __call__(
         self, x: Hidden, turned: Rotation | None, mask: Mask, past: tuple[Keys, Keys, Array] | None
     ) -> tuple[Hidden, tuple[Keys, Keys]]:
-        """Attends from ``x``, normalised, to itself and to ``past``, where ``mask`` is true.
+        """Attends from ``x`` to itself and to ``past``, where ``mask`` is true.
 
         ``past`` has buffers of keys and values, and the place where the tokens of ``x`` begin in
         them; ``None``: these are all there is. The buffers with ``x`` in them are returned too.
@@ -90,13 +92,16 @@ class Attention(nn.Module):
         scores = jnp.where(mask[:, None, None], scores, _MASKED)
         weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
         y = jnp.einsum("bgqtu,buge->btgqe", weights, value)
-        return self.output(y.reshape(*y.shape[:2], -1)), (key, value)
+        y = self.output(y.reshape(*y.shape[:2], -1))
+        return self.output_norm(y) if config.output_norms else y, (key, value)
 
     def _heads(self, x: Hidden, turned: Rotation | None) -> tuple[Array, Keys, Keys]:
         """Queries ``(b, t, h, e)``, keys and values ``(b, t, g, e)``; the first two rotated."""
         per_head = (*x.shape[:2], -1, self.config.head_width)
-        query = self.query(x).reshape(per_head)
-        key = self.key(x).reshape(per_head)
+        query, key = self.query(x), self.key(x)
+        if self.config.query_key_norm_over_heads:
+            query, key = self.query_norm(query), self.key_norm(key)
+        query, key = query.reshape(per_head), key.reshape(per_head)
         if self.config.query_key_norm:
             query, key = self.query_norm(query), self.key_norm(key)
         return rotate(query, turned), rotate(key, turned), self.value(x).reshape(per_head)

@@ -7,7 +7,10 @@ from typing import Any, Literal
 
 from smf_jax.memory.config import MemoryConfig, MemoryInit, require_choices
 
-Family = Literal["qwen2", "qwen3", "llama", "smollm3", "mistral"]
+Family = Literal["qwen2", "qwen3", "llama", "smollm3", "mistral", "olmo2"]
+# What an RMS norm does with ``x / √(mean x² + ε)``, computed in float32: ``rounded`` returns to the
+# compute dtype and then scales it, ``wide`` scales it first.
+NormScale = Literal["rounded", "wide"]
 PlacementMode = Literal["pretrain", "replace", "add"]
 ComputeType = Literal["float32", "bfloat16", "float16", "float64"]
 
@@ -114,6 +117,10 @@ class ModelConfig:
     attention_output_bias: bool = False  # a bias on the attention's output projection
     feed_forward_bias: bool = False  # biases on gate, up and down projections
     query_key_norm: bool = False  # RMS norm of queries and keys per head, before rotation (Qwen3)
+    query_key_norm_over_heads: bool = False  # one of all heads together instead (OLMo-2)
+    input_norms: bool = True  # norms of what attention and feed-forward take in (not OLMo-2)
+    output_norms: bool = False  # norms of what attention and feed-forward put out (OLMo-2)
+    norm_scale: NormScale = "rounded"  # how norms scale: ``wide`` in OLMo-2
     unrotated_layers: tuple[int, ...] = ()  # blocks without rotary positions (SmolLM3); kept sorted
     sliding_layers: tuple[
         int, ...
@@ -135,6 +142,11 @@ class ModelConfig:
             raise ValueError(
                 f"sliding_window={self.sliding_window} with sliding_layers={self.sliding_layers}: "
                 "give a window and the blocks that it is for, or neither"
+            )
+        if self.query_key_norm and self.query_key_norm_over_heads:
+            raise ValueError(
+                "query_key_norm=True with query_key_norm_over_heads=True: queries and keys are "
+                "normalised per head or over all heads; choose one"
             )
         if self.heads % self.key_value_heads:
             raise ValueError(

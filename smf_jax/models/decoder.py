@@ -210,9 +210,10 @@ class Block(nn.Module):
     has_feed_forward: bool = True
 
     def setup(self) -> None:
-        self.attention_norm = Norm(self.config)
         self.attention = Attention(self.config)
-        self.feed_forward_norm = Norm(self.config)
+        if self.config.input_norms:
+            self.attention_norm = Norm(self.config)
+            self.feed_forward_norm = Norm(self.config)
         if self.has_feed_forward:
             self.feed_forward = FeedForward(self.config)
 
@@ -220,12 +221,17 @@ class Block(nn.Module):
         self, x: Hidden, turned: Rotation | None, mask: Mask, past: tuple[Keys, Keys, Array] | None
     ) -> tuple[Hidden, tuple[Keys, Keys]]:
         """Adds attention to the residual stream; also the keys and values attended to."""
-        y, keys_and_values = self.attention(self.attention_norm(x), turned, mask, past)
+        taken = self.attention_norm(x) if self.config.input_norms else x
+        y, keys_and_values = self.attention(taken, turned, mask, past)
         return x + y, keys_and_values
 
     def normalise(self, x: Hidden) -> Hidden:
-        """What the feed-forward and the memory of the block are given."""
-        return self.feed_forward_norm(x)
+        """What the feed-forward and the memory of the block are given.
+
+        That is the residual stream itself where the family normalises outputs alone; the memory
+        joins behind that norm, so that its rows are weighed alike in all families.
+        """
+        return self.feed_forward_norm(x) if self.config.input_norms else x
 
     def feed(self, normalised: Hidden) -> Hidden:
         """The feed-forward of a block that has one."""

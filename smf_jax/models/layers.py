@@ -61,16 +61,19 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-        """Normalises, then returns to the compute dtype before the scale, as the families do."""
+        """Normalises and scales as `ModelConfig.norm_scale` says; in the compute dtype again."""
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
         wide = x.astype(wide_dtype(self.config))
         mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         y = wide * jax.lax.rsqrt(mean_square + self.config.norm_epsilon)
-        return jnp.expand_dims(scale, range(x.ndim - 1)).astype(x.dtype) * y.astype(x.dtype)
+        scale = jnp.expand_dims(scale, range(x.ndim - 1))
+        if self.config.norm_scale == "rounded":
+            return scale.astype(x.dtype) * y.astype(x.dtype)
+        return (scale.astype(y.dtype) * y).astype(x.dtype)
 
 
 class FeedForward(nn.Module):
-    """The gated feed-forward ``(silu(x Wg) ⊙ x Wu) Wd``."""
+    """The gated feed-forward ``(silu(x Wg) ⊙ x Wu) Wd``, normalised where the model does so."""
 
     config: ModelConfig
 
@@ -79,10 +82,13 @@ class FeedForward(nn.Module):
         self.gate = project(self.config.hidden_width)
         self.up = project(self.config.hidden_width)
         self.down = project(self.config.width)
+        if self.config.output_norms:
+            self.output_norm = Norm(self.config)
 
     def __call__(self, x: Hidden) -> Hidden:
         """From ``(b, t, d)`` to ``(b, t, d)``."""
-        return self.down(nn.silu(self.gate(x)) * self.up(x))
+        y = self.down(nn.silu(self.gate(x)) * self.up(x))
+        return self.output_norm(y) if self.config.output_norms else y
 
 
 class Embedder(nn.Module):

@@ -34,6 +34,15 @@ FAMILIES: dict[str, ModelConfig] = {
     "qwen3": replace(PLAIN, family="qwen3", query_key_norm=True),
     "smollm3": replace(PLAIN, family="smollm3", layers=3, unrotated_layers=(1,), tied=True),
     "mistral": replace(PLAIN, family="mistral", sliding_layers=(0, 1), sliding_window=4),
+    "olmo2": replace(
+        PLAIN,
+        family="olmo2",
+        query_key_norm_over_heads=True,
+        input_norms=False,
+        output_norms=True,
+        norm_scale="wide",
+        norm_epsilon=1e-5,
+    ),
 }
 
 

@@ -251,6 +251,11 @@ def parsed(name, **changes):
             },
             {"tied": True, "key_value_heads": 4, "rope_theta": 2e6, "max_positions": 32_768},
         ),
+        (
+            "olmo2",
+            {"rms_norm_eps": ..., "num_key_value_heads": ..., "max_position_embeddings": ...},
+            {"norm_epsilon": 1e-5, "key_value_heads": 4, "max_positions": 2048, "tied": False},
+        ),
         ("mistral", {"sliding_window": None}, {"sliding_window": None, "sliding_layers": ()}),
         ("mistral", {"sliding_window": 63}, {"sliding_window": 63, "sliding_layers": (0, 1)}),
         # No position of the model is so far from another.
