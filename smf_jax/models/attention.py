@@ -88,7 +88,7 @@ class Attention(nn.Module):
         scores = jnp.einsum(
             "btgqe,buge->bgqtu", query, key, preferred_element_type=wide_dtype(config)
         )
-        scores = scores * config.head_width**-0.5
+        scores = scores * (config.score_width or config.head_width) ** -0.5
         scores = jnp.where(mask[:, None, None], scores, _MASKED)
         weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
         y = jnp.einsum("bgqtu,buge->btgqe", weights, value)
@@ -107,15 +107,15 @@ class Attention(nn.Module):
         return rotate(query, turned), rotate(key, turned), self.value(x).reshape(per_head)
 
 
-def rotary_frequencies(config: ModelConfig) -> Float[np.ndarray, " half"]:
-    """Angles per position ``(e/2,)``, in float32 as the families compute them.
+def rotary_frequencies(config: ModelConfig, layer: int = 0) -> Float[np.ndarray, " half"]:
+    """Angles per position ``(e/2,)`` in block ``layer``, in float32 as the families compute them.
 
     Llama-3 scaling keeps short wavelengths, divides the frequency of long ones by ``factor``, and
     blends in between (Llama 3.1 release, ``rope_type: llama3``).
     """
     exponents = np.arange(0, config.head_width, 2, dtype=np.float32) / config.head_width
-    frequencies = (1 / np.float32(config.rope_theta) ** exponents).astype(np.float32)
-    scaling = config.rope_scaling
+    theta, scaling = config.rotary(layer)
+    frequencies = (1 / np.float32(theta) ** exponents).astype(np.float32)
     if scaling is None:
         return frequencies
     turns = scaling.original_max_positions * frequencies / (2 * np.pi)
@@ -124,9 +124,9 @@ def rotary_frequencies(config: ModelConfig) -> Float[np.ndarray, " half"]:
     return (kept * frequencies + (1 - kept) * frequencies / scaling.factor).astype(np.float32)
 
 
-def rotation(config: ModelConfig, positions: Int[Array, "b t"]) -> Rotation:
-    """Cosines and sines of the rotary angles at ``positions``."""
-    frequencies = jnp.asarray(rotary_frequencies(config), wide_dtype(config))
+def rotation(config: ModelConfig, positions: Int[Array, "b t"], layer: int = 0) -> Rotation:
+    """Cosines and sines of the rotary angles at ``positions`` in block ``layer``."""
+    frequencies = jnp.asarray(rotary_frequencies(config, layer), wide_dtype(config))
     # Products and no einsum: accelerators may round the operands of one to fewer bits.
     angles = positions[:, :, None].astype(frequencies.dtype) * frequencies[None, None]
     return Rotation(jnp.cos(angles), jnp.sin(angles))
@@ -152,12 +152,15 @@ def block_views(
 
     ``mask`` tells which ones a block with full attention looks at.
     """
-    turned, near = rotation(config, positions), mask
+    near, turned = mask, {}
+    for layer in range(config.layers):  # once for all blocks that turn alike
+        if layer not in config.unrotated_layers and config.rotary(layer) not in turned:
+            turned[config.rotary(layer)] = rotation(config, positions, layer)
     if config.sliding_window is not None:
         near = mask & (positions[:, :, None] - seen[:, None] < config.sliding_window)
     return tuple(
         View(
-            None if layer in config.unrotated_layers else turned,
+            None if layer in config.unrotated_layers else turned[config.rotary(layer)],
             near if layer in config.sliding_layers else mask,
         )
         for layer in range(config.layers)

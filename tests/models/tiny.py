@@ -43,6 +43,22 @@ FAMILIES: dict[str, ModelConfig] = {
         norm_scale="wide",
         norm_epsilon=1e-5,
     ),
+    "gemma3_text": replace(
+        PLAIN,
+        family="gemma3_text",
+        layers=3,
+        tied=True,
+        query_key_norm=True,
+        output_norms=True,
+        norm_scale="offset",
+        activation="gelu_tanh",
+        scaled_embedding=True,
+        score_width=9.0,
+        rope_theta=1e6,
+        sliding_layers=(0, 2),
+        sliding_window=4,
+        sliding_rope_theta=1e4,
+    ),
 }
 
 

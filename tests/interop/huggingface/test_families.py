@@ -256,6 +256,36 @@ def parsed(name, **changes):
             {"rms_norm_eps": ..., "num_key_value_heads": ..., "max_position_embeddings": ...},
             {"norm_epsilon": 1e-5, "key_value_heads": 4, "max_positions": 2048, "tied": False},
         ),
+        (
+            "gemma3_text",
+            {"num_hidden_layers": 13, "layer_types": ..., "sliding_window": ...}
+            | {"head_dim": ..., "query_pre_attn_scalar": ..., "rope_parameters": ...}
+            | {"rope_theta": ..., "rope_local_base_freq": ..., "hidden_activation": ...},
+            {
+                "sliding_layers": (0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 12),
+                "sliding_window": 4096,
+                "head_width": 256,
+                "score_width": None,
+                "rope_theta": 1e6,
+                "sliding_rope_theta": 1e4,
+            },
+        ),
+        (
+            "gemma3_text",  # as Gemma 3 1B was first published
+            {"layer_types": ..., "sliding_window_pattern": 2, "rope_parameters": ...}
+            | {"rope_theta": 1e5, "rope_local_base_freq": 2e4, "query_pre_attn_scalar": 6},
+            {
+                "sliding_layers": (0, 2),
+                "rope_theta": 1e5,
+                "sliding_rope_theta": 2e4,
+                "score_width": None,
+            },
+        ),
+        (
+            "gemma3_text",
+            {"layer_types": ["full_attention"] * 3},
+            {"sliding_layers": (), "sliding_window": None, "sliding_rope_theta": None},
+        ),
         ("mistral", {"sliding_window": None}, {"sliding_window": None, "sliding_layers": ()}),
         ("mistral", {"sliding_window": 63}, {"sliding_window": 63, "sliding_layers": (0, 1)}),
         # No position of the model is so far from another.
@@ -282,6 +312,21 @@ def test_what_a_file_says_or_leaves_out(name, changes, expected):
             "smollm3",
             {"use_sliding_window": True},
             "use_sliding_window=True is not supported: .*Fal",
+        ),
+        ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0 is not"),
+        ("gemma3_text", {"hidden_activation": "gelu"}, "hidden_activation='gelu' is not supported"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True"),
+        ("gemma3_text", {"layer_types": ["full_attention"]}, "layer_types=.*: expected a kind for"),
+        ("gemma3_text", {"sliding_window": None}, "sliding_window=None: expected a whole number"),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0}}},
+            "rope_parameters.full_attention.rope_type='linear': expected 'default'",
+        ),
+        (
+            "gemma3_text",
+            {"rope_parameters": ..., "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+            "rope_type='linear' is not supported",
         ),
         ("mistral", {"sliding_window": 0}, "sliding_window=0: expected a whole number from 1"),
         (

@@ -5,6 +5,7 @@ A further one is a file here that says how it differs from Llama, a name in
 a field of `smf_jax.models.config.ModelConfig`, off by default.
 """
 
+from smf_jax.interop.huggingface.families.gemma3 import GEMMA3
 from smf_jax.interop.huggingface.families.llama import LLAMA
 from smf_jax.interop.huggingface.families.mistral import MISTRAL
 from smf_jax.interop.huggingface.families.olmo2 import OLMO2
@@ -14,5 +15,5 @@ from smf_jax.interop.huggingface.families.smollm3 import SMOLLM3
 from smf_jax.interop.huggingface.family import FamilyFormat
 
 FAMILIES: dict[str, FamilyFormat] = {
-    each.name: each for each in (QWEN2, QWEN3, LLAMA, SMOLLM3, MISTRAL, OLMO2)
+    each.name: each for each in (QWEN2, QWEN3, LLAMA, SMOLLM3, MISTRAL, OLMO2, GEMMA3)
 }
