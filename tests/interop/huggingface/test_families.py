@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from functools import partial
-from typing import get_args
+from typing import cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -157,6 +157,20 @@ def test_generation_equals_decoding_without_a_cache(name):
         np.testing.assert_array_equal(best[0, start : start + 12], row)
 
 
+@pytest.mark.parametrize("name", [name for name in TINY if TINY[name].sliding_layers])
+def test_a_window_sees_so_many_tokens(name):
+    """Of blocks that all slide, the last token hears of ``layers · (window − 1)`` before it."""
+    config = replace(TINY[name], layers=2, sliding_layers=(0, 1))
+    params, tokens = random_params(config), random_tokens(config, (1, 12))
+    last = [np.asarray(logits(config, params, tokens))[0, -1]]
+    for place in (4, 5):
+        changed = tokens.copy()
+        changed[0, place] = (changed[0, place] + 1) % config.vocabulary
+        last.append(np.asarray(logits(config, params, changed))[0, -1])
+    np.testing.assert_array_equal(last[1], last[0])
+    assert np.abs(last[2] - last[0]).max() > 1e-6
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_sequences_that_share_a_row_are_as_if_alone(name):
     config, params = TINY[name], random_params(TINY[name])
@@ -211,7 +225,7 @@ def test_lora_reaches_every_map_and_merges(name):
     @partial(jax.value_and_grad, has_aux=True)
     def adapted(adapters):
         with apply_lora(adapters, 4.0):
-            found = Decoder(config).apply({"params": params}, tokens)
+            found = cast(jax.Array, Decoder(config).apply({"params": params}, tokens))
         return jnp.mean(jax.nn.log_softmax(found)[..., 0]), found
 
     (_, found), gradient = adapted(adapters)
