@@ -31,6 +31,13 @@ class Rotation(NamedTuple):
     sine: Float[Array, "b t half"]
 
 
+class View(NamedTuple):
+    """How the tokens of a block see each other: their angles, if it turns them, and their mask."""
+
+    turned: Rotation | None
+    mask: Mask
+
+
 class Cache(NamedTuple):
     """Rotated keys and values of the tokens seen so far, per layer, for decoding token by token.
 
@@ -55,14 +62,16 @@ class Attention(nn.Module):
         self.key = project(config.key_value_heads * config.head_width)
         self.value = project(config.key_value_heads * config.head_width)
         self.output = Linear(config, config.width, bias=config.attention_output_bias)
-        if config.query_key_norm:
+        if config.query_key_norm or config.query_key_norm_over_heads:
             self.query_norm = Norm(config)
             self.key_norm = Norm(config)
+        if config.output_norms:
+            self.output_norm = Norm(config)
 
     def __call__(
-        self, x: Hidden, turned: Rotation, mask: Mask, past: tuple[Keys, Keys, Array] | None
+        self, x: Hidden, turned: Rotation | None, mask: Mask, past: tuple[Keys, Keys, Array] | None
     ) -> tuple[Hidden, tuple[Keys, Keys]]:
-        """Attends from ``x``, normalised, to itself and to ``past``, where ``mask`` is true.
+        """Attends from ``x`` to itself and to ``past``, where ``mask`` is true.
 
         ``past`` has buffers of keys and values, and the place where the tokens of ``x`` begin in
         them; ``None``: these are all there is. The buffers with ``x`` in them are returned too.
@@ -79,31 +88,34 @@ class Attention(nn.Module):
         scores = jnp.einsum(
             "btgqe,buge->bgqtu", query, key, preferred_element_type=wide_dtype(config)
         )
-        scores = scores * config.head_width**-0.5
+        scores = scores * (config.score_width or config.head_width) ** -0.5
         scores = jnp.where(mask[:, None, None], scores, _MASKED)
         weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
         y = jnp.einsum("bgqtu,buge->btgqe", weights, value)
-        return self.output(y.reshape(*y.shape[:2], -1)), (key, value)
+        y = self.output(y.reshape(*y.shape[:2], -1))
+        return self.output_norm(y) if config.output_norms else y, (key, value)
 
-    def _heads(self, x: Hidden, turned: Rotation) -> tuple[Array, Keys, Keys]:
+    def _heads(self, x: Hidden, turned: Rotation | None) -> tuple[Array, Keys, Keys]:
         """Queries ``(b, t, h, e)``, keys and values ``(b, t, g, e)``; the first two rotated."""
         per_head = (*x.shape[:2], -1, self.config.head_width)
-        query = self.query(x).reshape(per_head)
-        key = self.key(x).reshape(per_head)
+        query, key = self.query(x), self.key(x)
+        if self.config.query_key_norm_over_heads:
+            query, key = self.query_norm(query), self.key_norm(key)
+        query, key = query.reshape(per_head), key.reshape(per_head)
         if self.config.query_key_norm:
             query, key = self.query_norm(query), self.key_norm(key)
         return rotate(query, turned), rotate(key, turned), self.value(x).reshape(per_head)
 
 
-def rotary_frequencies(config: ModelConfig) -> Float[np.ndarray, " half"]:
-    """Angles per position ``(e/2,)``, in float32 as the families compute them.
+def rotary_frequencies(config: ModelConfig, layer: int = 0) -> Float[np.ndarray, " half"]:
+    """Angles per position ``(e/2,)`` in block ``layer``, in float32 as the families compute them.
 
     Llama-3 scaling keeps short wavelengths, divides the frequency of long ones by ``factor``, and
     blends in between (Llama 3.1 release, ``rope_type: llama3``).
     """
     exponents = np.arange(0, config.head_width, 2, dtype=np.float32) / config.head_width
-    frequencies = (1 / np.float32(config.rope_theta) ** exponents).astype(np.float32)
-    scaling = config.rope_scaling
+    theta, scaling = config.rotary(layer)
+    frequencies = (1 / np.float32(theta) ** exponents).astype(np.float32)
     if scaling is None:
         return frequencies
     turns = scaling.original_max_positions * frequencies / (2 * np.pi)
@@ -112,20 +124,47 @@ def rotary_frequencies(config: ModelConfig) -> Float[np.ndarray, " half"]:
     return (kept * frequencies + (1 - kept) * frequencies / scaling.factor).astype(np.float32)
 
 
-def rotation(config: ModelConfig, positions: Int[Array, "b t"]) -> Rotation:
-    """Cosines and sines of the rotary angles at ``positions``."""
-    frequencies = jnp.asarray(rotary_frequencies(config), wide_dtype(config))
+def rotation(config: ModelConfig, positions: Int[Array, "b t"], layer: int = 0) -> Rotation:
+    """Cosines and sines of the rotary angles at ``positions`` in block ``layer``."""
+    frequencies = jnp.asarray(rotary_frequencies(config, layer), wide_dtype(config))
     # Products and no einsum: accelerators may round the operands of one to fewer bits.
     angles = positions[:, :, None].astype(frequencies.dtype) * frequencies[None, None]
     return Rotation(jnp.cos(angles), jnp.sin(angles))
 
 
-def rotate(x: Float[Array, "b t h e"], turned: Rotation) -> Float[Array, "b t h e"]:
-    """Turns the pairs ``(x[j], x[j + e/2])`` of every head by the angles of its token."""
+def rotate(x: Float[Array, "b t h e"], turned: Rotation | None) -> Float[Array, "b t h e"]:
+    """Turns the pairs ``(x[j], x[j + e/2])`` of every head by the angles of its token, if any."""
+    if turned is None:
+        return x
     cosine, sine = turned.cosine[:, :, None], turned.sine[:, :, None]
     first, second = jnp.split(x.astype(cosine.dtype), 2, axis=-1)
     turned_halves = (first * cosine - second * sine, second * cosine + first * sine)
     return jnp.concatenate(turned_halves, axis=-1).astype(x.dtype)
+
+
+def block_views(
+    config: ModelConfig,
+    positions: Int[Array, "b t"],
+    seen: Int[Array, "b u"],
+    mask: Mask,
+) -> tuple[View, ...]:
+    """How tokens at ``positions`` see those at positions ``seen`` in every block.
+
+    ``mask`` tells which ones a block with full attention looks at.
+    """
+    near, turned = mask, {}
+    for layer in range(config.layers):  # once for all blocks that turn alike
+        if layer not in config.unrotated_layers and config.rotary(layer) not in turned:
+            turned[config.rotary(layer)] = rotation(config, positions, layer)
+    if config.sliding_window is not None:
+        near = mask & (positions[:, :, None] - seen[:, None] < config.sliding_window)
+    return tuple(
+        View(
+            None if layer in config.unrotated_layers else turned[config.rotary(layer)],
+            near if layer in config.sliding_layers else mask,
+        )
+        for layer in range(config.layers)
+    )
 
 
 def causal_mask(valid: Bool[Array, "b u"], start: int | Array, length: int) -> Mask:

@@ -7,7 +7,11 @@ from typing import Any, Literal
 
 from smf_jax.memory.config import MemoryConfig, MemoryInit, require_choices
 
-Family = Literal["qwen2", "qwen3", "llama"]
+Family = Literal["qwen2", "qwen3", "llama", "smollm3", "mistral", "olmo2", "gemma3_text"]
+# What an RMS norm does with ``x / √(mean x² + ε)``, computed in float32: ``rounded`` returns to the
+# compute dtype and then scales it, ``wide`` scales it first, ``offset`` does so by ``1 + scale``.
+NormScale = Literal["rounded", "wide", "offset"]
+Activation = Literal["silu", "gelu_tanh"]
 PlacementMode = Literal["pretrain", "replace", "add"]
 ComputeType = Literal["float32", "bfloat16", "float16", "float64"]
 
@@ -92,7 +96,11 @@ class MemoryPlacement:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One decoder of the Qwen2, Qwen3 or Llama family."""
+    """One decoder of any `Family`.
+
+    What only some families do is a switch, off by default: which checkpoints turn it on is told in
+    `smf_jax.interop.huggingface.families`.
+    """
 
     family: Family  # whose names and habits a checkpoint of this model has
     vocabulary: int  # rows of the embedding
@@ -110,6 +118,23 @@ class ModelConfig:
     attention_output_bias: bool = False  # a bias on the attention's output projection
     feed_forward_bias: bool = False  # biases on gate, up and down projections
     query_key_norm: bool = False  # RMS norm of queries and keys per head, before rotation (Qwen3)
+    query_key_norm_over_heads: bool = False  # one of all heads together instead (OLMo-2)
+    input_norms: bool = True  # norms of what attention and feed-forward take in (not OLMo-2)
+    output_norms: bool = False  # norms of what attention and feed-forward put out (OLMo-2)
+    norm_scale: NormScale = "rounded"  # how norms scale: ``wide`` in OLMo-2, ``offset`` in Gemma 3
+    activation: Activation = "silu"  # of the feed-forward's gate
+    scaled_embedding: bool = (
+        False  # whether what enters the first block is ``√width`` times its row
+    )
+    # Scores are divided by the root of this, ``None`` for ``head_width`` (Gemma 3).
+    score_width: float | None = None
+    unrotated_layers: tuple[int, ...] = ()  # blocks without rotary positions (SmolLM3); kept sorted
+    sliding_layers: tuple[
+        int, ...
+    ] = ()  # blocks that see a window of tokens (Mistral); kept sorted
+    sliding_window: int | None = None  # tokens that these see, the one that looks among them
+    # Base of their rotary frequencies, unscaled; ``None`` for those of all blocks (Gemma 3).
+    sliding_rope_theta: float | None = None
     max_positions: int = 2048  # longest sequence the model takes
     # Compute dtype; norms, rotations, softmaxes and logits are float32 at least.
     dtype: ComputeType = "float32"
@@ -120,6 +145,23 @@ class ModelConfig:
     def __post_init__(self) -> None:
         require_choices(self)
         _require_positive(self)
+        self._check_layers("unrotated_layers")
+        self._check_layers("sliding_layers")
+        if bool(self.sliding_layers) != (self.sliding_window is not None):
+            raise ValueError(
+                f"sliding_window={self.sliding_window} with sliding_layers={self.sliding_layers}: "
+                "give a window and the blocks that it is for, or neither"
+            )
+        if self.sliding_rope_theta is not None and not self.sliding_layers:
+            raise ValueError(
+                f"sliding_rope_theta={self.sliding_rope_theta} with sliding_layers=(): name the "
+                "blocks that it is for"
+            )
+        if self.query_key_norm and self.query_key_norm_over_heads:
+            raise ValueError(
+                "query_key_norm=True with query_key_norm_over_heads=True: queries and keys are "
+                "normalised per head or over all heads; choose one"
+            )
         if self.heads % self.key_value_heads:
             raise ValueError(
                 f"heads={self.heads} is not a multiple of key_value_heads={self.key_value_heads}; "
@@ -136,10 +178,25 @@ class ModelConfig:
                 f"0 to {self.layers - 1}; place memories in that range"
             )
 
+    def _check_layers(self, name: str) -> None:
+        """Sorts a field that names blocks, and refuses those that there are not."""
+        layers = tuple(sorted(set(getattr(self, name))))
+        if outside := [layer for layer in layers if not 0 <= layer < self.layers]:
+            raise ValueError(
+                f"{name}={layers} names the blocks {outside}, which do not exist: the model has "
+                f"{self.layers}, 0 to {self.layers - 1}"
+            )
+        object.__setattr__(self, name, layers)
+
     @property
     def group(self) -> int:
         """Query heads that share one key head."""
         return self.heads // self.key_value_heads
+
+    def rotary(self, layer: int) -> tuple[float, RopeScaling | None]:
+        """Base and scaling of the rotary frequencies of block ``layer``."""
+        own = self.sliding_rope_theta if layer in self.sliding_layers else None
+        return (self.rope_theta, self.rope_scaling) if own is None else (own, None)
 
     def has_memory(self, layer: int) -> bool:
         """Whether block ``layer`` reads a memory."""

@@ -1,4 +1,4 @@
-"""One decoder for Qwen2, Qwen3 and Llama, with memories beside or in place of feed-forwards."""
+"""One decoder for all families, with memories beside or in place of feed-forwards."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from smf_jax.models.attention import (
     Keys,
     Mask,
     Rotation,
+    View,
+    block_views,
     causal_mask,
     count_positions,
-    rotation,
     segment_mask,
     segment_positions,
 )
@@ -130,8 +131,9 @@ class Decoder(nn.Module):
             own, mask, valid = segment_positions(valid), segment_mask(valid), valid != 0
         else:
             own, mask = count_positions(valid), causal_mask(valid, 0, tokens.shape[1])
-        turned = rotation(self.config, own if positions is None else positions)
-        return self._run(x, valid, turned, mask, None, blocks)[0]
+        positions = own if positions is None else positions
+        views = block_views(self.config, positions, positions, mask)
+        return self._run(x, valid, views, None, blocks)[0]
 
     def extend(self, tokens: Tokens, valid: Valid, cache: Cache) -> tuple[Hidden, Cache]:
         """The features of tokens that follow those in a cache, and the extended cache.
@@ -139,13 +141,15 @@ class Decoder(nn.Module):
         The cache has at least ``t`` free places and is as `empty_cache` or this method returned it.
         """
         self._check_tokens(tokens, cache.valid.shape[1])
-        seen = jnp.sum(cache.valid, axis=1, keepdims=True)
-        turned = rotation(self.config, count_positions(valid) + seen)
         all_valid = jax.lax.dynamic_update_slice(cache.valid, valid, (0, cache.length))
         mask = causal_mask(all_valid, cache.length, tokens.shape[1])
+        # Pads may stand between the places of the cache: a window counts tokens, not places.
+        seen = count_positions(all_valid)
+        positions = count_positions(valid) + jnp.sum(cache.valid, axis=1, keepdims=True)
+        views = block_views(self.config, positions, seen, mask)
         blocks = range(self.config.layers)
         x = self._embed(tokens, valid)
-        x, (keys, values) = self._run(x, valid, turned, mask, cache, blocks)
+        x, (keys, values) = self._run(x, valid, views, cache, blocks)
         return self.final_norm(x), Cache(keys, values, all_valid, cache.length + tokens.shape[1])
 
     def logits(self, x: Hidden) -> Logits:
@@ -162,8 +166,7 @@ class Decoder(nn.Module):
         self,
         x: Hidden,
         valid: Valid,
-        turned: Rotation,
-        mask: Mask,
+        views: tuple[View, ...],
         cache: Cache | None,
         blocks: range,
     ) -> tuple[Hidden, tuple[tuple[Keys, ...], tuple[Keys, ...]]]:
@@ -172,7 +175,7 @@ class Decoder(nn.Module):
         for index in blocks:
             block = self.layers[index]
             past = None if cache is None else (cache.keys[index], cache.values[index], cache.length)
-            x, (key, value) = block.attend(x, turned, mask, past)
+            x, (key, value) = block.attend(x, *views[index], past)
             keys.append(key)
             values.append(value)
             normalised = block.normalise(x)
@@ -207,22 +210,28 @@ class Block(nn.Module):
     has_feed_forward: bool = True
 
     def setup(self) -> None:
-        self.attention_norm = Norm(self.config)
         self.attention = Attention(self.config)
-        self.feed_forward_norm = Norm(self.config)
+        if self.config.input_norms:
+            self.attention_norm = Norm(self.config)
+            self.feed_forward_norm = Norm(self.config)
         if self.has_feed_forward:
             self.feed_forward = FeedForward(self.config)
 
     def attend(
-        self, x: Hidden, turned: Rotation, mask: Mask, past: tuple[Keys, Keys, Array] | None
+        self, x: Hidden, turned: Rotation | None, mask: Mask, past: tuple[Keys, Keys, Array] | None
     ) -> tuple[Hidden, tuple[Keys, Keys]]:
         """Adds attention to the residual stream; also the keys and values attended to."""
-        y, keys_and_values = self.attention(self.attention_norm(x), turned, mask, past)
+        taken = self.attention_norm(x) if self.config.input_norms else x
+        y, keys_and_values = self.attention(taken, turned, mask, past)
         return x + y, keys_and_values
 
     def normalise(self, x: Hidden) -> Hidden:
-        """What the feed-forward and the memory of the block are given."""
-        return self.feed_forward_norm(x)
+        """What the feed-forward and the memory of the block are given.
+
+        That is the residual stream itself where the family normalises outputs alone; the memory
+        joins behind that norm, so that its rows are weighed alike in all families.
+        """
+        return self.feed_forward_norm(x) if self.config.input_norms else x
 
     def feed(self, normalised: Hidden) -> Hidden:
         """The feed-forward of a block that has one."""

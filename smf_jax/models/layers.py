@@ -61,16 +61,25 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-        """Normalises, then returns to the compute dtype before the scale, as the families do."""
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        """Normalises and scales as `ModelConfig.norm_scale` says; in the compute dtype again."""
+        offset = self.config.norm_scale == "offset"
+        start = nn.initializers.zeros if offset else nn.initializers.ones
+        scale = self.param("scale", start, x.shape[-1:], jnp.float32)
         wide = x.astype(wide_dtype(self.config))
         mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         y = wide * jax.lax.rsqrt(mean_square + self.config.norm_epsilon)
-        return jnp.expand_dims(scale, range(x.ndim - 1)).astype(x.dtype) * y.astype(x.dtype)
+        scale = jnp.expand_dims(scale, range(x.ndim - 1))
+        if self.config.norm_scale == "rounded":
+            return scale.astype(x.dtype) * y.astype(x.dtype)
+        scale = scale.astype(y.dtype)
+        return ((1 + scale if offset else scale) * y).astype(x.dtype)
+
+
+_ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": partial(nn.gelu, approximate=True)}
 
 
 class FeedForward(nn.Module):
-    """The gated feed-forward ``(silu(x Wg) ⊙ x Wu) Wd``."""
+    """The gated feed-forward ``(act(x Wg) ⊙ x Wu) Wd``, normalised where the model does so."""
 
     config: ModelConfig
 
@@ -79,10 +88,13 @@ class FeedForward(nn.Module):
         self.gate = project(self.config.hidden_width)
         self.up = project(self.config.hidden_width)
         self.down = project(self.config.width)
+        if self.config.output_norms:
+            self.output_norm = Norm(self.config)
 
     def __call__(self, x: Hidden) -> Hidden:
         """From ``(b, t, d)`` to ``(b, t, d)``."""
-        return self.down(nn.silu(self.gate(x)) * self.up(x))
+        y = self.down(_ACTIVATIONS[self.config.activation](self.gate(x)) * self.up(x))
+        return self.output_norm(y) if self.config.output_norms else y
 
 
 class Embedder(nn.Module):
@@ -101,7 +113,10 @@ class Embedder(nn.Module):
     def __call__(self, tokens: Tokens) -> Hidden:
         """Embeddings ``(b, t, d)``; a token outside the vocabulary becomes NaN, never a guess."""
         rows = jnp.take(self.embedding, tokens, axis=0, mode="fill", fill_value=jnp.nan)
-        return rows.astype(self.config.dtype)
+        rows = rows.astype(self.config.dtype)
+        # The factor is rounded to the compute dtype first, as the checkpoints were trained.
+        root = jnp.asarray(self.config.width**0.5, rows.dtype)
+        return rows * root if self.config.scaled_embedding else rows
 
     def attend(self, x: Hidden) -> Logits:
         """Logits ``(b, t, vocabulary)`` of a tied head."""

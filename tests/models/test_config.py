@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from smf_jax.models.config import MemoryPlacement, ModelConfig, RopeScaling
-from tests.models.tiny import MEMORY, PLAIN, with_memory
+from tests.models.tiny import FAMILIES, MEMORY, PLAIN, with_memory
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,7 @@ from tests.models.tiny import MEMORY, PLAIN, with_memory
         PLAIN,
         with_memory("add", (0, 1), shared_pool=True, alpha=0.5),
         replace(PLAIN, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 64), dtype="bfloat16"),
+        *FAMILIES.values(),
     ],
 )
 def test_json_round_trip_restores_the_configuration(config):
@@ -40,6 +41,17 @@ def test_layer_out_of_range_names_the_layer_and_the_range():
         ({"rope_theta": -1.0}, "rope_theta=-1.0 must be above 0"),
         ({"key_value_heads": 3}, "heads=4 is not a multiple of key_value_heads=3"),
         ({"head_width": 5}, "head_width=5 must be even"),
+        (
+            {"unrotated_layers": (2,)},
+            r"unrotated_layers=\(2,\) names the blocks \[2\], which do not",
+        ),
+        ({"sliding_window": 4}, r"sliding_window=4 with sliding_layers=\(\): give a window and"),
+        ({"sliding_layers": (0,)}, r"sliding_window=None with sliding_layers=\(0,\): give a wind"),
+        ({"sliding_rope_theta": 1e4}, r"sliding_rope_theta=10000.0 with sliding_layers=\(\)"),
+        (
+            {"query_key_norm": True, "query_key_norm_over_heads": True},
+            "query_key_norm=True with query_key_norm_over_heads=True",
+        ),
     ],
 )
 def test_impossible_models_are_refused(change, message):

@@ -27,6 +27,39 @@ PLAIN = ModelConfig(
     hidden_width=20,
     max_positions=64,
 )
+# One of every family, with all that tells it from the others.
+FAMILIES: dict[str, ModelConfig] = {
+    "llama": PLAIN,
+    "qwen2": replace(PLAIN, family="qwen2", head_width=4, attention_bias=True, tied=True),
+    "qwen3": replace(PLAIN, family="qwen3", query_key_norm=True),
+    "smollm3": replace(PLAIN, family="smollm3", layers=3, unrotated_layers=(1,), tied=True),
+    "mistral": replace(PLAIN, family="mistral", sliding_layers=(0, 1), sliding_window=4),
+    "olmo2": replace(
+        PLAIN,
+        family="olmo2",
+        query_key_norm_over_heads=True,
+        input_norms=False,
+        output_norms=True,
+        norm_scale="wide",
+        norm_epsilon=1e-5,
+    ),
+    "gemma3_text": replace(
+        PLAIN,
+        family="gemma3_text",
+        layers=3,
+        tied=True,
+        query_key_norm=True,
+        output_norms=True,
+        norm_scale="offset",
+        activation="gelu_tanh",
+        scaled_embedding=True,
+        score_width=9.0,
+        rope_theta=1e6,
+        sliding_layers=(0, 2),
+        sliding_window=4,
+        sliding_rope_theta=1e4,
+    ),
+}
 
 
 def with_memory(mode: str, layers: tuple[int, ...] = (1,), **choices: Any) -> ModelConfig:

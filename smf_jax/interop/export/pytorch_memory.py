@@ -69,6 +69,18 @@ def part_of(tensors: dict, prefix: str) -> dict:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
+def attach(memory: Memory, block: torch.nn.Module) -> list:
+    """Adds a memory to what a block's feed-forward adds, behind the norm of that if there is one.
+
+    Where the memory stands in for the feed-forward, the base's own is zero.
+    """
+    given = []
+    keep = block.mlp.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    last = getattr(block, "post_feedforward_layernorm", block.mlp)
+    add = last.register_forward_hook(lambda _, inputs, y: y + memory(given.pop()))
+    return [keep, add]
+
+
 def load_memories(model: torch.nn.Module, directory: str, patches: int | None = None) -> list:
     """Adds the memories of a directory to its base, with so many of its patches applied."""
     about = json.loads(Path(directory, "smf_jax.json").read_text())["metadata"]
@@ -87,7 +99,5 @@ def load_memories(model: torch.nn.Module, directory: str, patches: int | None = 
         pool = placement["layers"][0] if placement["shared_pool"] else layer
         weights, tables = part_of(tensors, f"layers.{layer}."), part_of(tensors, f"pools.{pool}.")
         memory = Memory(placement["memory"], weights, tables)
-        # Where the memory stands in for the feed-forward, the base's own is zero.
-        hook = lambda _, inputs, y, memory=memory: y + memory(inputs[0])  # noqa: E731
-        hooks.append(model.model.layers[layer].mlp.register_forward_hook(hook))
+        hooks += attach(memory, model.model.layers[layer])
     return hooks

@@ -1,10 +1,11 @@
-"""Hugging Face checkpoints of Qwen2, Qwen3 and Llama, read and written from one table of names."""
+"""Hugging Face checkpoints, read and written by the tables of `families`."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from smf_jax.checkpoints.files import whole_directory
 from smf_jax.interop.huggingface.config import config_values, read_config
+from smf_jax.interop.huggingface.families import FAMILIES
 from smf_jax.interop.huggingface.tokenizer import save_tokenizer
 from smf_jax.interop.tensor_files import (
     is_kernel,
@@ -22,7 +24,7 @@ from smf_jax.interop.tensor_files import (
     transposed,
     write_tensors,
 )
-from smf_jax.models.config import ComputeType, ModelConfig
+from smf_jax.models.config import ComputeType, Family, ModelConfig
 from smf_jax.models.decoder import abstract_params
 from smf_jax.params import block_of, block_path, flatten, unflatten
 from smf_jax.paths import PathLike, local
@@ -32,24 +34,6 @@ CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.
 SHARD_BYTES = 5 * 10**9
 ParamType = ComputeType | Literal["stored"]
 
-# Module here -> module there; those of a block stand below it. Of the leaves, a bias is a bias and
-# everything else is the weight; kernels are (in, out) here and (out, in) there.
-_MODULES = {
-    "embedder": "model.embed_tokens",
-    "attention_norm": "input_layernorm",
-    "attention/query": "self_attn.q_proj",
-    "attention/key": "self_attn.k_proj",
-    "attention/value": "self_attn.v_proj",
-    "attention/output": "self_attn.o_proj",
-    "attention/query_norm": "self_attn.q_norm",
-    "attention/key_norm": "self_attn.k_norm",
-    "feed_forward_norm": "post_attention_layernorm",
-    "feed_forward/gate": "mlp.gate_proj",
-    "feed_forward/up": "mlp.up_proj",
-    "feed_forward/down": "mlp.down_proj",
-    "final_norm": "model.norm",
-    "head": "lm_head",
-}
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 _COMPUTED = ".rotary_emb.inv_freq"  # old files store what the configuration implies
@@ -108,13 +92,13 @@ def _weight_files(directory: Path) -> list[str]:
     return sorted(set(named.values()))
 
 
-def huggingface_name(path: str) -> str:
+def huggingface_name(path: str, family: Family = "llama") -> str:
     """The name in a Hugging Face file of the parameter at ``path``."""
     block, prefix = block_of(path), ""
     if block is not None:
         path, prefix = path.removeprefix(f"{block_path(block)}/"), f"model.layers.{block}."
     module, _, leaf = path.rpartition("/")
-    return prefix + _MODULES[module] + (".bias" if leaf == "bias" else ".weight")
+    return prefix + FAMILIES[family].modules[module] + (".bias" if leaf == "bias" else ".weight")
 
 
 def load_huggingface(
@@ -122,7 +106,7 @@ def load_huggingface(
     dtype: ComputeType = "float32",
     param_dtype: ParamType | None = None,
 ) -> tuple[ModelConfig, dict[str, Any]]:
-    """Reads a checkpoint of the Qwen2, Qwen3 or Llama family: its configuration, nested parameters.
+    """Reads a checkpoint of one of `families`: its configuration, nested parameters.
 
     All tensors are checked against the configuration first, then read one at a time, so that no
     more than one is held twice. ``dtype`` is that of the computation, ``param_dtype`` that of the
@@ -145,7 +129,7 @@ def load_huggingface(
     _check_tensors(directory, config, stored)
     params = {}
     for path in flatten(abstract_params(config)):
-        tensor = stored[huggingface_name(path)].read()
+        tensor = stored[huggingface_name(path, config.family)].read()
         kind = tensor.dtype if param_dtype == "stored" else param_dtype or dtype
         params[path] = jnp.asarray(transposed(path, tensor), kind)
     return config, unflatten(params)
@@ -190,6 +174,7 @@ def write_huggingface(
     ``dtype``; ``read`` gives the leaf at a path. What one file holds is in memory at a time.
     """
     values = config_values(config)  # refuses what the family cannot express
+    name = partial(huggingface_name, family=config.family)
     shards: list[dict[str, int]] = [{}]  # bytes by path
     for path, leaf in params.items():
         size = math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
@@ -200,7 +185,7 @@ def write_huggingface(
     for number, paths in enumerate(shards, start=1):
         several = f"model-{number:05}-of-{len(shards):05}.safetensors"
         file = several if len(shards) > 1 else WEIGHTS
-        tensors = {huggingface_name(path): transposed(path, read(path)) for path in paths}
+        tensors = {name(path): transposed(path, read(path)) for path in paths}
         write_tensors(directory / file, tensors)
         weight_map |= dict.fromkeys(tensors, file)
     if len(shards) > 1:
@@ -219,8 +204,9 @@ def check_params(config: ModelConfig, params: Mapping[str, Any]) -> None:
 
 def _check_tensors(directory: Path, config: ModelConfig, stored: dict[str, _Stored]) -> None:
     """Lists everything that does not fit, in one error; a tied head is a copy of the embedding."""
+    name = partial(huggingface_name, family=config.family)
     wanted = jax.eval_shape(
-        lambda params: {huggingface_name(p): x.T if is_kernel(p) else x for p, x in params.items()},
+        lambda params: {name(p): x.T if is_kernel(p) else x for p, x in params.items()},
         flatten(abstract_params(config)),
     )
     given = {name: each for name, each in stored.items() if not name.endswith(_COMPUTED)}

@@ -1,4 +1,4 @@
-"""``config.json`` of Qwen2, Qwen3 and Llama, in the old and the new spelling, both ways."""
+"""``config.json`` of all families, in the old and the new spelling, both ways."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import astuple, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from smf_jax.interop.huggingface.families import FAMILIES
 from smf_jax.models.config import ComputeType, Family, ModelConfig, RopeScaling
 from smf_jax.typed_json import JsonObject, read_json
 
@@ -37,49 +38,42 @@ def read_config(file: Path, dtype: ComputeType = "float32") -> ModelConfig:
 def parse_config(told: JsonObject) -> ModelConfig:
     """The configuration that a ``config.json`` describes; a ValueError names key and value.
 
-    What a file leaves out is what ``transformers`` assumes for the family: Qwen2 has biases on
-    query, key and value, Qwen3 and Llama where ``attention_bias`` says so, and then on the output
-    too; ``head_dim`` is ``hidden_size / num_attention_heads``, for Qwen3 128.
+    What a file leaves out is what ``transformers`` assumes for the family.
     """
-    family = told.values.get("model_type", "")
-    qwen2, llama = family == "qwen2", family == "llama"
-    if family not in get_args(Family):
-        raise told.error(f"model_type={family!r} is not supported; choose of {get_args(Family)}")
+    name = told.values.get("model_type", "")
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise told.error(f"model_type={name!r} is not supported; choose of {get_args(Family)}")
     if absent := [key for key in _REQUIRED.values() if told.values.get(key) is None]:
         raise told.error(f"the keys {absent} are missing; is this the file of a whole model?")
-    _refuse_unsupported(told)
+    family = FAMILIES[name]
+    family.check(told)
+    told = family.complete(told)
     sizes: dict[str, Any] = {
         name: told.need(key, int, **(_LAYERS if name == "layers" else _SIZE))
         for name, key in _REQUIRED.items()
     }
     width, heads = sizes["width"], sizes["heads"]
-    # Absent is not null: with Qwen that is 32, and as many as there are heads.
-    absent = 32 if not llama and "num_key_value_heads" not in told.values else heads
-    shared = told.get("num_key_value_heads", int, **_SIZE) or absent
+    shared = told.get("num_key_value_heads", int, **_SIZE) or heads
     told.require(heads % shared == 0, "num_key_value_heads", f"a divisor of num_attention_{heads=}")
-    own = told.get("head_dim", int, **_SIZE) or (128 if family == "qwen3" else None)
+    own = told.get("head_dim", int, **_SIZE) or family.assumed.get("head_dim")
     shares = f"a multiple of num_attention_{heads=}, where head_dim is not given"
     told.require(bool(own) or width % heads == 0, "hidden_size", shares)
     head_width = own or width // heads
     told.require(head_width % 2 == 0, "head_dim", f"an even number, and no {head_width}")
-    bias, theta = told.get("attention_bias", bool) or False, told.get("rope_theta", float, **_THETA)
+    theta = told.get("rope_theta", float, **_THETA) or family.assumed.get("rope_theta", 10_000.0)
     new, old = told.section("rope_parameters"), told.section("rope_scaling")
     rope = new if new.values else old
-    return ModelConfig(
-        family=family,
-        **sizes,
-        key_value_heads=shared,
-        head_width=head_width,
-        rope_theta=rope.get("rope_theta", float, **_THETA) or theta or 10_000.0,
-        rope_scaling=_parse_scaling(rope),
-        norm_epsilon=told.need("rms_norm_eps", float, 1e-6, least=1e-30, most=1),
-        tied=told.get("tie_word_embeddings", bool) or False,
-        attention_bias=qwen2 or bias,
-        attention_output_bias=bias and not qwen2,
-        feed_forward_bias=(told.get("mlp_bias", bool) or False) and llama,
-        query_key_norm=family == "qwen3",
-        max_positions=told.need("max_position_embeddings", int, 2048 if llama else 32_768, least=1),
-    )
+    common = {
+        "key_value_heads": shared,
+        "head_width": head_width,
+        "rope_theta": rope.get("rope_theta", float, **_THETA) or theta,
+        "rope_scaling": _parse_scaling(rope),
+        "norm_epsilon": told.need("rms_norm_eps", float, 1e-6, least=1e-30, most=1),
+        "tied": told.get("tie_word_embeddings", bool) or False,
+        "max_positions": told.need("max_position_embeddings", int, least=1),
+    }
+    switches = family.read(told, sizes["layers"])
+    return ModelConfig(family=family.name, **sizes | common | switches)
 
 
 def config_values(config: ModelConfig) -> dict[str, Any]:
@@ -92,12 +86,13 @@ def config_values(config: ModelConfig) -> dict[str, Any]:
             f"memories in layers {config.memory.layers} have no place in a {config.family} "
             "checkpoint; export the base without them, and the memory as a patch"
         )
+    family = FAMILIES[config.family]
     rope: dict[str, Any] = {"rope_type": "default"}
     if config.rope_scaling is not None:
         scaling = zip(_LLAMA3, astuple(config.rope_scaling), strict=True)
         rope = {"rope_type": "llama3", **dict(scaling)}
     values = {
-        "architectures": [f"{config.family.capitalize()}ForCausalLM"],
+        "architectures": [family.architecture],
         "model_type": config.family,
         **{key: getattr(config, field) for field, key in _REQUIRED.items()},
         "num_key_value_heads": config.key_value_heads,
@@ -114,10 +109,8 @@ def config_values(config: ModelConfig) -> dict[str, Any]:
         "dtype": config.dtype,
         "torch_dtype": config.dtype,
     }
-    if config.family != "llama":
-        values |= {"use_sliding_window": False, "sliding_window": None}
-    if config.family == "qwen2" and config.head_width * config.heads == config.width:
-        del values["head_dim"]
+    values |= family.write(config)
+    values = {key: value for key, value in values.items() if value is not ...}
     # What is written must read back as the same model.
     again = replace(parse_config(JsonObject(values)), dtype=config.dtype, remat=config.remat)
     if config != again:
@@ -143,20 +136,3 @@ def _parse_scaling(rope: JsonObject) -> RopeScaling | None:
     factor, low, high = (rope.need(name, float, least=1e-6) for name in factors)
     rope.require(high > low, "high_freq_factor", f"more than low_freq_factor={low}")
     return RopeScaling(factor, low, high, rope.need(positions, int, least=1))
-
-
-def _refuse_unsupported(told: JsonObject) -> None:
-    """Features that would change the logits and that the decoder does not have."""
-    told = JsonObject({**told.section("rope_parameters").values, **told.values}, told.place)
-    checks = {
-        "hidden_act": told.need("hidden_act", str, "silu") not in ("silu", "swish"),
-        "use_sliding_window": told.get("use_sliding_window", bool) or False,
-        "layer_types": bool(set(told.many("layer_types", str)) - {"full_attention"}),
-        "partial_rotary_factor": told.get("partial_rotary_factor", float) not in (None, 1.0),
-        "quantization_config": told.values.get("quantization_config") is not None,
-    }
-    if refused := [f"{key}={told.values[key]!r}" for key, wrong in checks.items() if wrong]:
-        raise told.error(
-            f"{', '.join(refused)} is not supported: the decoder has silu, full attention, whole "
-            "rotations and unquantised weights; choose a model with these"
-        )

@@ -13,7 +13,7 @@ from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params, flatten, unflatten
 from tests.interop.export.tiny import patches_of
-from tests.models.tiny import PLAIN, random_params, random_tokens
+from tests.models.tiny import FAMILIES, PLAIN, random_params, random_tokens
 
 # Wide enough that no norm comes out near zero, by which rounding would grow.
 MEMORY = MemoryConfig(keys_per_half=8, heads=2, reads=3, key_width=32, value_width=48)
@@ -33,6 +33,8 @@ VARIANTS = {
         replace(MEMORY, query_norm="batch", output_norm="layer"),
         {},
     ),
+    "norms behind the two parts": ("add", MEMORY, {}),
+    "norms behind, replaced": ("replace", MEMORY, {}),
     "experts": ("add", replace(MEMORY, experts=True), {}),
     "qk-norm, relu": ("add", replace(MEMORY, qk_norm=True, score="relu", query_bias=False), {}),
 }
@@ -41,7 +43,11 @@ VARIANTS = {
 def model_of(name: str) -> ModelConfig:
     mode, memory, choices = VARIANTS[name]
     placement = MemoryPlacement((0, 1), mode, memory, alpha=1.0, **choices)
-    return replace(WIDE, memory=placement)
+    base = WIDE
+    if "norms behind" in name:
+        sizes = {"width": 64, "head_width": 16, "hidden_width": 96, "max_positions": 256}
+        base = replace(FAMILIES["olmo2"], **sizes)
+    return replace(base, memory=placement)
 
 
 def leaves_of(config: ModelConfig) -> Params:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from tokenizers import Regex, pre_tokenizers
@@ -12,6 +13,7 @@ from tokenizers import Regex, pre_tokenizers
 from smf_jax.data.bpe_files import QWEN_CUT
 from smf_jax.data.tokenizer import Tokenizer, train_tokenizer
 from smf_jax.interop.huggingface.tokenizer import save_tokenizer
+from smf_jax.models.config import Family
 from tests.models.tiny import PLAIN
 
 TEXTS = ["The cat sat on the mat.", "Where does the cat sleep?"] * 20
@@ -36,7 +38,7 @@ def test_only_tokenizers_that_would_be_rebuilt_bring_code(tmp_path):
     assert "class Tokenizer(" in (tmp_path / "other" / "tokenizer_of_file.py").read_text()
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", get_args(Family))
 @pytest.mark.parametrize("trusted", [None, True])
 def test_live_transformers_tokenises_alike(family, trusted, tmp_path, monkeypatch):
     transformers = pytest.importorskip("transformers", reason="needs it: make test-parity")
