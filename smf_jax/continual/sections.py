@@ -243,6 +243,12 @@ class RunConfig(Configuration):
     keep_checkpoints: Literal["all", "last"] = setting(
         "all", "all, or last: of methods without patches only the latest task's parameters"
     )
+    save_every: int = setting(
+        0,
+        "steps after which a trial is saved within a task, for --resume to go on from there; 0: at "
+        "the end of a task alone",
+        least=0,
+    )
     profile: PathText = setting(
         "", "write a jax.profiler trace of the first task of each group here"
     )

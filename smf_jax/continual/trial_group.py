@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, Generic, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from smf_jax.evaluation.likelihood import LossSum, loss_sum, mean_loss
 from smf_jax.evaluation.probes.exact import is_exact_match
 from smf_jax.losses import at_scored, count_scored
 from smf_jax.params import Params, count_bytes
-from smf_jax.sharding import over_trials, replicate, split_over, stack, unstack
+from smf_jax.sharding import over_trials, replicate, restack, split_over, stack, unstack
 from smf_jax.sparse.usage import PoolUsage
 from smf_jax.tables import of_one_capacity
 from smf_jax.training.step import Lower, Settings, Shared, StepMetrics
@@ -37,6 +37,49 @@ class TaskMetrics(NamedTuple):
     losses: Float[np.ndarray, "trials steps"]  # ``(trials, steps)``
     selected: Int[np.ndarray, "trials steps"]  # ``(trials, steps)`` rows written
     failed_step: Int[np.ndarray, " trials"]  # ``(trials,)`` first step that was not finite, or -1
+
+
+class Begun(NamedTuple):
+    """What a trial has come to within a task."""
+
+    step: int  # steps done
+    state: Params  # what `Trainer.take` gives of it
+    losses: Float[np.ndarray, " steps"]  # ``(step,)``
+    selected: Int[np.ndarray, " steps"]  # ``(step,)`` rows written
+
+
+class Pauses(NamedTuple):
+    """Who is shown the trials within a task, between two steps."""
+
+    every: int  # steps
+    # Told the steps done, and what gives the `Begun` of the trial at a place.
+    see: Callable[[int, Callable[[int], Begun]], None]
+
+
+class _StepLog:
+    """What the steps of a task have measured: on the devices until it is asked for."""
+
+    def __init__(self, trials: int, steps: int) -> None:
+        self.losses = np.full((trials, steps), np.nan, np.float32)
+        self.selected = np.zeros((trials, steps), np.int32)
+        self._waiting: list[tuple[int, StepMetrics]] = []
+
+    def add(self, position: int, measured: StepMetrics) -> None:
+        """Notes a step, and waits for nothing."""
+        self._waiting.append((position, measured))
+
+    def put(self, place: int, begun: Begun) -> None:
+        """Puts in what the first steps of a trial have measured before."""
+        self.fetch()
+        self.losses[place, : begun.step] = begun.losses
+        self.selected[place, : begun.step] = begun.selected
+
+    def fetch(self) -> None:
+        """Waits for all that was noted."""
+        fetched = jax.device_get([measured for _, measured in self._waiting])
+        for (position, _), step in zip(self._waiting, fetched, strict=True):
+            self.losses[:, position], self.selected[:, position] = step.loss, step.selected
+        self._waiting.clear()
 
 
 def _at(batches: Batch, position: Array) -> Batch:
@@ -135,12 +178,18 @@ class TrialGroup(Generic[State]):
         examples: Batch,
         settings: Settings,
         rows: Batch | None = None,
+        *,
+        begun: Mapping[int, Begun] | None = None,
+        first: int = 0,
+        pauses: Pauses | None = None,
     ) -> tuple[State, TaskMetrics]:
         """Teaches one task; the host does not wait for a step before it starts the next.
 
         The buffers of the stacked states are taken over. Batches are ``(steps, b, t)`` fields, per
         trial; examples are the whole task, ``(chunks, b, t)`` fields, and rows, likewise, what
-        batches are dealt from, where that is not examples one by one.
+        batches are dealt from, where that is not examples one by one. The steps before the
+        ``first`` are left out. Trials that have ``begun`` the task before, by place, go on from
+        there: until the others have come so far, their steps count for nothing.
         """
         steps = batches[0].tokens.shape[0]
         grown = self.trainer.grow(state, steps)
@@ -150,21 +199,39 @@ class TrialGroup(Generic[State]):
         state = self._begin_task(self._shared, state, examples, settings)
         lower = self._kept_lower(examples if rows is None else replicate(rows, self.mesh))
         placed = split_over(stack(batches), self.mesh)
-        metrics = []
-        for position in range(steps):
+        log, begun = _StepLog(self.size, steps), begun or {}
+        for position in range(first, steps):
+            due = {place: each for place, each in begun.items() if each.step == position}
+            state = self._go_on(state, due, log)
             interrupts.check()
             index = jnp.asarray(position, jnp.int32)
             hidden = ()
             if self._lower is not None:
                 hidden = self._lower(self._shared, lower, placed, index)
             state, measured = self._step(self._shared, state, placed, index, settings, hidden)
-            metrics.append(measured)
+            log.add(position, measured)
+            if pauses and (position + 1) % pauses.every == 0 and position + 1 < steps:
+                log.fetch()
+                pauses.see(position + 1, partial(self._begun, state, log, position + 1))
         if self._end_task is not None:
             state = self._end_task(self._shared, state, examples, settings)
-        fetched = jax.device_get((metrics, state.failed_step))
-        losses = np.stack([step.loss for step in fetched[0]], axis=1)
-        selected = np.stack([step.selected for step in fetched[0]], axis=1)
-        return state, TaskMetrics(losses, selected, fetched[1])
+        log.fetch()
+        return state, TaskMetrics(log.losses, log.selected, jax.device_get(state.failed_step))
+
+    def _begun(self, state: State, log: _StepLog, step: int, place: int) -> Begun:
+        """What one trial has come to after some steps of a task."""
+        losses, selected = log.losses[place, :step].copy(), log.selected[place, :step].copy()
+        return Begun(step, self.trainer.take(state, place), losses, selected)
+
+    def _go_on(self, state: State, begun: Mapping[int, Begun], log: _StepLog) -> State:
+        """The states in which some trials have come to where they were before."""
+        if not begun:
+            return state
+        own = [unstack(state, place) for place in range(self.size)]
+        for place, each in begun.items():
+            own[place] = self.trainer.put(own[place], each.state)
+            log.put(place, each)
+        return restack(own, self.mesh)
 
     def _kept_lower(self, rows: Batch) -> Lower | None:
         """What no step of a task changes, of all of its rows; ``None`` if it is too much."""
