@@ -21,6 +21,7 @@ from smf_jax.params import Params, count_bytes
 from smf_jax.sharding import over_trials, replicate, restack, split_over, stack, unstack
 from smf_jax.sparse.usage import PoolUsage
 from smf_jax.tables import of_one_capacity
+from smf_jax.training.snapshot import Taken
 from smf_jax.training.step import Lower, Settings, Shared, StepMetrics
 from smf_jax.training.trainers import State, Trainer
 
@@ -43,7 +44,7 @@ class Begun(NamedTuple):
     """What a trial has come to within a task."""
 
     step: int  # steps done
-    state: Params  # what `Trainer.take` gives of it
+    state: Taken  # what `Trainer.take` gives of it
     losses: Float[np.ndarray, " steps"]  # ``(step,)``
     selected: Int[np.ndarray, " steps"]  # ``(step,)`` rows written
 

@@ -11,12 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from smf_jax.params import Params
 from smf_jax.sharding import unstack
 from smf_jax.tables import is_implicit
 
+Taken = dict[str, Any]  # arrays on the host, by path
 
-def take_state(state: Any, place: int) -> Params:
+
+def take_state(state: Any, place: int) -> Taken:
     """All leaves of a trial's state, on the host."""
     # One leaf after the other, so that no device holds a second state; a copy, as the next step
     # takes the buffers over.
@@ -24,7 +25,7 @@ def take_state(state: Any, place: int) -> Params:
     return {path_of(path): np.array(unstack(leaf, place)) for path, leaf in leaves}
 
 
-def put_state(state: Any, taken: Params) -> Any:
+def put_state(state: Any, taken: Taken) -> Any:
     """The state of one trial with what `take_state` gave in place of its own leaves."""
 
     def placed(path: Any, leaf: Any) -> Any:

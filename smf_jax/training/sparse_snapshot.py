@@ -13,15 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from smf_jax.params import Params
 from smf_jax.sharding import unstack
 from smf_jax.sparse.row_optimizer import RowStore, capacity_of
 from smf_jax.sparse.rows import write_rows
-from smf_jax.training.snapshot import path_of, put_state, rows_at, take_state
+from smf_jax.training.snapshot import Taken, path_of, put_state, rows_at, take_state
 from smf_jax.training.sparse_step import SparseState
 
 
-def take_sparse_state(state: SparseState, place: int) -> Params:
+def take_sparse_state(state: SparseState, place: int) -> Taken:
     """What the task has changed of a trial's state, on the host."""
     taken = take_state(_without_rows(state), place)
     for pool, table in state.tables.items():
@@ -46,7 +45,7 @@ def take_sparse_state(state: SparseState, place: int) -> Params:
     return taken
 
 
-def put_sparse_state(state: SparseState, taken: Params) -> SparseState:
+def put_sparse_state(state: SparseState, taken: Taken) -> SparseState:
     """The state at the start of a task with what `take_sparse_state` gave written into it."""
     rest = put_state(_without_rows(state), taken)
     tables, written, stores = {}, {}, {}
@@ -60,7 +59,7 @@ def put_sparse_state(state: SparseState, taken: Params) -> SparseState:
     return rest._replace(tables=tables, written=written, stores=stores)
 
 
-def _put_store(store: RowStore | None, at: str, taken: Params, device: Any) -> RowStore | None:
+def _put_store(store: RowStore | None, at: str, taken: Taken, device: Any) -> RowStore | None:
     if store is None:
         return None
 

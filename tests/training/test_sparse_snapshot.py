@@ -24,10 +24,11 @@ MODEL, POOL = tiny.model_config((0,), "add"), pool_path(0)
 
 def run(optimizer: str, implicit: bool, **more: Any):
     """A trainer, its state at the start of a second task, and that three steps later."""
-    model, base = MODEL, dict(tiny.params(MODEL))
+    base: Any
+    model, base = MODEL, tiny.params(MODEL)
     if implicit:
         model = tiny.model_config((0,), "add", init_rows="zero")
-        base |= {POOL: empty_table(*base[POOL].shape)}
+        base = {**base, POOL: empty_table(tiny.SLOTS, 6)}
     config = SparseConfig(optimizer=OptimizerConfig(optimizer), **more)
     trainer = sparse_trainer(Decoder(model), config, tiny.SLOTS)
     shared, settings = Shared(trainer.frozen(base), tiny.usage(MODEL)), tiny.settings(0.1)
