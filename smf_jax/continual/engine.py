@@ -31,6 +31,7 @@ from smf_jax.continual.scores import (
 )
 from smf_jax.continual.step_checkpoints import StepCheckpoints
 from smf_jax.continual.stream_data import StreamData, chunked
+from smf_jax.continual.tracking import Tracking
 from smf_jax.continual.trial import Trial
 from smf_jax.continual.trial_group import Begun, Pauses, TaskMetrics, TrialGroup
 from smf_jax.evaluation.probe import refer_to_base
@@ -70,6 +71,7 @@ class Sweep:
     on_task: Callable[[Trial, int, Any], None] | None = None  # told what a kept task trained
     # Of the untouched base; measured with the first group where the trials start from that.
     base_scores: Scores | None = None
+    tracking: Tracking = field(default_factory=Tracking)  # who follows the trials
     is_referred: bool = False  # whether the base was shown to the probes that compare with it
     failed: list[str] = field(default_factory=list)  # a line for each trial
     scorer: Scorer = field(init=False)  # for the probes that are named by their kind
@@ -146,7 +148,8 @@ class TrialBatch:
             sweep = self.sweep
             told = (sweep.config.probes, sweep.base, sweep.stream_data, sweep.scorer)
             sweep.base_scores = self._measure(state, None)[0] | measure_in_context(*told)
-        with self.steps:
+        going = [t for t in self.trials if self.done[t] < tasks and t not in self.failed]
+        with self.steps, self.sweep.tracking.of(going):
             for task in range(first, tasks):
                 state = self._restore(state, task)
                 with _profiled(self.sweep.config.run.profile if task == first else ""):
@@ -257,6 +260,7 @@ class TrialBatch:
             else:
                 self._fail(trial, task, row.failed_step)
             run.append(row)
+            self.sweep.tracking.log_task(row, metrics.losses[place])
             self.steps.drop(trial)
             if row.failed_step is None:
                 if self.sweep.config.run.keep_checkpoints == "last":

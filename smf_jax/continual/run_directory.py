@@ -50,6 +50,7 @@ NOT_COMPARED = frozenset(
         "recount_batches",
         "profile",
         "save_every",
+        "track",
         "download",
         "versions",
         "python",

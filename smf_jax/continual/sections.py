@@ -8,6 +8,7 @@ from typing import Literal
 from smf_jax.bases.base import Base
 from smf_jax.bases.sections import BACKGROUND_BATCH_SIZE, DTYPE_HELP, DataConfig, Dtype
 from smf_jax.configuration import LIMIT, SEED, Configuration, PathText, setting
+from smf_jax.continual.trackers import TRACKERS
 from smf_jax.data.answer_order import AnswerOrder
 from smf_jax.data.chat import parse_arguments
 from smf_jax.data.files import RECORD_FILES
@@ -248,6 +249,11 @@ class RunConfig(Configuration):
         "steps after which a trial is saved within a task, for --resume to go on from there; 0: at "
         "the end of a task alone",
         least=0,
+    )
+    track: str = setting(
+        "",
+        f"who is told steps and results beside the files: any of {', '.join(TRACKERS)}; offline, "
+        "each needs its package",
     )
     profile: PathText = setting(
         "", "write a jax.profiler trace of the first task of each group here"

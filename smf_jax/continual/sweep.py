@@ -24,6 +24,7 @@ from smf_jax.continual.run_directory import BACKGROUND, BASE, RunDirectory
 from smf_jax.continual.scores import Scores, measure_base, measure_in_context
 from smf_jax.continual.slot_health import measure_slot_health
 from smf_jax.continual.stream_data import StreamData, is_chosen_by_base, load_stream_data
+from smf_jax.continual.tracking import Tracking, check_trackers
 from smf_jax.continual.trial import Trial, by_group, shard
 from smf_jax.errors import blame_flag, require_writable
 from smf_jax.evaluation.scorer import Scorer
@@ -75,6 +76,7 @@ def _run_sweep(
     run.locks.settle(in_the_way)
     run.check(config)
     run.inputs(config)  # as they are before they are read
+    trackers = check_trackers(config.run.track, config.run.out)
     if config.run.profile:
         require_writable(config.run.profile, "profile", inside=True)
     if is_chosen_by_base(config):
@@ -108,6 +110,7 @@ def _run_sweep(
         devices=jax.local_devices(),
         make_group=tools.make_group,
         on_task=tools.on_task,
+        tracking=Tracking(trackers, run.path, config.values()),
         base_scores=began.base_scores,
     )
     say(
