@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -34,6 +34,7 @@ from smf_jax.continual.stream_data import StreamData, chunked
 from smf_jax.continual.tracking import Tracking
 from smf_jax.continual.trial import Trial
 from smf_jax.continual.trial_group import Begun, Pauses, TaskMetrics, TrialGroup
+from smf_jax.data.batching import Batch
 from smf_jax.evaluation.probe import refer_to_base
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.paths import as_path, copy
@@ -78,6 +79,38 @@ class Sweep:
 
     def __post_init__(self) -> None:
         self.scorer = Scorer(self.base.model, self.config.probes.eval_batch_size)
+
+
+class TaskInput(NamedTuple):
+    """What a task is taught with."""
+
+    batches: list[Batch]  # ``(steps, b, t)`` fields, by trial
+    examples: Batch  # the whole task, ``(chunks, b, t)`` fields
+    rows: Batch | None  # what batches are dealt from, where that is not examples one by one
+
+
+def task_input(
+    method: Method[Any], setup: Setup, data: StreamData, trials: Sequence[Trial], task: int
+) -> TaskInput:
+    """What a task is taught with, in trials of one group side by side."""
+    training = setup.training
+    of_base = method.base_rows(setup.own, training.batch_size)
+    batches = [
+        data.batches(
+            task,
+            trial.seed,
+            training.steps_per_task,
+            training.batch_size - of_base,
+            of_base,
+            by_fact=trial.batch_order == "facts",
+            earlier=method.earlier_share(setup.own),
+        )
+        for trial in trials
+    ]
+    examples = chunked(data.examples[task], training.batch_size)
+    by_fact = trials[0].batch_order == "facts"  # as of all trials of a group
+    rows = chunked(data.dealt(by_fact)[task].rows, training.batch_size) if data.pack else None
+    return TaskInput(batches, examples, rows)
 
 
 @dataclass
@@ -167,23 +200,7 @@ class TrialBatch:
     ) -> tuple[Any, TaskMetrics, dict[Trial, float]]:
         """Teaches one task, or what is left of it; the last are each trial's seconds."""
         started = time.monotonic()
-        data, training = self.sweep.stream_data, self.setup.training
-        of_base = self.method.base_rows(self.setup.own, training.batch_size)
-        batches = [
-            data.batches(
-                task,
-                trial.seed,
-                training.steps_per_task,
-                training.batch_size - of_base,
-                of_base,
-                by_fact=trial.batch_order == "facts",
-                earlier=self.method.earlier_share(self.setup.own),
-            )
-            for trial in self.filled
-        ]
-        examples = chunked(data.examples[task], training.batch_size)
-        by_fact = self.filled[0].batch_order == "facts"  # as of all trials of a group
-        rows = chunked(data.dealt(by_fact)[task].rows, training.batch_size) if data.pack else None
+        told = task_input(self.method, self.setup, self.sweep.stream_data, self.filled, task)
         places = {t: place for place, t in enumerate(self.trials) if self._is_due(t, task)}
         left = {t: self.steps.load(self.begun.pop(t)) for t in places if t in self.begun}
         starts = {t: left[t][0].step if t in left else 0 for t in places}
@@ -198,10 +215,10 @@ class TrialBatch:
         every = self.sweep.config.run.save_every
         state, metrics = self.group.train(
             state,
-            batches,
-            examples,
+            told.batches,
+            told.examples,
             settings,
-            rows,
+            told.rows,
             begun={places[t]: begun for t, (begun, _) in left.items()},
             first=min(starts.values(), default=0),
             pauses=Pauses(every, see) if every else None,

@@ -51,6 +51,8 @@ NOT_COMPARED = frozenset(
         "profile",
         "save_every",
         "track",
+        "dry_run",
+        "calibrate",
         "download",
         "versions",
         "python",

@@ -20,6 +20,11 @@ from smf_jax.sparse.optimizers import OPTIMIZERS
 from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.selection import GRANULARITIES
 
+CALIBRATE_ALONE = (
+    "--calibrate=True: expected with --dry_run, as it predicts what a run would take; give both, "
+    "or neither"
+)
+
 
 @dataclass(frozen=True)
 class GridConfig(Configuration):
@@ -255,6 +260,17 @@ class RunConfig(Configuration):
         f"who is told steps and results beside the files: any of {', '.join(TRACKERS)}; offline, "
         "each needs its package",
     )
+    dry_run: bool = setting(False, "list trials and compilations, and run nothing")
+    calibrate: bool = setting(
+        False,
+        "with --dry_run: compile and time a step of each group, and predict hours from it; also "
+        "written to OUT.estimate.json",
+    )
     profile: PathText = setting(
         "", "write a jax.profiler trace of the first task of each group here"
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.calibrate and not self.dry_run:
+            raise ValueError(CALIBRATE_ALONE)

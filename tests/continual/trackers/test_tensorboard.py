@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import struct
 import sys
+from typing import Any
 
 import pytest
 
 from smf_jax.continual.trackers.tensorboard import TensorBoard
 
-pytest.importorskip("tensorboardX")
+EVENTS = pytest.importorskip("tensorboardX.proto.event_pb2")
 
 
-def points(directory) -> dict[tuple[str, int], float]:
-    from tensorboardX.proto.event_pb2 import Event
-
+def points(directory) -> dict[tuple[str, int], Any]:
     found = {}
     for file in directory.glob("events.*"):
         data = file.read_bytes()
         while data:
             (length,) = struct.unpack("<Q", data[:8])
-            event = Event.FromString(data[12 : 12 + length])
+            event = EVENTS.Event.FromString(data[12 : 12 + length])
             data = data[16 + length :]
             for value in event.summary.value:
                 if value.HasField("simple_value"):
