@@ -30,10 +30,11 @@ from smf_jax.continual.scores import (
     result_line,
 )
 from smf_jax.continual.step_checkpoints import StepCheckpoints
+from smf_jax.continual.step_log import Begun
 from smf_jax.continual.stream_data import StreamData, chunked
 from smf_jax.continual.tracking import Tracking
 from smf_jax.continual.trial import Trial
-from smf_jax.continual.trial_group import Begun, Pauses, TaskMetrics, TrialGroup
+from smf_jax.continual.trial_group import Pauses, TaskMetrics, TrialGroup
 from smf_jax.data.batching import Batch
 from smf_jax.evaluation.probe import refer_to_base
 from smf_jax.evaluation.scorer import Scorer
@@ -219,6 +220,7 @@ class TrialBatch:
             told.examples,
             settings,
             told.rows,
+            names=[t.id for t in self.trials],
             begun={places[t]: begun for t, (begun, _) in left.items()},
             first=min(starts.values(), default=0),
             pauses=Pauses(every, see) if every else None,

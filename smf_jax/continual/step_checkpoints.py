@@ -13,8 +13,8 @@ from typing import Any
 
 from smf_jax import checkpoints
 from smf_jax.continual.run_directory import RunDirectory
+from smf_jax.continual.step_log import Begun
 from smf_jax.continual.trial import Trial
-from smf_jax.continual.trial_group import Begun
 from smf_jax.paths import remove
 
 _STATE = "state/"  # before the paths of the state

@@ -13,15 +13,16 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from smf_jax import interrupts
+from smf_jax.continual.step_log import Begun, StepLog
 from smf_jax.data.batching import Batch, in_chunks
 from smf_jax.evaluation.likelihood import LossSum, loss_sum, mean_loss
 from smf_jax.evaluation.probes.exact import is_exact_match
 from smf_jax.losses import at_scored, count_scored
 from smf_jax.params import Params, count_bytes
+from smf_jax.progress import live_lines
 from smf_jax.sharding import over_trials, replicate, restack, split_over, stack, unstack
 from smf_jax.sparse.usage import PoolUsage
 from smf_jax.tables import of_one_capacity
-from smf_jax.training.snapshot import Taken
 from smf_jax.training.step import Lower, Settings, Shared, StepMetrics
 from smf_jax.training.trainers import State, Trainer
 
@@ -40,47 +41,12 @@ class TaskMetrics(NamedTuple):
     failed_step: Int[np.ndarray, " trials"]  # ``(trials,)`` first step that was not finite, or -1
 
 
-class Begun(NamedTuple):
-    """What a trial has come to within a task."""
-
-    step: int  # steps done
-    state: Taken  # what `Trainer.take` gives of it
-    losses: Float[np.ndarray, " steps"]  # ``(step,)``
-    selected: Int[np.ndarray, " steps"]  # ``(step,)`` rows written
-
-
 class Pauses(NamedTuple):
     """Who is shown the trials within a task, between two steps."""
 
     every: int  # steps
     # Told the steps done, and what gives the `Begun` of the trial at a place.
     see: Callable[[int, Callable[[int], Begun]], None]
-
-
-class _StepLog:
-    """What the steps of a task have measured: on the devices until it is asked for."""
-
-    def __init__(self, trials: int, steps: int) -> None:
-        self.losses = np.full((trials, steps), np.nan, np.float32)
-        self.selected = np.zeros((trials, steps), np.int32)
-        self._waiting: list[tuple[int, StepMetrics]] = []
-
-    def add(self, position: int, measured: StepMetrics) -> None:
-        """Notes a step, and waits for nothing."""
-        self._waiting.append((position, measured))
-
-    def put(self, place: int, begun: Begun) -> None:
-        """Puts in what the first steps of a trial have measured before."""
-        self.fetch()
-        self.losses[place, : begun.step] = begun.losses
-        self.selected[place, : begun.step] = begun.selected
-
-    def fetch(self) -> None:
-        """Waits for all that was noted."""
-        fetched = jax.device_get([measured for _, measured in self._waiting])
-        for (position, _), step in zip(self._waiting, fetched, strict=True):
-            self.losses[:, position], self.selected[:, position] = step.loss, step.selected
-        self._waiting.clear()
 
 
 def _at(batches: Batch, position: Array) -> Batch:
@@ -180,6 +146,7 @@ class TrialGroup(Generic[State]):
         settings: Settings,
         rows: Batch | None = None,
         *,
+        names: Sequence[str] = (),
         begun: Mapping[int, Begun] | None = None,
         first: int = 0,
         pauses: Pauses | None = None,
@@ -190,7 +157,8 @@ class TrialGroup(Generic[State]):
         trial; examples are the whole task, ``(chunks, b, t)`` fields, and rows, likewise, what
         batches are dealt from, where that is not examples one by one. The steps before the
         ``first`` are left out. Trials that have ``begun`` the task before, by place, go on from
-        there: until the others have come so far, their steps count for nothing.
+        there: until the others have come so far, their steps count for nothing. On a terminal it
+        is shown how the first trials stand, as many as have ``names``.
         """
         steps = batches[0].tokens.shape[0]
         grown = self.trainer.grow(state, steps)
@@ -200,31 +168,32 @@ class TrialGroup(Generic[State]):
         state = self._begin_task(self._shared, state, examples, settings)
         lower = self._kept_lower(examples if rows is None else replicate(rows, self.mesh))
         placed = split_over(stack(batches), self.mesh)
-        log, begun = _StepLog(self.size, steps), begun or {}
-        for position in range(first, steps):
-            due = {place: each for place, each in begun.items() if each.step == position}
-            state = self._go_on(state, due, log)
-            interrupts.check()
-            index = jnp.asarray(position, jnp.int32)
-            hidden = ()
-            if self._lower is not None:
-                hidden = self._lower(self._shared, lower, placed, index)
-            state, measured = self._step(self._shared, state, placed, index, settings, hidden)
-            log.add(position, measured)
-            if pauses and (position + 1) % pauses.every == 0 and position + 1 < steps:
-                log.fetch()
-                pauses.see(position + 1, partial(self._begun, state, log, position + 1))
-        if self._end_task is not None:
-            state = self._end_task(self._shared, state, examples, settings)
-        log.fetch()
+        log, begun = StepLog(batches), begun or {}
+        with live_lines(names, log.lines):
+            for position in range(first, steps):
+                due = {place: each for place, each in begun.items() if each.step == position}
+                state = self._go_on(state, due, log)
+                interrupts.check()
+                index = jnp.asarray(position, jnp.int32)
+                hidden = ()
+                if self._lower is not None:
+                    hidden = self._lower(self._shared, lower, placed, index)
+                state, measured = self._step(self._shared, state, placed, index, settings, hidden)
+                log.add(position, measured)
+                if pauses and (position + 1) % pauses.every == 0 and position + 1 < steps:
+                    log.fetch()
+                    pauses.see(position + 1, partial(self._begun, state, log, position + 1))
+            if self._end_task is not None:
+                state = self._end_task(self._shared, state, examples, settings)
+            log.fetch()
         return state, TaskMetrics(log.losses, log.selected, jax.device_get(state.failed_step))
 
-    def _begun(self, state: State, log: _StepLog, step: int, place: int) -> Begun:
+    def _begun(self, state: State, log: StepLog, step: int, place: int) -> Begun:
         """What one trial has come to after some steps of a task."""
         losses, selected = log.losses[place, :step].copy(), log.selected[place, :step].copy()
         return Begun(step, self.trainer.take(state, place), losses, selected)
 
-    def _go_on(self, state: State, begun: Mapping[int, Begun], log: _StepLog) -> State:
+    def _go_on(self, state: State, begun: Mapping[int, Begun], log: StepLog) -> State:
         """The states in which some trials have come to where they were before."""
         if not begun:
             return state

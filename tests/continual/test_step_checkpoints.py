@@ -15,8 +15,8 @@ from smf_jax import checkpoints
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.step_checkpoints import StepCheckpoints
+from smf_jax.continual.step_log import Begun
 from smf_jax.continual.trial import Trial
-from smf_jax.continual.trial_group import Begun
 from tests.continual.same_runs import assert_same_run
 from tests.tiny_sweep import Killed, write_lines
 

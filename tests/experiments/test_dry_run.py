@@ -97,7 +97,9 @@ def test_what_needs_a_background_or_a_base_is_refused_before_the_first_sweep(
     plain |= dict(layers="0", keys_per_half=8, memory_heads=1, reads=2, probe_limit=4)
     out = tmp_path / "out"
 
-    def refused(message: str, given: dict[str, Any], error=ValueError, **cross) -> None:
+    def refused(
+        message: str, given: dict[str, Any], error: type[Exception] = ValueError, **cross
+    ) -> None:
         file = grid_file(tmp_path, settings(sweeper, **given), **cross)
         with pytest.raises(error, match=message):
             ablate.main(AblateConfig((file,), out=str(out)), lambda _: NO_COMPUTE)
