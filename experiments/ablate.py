@@ -6,23 +6,22 @@ a directory of its own in ``--out`` and goes on where it stopped with ``--resume
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.cli import run
 from experiments.configs import base_recipe, preset_of
+from experiments.dry_run import Planned, check_all, dry_run, trials_of
 from experiments.report.ablation import write_ablation
 from smf_jax.checkpoints.files import write_text
 from smf_jax.configuration import Configuration, PathText, setting
 from smf_jax.continual.ablation import Cell, read_ablation
 from smf_jax.continual.config import SweepConfig
-from smf_jax.continual.grid import grid
+from smf_jax.continual.plan import check_settings_of
+from smf_jax.continual.sections import CALIBRATE_ALONE
 from smf_jax.continual.sweep import Tools, run_sweep
-from smf_jax.continual.trial import Trial, by_group
 from smf_jax.errors import blame_flag, require_writable
 from smf_jax.paths import as_path, is_whole
 from smf_jax.progress import say
@@ -38,7 +37,17 @@ class AblateConfig(Configuration):
     out: PathText = setting("runs/ablation", "directory of the sweeps and of their report")
     resume: bool = setting(False, "go on with the sweeps at --out where they stopped")
     dry_run: bool = setting(False, "list sweeps, trials and compilations, and run nothing")
+    calibrate: bool = setting(
+        False,
+        "with --dry_run: compile and time a step of each group, and predict hours from it; also "
+        "written to OUT.estimate.json",
+    )
     json: bool = setting(False, "the list as JSON")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.calibrate and not self.dry_run:
+            raise ValueError(CALIBRATE_ALONE)
 
 
 def lay_out(config: AblateConfig) -> tuple[Cell, ...]:
@@ -52,32 +61,13 @@ def lay_out(config: AblateConfig) -> tuple[Cell, ...]:
         # By which the recipe of a built-in base is found.
         cells = told.cells(start.with_values(preset=told.preset, scale=told.scale))
         for cell in cells:
-            for trial in trials_of(cell):
+            trials = trials_of(cell.config)
+            with blame_flag(f"{cell.name}: "):
+                check_settings_of(cell.config, trials)
+            for trial in trials:
                 if twice := sorted(cell.changes.keys() & dict(trial.varied).keys()):
                     raise ValueError(f"{twice[0]} varies by --vary too; give it in one of them")
     return cells
-
-
-def trials_of(cell: Cell) -> tuple[Trial, ...]:
-    """The trials of a sweep; what its grid says of idle values is said when it runs."""
-    with redirect_stdout(io.StringIO()):
-        return grid(cell.config.grid, cell.config.own)
-
-
-def listed(cells: tuple[Cell, ...]) -> list[dict]:
-    """What would run: by sweep its changes, its trials, and how many programs they need."""
-    found = []
-    for cell in cells:
-        trials = trials_of(cell)
-        found.append(
-            {
-                "sweep": cell.name,
-                "changes": dict(cell.changes),
-                "trials": [trial.id for trial in trials],
-                "groups": len(by_group(trials)),
-            }
-        )
-    return found
 
 
 def main(
@@ -85,15 +75,16 @@ def main(
 ) -> int:
     """Runs the sweeps one after another, or lists them; returns 1 if a trial failed."""
     cells = lay_out(config)
+    sweeps = [Planned(cell.name, dict(cell.changes), cell.config) for cell in cells]
     if config.dry_run:
-        told = listed(cells)
-        trials, groups = (sum(each) for each in zip(*map(_counts, told), strict=True))
-        lines = [f"{each['sweep']}: {', '.join(each['trials'])}" for each in told]
-        lines += [f"{len(told)} sweeps, {trials} trials, {groups} groups that compile a step each"]
-        print(json.dumps(told) if config.json else "\n".join(lines))
+        dry_run(sweeps, config.json, config.out if config.calibrate else "", tools)
         return 0
     out, failed = as_path(config.out), []
-    _begin(out, cells, config)
+    text = _told(cells)
+    _require_room(out, text, config.resume)
+    check_all(sweeps, tools)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / GRID, text)
     for number, cell in enumerate(cells, 1):
         say(f"sweep {number} of {len(cells)}: {cell.name}")
         told = {"out": str(out / cell.name), "resume": config.resume}
@@ -106,22 +97,21 @@ def main(
     return 1 if failed else 0
 
 
-def _begin(out: Path, cells: tuple[Cell, ...], config: AblateConfig) -> None:
-    """Writes what the ablation is into its directory; one of another grid, or no new one, stays."""
+def _told(cells: tuple[Cell, ...]) -> str:
+    """What an ablation is, as its directory tells it."""
     told = [{"sweep": cell.name, **cell.config.values(), "out": ""} for cell in cells]
-    text, file = json.dumps(told, indent=1) + "\n", out / GRID
+    return json.dumps(told, indent=1) + "\n"
+
+
+def _require_room(out: Path, text: str, resume: bool) -> None:
+    """Refuses a directory of another grid, or one that is not new; nothing is written."""
     if is_whole(out):
-        if not config.resume:
+        if not resume:
             raise FileExistsError(f"--out={out} exists; give another directory, or --resume")
+        file = out / GRID
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
             raise ValueError(f"--out={out} is of another grid; give another directory")
     require_writable(str(out), "out", inside=True)
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(file, text)
-
-
-def _counts(told: dict) -> tuple[int, int]:
-    return len(told["trials"]), told["groups"]
 
 
 if __name__ == "__main__":

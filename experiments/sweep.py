@@ -10,9 +10,11 @@ from collections.abc import Callable
 
 from experiments.cli import run
 from experiments.configs import base_recipe
+from experiments.dry_run import Planned, dry_run
 from experiments.report.write import write_report
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.sweep import Tools, run_sweep
+from smf_jax.paths import as_path
 from smf_jax.progress import say
 
 
@@ -20,6 +22,11 @@ def main(
     config: SweepConfig, tools: Tools | None = None, report: Callable[..., str] = write_report
 ) -> int:
     """Runs the sweep and writes its report with ``report``; returns 1 if a trial failed."""
+    told = config.run
+    if told.dry_run:
+        sweep = Planned(as_path(told.out).name, {}, config)
+        dry_run([sweep], False, told.out if told.calibrate else "", lambda _: tools)
+        return 0
     directory, failed = run_sweep(config, base_recipe(config), tools)
     table = report(directory.path)
     say(f"\n{table}\n\n{directory.path / 'report.md'}")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from tqdm import tqdm
 
 from smf_jax import interrupts
+
+SECONDS = 3.0  # between two looks at what is under way
 
 
 @contextmanager
@@ -26,6 +29,40 @@ def progress_bar(total: int, what: str, unit: str = "step") -> Iterator[Callable
             bar.update(done - bar.n)
 
         yield advance
+
+
+@contextmanager
+def live_lines(
+    names: Sequence[str], look: Callable[[], Sequence[str]], seconds: float = SECONDS
+) -> Iterator[None]:
+    """A line below all bars for each name while the block runs, on a terminal only.
+
+    A thread draws them, so that nobody waits: every few seconds it calls ``look``, which gives a
+    text for each name, or nothing yet.
+    """
+    if not names or not sys.stderr.isatty():
+        yield
+        return
+    bars = [
+        tqdm(desc=name, bar_format="{desc}", position=place, leave=False, file=sys.stderr)
+        for place, name in enumerate(names, 1)  # below the bar of the command
+    ]
+    ended = threading.Event()
+
+    def draw() -> None:
+        while not ended.wait(seconds):
+            for bar, name, text in zip(bars, names, look(), strict=False):
+                bar.set_description_str(f"{name}: {text}")
+
+    thread = threading.Thread(target=draw, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        for bar in reversed(bars):
+            bar.close()
 
 
 def say(text: str) -> None:

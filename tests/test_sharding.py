@@ -14,6 +14,7 @@ from smf_jax.sharding import (
     device_mesh,
     over_trials,
     replicate,
+    restack,
     split_over,
     stack,
     unstack,
@@ -57,6 +58,19 @@ def test_a_split_gives_every_device_its_part(mesh, axis):
 
 def bits(tree):
     return jax.tree.map(lambda leaf: np.asarray(leaf).view(np.int32), tree)
+
+
+def test_trials_are_put_side_by_side_again_where_they_are(mesh):
+    placed = split_over(stack(trees(8)), mesh)
+    own = [unstack(placed, place) for place in range(8)]
+    own[3] = jax.tree.map(lambda leaf: -leaf, own[3])
+    again = restack(own, mesh)
+    assert all(leaf.sharding == placed[name].sharding for name, leaf in again.items())
+    for place in range(8):
+        expected = trees(8)[place]
+        if place == 3:
+            expected = jax.tree.map(lambda leaf: -leaf, expected)
+        jax.tree.map(np.testing.assert_array_equal, bits(unstack(again, place)), bits(expected))
 
 
 @pytest.mark.parametrize("devices", [None, 1, 4, 8])

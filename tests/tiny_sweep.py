@@ -59,7 +59,7 @@ TINY_SWEEP: dict[str, Any] = dict(
 # Flags that decide neither a program nor what stands in it.
 _NO_PROGRAM = ("out", "overwrite", "resume", "methods", "slots", "lr", "seeds", "shard", "rule")
 _NO_PROGRAM += ("granularity", "optimizer", "keep_checkpoints", "profile", "recount_batches")
-_NO_PROGRAM += ("vary",)
+_NO_PROGRAM += ("vary", "save_every", "track")
 # Flags that decide what is probed, and nothing of how a trial trains.
 _PROBES = ("probes", "probe_limit", "probe_shots", "probe_answer_tokens", "probe_chat")
 _PROBES += ("ppl_window", "ppl_stride", "in_context")

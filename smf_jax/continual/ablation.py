@@ -20,6 +20,7 @@ UNCHANGED = "unchanged"  # the name of the cell that is as the settings of the f
 _LONGEST = 120  # characters of a name; file systems take 255 bytes
 # What is told beside the settings, or makes streams that do not compare.
 _FIXED = ("out", "resume", "overwrite", "shard", "preset", "scale", "tasks")
+_FIXED += ("dry_run", "calibrate")
 _PARTS = ("preset", "scale", "settings", "cross", "zip", "chain")
 Changes = Mapping[str, Any]
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -29,16 +29,21 @@ from smf_jax.continual.scores import (
     probe_columns,
     result_line,
 )
+from smf_jax.continual.step_checkpoints import StepCheckpoints
+from smf_jax.continual.step_log import Begun
 from smf_jax.continual.stream_data import StreamData, chunked
+from smf_jax.continual.tracking import Tracking
 from smf_jax.continual.trial import Trial
-from smf_jax.continual.trial_group import TaskMetrics, TrialGroup
+from smf_jax.continual.trial_group import Pauses, TaskMetrics, TrialGroup
+from smf_jax.data.batching import Batch
 from smf_jax.evaluation.probe import refer_to_base
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.paths import as_path, copy
 from smf_jax.progress import say
 from smf_jax.sharding import TRIAL, device_mesh, unstack
 from smf_jax.sparse.usage import PoolUsage
-from smf_jax.tables import is_implicit, on_host
+from smf_jax.tables import on_host
+from smf_jax.training.snapshot import rows_at
 from smf_jax.training.trainers import Trainer
 
 # A trial group of a trainer, on a mesh; tests keep those that they have compiled.
@@ -68,12 +73,45 @@ class Sweep:
     on_task: Callable[[Trial, int, Any], None] | None = None  # told what a kept task trained
     # Of the untouched base; measured with the first group where the trials start from that.
     base_scores: Scores | None = None
+    tracking: Tracking = field(default_factory=Tracking)  # who follows the trials
     is_referred: bool = False  # whether the base was shown to the probes that compare with it
     failed: list[str] = field(default_factory=list)  # a line for each trial
     scorer: Scorer = field(init=False)  # for the probes that are named by their kind
 
     def __post_init__(self) -> None:
         self.scorer = Scorer(self.base.model, self.config.probes.eval_batch_size)
+
+
+class TaskInput(NamedTuple):
+    """What a task is taught with."""
+
+    batches: list[Batch]  # ``(steps, b, t)`` fields, by trial
+    examples: Batch  # the whole task, ``(chunks, b, t)`` fields
+    rows: Batch | None  # what batches are dealt from, where that is not examples one by one
+
+
+def task_input(
+    method: Method[Any], setup: Setup, data: StreamData, trials: Sequence[Trial], task: int
+) -> TaskInput:
+    """What a task is taught with, in trials of one group side by side."""
+    training = setup.training
+    of_base = method.base_rows(setup.own, training.batch_size)
+    batches = [
+        data.batches(
+            task,
+            trial.seed,
+            training.steps_per_task,
+            training.batch_size - of_base,
+            of_base,
+            by_fact=trial.batch_order == "facts",
+            earlier=method.earlier_share(setup.own),
+        )
+        for trial in trials
+    ]
+    examples = chunked(data.examples[task], training.batch_size)
+    by_fact = trials[0].batch_order == "facts"  # as of all trials of a group
+    rows = chunked(data.dealt(by_fact)[task].rows, training.batch_size) if data.pack else None
+    return TaskInput(batches, examples, rows)
 
 
 @dataclass
@@ -88,16 +126,28 @@ class TrialBatch:
     done: dict[Trial, int] = field(default_factory=dict)  # tasks that an earlier run has left
     failed: set[Trial] = field(default_factory=set)  # those that have failed, which are not run on
     histories: dict[Trial, PatchHistory] = field(default_factory=dict)  # if tasks leave patches
+    begun: dict[Trial, Path] = field(default_factory=dict)  # those left within the next task
+    # Whether tasks that are done are run again, to the same bits, for the optimizer's state, which
+    # outlives them: of checkpoints only those within a task hold it.
+    replays: bool = False
 
     def __post_init__(self) -> None:
         """Finds what an earlier run has left of the trials."""
         sweep = self.sweep
+        self.steps = StepCheckpoints(sweep.run, sweep.base_fingerprint)
         for trial in self.trains:
             self.done[trial], failed_step = sweep.run.completed(trial)
             if failed_step is not None:
                 self._fail(trial, self.done[trial], failed_step)
             if self.method.artefact == "patch":
                 self.histories[trial] = self._history(trial)
+            if found := self.steps.find(trial, self.done[trial]):
+                self.begun[trial] = found
+        tasks = len(sweep.stream_data.tasks)
+        due = {t for t in self.trains if self.done[t] < tasks} - self.failed
+        self.replays = self.setup.training.keep_optimizer_state and not due <= self.begun.keys()
+        if self.replays:
+            self.begun.clear()
 
     @property
     def trials(self) -> list[Trial]:
@@ -113,10 +163,9 @@ class TrialBatch:
     def first(self) -> int:
         """The first task that is yet to be done by one of the trials."""
         tasks = len(self.sweep.stream_data.tasks)
-        first = min((self.done[t] for t in self.trains if t not in self.failed), default=tasks)
-        if self.setup.training.keep_optimizer_state and first < tasks:
-            return 0  # checkpoints hold no moments: what was done is replayed, to the same bits
-        return first
+        going = [t for t in self.trains if t not in self.failed]
+        first = min((self.done[t] for t in going), default=tasks)
+        return 0 if first < tasks and self.replays else first
 
     def run(self, advance: Callable[[int], None]) -> None:
         """Runs the trials through the stream; ``advance`` is told how many tasks are done."""
@@ -133,39 +182,56 @@ class TrialBatch:
             sweep = self.sweep
             told = (sweep.config.probes, sweep.base, sweep.stream_data, sweep.scorer)
             sweep.base_scores = self._measure(state, None)[0] | measure_in_context(*told)
-        for task in range(first, tasks):
-            state = self._restore(state, task)
-            began = time.monotonic()
-            with _profiled(self.sweep.config.run.profile if task == first else ""):
-                # The rule `random` draws anew for each task, and a resumed task draws the same.
-                of_task = settings._replace(seed=settings.seed + np.uint32(task * 1_000_003))
-                state, metrics = self._train(state, task, of_task)
-            self._log_and_save(state, task, metrics, time.monotonic() - began)
-            advance(len(self.trains))
-            if self.failed.issuperset(self.trains):
-                advance((tasks - task - 1) * len(self.trains))
-                return
+        going = [t for t in self.trials if self.done[t] < tasks and t not in self.failed]
+        with self.steps, self.sweep.tracking.of(going):
+            for task in range(first, tasks):
+                state = self._restore(state, task)
+                with _profiled(self.sweep.config.run.profile if task == first else ""):
+                    # The rule `random` draws anew for each task, a resumed task the same.
+                    of_task = settings._replace(seed=settings.seed + np.uint32(task * 1_000_003))
+                    state, metrics, seconds = self._train(state, task, of_task)
+                self._log_and_save(state, task, metrics, seconds)
+                advance(len(self.trains))
+                if self.failed.issuperset(self.trains):
+                    advance((tasks - task - 1) * len(self.trains))
+                    return
 
-    def _train(self, state: Any, task: int, settings: Any) -> tuple[Any, TaskMetrics]:
-        """Teaches one task."""
-        data, training = self.sweep.stream_data, self.setup.training
-        of_base = self.method.base_rows(self.setup.own, training.batch_size)
-        batches = [
-            data.batches(
-                task,
-                trial.seed,
-                training.steps_per_task,
-                training.batch_size - of_base,
-                of_base,
-                by_fact=trial.batch_order == "facts",
-                earlier=self.method.earlier_share(self.setup.own),
-            )
-            for trial in self.filled
-        ]
-        examples = chunked(data.examples[task], training.batch_size)
-        by_fact = self.filled[0].batch_order == "facts"  # as of all trials of a group
-        rows = chunked(data.dealt(by_fact)[task].rows, training.batch_size) if data.pack else None
-        return self.group.train(state, batches, examples, settings, rows)
+    def _train(
+        self, state: Any, task: int, settings: Any
+    ) -> tuple[Any, TaskMetrics, dict[Trial, float]]:
+        """Teaches one task, or what is left of it; the last are each trial's seconds."""
+        started = time.monotonic()
+        told = task_input(self.method, self.setup, self.sweep.stream_data, self.filled, task)
+        places = {t: place for place, t in enumerate(self.trials) if self._is_due(t, task)}
+        left = {t: self.steps.load(self.begun.pop(t)) for t in places if t in self.begun}
+        starts = {t: left[t][0].step if t in left else 0 for t in places}
+        spent = {t: seconds for t, (_, seconds) in left.items()}
+
+        def see(step: int, begun: Callable[[int], Begun]) -> None:
+            self.steps.wait()  # or the host would hold both
+            now = {t: begun(place) for t, place in places.items() if starts[t] < step}
+            seconds = time.monotonic() - started
+            self.steps.write(task, now, {t: seconds + spent.get(t, 0.0) for t in now})
+
+        every = self.sweep.config.run.save_every
+        state, metrics = self.group.train(
+            state,
+            told.batches,
+            told.examples,
+            settings,
+            told.rows,
+            names=[t.id for t in self.trials],
+            begun={places[t]: begun for t, (begun, _) in left.items()},
+            first=min(starts.values(), default=0),
+            pauses=Pauses(every, see) if every else None,
+        )
+        self.steps.wait()
+        seconds = time.monotonic() - started
+        return state, metrics, {t: seconds + spent.get(t, 0.0) for t in self.trials}
+
+    def _is_due(self, trial: Trial, task: int) -> bool:
+        """Whether a task of a trial is yet to be done; else it runs idle beside others."""
+        return self.done[trial] <= task and trial not in self.failed
 
     def _history(self, trial: Trial) -> PatchHistory:
         """Of a trial that has changed nothing yet."""
@@ -183,15 +249,14 @@ class TrialBatch:
         due = {t for t in self.trials if task and self.done[t] == task} - self.failed
         if not due:
             return state
-        keeps = self.setup.training.keep_optimizer_state
         restored = {}
         for trial in due:
             if trial in self.histories:
                 patches = self.sweep.run.load_patches(trial, task)
                 restored[trial] = self.histories[trial].take_up(patches)
-            elif not keeps:
+            elif not self.replays:
                 restored[trial] = self.sweep.run.load_saved(trial, task - 1)
-        if keeps:
+        if self.replays:
             return state
         everyone = [
             restored[trial] if trial in restored else jax.device_get(self.group.saved(state, place))
@@ -199,19 +264,23 @@ class TrialBatch:
         ]
         return self.group.resume(state, everyone)
 
-    def _log_and_save(self, state: Any, task: int, metrics: TaskMetrics, seconds: float) -> None:
+    def _log_and_save(
+        self, state: Any, task: int, metrics: TaskMetrics, seconds: Mapping[Trial, float]
+    ) -> None:
         """Evaluates every trial after a task, saves its checkpoint, appends its result row."""
         run = self.sweep.run
         scores = self._measure(state, task)
         for place, trial in enumerate(self.trials):
-            if task < self.done[trial] or trial in self.failed:
+            if not self._is_due(trial, task):
                 continue
-            row = self._row(place, task, metrics, scores[place], seconds)
+            row = self._row(place, task, metrics, scores[place], seconds[trial])
             if row.failed_step is None:
                 row = replace(row, rows_changed=self._save(state, place, task))
             else:
                 self._fail(trial, task, row.failed_step)
             run.append(row)
+            self.sweep.tracking.log_task(row, metrics.losses[place])
+            self.steps.drop(trial)
             if row.failed_step is None:
                 if self.sweep.config.run.keep_checkpoints == "last":
                     run.drop_params_before(trial, task)
@@ -282,15 +351,7 @@ class TrialBatch:
         rows = {}
         for pool, written in state.written.items():
             slots = np.flatnonzero(unstack(written, place))
-            # Gathered on the device: the table itself never travels. Padded to a power of two, so
-            # that few lengths are compiled.
-            padded = np.resize(slots, 1 << len(slots).bit_length())
-            table = state.tables[pool]
-            if is_implicit(table):
-                new = unstack(table, place)[padded]
-            else:
-                new = unstack(table, place, padded)
-            rows[pool] = slots, np.asarray(new)[: len(slots)]
+            rows[pool] = slots, rows_at(state.tables[pool], place, slots)
         scalars = {path: np.asarray(leaf) for path, leaf in unstack(state.scalars, place).items()}
         name = self.sweep.stream_data.tasks[task].name
         patch = self.histories[trial].patch(name, rows, scalars)

@@ -71,10 +71,18 @@ def check_trials(
         METHODS[trial.method].check(setup_of(config, trial, base, stream_data), has_text)
     if base.config.memory is not None:
         check_budgets(trials, base.config.memory.memory.slots)
+    check_settings_of(config, trials)
     for trial, *_ in by_group(trials):
         method, setup = METHODS[trial.method], setup_of(config, trial, base, stream_data)
         with blame_flag("--"):
             method.summary(setup, method.trainer(setup, trial), trial)
+
+
+def check_settings_of(config: SweepConfig, trials: Sequence[Trial]) -> None:
+    """Refuses trials whose settings exclude each other, whatever base and data are; ValueError."""
+    for trial, *_ in by_group(trials):
+        method = METHODS[trial.method]
+        method.check_trial(trial.own(config.own(trial.method)), config.training, trial)
 
 
 def measured_background(background: str, tokenizer: str) -> Background | None:

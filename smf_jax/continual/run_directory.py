@@ -49,6 +49,10 @@ NOT_COMPARED = frozenset(
         "probe_rows",  # its name until 0.2
         "recount_batches",
         "profile",
+        "save_every",
+        "track",
+        "dry_run",
+        "calibrate",
         "download",
         "versions",
         "python",
@@ -286,10 +290,14 @@ class RunDirectory:
         """Where the checkpoint after a task is."""
         return self.path / TRIALS / trial.id / f"task_{task:02d}"
 
+    def step_path(self, trial: Trial, task: int, step: int) -> Path:
+        """Where the checkpoint after so many steps of a task is; see `StepCheckpoints`."""
+        return self.path / TRIALS / trial.id / f"step_{task:02d}_{step:09d}"
+
     def save_params(self, trial: Trial, task: int, params: Params, base: str) -> None:
         """Saves the trained parameters, or adapters, of a trial after a task."""
         kind = METHODS[trial.method].artefact
-        self._save(trial, task, params, self._about(trial, task, base, kind))
+        self._save(trial, task, params, self.about(trial, task, base, kind))
 
     def drop_params_before(self, trial: Trial, task: int) -> None:
         """Removes the parameters of the task before, once those of this task are kept."""
@@ -300,7 +308,7 @@ class RunDirectory:
     def save_patch(self, trial: Trial, task: int, patch: Patch) -> None:
         """Saves the patch of a task."""
         arrays, metadata = patch.to_arrays()
-        about = {**self._about(trial, task, patch.base, "patch"), **metadata}
+        about = {**self.about(trial, task, patch.base, "patch"), **metadata}
         self._save(trial, task, arrays, about)
 
     def _save(
@@ -383,7 +391,8 @@ class RunDirectory:
         own = self.config().own(trial.method) if told is None else method.config(**told)
         return method.apply(own, base, saved)
 
-    def _about(self, trial: Trial, task: int, base: str, kind: str) -> dict[str, Any]:
+    def about(self, trial: Trial, task: int, base: str, kind: str) -> dict[str, Any]:
+        """The metadata of a checkpoint of a trial: what it is, and what decides its model."""
         return {
             "kind": kind,
             "format": checkpoints.FORMAT,

@@ -8,6 +8,7 @@ from typing import Literal
 from smf_jax.bases.base import Base
 from smf_jax.bases.sections import BACKGROUND_BATCH_SIZE, DTYPE_HELP, DataConfig, Dtype
 from smf_jax.configuration import LIMIT, SEED, Configuration, PathText, setting
+from smf_jax.continual.trackers import TRACKERS
 from smf_jax.data.answer_order import AnswerOrder
 from smf_jax.data.chat import parse_arguments
 from smf_jax.data.files import RECORD_FILES
@@ -18,6 +19,11 @@ from smf_jax.evaluation.probes.registry import KINDS
 from smf_jax.sparse.optimizers import OPTIMIZERS
 from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.selection import GRANULARITIES
+
+CALIBRATE_ALONE = (
+    "--calibrate=True: expected with --dry_run, as it predicts what a run would take; give both, "
+    "or neither"
+)
 
 
 @dataclass(frozen=True)
@@ -243,6 +249,28 @@ class RunConfig(Configuration):
     keep_checkpoints: Literal["all", "last"] = setting(
         "all", "all, or last: of methods without patches only the latest task's parameters"
     )
+    save_every: int = setting(
+        0,
+        "steps after which a trial is saved within a task, for --resume to go on from there; 0: at "
+        "the end of a task alone",
+        least=0,
+    )
+    track: str = setting(
+        "",
+        f"who is told steps and results beside the files: any of {', '.join(TRACKERS)}; offline, "
+        "each needs its package",
+    )
+    dry_run: bool = setting(False, "list trials and compilations, and run nothing")
+    calibrate: bool = setting(
+        False,
+        "with --dry_run: compile and time a step of each group, and predict hours from it; also "
+        "written to OUT.estimate.json",
+    )
     profile: PathText = setting(
         "", "write a jax.profiler trace of the first task of each group here"
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.calibrate and not self.dry_run:
+            raise ValueError(CALIBRATE_ALONE)

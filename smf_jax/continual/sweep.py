@@ -24,6 +24,8 @@ from smf_jax.continual.run_directory import BACKGROUND, BASE, RunDirectory
 from smf_jax.continual.scores import Scores, measure_base, measure_in_context
 from smf_jax.continual.slot_health import measure_slot_health
 from smf_jax.continual.stream_data import StreamData, is_chosen_by_base, load_stream_data
+from smf_jax.continual.trackers.tracker import Tracker
+from smf_jax.continual.tracking import Tracking, check_trackers
 from smf_jax.continual.trial import Trial, by_group, shard
 from smf_jax.errors import blame_flag, require_writable
 from smf_jax.evaluation.scorer import Scorer
@@ -64,6 +66,33 @@ def run_sweep(
         return _run_sweep(config, recipe, tools or Tools(), held)
 
 
+class Checked(NamedTuple):
+    """What a sweep is made of, as far as that is known without computing anything."""
+
+    base: Base  # before any retrofit; its shapes if it is yet to be made
+    stream_data: StreamData  # all of it, where the base is yet to be asked what it knows
+    measured: Background | None  # that ``--background`` names
+    trackers: tuple[type[Tracker], ...]
+
+
+def check_sweep(
+    config: SweepConfig, trials: Sequence[Trial], recipe: PretrainConfig, tools: Tools
+) -> Checked:
+    """Reads what a sweep names and refuses what cannot run, as `run_sweep` does; writes nothing.
+
+    ``--out`` is not looked at.
+    """
+    trackers = check_trackers(config.run.track, config.run.out)
+    if is_chosen_by_base(config):
+        require_writable(config.base.base_cache, "base_cache", inside=True)
+    base = _find_base(config, recipe, tools)
+    say(f"base: {base.origin}, {base.size()}")
+    stream_data = tools.load_stream_data(config, base)
+    check_trials(config, trials, base, stream_data)
+    measured = measured_background(config.background.background, base.tokenizer_fingerprint())
+    return Checked(base, stream_data, measured, trackers)
+
+
 def _run_sweep(
     config: SweepConfig, recipe: PretrainConfig, tools: Tools, held: ExitStack
 ) -> tuple[RunDirectory, list[str]]:
@@ -77,13 +106,7 @@ def _run_sweep(
     run.inputs(config)  # as they are before they are read
     if config.run.profile:
         require_writable(config.run.profile, "profile", inside=True)
-    if is_chosen_by_base(config):
-        require_writable(config.base.base_cache, "base_cache", inside=True)
-    base = _find_base(config, recipe, tools)
-    say(f"base: {base.origin}, {base.size()}")
-    stream_data = tools.load_stream_data(config, base)
-    check_trials(config, trials, base, stream_data)
-    measured = measured_background(config.background.background, base.tokenizer_fingerprint())
+    base, stream_data, measured, trackers = check_sweep(config, trials, recipe, tools)
     # All that can be told without computing has been told; --out is still as it was.
     start = held.enter_context(ExitStack())
     start.enter_context(run.locks.starting(in_the_way))
@@ -108,6 +131,7 @@ def _run_sweep(
         devices=jax.local_devices(),
         make_group=tools.make_group,
         on_task=tools.on_task,
+        tracking=Tracking(trackers, run.path, config.values()),
         base_scores=began.base_scores,
     )
     say(

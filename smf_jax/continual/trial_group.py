@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, Generic, NamedTuple
 
 import jax
@@ -13,12 +13,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from smf_jax import interrupts
+from smf_jax.continual.step_log import Begun, StepLog
 from smf_jax.data.batching import Batch, in_chunks
 from smf_jax.evaluation.likelihood import LossSum, loss_sum, mean_loss
 from smf_jax.evaluation.probes.exact import is_exact_match
 from smf_jax.losses import at_scored, count_scored
 from smf_jax.params import Params, count_bytes
-from smf_jax.sharding import over_trials, replicate, split_over, stack, unstack
+from smf_jax.progress import live_lines
+from smf_jax.sharding import over_trials, replicate, restack, split_over, stack, unstack
 from smf_jax.sparse.usage import PoolUsage
 from smf_jax.tables import of_one_capacity
 from smf_jax.training.step import Lower, Settings, Shared, StepMetrics
@@ -37,6 +39,14 @@ class TaskMetrics(NamedTuple):
     losses: Float[np.ndarray, "trials steps"]  # ``(trials, steps)``
     selected: Int[np.ndarray, "trials steps"]  # ``(trials, steps)`` rows written
     failed_step: Int[np.ndarray, " trials"]  # ``(trials,)`` first step that was not finite, or -1
+
+
+class Pauses(NamedTuple):
+    """Who is shown the trials within a task, between two steps."""
+
+    every: int  # steps
+    # Told the steps done, and what gives the `Begun` of the trial at a place.
+    see: Callable[[int, Callable[[int], Begun]], None]
 
 
 def _at(batches: Batch, position: Array) -> Batch:
@@ -135,12 +145,20 @@ class TrialGroup(Generic[State]):
         examples: Batch,
         settings: Settings,
         rows: Batch | None = None,
+        *,
+        names: Sequence[str] = (),
+        begun: Mapping[int, Begun] | None = None,
+        first: int = 0,
+        pauses: Pauses | None = None,
     ) -> tuple[State, TaskMetrics]:
         """Teaches one task; the host does not wait for a step before it starts the next.
 
         The buffers of the stacked states are taken over. Batches are ``(steps, b, t)`` fields, per
         trial; examples are the whole task, ``(chunks, b, t)`` fields, and rows, likewise, what
-        batches are dealt from, where that is not examples one by one.
+        batches are dealt from, where that is not examples one by one. The steps before the
+        ``first`` are left out. Trials that have ``begun`` the task before, by place, go on from
+        there: until the others have come so far, their steps count for nothing. On a terminal it
+        is shown how the first trials stand, as many as have ``names``.
         """
         steps = batches[0].tokens.shape[0]
         grown = self.trainer.grow(state, steps)
@@ -150,21 +168,40 @@ class TrialGroup(Generic[State]):
         state = self._begin_task(self._shared, state, examples, settings)
         lower = self._kept_lower(examples if rows is None else replicate(rows, self.mesh))
         placed = split_over(stack(batches), self.mesh)
-        metrics = []
-        for position in range(steps):
-            interrupts.check()
-            index = jnp.asarray(position, jnp.int32)
-            hidden = ()
-            if self._lower is not None:
-                hidden = self._lower(self._shared, lower, placed, index)
-            state, measured = self._step(self._shared, state, placed, index, settings, hidden)
-            metrics.append(measured)
-        if self._end_task is not None:
-            state = self._end_task(self._shared, state, examples, settings)
-        fetched = jax.device_get((metrics, state.failed_step))
-        losses = np.stack([step.loss for step in fetched[0]], axis=1)
-        selected = np.stack([step.selected for step in fetched[0]], axis=1)
-        return state, TaskMetrics(losses, selected, fetched[1])
+        log, begun = StepLog(batches), begun or {}
+        with live_lines(names, log.lines):
+            for position in range(first, steps):
+                due = {place: each for place, each in begun.items() if each.step == position}
+                state = self._go_on(state, due, log)
+                interrupts.check()
+                index = jnp.asarray(position, jnp.int32)
+                hidden = ()
+                if self._lower is not None:
+                    hidden = self._lower(self._shared, lower, placed, index)
+                state, measured = self._step(self._shared, state, placed, index, settings, hidden)
+                log.add(position, measured)
+                if pauses and (position + 1) % pauses.every == 0 and position + 1 < steps:
+                    log.fetch()
+                    pauses.see(position + 1, partial(self._begun, state, log, position + 1))
+            if self._end_task is not None:
+                state = self._end_task(self._shared, state, examples, settings)
+            log.fetch()
+        return state, TaskMetrics(log.losses, log.selected, jax.device_get(state.failed_step))
+
+    def _begun(self, state: State, log: StepLog, step: int, place: int) -> Begun:
+        """What one trial has come to after some steps of a task."""
+        losses, selected = log.losses[place, :step].copy(), log.selected[place, :step].copy()
+        return Begun(step, self.trainer.take(state, place), losses, selected)
+
+    def _go_on(self, state: State, begun: Mapping[int, Begun], log: StepLog) -> State:
+        """The states in which some trials have come to where they were before."""
+        if not begun:
+            return state
+        own = [unstack(state, place) for place in range(self.size)]
+        for place, each in begun.items():
+            own[place] = self.trainer.put(own[place], each.state)
+            log.put(place, each)
+        return restack(own, self.mesh)
 
     def _kept_lower(self, rows: Batch) -> Lower | None:
         """What no step of a task changes, of all of its rows; ``None`` if it is too much."""

@@ -68,7 +68,7 @@ def empty_store(store: RowStore | None) -> RowStore | None:
     if store is None:
         return None
     return store._replace(
-        places=jnp.full_like(store.places, _capacity(store)),
+        places=jnp.full_like(store.places, capacity_of(store)),
         used=jnp.zeros_like(store.used),
         overflowed=jnp.zeros_like(store.overflowed),
     )
@@ -107,7 +107,7 @@ def step_rows(
         return RowStep(slots, rows + scale * updates, None, None, is_full)
 
     # A new row's place is the next one free; where too few are left, nothing is selected.
-    table_slots, capacity = values.shape[0], _capacity(store)
+    table_slots, capacity = values.shape[0], capacity_of(store)
     places = store.places.at[slots].get(mode="fill", fill_value=capacity)
     is_new = (places == capacity) & (slots < table_slots)
     overflowed = store.overflowed | is_full | (store.used + jnp.sum(is_new) > capacity)
@@ -138,7 +138,7 @@ def write_step(
     table = write_rows(values, slots, step.rows)
     if store is None or step.places is None:
         return table, store
-    capacity = _capacity(store)
+    capacity = capacity_of(store)
     places = jnp.where(slots < table_slots, step.places, capacity)
     return table, RowStore(
         places=store.places.at[slots].set(places, mode="drop"),
@@ -165,5 +165,6 @@ def update_rows(
     return write_step(values, store, step)
 
 
-def _capacity(store: RowStore) -> int:
-    return jax.tree.leaves((store.opt_state, store.masters))[0].shape[0]
+def capacity_of(store: RowStore, axis: int = 0) -> int:
+    """The places ``C`` of a store, whose rows are counted along an axis."""
+    return jax.tree.leaves((store.opt_state, store.masters))[0].shape[axis]

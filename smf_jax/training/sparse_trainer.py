@@ -19,6 +19,7 @@ from smf_jax.training.memory_grads import Context, History, select_for_task
 from smf_jax.training.memory_model import MemoryModel, as_memory_model
 from smf_jax.training.reads import read_counts
 from smf_jax.training.sparse_config import SparseConfig
+from smf_jax.training.sparse_snapshot import put_sparse_state, take_sparse_state
 from smf_jax.training.sparse_step import SparseState, going_on, sparse_step
 from smf_jax.training.step import Settings, Shared
 from smf_jax.training.trainers import Trainer
@@ -49,6 +50,8 @@ def sparse_trainer(
         resume=_resume,
         frozen=plan.frozen,
         grow=plan.grow,
+        take=take_sparse_state,
+        put=put_sparse_state,
         lower=below and (lambda shared, batch: below(shared.frozen, batch.tokens, batch.valid)),
     )
 

@@ -21,6 +21,7 @@ from smf_jax.params import Params, is_batch_stats, split, unflatten, widened
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.tables import is_implicit
 from smf_jax.training.dense_step import DenseState, LossFn, dense_step, text_loss
+from smf_jax.training.snapshot import Taken, put_state, take_state
 from smf_jax.training.step import Settings, Shared, StepMetrics
 
 
@@ -71,6 +72,11 @@ class Trainer(NamedTuple, Generic[State]):
     # ``(state, steps) -> state`` on the host, before a task of so many steps: room for what it may
     # write, itself where there is enough. Trials side by side may stand in leading axes.
     grow: Callable[[State, int], State] = lambda state, steps: state
+    # ``(states of trials side by side, place) -> arrays by path`` on the host: all that the steps
+    # of a task have changed of one of them.
+    take: Callable[[State, int], Taken] = take_state
+    # ``(state, arrays) -> state``: one trial's at the start of a task, and what `take` gave of it.
+    put: Callable[[State, Taken], State] = put_state
 
 
 def dense_trainer(

@@ -32,7 +32,7 @@ class Ewc(Method[EwcConfig]):
         """Trains all parameters; after each task their importance is measured."""
         own: EwcConfig = setup.own
         keep = setup.training.keep_optimizer_state
-        optimizer = optimizer_of(setup, trial)
+        optimizer = optimizer_of(setup.training, trial)
         return penalised_trainer(
             setup.base.model, optimizer, own.strength, keep, by_fisher=True, scored=setup.scored
         )

@@ -45,7 +45,7 @@ class FfnRows(Method[FfnRowsConfig]):
     def trainer(self, setup: Setup, trial: Trial) -> Trainer[FfnRowsState]:
         """Trains the chosen rows alone."""
         own: FfnRowsConfig = setup.own
-        optimizer = optimizer_of(setup, trial)
+        optimizer = optimizer_of(setup.training, trial)
         return ffn_rows_trainer(
             setup.base.model, optimizer, own.count, own.rule, scored=setup.scored
         )

@@ -17,7 +17,7 @@ class Full(Method[NoConfig]):
 
     def trainer(self, setup: Setup, trial: Trial) -> Trainer:
         """Trains all parameters but running statistics."""
-        optimizer = optimizer_of(setup, trial)
+        optimizer = optimizer_of(setup.training, trial)
         keep = setup.training.keep_optimizer_state
         return dense_trainer(
             setup.base.model, optimizer, keep_optimizer_state=keep, scored=setup.scored

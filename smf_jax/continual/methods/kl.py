@@ -89,4 +89,4 @@ def held_to_base(learner: Trainer[DenseState], setup: Setup, trial: Trial) -> Tr
     """The trainer of a dense method with the price on top."""
     own, model = setup.own, setup.base.model
     rows = text_rows(own, setup.training.batch_size)
-    return kl_trainer(model, optimizer_of(setup, trial), learner, own.weight, own.on, rows)
+    return kl_trainer(model, optimizer_of(setup.training, trial), learner, own.weight, own.on, rows)

@@ -32,7 +32,7 @@ class L2Init(Method[L2InitConfig]):
         """Trains all parameters, held near the base's."""
         own: L2InitConfig = setup.own
         keep = setup.training.keep_optimizer_state
-        optimizer = optimizer_of(setup, trial)
+        optimizer = optimizer_of(setup.training, trial)
         return penalised_trainer(
             setup.base.model, optimizer, own.strength, keep, scored=setup.scored
         )

@@ -63,7 +63,7 @@ class Lora(Method[LoraConfig]):
     def trainer(self, setup: Setup, trial: Trial) -> Trainer:
         """Trains the adapters alone."""
         own: LoraConfig = setup.own
-        optimizer = optimizer_of(setup, trial)
+        optimizer = optimizer_of(setup.training, trial)
         keep = setup.training.keep_optimizer_state
         adapters = (own.rank, own.alpha, own.modules)
         return lora_trainer(setup.base.model, optimizer, *adapters, keep, scored=setup.scored)

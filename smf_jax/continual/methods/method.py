@@ -93,6 +93,9 @@ class Method(Generic[Own]):
     def check(self, setup: Setup, has_text: bool) -> None:
         """Refuses a setup that the method cannot run in, before anything is computed."""
 
+    def check_trial(self, own: Own, training: TrainingConfig, trial: Trial) -> None:
+        """Refuses settings of a trial that exclude each other, whatever base and data are."""
+
     def trainer(self, setup: Setup, trial: Trial) -> Trainer:
         """The trainer that the trials of one group share."""
         raise NotImplementedError
@@ -145,9 +148,8 @@ def share_of_rows(share: float, batch_size: int) -> int:
     return min(batch_size - 1, max(1, round(batch_size * share)))
 
 
-def optimizer_of(setup: Setup, trial: Trial) -> OptimizerConfig:
+def optimizer_of(training: TrainingConfig, trial: Trial) -> OptimizerConfig:
     """The optimizer of a trial, with the schedule of a task."""
-    training = setup.training
     return OptimizerConfig(
         trial.optimizer,
         clip=training.clip or None,

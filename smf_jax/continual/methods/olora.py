@@ -46,7 +46,7 @@ class OLora(Lora):
         """Trains the adapters of the task alone."""
         own: OLoraConfig = setup.own
         adapters = (own.rank, own.alpha, own.modules, own.strength, setup.tasks)
-        optimizer = optimizer_of(setup, trial)
+        optimizer = optimizer_of(setup.training, trial)
         return olora_trainer(setup.base.model, optimizer, *adapters, scored=setup.scored)
 
     def apply(self, own: LoraConfig, base: Params, saved: Params) -> Params:

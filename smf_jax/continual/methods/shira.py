@@ -55,7 +55,7 @@ class Shira(Method[ShiraConfig]):
         own: ShiraConfig = setup.own
         keep = setup.training.keep_optimizer_state
         chosen = (own.modules, own.share, own.count)
-        optimizer = optimizer_of(setup, trial)
+        optimizer = optimizer_of(setup.training, trial)
         return shira_trainer(setup.base.model, optimizer, *chosen, keep, scored=setup.scored)
 
     def may_train(self, own: ShiraConfig, path: str) -> bool:

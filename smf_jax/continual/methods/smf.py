@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 
 from smf_jax.configuration import Configuration, setting
 from smf_jax.continual.methods.method import Method, Setup, TrainableSummary, optimizer_of
+from smf_jax.continual.sections import TrainingConfig
 from smf_jax.continual.trial import Trial
+from smf_jax.errors import blame_flag
 from smf_jax.params import count_bytes, count_parameters, is_memory, is_pool
 from smf_jax.sparse.selection import BudgetScope, budget_size
 from smf_jax.training.sparse_config import SparseConfig
@@ -81,28 +83,17 @@ class Smf(Method[SmfConfig]):
                 "or leave the flag out"
             )
 
+    def check_trial(self, own: SmfConfig, training: TrainingConfig, trial: Trial) -> None:
+        """Refuses rules and settings that exclude each other, as what a rule does not count."""
+        with blame_flag("--"):
+            _sparse_config(own, training, trial, size=1)
+
     def trainer(self, setup: Setup, trial: Trial) -> Trainer:
         """Trains the selected rows, and α if told so."""
         own: SmfConfig = setup.own
         training, model = setup.training, setup.base.config
         size = self.size(setup, trial)
-        sparse = SparseConfig(
-            rule=trial.rule or "",
-            granularity=trial.granularity,  # pyright: ignore[reportArgumentType]
-            micro_batches=own.micro_batches,
-            size=size,
-            budget_scope=own.budget_scope,
-            score_share=own.score_share or None,
-            max_df=own.max_df,
-            protect_written=own.protect_written,
-            count_normalised=own.count_normalised,
-            optimizer=optimizer_of(setup, trial),
-            train_alpha=own.train_alpha,
-            alpha_rate=own.alpha_rate,
-            alpha_schedule=own.alpha_schedule,
-            mask="gradient" if own.leaky else "update",
-            scored=setup.scored,
-        )
+        sparse = _sparse_config(own, training, trial, size, setup.scored)
         steps = training.steps_per_task * (setup.tasks if training.keep_optimizer_state else 1)
         table_slots = model.memory.memory.slots if model.memory else 0
         capacity = own.store_rows or min(table_slots, steps * sparse.places)
@@ -145,6 +136,29 @@ class Smf(Method[SmfConfig]):
         trained = rows * width + count_parameters(state.scalars)
         held = count_bytes((state.stores, state.scalar_opt_state))
         return TrainableSummary(rows, trained, trained / count_parameters(setup.base.params), held)
+
+
+def _sparse_config(
+    own: SmfConfig, training: TrainingConfig, trial: Trial, size: int, scored: int | None = None
+) -> SparseConfig:
+    """How a trial selects its rows; ``size`` and ``scored`` are those of `SparseConfig`."""
+    return SparseConfig(
+        rule=trial.rule or "",
+        granularity=trial.granularity,  # pyright: ignore[reportArgumentType]
+        micro_batches=own.micro_batches,
+        size=size,
+        budget_scope=own.budget_scope,
+        score_share=own.score_share or None,
+        max_df=own.max_df,
+        protect_written=own.protect_written,
+        count_normalised=own.count_normalised,
+        optimizer=optimizer_of(training, trial),
+        train_alpha=own.train_alpha,
+        alpha_rate=own.alpha_rate,
+        alpha_schedule=own.alpha_schedule,
+        mask="gradient" if own.leaky else "update",
+        scored=scored,
+    )
 
 
 def _rows_of_step(own: SmfConfig, trial: Trial, table_slots: Sequence[int]) -> int:
