@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from smf_jax.params import Params
+from smf_jax.sharding import unstack
 from smf_jax.sparse.patch import Patch, apply_patch, make_patch, pool_change
+from smf_jax.tables import is_implicit
 
 
 class PatchHistory:
@@ -71,3 +73,28 @@ class PatchHistory:
             written.update(zip(change.slots.tolist(), change.new, strict=True))
         self._scalars.update({path: change.new for path, change in patch.scalars.items()})
         self._parent = patch.fingerprint
+
+
+def written_slots(state: Any, place: int) -> dict[str, np.ndarray]:
+    """By pool path, the slots that one trial of stacked states has written since its task began."""
+    return {
+        pool: np.flatnonzero(unstack(written, place)) for pool, written in state.written.items()
+    }
+
+
+def rows_at(
+    state: Any, place: int, slots: Mapping[str, np.ndarray]
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, np.ndarray]]:
+    """What `PatchHistory.patch` is given: slots with the rows at them now, and the scalars.
+
+    Rows are gathered on the device: the table itself never travels.
+    """
+    rows = {}
+    for pool, of_pool in slots.items():
+        # Padded to a power of two, so that few lengths are compiled.
+        padded = np.resize(of_pool, 1 << len(of_pool).bit_length())
+        table = state.tables[pool]
+        new = unstack(table, place)[padded] if is_implicit(table) else unstack(table, place, padded)
+        rows[pool] = of_pool, np.asarray(new)[: len(of_pool)]
+    scalars = {path: np.asarray(leaf) for path, leaf in unstack(state.scalars, place).items()}
+    return rows, scalars
