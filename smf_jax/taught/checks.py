@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from smf_jax.bases.base import Base
 from smf_jax.data.shares import question_key
 from smf_jax.evaluation.probes.known import KnownProbe
@@ -39,8 +41,11 @@ def _untaught(probe: KnownProbe, base: Base, record: Record) -> KnownProbe | Non
     ]
     if not places:
         return None
-    prompts, answers = ([of[place] for place in places] for of in (probe.prompts, probe.answers))
-    return KnownProbe(probe.tokenizer, tuple(prompts), tuple(answers), probe.steps)
+    return replace(
+        probe,
+        prompts=tuple(probe.prompts[place] for place in places),
+        answers=tuple(probe.answers[place] for place in places),
+    )
 
 
 def question_in(base: Base, prompt: list[int]) -> str:
