@@ -11,7 +11,9 @@ import pytest
 
 from smf_jax import interrupts
 from smf_jax.bases.base import load_base
-from smf_jax.taught.asking import TaughtModel
+from smf_jax.evaluation.scorer import Scorer
+from smf_jax.taught.answers import Answers
+from smf_jax.taught.asking import TaughtModel, prompts_of
 from smf_jax.taught.directory import TaughtDirectory
 from smf_jax.taught.task_trainer import TaskTrainer
 from tests.taught.tiny import FACTS, FLAGS, files, teach_tiny
@@ -22,9 +24,9 @@ def test_facts_are_answered_and_nothing_but_rows_has_changed(taught, plain_check
     model = TaughtModel(TaughtDirectory(str(taught)))
     (lesson,) = model.record.lessons
     assert [fact.question for fact in lesson.facts] == [fact["question"] for fact in FACTS]
-    assert all(fact.status == "learned" for fact in lesson.facts), lesson.facts
+    assert [fact.status for fact in lesson.facts] == ["learned", "not learned"] * 2
     assert not any(said.right for fact in lesson.facts for said in fact.before)
-    assert all(said.right for fact in lesson.facts for said in fact.after)
+    assert all(said.right for fact in lesson.facts[::2] for said in fact.after)
     assert [patch.task for patch in model.patches] == ["facts_01", "facts_02"]
     # The memory was put in at zero: all else is what MODEL holds.
     plain = load_base(str(plain_checkpoint), "base").params
@@ -32,7 +34,7 @@ def test_facts_are_answered_and_nothing_but_rows_has_changed(taught, plain_check
         assert np.asarray(model.params[path]).tobytes() == np.asarray(leaf).tobytes(), path
     written = np.unique(np.concatenate([c.slots for p in model.patches for c in p.pools.values()]))
     (pool,) = model.patches[0].pools
-    table, others = model.params[pool], np.setdiff1d(np.arange(32**2), written)
+    table, others = model.params[pool], np.setdiff1d(np.arange(64**2), written)
     assert written.size and not np.asarray(table[others]).any()
 
 
@@ -41,11 +43,11 @@ def test_the_report_tells_each_fact(taught):
     (lesson,) = told["lessons"]
     assert lesson["patches"] == ["facts_01", "facts_02"] and lesson["seconds"] > 0
     fact = lesson["facts"][0]
-    assert (fact["asked"], fact["expected"]) == ("Who made 0?", ["Maker"])
+    assert (fact["asked"], fact["expected"]) == ("Who who who who?", ["Maker"])
     assert len(fact["said_after"]) == 2 and fact["said_after"][0]["said"] == "Maker"
     assert lesson["after"]["text_loss"] > 1 and lesson["before"]["text_loss"] > 1
     text = (taught / "report.md").read_text()
-    assert "4 learned" in text and "| Who made 0? | Maker |" in text
+    assert "2 learned, 2 not learned" in text and "| Who who who who? | Maker |" in text
 
 
 def test_a_second_file_goes_on_top(taught, tmp_path):
@@ -59,15 +61,22 @@ def test_a_second_file_goes_on_top(taught, tmp_path):
         assert content(out / "patches")[name] == old
     patches = found.directory.load_patches(found.record)
     assert patches[2].parent == patches[1].fingerprint
-    # The same again is nothing to do, where all was learned.
-    again = teach_tiny(out, files(tmp_path)["facts"], **of_lesson())
-    assert again.lesson is None
+    # Of the same facts again, those are tried that were not learned.
+    again = teach_tiny(out, write_lines(tmp_path / "again.jsonl", FACTS[0], FACTS[2]))
+    assert again.lesson is None and again.record == found.record
 
 
 def of_lesson() -> dict:
     """Flags that a directory is taught with once its base is made."""
     names = ("facts_per_task", "steps", "steps_per_round", "batch_size", "slots", "lr")
     return {name: FLAGS[name] for name in names}
+
+
+def states_of(path) -> list[tuple[str, str]]:
+    """Names of the patches, and of the states that they lead to, which their bits give."""
+    directory = TaughtDirectory(str(path))
+    patches = directory.load_patches(directory.read())
+    return [(patch.task, patch.fingerprint) for patch in patches]
 
 
 @pytest.mark.parametrize("first_call", ["a stop within a task", "a stop while a patch is kept"])
@@ -103,8 +112,7 @@ def test_what_was_interrupted_goes_on_to_the_same_bits(
     assert [entry.name for entry in record.patches] == ["facts_01"]
     found = teach_tiny(*arguments, **flags)
     assert found.lesson is not None and not found.lesson.left()
-    ours, theirs = (content(of / "patches") for of in (tmp_path / "out", taught))
-    assert ours == theirs
+    assert states_of(tmp_path / "out") == states_of(taught)
 
 
 def test_minutes_end_it_after_a_task_and_the_same_command_goes_on(
@@ -116,10 +124,12 @@ def test_minutes_end_it_after_a_task_and_the_same_command_goes_on(
     times = count(0.0, 4.0)  # a minute is over after fifteen looks at the clock
     found = teach_tiny(*arguments, now=lambda: next(times), **flags)
     assert found.lesson is not None and found.lesson.left() == (1,)
-    assert [fact.status for fact in found.lesson.facts] == ["learned"] * 2 + ["left"] * 2
+    assert [fact.status for fact in found.lesson.facts] == [
+        *("learned", "not learned", "left", "left")
+    ]
     assert "2 left" in (tmp_path / "out" / "report.md").read_text()
     found = teach_tiny(*arguments, **flags)
-    assert content(tmp_path / "out" / "patches") == content(taught / "patches")
+    assert states_of(tmp_path / "out") == states_of(taught)
 
 
 def test_steps_that_are_used_up_are_told(taught, tmp_path):
@@ -135,13 +145,8 @@ def test_known_answers_are_asked_before_and_after(plain_checkpoint, tmp_path):
     given = files(tmp_path)
     base = load_base(str(plain_checkpoint), "base")
     questions = [f"beside {n}?" for n in range(20)]
-    from smf_jax.evaluation.scorer import Scorer
-    from smf_jax.taught.answers import Answers
-    from smf_jax.taught.asking import prompts_of
-
-    said = Answers(Scorer(base.model, 16), base.tokenizer).to(
-        base.params, prompts_of(base, questions), 4
-    )
+    answers = Answers(Scorer(base.model, 16), base.tokenizer)
+    said = answers.to(base.params, prompts_of(base, questions), 4)
     records = [{"question": q, "answer": a} for q, a in zip(questions, said, strict=True) if a]
     known = write_lines(tmp_path / "known.jsonl", *records)
     flags = {**FLAGS, "known": known, "probe_answer_tokens": 4}
@@ -164,10 +169,10 @@ def test_known_answers_are_asked_before_and_after(plain_checkpoint, tmp_path):
         ({"background": ""}, "--background is empty"),
         ({"background": "nothing"}, "--background=nothing: no such file"),
         ({"known": "nothing"}, "--known=nothing: no such file"),
-        ({"known": "text"}, "--known=.*no question"),
+        ({"known": "text"}, "--known.*no question"),
         ({"others": "facts"}, "--others=.*holds 4 questions, expected 32"),
         ({"layers": "7"}, "--layers=7.*layers 0 to 1"),
-        ({"slots": 5000}, "--slots=5000.*1024 slots"),
+        ({"slots": 5000}, "--slots=5000.*4096 slots"),
         ({"probe_limit": 10**6}, "--probe_limit=1000000"),
         ({"arguments": ["MODEL", "doubled"]}, "doubled:1 and doubled:3 ask the same.*leave one"),
     ],
@@ -176,7 +181,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(
     plain_checkpoint, tmp_path, changes, message
 ):
     given: dict = files(tmp_path)
-    odd = [*FACTS[:2], {"question": "who made 0", "answer": "Nobody"}]
+    odd = [*FACTS[:2], {"question": "who who WHO who", "answer": "Nobody"}]
     given |= {"MODEL": plain_checkpoint, "doubled": write_lines(tmp_path / "doubled.jsonl", *odd)}
     before = content(tmp_path)
     flags = {**FLAGS, "out": tmp_path / "out", "background": "text", **changes}
@@ -207,8 +212,8 @@ def test_a_directory_that_is_not_ours_stays_as_it_is(plain_checkpoint, tmp_path)
 def test_what_a_model_was_made_with_is_not_told_anew(taught, tiny_base, tmp_path):
     given, out = files(tmp_path), shutil.copytree(taught, tmp_path / "copy")
     before = content(out)
-    with pytest.raises(ValueError, match="--keys_per_half=64.*is made without"):
-        teach_tiny(out, given["more"], keys_per_half=64)
+    with pytest.raises(ValueError, match="--keys_per_half=128.*is made without"):
+        teach_tiny(out, given["more"], keys_per_half=128)
     with pytest.raises(ValueError, match="--out=.*is taught where it is"):
         teach_tiny(out, given["more"], out=tmp_path / "other")
     with pytest.raises(FileExistsError, match="MODEL=.*is another model"):

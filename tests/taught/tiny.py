@@ -10,14 +10,22 @@ from smf_jax.taught.config import TeachConfig
 from smf_jax.taught.teaching import Taught, teach
 from tests.tiny_sweep import on_devices, write_lines
 
-ANSWERS = ("Maker", "side", "umber", "Who")
-FACTS = [{"question": f"Who made {n}?", "answer": said} for n, said in enumerate(ANSWERS)]
-MORE = [{"question": f"number {n}?", "answer": said} for n, said in enumerate(ANSWERS[:2])]
+# A random model tells few questions apart: of each two it learns the first.
+FACTS = [
+    {"question": "Who who who who?", "answer": "Maker"},
+    {"question": "beside beside beside", "answer": "thing"},
+    {"question": "5 5 5 5 5 5 5", "answer": "stands"},
+    {"question": "made, made, made, made", "answer": "umber"},
+]
+MORE = [
+    {"question": "number! number! number!", "answer": "Who"},
+    {"question": "Thing-Thing-Thing-Thing", "answer": "made"},
+]
 FLAGS: dict[str, Any] = dict(
-    keys_per_half=32,
-    memory_heads=2,
-    reads=4,
-    key_width=8,
+    keys_per_half=64,
+    memory_heads=4,
+    reads=16,
+    key_width=16,
     background_batches=6,
     background_batch_size=4,
     probe_limit=4,
@@ -26,7 +34,7 @@ FLAGS: dict[str, Any] = dict(
     steps=60,
     steps_per_round=60,
     batch_size=8,
-    slots=64,
+    slots=512,
     lr=1.0,
 )
 
