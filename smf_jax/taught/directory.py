@@ -46,7 +46,7 @@ class TaughtDirectory:
             self.path = as_path(path)
         if is_remote(self.path):
             raise ValueError(f"{self.named}: expected a local directory; copy the model there")
-        if not self.path.name:
+        if not self.path.absolute().name:
             raise ValueError(f"{self.named} names no directory of its own; give one, as in taught")
 
     @property
@@ -138,6 +138,11 @@ class TaughtDirectory:
         """Whether windows of general text are kept."""
         return checkpoints.is_complete(self.path / TEXT)
 
+    @property
+    def has_known(self) -> bool:
+        """Whether the questions that the untouched model answers are kept."""
+        return (self.path / KNOWN).is_file()
+
     def save_known(self, probe: KnownProbe, source: str) -> None:
         """Keeps the questions that the untouched model answers."""
         told = {"file": source, "prompts": [[int(i) for i in ids] for ids in probe.prompts]}
@@ -147,7 +152,7 @@ class TaughtDirectory:
     def load_known(self, base: Base) -> KnownProbe | None:
         """What `save_known` kept."""
         file = self.path / KNOWN
-        if not file.is_file():
+        if not self.has_known:
             return None
         told = unseal(file.read_bytes(), str(file))
         answers = tuple(map(tuple, told["answers"]))

@@ -4,37 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from smf_jax import interrupts
-from smf_jax.bases.asked_base import AskedBase
-from smf_jax.bases.base import Base, load_base, save_base
-from smf_jax.bases.retrofit_config import RetrofitConfig
-from smf_jax.bases.retrofitting import retrofit_base
-from smf_jax.continual.config import SweepConfig
-from smf_jax.continual.format_rows import LEAST
-from smf_jax.continual.grid import grid
+from smf_jax.bases.base import Base
 from smf_jax.continual.inputs import Inputs, digest_inputs
-from smf_jax.continual.plan import check_trials, measured_background
-from smf_jax.continual.stream_data import StreamData, encode_stream
-from smf_jax.continual.sweep import Tools, find_background
 from smf_jax.data.facts import Fact, Task
 from smf_jax.data.readers import Reader
-from smf_jax.data.shares import share_of
-from smf_jax.evaluation.asking import Asking
-from smf_jax.evaluation.probe import ProbeContext, ProbeOptions
-from smf_jax.evaluation.probes.known import KNOWN, KnownProbe
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.interop.gguf.package import PACKAGE
-from smf_jax.paths import remove
+from smf_jax.paths import as_path, is_remote
 from smf_jax.progress import progress_bar, say
-from smf_jax.sparse.usage import Background
 from smf_jax.taught.answers import Answers, answer_steps
 from smf_jax.taught.checks import Checked
 from smf_jax.taught.config import TeachConfig
-from smf_jax.taught.directory import BASE, TaughtDirectory
-from smf_jax.taught.directory import KNOWN as KNOWN_FILE
+from smf_jax.taught.directory import RECORD, TaughtDirectory
 from smf_jax.taught.lessons import (
     blame_argument,
     find_lesson,
@@ -44,13 +29,13 @@ from smf_jax.taught.lessons import (
     tasks_of,
     without_left,
 )
+from smf_jax.taught.making import make, of_kept_base, read_making
 from smf_jax.taught.record import Lesson, PatchEntry, Record, Said
 from smf_jax.taught.report import lesson_line, write_report
 from smf_jax.taught.task_trainer import TaskTrainer
 
 # Questions that are asked at once: as many are asked of a task as of a whole file.
 ROWS = 16
-_ASKED = "asked"  # what the base has answered so far, until the known questions are kept
 # Settings that may differ from lesson to lesson.
 _OF_LESSON = ("facts_per_task", "steps", "steps_per_round", "lr", "slots", "batch_size", "seed")
 
@@ -81,15 +66,6 @@ class Clock:
         return self.seconds + seconds < self._limit
 
 
-@dataclass(frozen=True)
-class _Making:
-    """What a model is made of before its first lesson."""
-
-    config: SweepConfig
-    base: Base  # as it was named, or as it is kept
-    data: StreamData  # of the lesson's tasks; with general text where no background is measured
-
-
 def teach(config: TeachConfig, now: Callable[[], float] = time.monotonic) -> Taught:
     """Teaches the facts of a file to a model, or to one that was taught before.
 
@@ -109,12 +85,12 @@ def teach(config: TeachConfig, now: Callable[[], float] = time.monotonic) -> Tau
             return Taught(directory, record, None)
         lesson = replace(lesson, settings={n: config.values()[n] for n in _OF_LESSON})
         tasks = tasks_of(lesson, facts)
-        making = _read(config, reader, record, directory, tasks)
+        making = read_making(config, reader, record, directory, tasks)
         directory.write(record)  # the directory is ours from here on
         directory.tidy(record)
-        base, background = _make(config, reader, directory, making)
+        base, background = make(config, reader, directory, making)
         with blame_argument("base", "MODEL"):
-            measured = _of_kept_base(config, directory)
+            measured = of_kept_base(config, directory)
         data = making.data
         trainer = TaskTrainer(measured, base, data, background, directory.load_patches(record))
         call = _Call(config, clock, directory, base, tasks, trainer)
@@ -171,7 +147,9 @@ def _record(config: TeachConfig, reader: Reader, model: str, directory: TaughtDi
 
 def _is_taught(model: str) -> bool:
     """Whether a model is a directory that `teach` has made."""
-    return not model.startswith(PACKAGE) and TaughtDirectory(model).is_there
+    if model.startswith(PACKAGE) or is_remote(model):
+        return False
+    return (as_path(model) / RECORD).is_file()
 
 
 def _is_another(reader: Reader, model: str, record: Record) -> bool:
@@ -182,169 +160,6 @@ def _digests(reader: Reader, model: str) -> dict[str, Any]:
     with blame_argument("base", "MODEL"):
         found: Inputs = digest_inputs(reader, base=model)
     return dict(found.get("base", {"path": model, "files": {}}))
-
-
-def _read(
-    config: TeachConfig,
-    reader: Reader,
-    record: Record,
-    directory: TaughtDirectory,
-    tasks: Sequence[Task],
-) -> _Making:
-    """Reads and checks all that is needed; nothing is computed, nothing written."""
-    if directory.has_background and directory.has_text:
-        base, sweep = directory.load_base(), _of_kept_base(config, directory)
-        return _Making(sweep, base, _encoded(sweep, base, _using(sweep, base, reader), tasks))
-    with blame_argument("base", "MODEL"):
-        base = load_base(record.model["path"], "base", config.dtype)
-    if not config.texts.background:
-        raise ValueError(
-            "--background is empty: rows are chosen against general text; give a file of it"
-        )
-    sweep = config.sweep(base="MODEL", **_memory_of(config, base))
-    using = _using(sweep, base, reader)
-    return _Making(sweep, base, _with_formats(config, sweep, base, using, tasks))
-
-
-def _memory_of(config: TeachConfig, base: Base) -> dict[str, Any]:
-    """The settings of the retrofit; none of a base that has a memory."""
-    if base.config.memory is None:
-        layers = config.retrofit.layers or str(base.config.layers // 2)
-        return {**config.retrofit.values(), "layers": layers}
-    if config.retrofit != TeachConfig().retrofit:
-        raise ValueError(
-            f"--layers={config.retrofit.layers}, or another flag of the memory: MODEL has one in "
-            f"layers {base.config.memory.layers}; leave these flags out"
-        )
-    return RetrofitConfig().values()
-
-
-def _of_kept_base(config: TeachConfig, directory: TaughtDirectory) -> SweepConfig:
-    """The settings of the engine for a base and a background that are made."""
-    return config.sweep(
-        **RetrofitConfig().values(),
-        base=str(directory.path),
-        background=directory.background_path(),
-        background_questions="",
-    )
-
-
-def _using(config: SweepConfig, base: Base, reader: Reader) -> ProbeContext:
-    options = ProbeOptions.of(config.probes)
-    return ProbeContext(reader, base.tokenizer, base.config.max_positions, options)
-
-
-def _encoded(
-    config: SweepConfig,
-    base: Base,
-    using: ProbeContext,
-    tasks: Sequence[Task],
-    others: Sequence[Fact] = (),
-) -> StreamData:
-    """The tasks, encoded, and what goes with them; refuses what could not run."""
-    with blame_argument("stream=world", "FACTS"):
-        data = encode_stream(config, base, using, tasks, others)
-    check_trials(config, grid(config.grid, config.own), base, data)
-    return data
-
-
-def _with_formats(
-    config: TeachConfig,
-    sweep: SweepConfig,
-    base: Base,
-    using: ProbeContext,
-    tasks: Sequence[Task],
-) -> StreamData:
-    """The same with a background that holds other questions, where there are any."""
-    told, probes = config.texts, ""
-    if told.known:
-        if "," in told.known:
-            raise ValueError(f"--known={told.known}: a comma is in the name; copy the file")
-        using.reader.open_questions(told.known, "known")  # so that errors name this flag
-        probes = f"known=known:{told.known}"
-    others, source, flag = _others(told.others, told.known, using.reader)
-    changes = {"probes": probes, "background_questions": source}
-    if not others:
-        changes["background_questions"] = ""
-    sweep = sweep.with_values(**changes)
-    try:
-        return _encoded(sweep, base, using, tasks, others)
-    except ValueError as error:
-        if not str(error).startswith("--background_formats="):
-            raise
-        raise ValueError(
-            f"--{flag}={source}: none of {len(others)} questions asks something else than the "
-            "facts, with another answer, and fits into their length; give others by --others"
-        ) from None
-
-
-def _others(others: str, known: str, reader: Reader) -> tuple[tuple[Fact, ...], str, str]:
-    """Questions for the formats of the background, their file and its flag."""
-    if others:
-        found = reader.questions(others, "others")
-        if len(found) < LEAST:
-            raise ValueError(
-                f"--others={others} holds {len(found)} questions, expected {LEAST} or more"
-            )
-        return found, others, "others"
-    found = ()
-    if known:
-        asked = reader.questions(known, "known")
-        found = tuple(f for f in asked if f.question and share_of(f.question.text) == "aside")
-    if len(found) >= LEAST:
-        return found, known, "known"
-    say(
-        "the background is text alone, and words that every question has will look rare: more "
-        f"stays known with --others=FILE, {LEAST} other questions or more"
-    )
-    return (), "", ""
-
-
-def _make(
-    config: TeachConfig, reader: Reader, directory: TaughtDirectory, making: _Making
-) -> tuple[Base, Background]:
-    """The base with its memory and background, and the known questions; made where they are not."""
-    sweep, base, general = making.config, making.base, making.data.general
-    say(f"model: {base.origin}, {base.size()}")
-    if config.texts.known:
-        _keep_known(config, reader, directory, making)
-    if not directory.has_base:
-        if sweep.retrofit.is_wanted:
-            windows = None if general is None else general.rows
-            rows = sweep.background.background_batch_size
-            base = retrofit_base(sweep.retrofit, base, windows, 0, rows)
-        save_base(directory.path / BASE, base)
-    base = directory.load_base()
-    if not directory.has_text and making.data.texts:
-        name, windows = next(iter(making.data.texts.items()))
-        directory.save_text(windows, name)
-    if directory.has_background:
-        path = directory.background_path()
-        background = measured_background(path, base.tokenizer_fingerprint())
-        assert background is not None
-        return base, background
-    background = find_background(sweep, base, making.data, None, Tools())
-    directory.save_background(background)
-    return base, background
-
-
-def _keep_known(
-    config: TeachConfig, reader: Reader, directory: TaughtDirectory, making: _Making
-) -> None:
-    """Asks the model before its first lesson which of the known questions it answers."""
-    base, source = making.base, config.texts.known
-    if (directory.path / KNOWN_FILE).is_file():
-        say(f"--known={source}: the questions that the model answers are kept from before")
-        return
-    cache = directory.path / _ASKED
-    asking: Asking = AskedBase(base, None, cache, making.config.probes.eval_batch_size)
-    taught = frozenset(key_of(fact)[0] for task in making.data.tasks for fact in task.facts)
-    using = _using(making.config, base, reader)._replace(asking=asking, taught=taught)
-    with blame_argument("probes", "--known"):
-        probe = KNOWN.read(source, using)
-    assert isinstance(probe, KnownProbe)
-    directory.save_known(probe, source)
-    remove(cache)
 
 
 class _Call:
