@@ -25,9 +25,9 @@ def teach_facts(config: TeachConfig) -> int:
         return 0
     say(f"\n{lesson.name}: {counts(lesson)}; {lesson.seconds:.0f} s")
     for fact in lesson.facts:
-        if fact.status == "not learned":
+        if fact.status in ("not learned", "lost"):
             heard = " / ".join(dict.fromkeys(said.said or "(nothing)" for said in fact.after))
-            say(f"  not learned: {fact.question} {fact.answers[0]} (says {heard})")
+            say(f"  {fact.status}: {fact.question} {fact.answers[0]} (says {heard})")
     if left := sum(fact.status == "left" for fact in lesson.facts):
         say(
             f"  left: {left} facts, as --minutes={config.training.minutes:g} are over; give the "

@@ -34,28 +34,24 @@ class Answers:
 
     def about(self, params: Params, facts: Sequence[Fact], steps: int) -> list[tuple[Said, ...]]:
         """What a model says of each fact, asked in the wordings that it is not trained in."""
-        asked = [(fact, wording.prompt) for fact in facts for wording in fact.held_out]
-        prompts = [self.tokenizer.encode_prompt(prompt) for _, prompt in asked]
-        texts = iter(self.to(params, prompts, steps))
-        return [
-            tuple(
-                Said(wording.prompt, text := next(texts), is_right(text, fact.answers))
-                for wording in fact.held_out
-            )
-            for fact in facts
-        ]
+        asked = [([wording.prompt for wording in fact.held_out], fact.answers) for fact in facts]
+        return self._said(params, asked, steps)
 
-    def again(self, params: Params, facts: Sequence[TaughtFact]) -> list[bool]:
-        """Which facts a model answers, in the wordings that each was asked in before."""
-        asked = [(fact, said.asked) for fact in facts for said in (fact.after or fact.before)]
-        prompts = [self.tokenizer.encode_prompt(prompt) for _, prompt in asked]
-        texts = self.to(params, prompts, answer_steps(self.tokenizer, [f.answers for f in facts]))
-        wrong = {
-            fact.key
-            for (fact, _), text in zip(asked, texts, strict=True)
-            if not is_right(text, fact.answers)
-        }
-        return [fact.key not in wrong for fact in facts]
+    def again(self, params: Params, facts: Sequence[TaughtFact]) -> list[tuple[Said, ...]]:
+        """What a model says of each fact, asked as it was before."""
+        asked = [([said.asked for said in fact.before], fact.answers) for fact in facts]
+        steps = answer_steps(self.tokenizer, [fact.answers for fact in facts])
+        return self._said(params, asked, steps)
+
+    def _said(
+        self, params: Params, asked: Sequence[tuple[list[str], tuple[str, ...]]], steps: int
+    ) -> list[tuple[Said, ...]]:
+        prompts = [self.tokenizer.encode_prompt(text) for texts, _ in asked for text in texts]
+        said = iter(self.to(params, prompts, steps))
+        return [
+            tuple(Said(text, heard := next(said), is_right(heard, answers)) for text in texts)
+            for texts, answers in asked
+        ]
 
     def kept(self, params: Params, probe: KnownProbe) -> list[bool]:
         """Which known questions a model answers."""

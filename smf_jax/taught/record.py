@@ -10,8 +10,9 @@ from smf_jax.data.shares import question_key
 
 FORMAT = 1
 # Of a fact: left, it was not taught yet; known, it was answered before; learned, or not, by the
-# steps of its task; forgotten, its patch was taken back.
-Status = Literal["left", "known", "learned", "not learned", "forgotten"]
+# steps of its task; lost, it was known or learned and later patches undid that; forgotten, its
+# patch was taken back.
+Status = Literal["left", "known", "learned", "not learned", "lost", "forgotten"]
 
 
 class Said(NamedTuple):
@@ -31,7 +32,7 @@ class TaughtFact:
     task: int  # of its lesson, from 0
     status: Status = "left"
     before: tuple[Said, ...] = ()  # by the model as it was before the lesson
-    after: tuple[Said, ...] = ()  # by the model after the fact's task
+    after: tuple[Said, ...] = ()  # by the model when it was last asked
 
     @property
     def key(self) -> tuple[str, str]:
@@ -42,6 +43,14 @@ class TaughtFact:
     def is_done(self) -> bool:
         """Whether the model knows it."""
         return self.status in ("known", "learned")
+
+    def heard(self, said: tuple[Said, ...]) -> TaughtFact:
+        """The same after it was asked again, once it has been taught."""
+        if not all(each.right for each in said):
+            status: Status = "lost" if self.is_done else self.status
+        else:
+            status = "known" if self.status == "known" else "learned"
+        return replace(self, status=status, after=said)
 
 
 class Checks(NamedTuple):

@@ -53,7 +53,7 @@ def _told(lesson: Lesson, record: Record) -> dict[str, Any]:
 
 def counts(lesson: Lesson) -> str:
     """How many facts came to what, as in ``14 learned, 2 not learned``."""
-    statuses = ("learned", "known", "not learned", "left", "forgotten")
+    statuses = ("learned", "known", "not learned", "lost", "left", "forgotten")
     words = {"known": "known before"}
     numbers = {each: sum(f.status == each for f in lesson.facts) for each in statuses}
     return ", ".join(f"{n} {words.get(each, each)}" for each, n in numbers.items() if n)

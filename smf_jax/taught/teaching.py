@@ -207,8 +207,10 @@ class _Call:
                 write_report(self._directory, record)
                 say(lesson_line(lesson, task, entry))
                 progress(done + 1)
+        record = self._asked_again(record, lesson.name)
         after = checked.of(self._answers, self._trainer.params)
-        lesson = replace(lesson, after=after, seconds=earlier + self._clock.seconds)
+        spent = earlier + self._clock.seconds
+        lesson = replace(record.lesson(lesson.name), after=after, seconds=spent)
         record = record.with_lesson(lesson)
         self._directory.write(record)
         write_report(self._directory, record)
@@ -220,6 +222,25 @@ class _Call:
         by_key = dict(zip([key_of(f) for t in self._tasks for f in t.facts], told, strict=True))
         facts = tuple(replace(fact, before=by_key[fact.key]) for fact in lesson.facts)
         return replace(lesson, facts=facts)
+
+    def _asked_again(self, record: Record, name: str) -> Record:
+        """The record with what the model says now: of this lesson, and of all that it has learned.
+
+        A later task may undo an earlier one.
+        """
+        current = record.current()
+        for lesson in record.lessons:
+            asked = [
+                fact
+                for fact in lesson.facts
+                if current.get(fact.key[0]) is fact
+                or (lesson.name == name and fact.status == "not learned")
+            ]
+            said = self._answers.again(self._trainer.params, asked)
+            heard = {f.key: f.heard(each) for f, each in zip(asked, said, strict=True)}
+            facts = tuple(heard.get(fact.key, fact) for fact in lesson.facts)
+            record = record.with_lesson(replace(lesson, facts=facts))
+        return record
 
     def _about(self, facts: Sequence[Fact]) -> list[tuple[Said, ...]]:
         return self._answers.about(self._trainer.params, facts, self._steps)

@@ -16,28 +16,25 @@ def do(*arguments: object, **flags):
         return ask(config)
 
 
-def test_taught_facts_are_answered_and_traced_to_their_patch(taught):
-    learned = FACTS[::2]
-    found = do(taught, *(fact["question"] for fact in learned), "abcdefghij", without=True)
-    assert [answer.said for answer in found[:2]] == [fact["answer"] for fact in learned]
-    assert all(answer.without != answer.said for answer in found[:2])
-    for number, answer in enumerate(found[:2]):
-        assert next(iter(answer.patches)) == f"facts_{number + 1:02d}", answer
-        assert sum(answer.patches.values()) == pytest.approx(1, abs=0.02)
-    assert found[2].written < min(answer.written for answer in found[:2])
-    text = answer_text(found[0])
-    assert f"{learned[0]['question']}\n  Maker\n  without patches: " in text
-    assert "rows that patches wrote: facts_01" in text
+def test_a_taught_fact_is_answered_and_traced_to_its_patch(taught):
+    fact = FACTS[2]
+    found, never = do(taught, fact["question"], "abcdefghij", without=True)
+    assert found.said == fact["answer"] != found.without
+    assert next(iter(found.patches)) == "facts_02", found
+    assert sum(found.patches.values()) == pytest.approx(1, abs=0.02)
+    assert never.written < found.written / 2
+    text = answer_text(found)
+    assert f"{fact['question']}\n  stands\n  without patches: " in text
+    assert "rows that patches wrote: facts_02" in text
 
 
 def test_questions_of_a_file_are_compared_where_it_has_answers(taught, tmp_path):
-    file = write_lines(tmp_path / "asked.jsonl", FACTS[0], {**FACTS[2], "answer": "Nobody"})
-    right = [answer.is_right for answer in do(taught, file=str(file))]
-    assert right == [True, False]
+    file = write_lines(tmp_path / "asked.jsonl", FACTS[2], {**FACTS[0], "answer": "Nobody"})
+    assert [answer.is_right for answer in do(taught, file=str(file))] == [True, False]
     lines = tmp_path / "asked.txt"
-    lines.write_text(f"{FACTS[0]['question']}\n\n{FACTS[2]['question']}\n")
+    lines.write_text(f"{FACTS[2]['question']}\n\n{FACTS[0]['question']}\n")
     found = [(answer.said, answer.is_right) for answer in do(taught, file=str(lines))]
-    assert found == [("Maker", None), ("stands", None)]
+    assert found[0] == ("stands", None) and len(found) == 2
 
 
 @pytest.mark.parametrize(

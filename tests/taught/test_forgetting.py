@@ -10,13 +10,13 @@ import pytest
 
 from smf_jax.interop.export.patches import save_patch
 from smf_jax.sparse.patch import make_patch, pool_change
-from smf_jax.taught.asking import TaughtModel
-from smf_jax.taught.config import ForgetConfig
+from smf_jax.taught.asking import TaughtModel, ask
+from smf_jax.taught.config import AskConfig, ForgetConfig
 from smf_jax.taught.directory import TaughtDirectory
 from smf_jax.taught.forgetting import forget
 from tests.taught.test_teaching import of_lesson
-from tests.taught.tiny import files, teach_tiny
-from tests.tiny_sweep import content
+from tests.taught.tiny import FACTS, files, teach_tiny
+from tests.tiny_sweep import content, on_devices
 
 
 @pytest.fixture
@@ -50,6 +50,14 @@ def test_the_last_patch_taken_back_leaves_the_model_before_it(model, tmp_path):
     assert fingerprint_of(model) != before
     do(model, "more_01")
     assert fingerprint_of(model) == before
+
+
+def test_what_a_forgotten_patch_had_undone_is_answered_again(model):
+    asked = AskConfig(arguments=(str(model), FACTS[0]["question"]), max_tokens=4)
+    with on_devices(1):
+        assert ask(asked)[0].said != "Maker"
+        do(model, "facts_02")
+        assert ask(asked)[0].said == "Maker"
 
 
 def test_what_was_forgotten_can_be_taught_again(model, tmp_path):

@@ -10,7 +10,8 @@ from smf_jax.taught.config import TeachConfig
 from smf_jax.taught.teaching import Taught, teach
 from tests.tiny_sweep import on_devices, write_lines
 
-# A random model tells few questions apart: of each two it learns the first.
+# A random model tells few questions apart: of each two it learns the first, and then loses that of
+# the first task to the second.
 FACTS = [
     {"question": "Who who who who?", "answer": "Maker"},
     {"question": "beside beside beside", "answer": "thing"},
