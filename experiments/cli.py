@@ -1,30 +1,26 @@
-"""The thin shell of every command: flags from a configuration, help, one-line errors."""
+"""The shell of the commands of this package: that of the library, with presets."""
 
 from __future__ import annotations
 
-import os
-import sys
-import textwrap
-import traceback
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import replace
-from typing import Any, NoReturn, TypeVar
-
-from absl import flags
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from experiments.configs import preset_of
-from smf_jax import interrupts
-from smf_jax.checkpoints.run_lock import locked
-from smf_jax.configuration import Configuration, Flag, flags_of
-from smf_jax.errors import blame_flag
-from smf_jax.paths import as_path, is_remote
+from smf_jax import command
+from smf_jax.command import first_page, help_text
+from smf_jax.configuration import Configuration, flags_of
+
+__all__ = ["first_page", "help_text", "parse", "run"]
 
 Config = TypeVar("Config", bound=Configuration)
 
-_DEFINE: dict[type, Any] = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer}
-_DEFINE |= {float: flags.DEFINE_float, str: flags.DEFINE_string}
-WIDTH = 100
+
+def _preset(config: type[Config], given: Mapping[str, Any]) -> Config:
+    """The preset that the flags name, or the defaults."""
+    if "preset" not in flags_of(config()):
+        return config()
+    return preset_of(config, str(given.get("preset", "")), str(given.get("scale", "full")))
 
 
 def parse(config: type[Config], arguments: Sequence[str]) -> tuple[Config, list[str]]:
@@ -33,118 +29,7 @@ def parse(config: type[Config], arguments: Sequence[str]) -> tuple[Config, list[
     Raises:
       ValueError: for an unknown flag, a value of the wrong type or out of bounds, naming it.
     """
-    values = flags.FlagValues()
-    known = flags_of(config())
-    for name, each in known.items():
-        _DEFINE[each.kind](name, each.default, each.help, flag_values=values)
-    try:
-        rest = values(["command", *arguments])[1:]
-    except flags.Error as error:
-        raise ValueError(f"{error}; --help lists the flags") from None
-    given = {name: values[name].value for name in known if values[name].present}
-    start = config()
-    if "preset" in known:
-        start = preset_of(config, str(given.get("preset", "")), str(given.get("scale", "full")))
-    made = start.with_values(**given)
-    for name, each in flags_of(made).items():
-        if each.is_path and is_remote(each.default):
-            with blame_flag(f"--{name}="):
-                as_path(each.default)
-    return made, rest
+    return command.parse(config, arguments, _preset)
 
 
-def first_page(config: type[Configuration], summary: str, example: str) -> str:
-    """The text of ``--help``: the flags that most people need, a line each."""
-    known = flags_of(config())
-    chosen = [each for each in known.values() if each.first]
-    if not chosen:
-        return help_text(config, summary, example)
-    column = 6 + max(len(each.name) for each in chosen)
-    lines = [*_head(summary, example), ""]
-    for each in chosen:
-        text = textwrap.shorten(each.help + _default(each), WIDTH - column, placeholder=" …")
-        lines.append(f"  --{each.name}".ljust(column) + text)
-    return "\n".join([*lines, "", f"--helpfull explains all {len(known)} flags, in groups"])
-
-
-def help_text(config: type[Configuration], summary: str, example: str) -> str:
-    """The text of ``--helpfull``: every flag under its heading, with its default and choices."""
-    groups: dict[str, list[Flag]] = {}
-    for each in flags_of(config()).values():
-        groups.setdefault(each.heading or "Flags", []).append(each)
-    lines = _head(summary, example)
-    for heading, members in groups.items():
-        lines += ["", f"{heading}:"]
-        for each in members:
-            text = textwrap.fill(each.help + _default(each), 90)
-            lines += [f"  --{each.name}", textwrap.indent(text, " " * 6)]
-    return "\n".join(lines)
-
-
-def _head(summary: str, example: str) -> list[str]:
-    return [f"{' '.join(example.split()[:3])}: {summary}", "", f"  {example}"]
-
-
-def _default(flag: Flag) -> str:
-    return "" if flag.default in (None, "") else f" [{flag.default}]"
-
-
-def run(
-    main: Callable[[Any], int],
-    config: type[Configuration],
-    summary: str,
-    example: str,
-    positional: str | None = None,
-) -> None:
-    """Runs a command and exits: 0 when done, 1 when training failed, 2 on bad input.
-
-    A `ValueError` or what the file system refuses is the user's to mend and is told in one line,
-    with ``SMF_JAX_TRACEBACK=1`` also where it came from; anything else is our fault and is raised.
-    ``positional`` names the field that takes the arguments that are no flags.
-    """
-    arguments = sys.argv[1:]
-    resumes, again = "resume" in config().values(), "no file is half written; run the command again"
-    interrupts.listen("what is done is kept; go on with --resume" if resumes else again)
-    for page, asked in ((help_text, {"--helpfull"}), (first_page, {"-h", "--help", "-help"})):
-        if asked.intersection(arguments):
-            _print_and_exit(page(config, summary, example))
-    try:
-        parsed, rest = parse(config, arguments)
-        told: Any = parsed
-        if positional is not None:
-            told = replace(told, **{positional: tuple(rest)})
-        elif rest:
-            raise ValueError(f"{rest[0]!r} is not a flag; --help lists them")
-        with _writing(told):
-            status = main(told)
-        interrupts.finish()
-        sys.exit(status)
-    except interrupts.Stopped as stopped:
-        interrupts.leave(stopped)
-    except (ValueError, OSError) as error:
-        if os.environ.get("SMF_JAX_TRACEBACK"):
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except FloatingPointError as error:
-        print(f"failed: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
-def _writing(config: Configuration) -> AbstractContextManager[None]:
-    """The lock of ``--out`` while a command runs; shares of a sweep have locks of their own."""
-    told, out = config.values(), as_path(config.values().get("out", ""))
-    if "shard" in told or told.get("dry_run") or not out.name or is_remote(out):
-        return nullcontext()
-    above = next(each for each in out.absolute().parents if each.exists())
-    if os.access(above, os.W_OK | os.X_OK):  # or the command refuses it by its flag
-        return locked(out.with_name(f".{out.name}.lock"), f"--out={out}")
-    return nullcontext()
-
-
-def _print_and_exit(text: str) -> NoReturn:
-    with suppress(BrokenPipeError):  # --help | head
-        print(text, flush=True)
-        sys.exit(0)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(0)
+run = partial(command.run, start=_preset)

@@ -20,6 +20,7 @@ from smf_jax.continual.trial import Trial
 from smf_jax.data.tokenizer import train_tokenizer
 from smf_jax.interop.huggingface.checkpoint import save_huggingface
 from tests.models.tiny import PLAIN, random_params
+from tests.taught.tiny import FLAGS, files, teach_tiny
 from tests.tiny_sweep import TINY_BASE, Sweeper, content, on_devices
 
 
@@ -123,6 +124,16 @@ def finished(sweeper, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "finished"
     assert sweeper(out, devices=2, report=True, recount_batches=3) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def taught(plain_checkpoint, tmp_path_factory) -> Path:
+    """The directory of a tiny model that was taught four facts in two tasks; left as it is."""
+    place = tmp_path_factory.mktemp("taught")
+    given = files(place)
+    told = {**FLAGS, "out": place / "model", "background": given["text"]}
+    teach_tiny(plain_checkpoint, given["facts"], **told)
+    return place / "model"
 
 
 @pytest.fixture

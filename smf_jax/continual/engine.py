@@ -17,7 +17,7 @@ from smf_jax.bases.base import Base
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.methods.method import Method, Setup, TrainableSummary, settings_of
-from smf_jax.continual.patch_history import PatchHistory
+from smf_jax.continual.patch_history import PatchHistory, written_rows, written_slots
 from smf_jax.continual.plan import setup_of
 from smf_jax.continual.results import ResultRow
 from smf_jax.continual.run_directory import RunDirectory
@@ -40,10 +40,9 @@ from smf_jax.evaluation.probe import refer_to_base
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.paths import as_path, copy
 from smf_jax.progress import say
-from smf_jax.sharding import TRIAL, device_mesh, unstack
+from smf_jax.sharding import TRIAL, device_mesh
 from smf_jax.sparse.usage import PoolUsage
 from smf_jax.tables import on_host
-from smf_jax.training.snapshot import rows_at
 from smf_jax.training.trainers import Trainer
 
 # A trial group of a trainer, on a mesh; tests keep those that they have compiled.
@@ -348,11 +347,8 @@ class TrialBatch:
             saved = self.group.saved(state, place)
             run.save_params(trial, task, saved, self.sweep.base_fingerprint)
             return None
-        rows = {}
-        for pool, written in state.written.items():
-            slots = np.flatnonzero(unstack(written, place))
-            rows[pool] = slots, rows_at(state.tables[pool], place, slots)
-        scalars = {path: np.asarray(leaf) for path, leaf in unstack(state.scalars, place).items()}
+        slots = written_slots(state, place)
+        rows, scalars = written_rows(state, place, slots)
         name = self.sweep.stream_data.tasks[task].name
         patch = self.histories[trial].patch(name, rows, scalars)
         run.save_patch(trial, task, patch)

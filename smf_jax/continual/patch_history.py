@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from smf_jax.params import Params
+from smf_jax.sharding import unstack
 from smf_jax.sparse.patch import Patch, apply_patch, make_patch, pool_change
+from smf_jax.training.snapshot import rows_at
 
 
 class PatchHistory:
@@ -71,3 +73,22 @@ class PatchHistory:
             written.update(zip(change.slots.tolist(), change.new, strict=True))
         self._scalars.update({path: change.new for path, change in patch.scalars.items()})
         self._parent = patch.fingerprint
+
+
+def written_slots(state: Any, place: int) -> dict[str, np.ndarray]:
+    """By pool path, the slots that one trial of stacked states has written since its task began."""
+    return {
+        pool: np.flatnonzero(unstack(written, place)) for pool, written in state.written.items()
+    }
+
+
+def written_rows(
+    state: Any, place: int, slots: Mapping[str, np.ndarray]
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, np.ndarray]]:
+    """What `PatchHistory.patch` is given: slots with the rows at them now, and the scalars."""
+    rows = {
+        pool: (of_pool, rows_at(state.tables[pool], place, of_pool))
+        for pool, of_pool in slots.items()
+    }
+    scalars = {path: np.asarray(leaf) for path, leaf in unstack(state.scalars, place).items()}
+    return rows, scalars

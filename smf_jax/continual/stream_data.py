@@ -24,6 +24,7 @@ from smf_jax.data.batching import (
     sample_batches,
 )
 from smf_jax.data.facts import (
+    Fact,
     Paraphrase,
     Task,
     first_paraphrases,
@@ -163,6 +164,22 @@ def load_stream_data(config: SweepConfig, base: Base, asking: Asking | None = No
     others = read_others(config, base, using)
     sets_aside = bool(others) and not config.background.background_questions
     stream = read_tasks(config, world, using, sets_aside)
+    return encode_stream(config, base, using, stream, others, world)
+
+
+def encode_stream(
+    config: SweepConfig,
+    base: Base,
+    using: ProbeContext,
+    stream: Sequence[Task],
+    others: Sequence[Fact] = (),
+    world: World | None = None,
+) -> StreamData:
+    """Reads and encodes what goes with the tasks of a stream, wherever these are from.
+
+    ``others`` are questions for the formats of the background; raises as `load_stream_data`.
+    """
+    reader = using.reader
     using = using._replace(taught=frozenset(map(question_key, questions_of(stream))))
     facts = [fact for task in stream for fact in task.facts]
     spoken: list[Paraphrase] = [w for fact in facts for w in (*fact.train, *fact.held_out)]
@@ -195,7 +212,7 @@ def load_stream_data(config: SweepConfig, base: Base, asking: Asking | None = No
         general = General(general.rows, f"{general.corpus}, and {formats.about}", formats)
     probes = _probes(config.probes, using, world, held_out)
     return StreamData(
-        tasks=stream,
+        tasks=tuple(stream),
         examples=tuple(map(encoded, stream)),
         seen=tuple(probe(task, "train") for task in stream),
         unseen=tuple(probe(task, "held_out") for task in stream),

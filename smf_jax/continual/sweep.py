@@ -117,7 +117,7 @@ def _run_sweep(
     background = None
     if any(trial.rule and RULES[trial.rule].needs_background for trial in trials):
         background = _kept_background(config, base, run)
-        background = background or _background(config, base, stream_data, measured, tools)
+        background = background or find_background(config, base, stream_data, measured, tools)
     run.open(config, trials)
     fingerprint = _save_start(run, began, background, tools)
     start.close()
@@ -220,7 +220,7 @@ def _kept_background(config: SweepConfig, base: Base, run: RunDirectory) -> Back
     return kept if kept.fingerprint == routing_fingerprint(base.config, base.params) else None
 
 
-def _background(
+def find_background(
     config: SweepConfig,
     base: Base,
     stream_data: StreamData,

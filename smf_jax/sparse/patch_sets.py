@@ -92,6 +92,18 @@ def rebased(patch: Patch, parent: str) -> Patch:
     return make_patch(patch.pools, patch.scalars, task=patch.task, base=patch.base, parent=parent)
 
 
+def chained(patches: Sequence[Patch], base: str) -> list[Patch]:
+    """The patches, each the child of the one before it, the first of the base.
+
+    Those that followed another state before are `rebased`; the others are the very same objects.
+    """
+    chain: list[Patch] = []
+    for patch in patches:
+        parent = chain[-1].fingerprint if chain else base
+        chain.append(patch if patch.parent == parent else rebased(patch, parent))
+    return chain
+
+
 def _joined(patches: Sequence[Patch], policy: MergePolicy = "last") -> Patch:
     """Each row and scalar before the first patch that changes it and, by default, after the last.
 

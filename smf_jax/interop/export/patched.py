@@ -20,7 +20,7 @@ from smf_jax.interop.export.model import (
 )
 from smf_jax.paths import is_remote
 from smf_jax.sparse.patch import Patch, apply_patch, revert_patch
-from smf_jax.sparse.patch_sets import rebased
+from smf_jax.sparse.patch_sets import chained
 
 CARD = "README.md"
 
@@ -83,13 +83,11 @@ def _replace_patches(directory: Path, was: Sequence[Patch], patches: Sequence[Pa
     except UnicodeDecodeError as error:
         raise ValueError(f"{card}: no text in UTF-8 ({error}); save it as such") from None
     before = manifest.metadata["patches"]
-    chain: list[Patch] = []
+    chain = chained(patches, manifest.fingerprint)
     names: list[dict[str, str]] = []
-    for number, patch in enumerate(patches):
-        parent = chain[-1].fingerprint if chain else manifest.fingerprint
-        chain.append(patch if patch.parent == parent else rebased(patch, parent))
-        same = [place for place, each in enumerate(was) if each is chain[-1]]
-        names.append(before[same[0]] if same else save_numbered(directory, number, chain[-1]))
+    for number, patch in enumerate(chain):
+        same = [place for place, each in enumerate(was) if each is patch]
+        names.append(before[same[0]] if same else save_numbered(directory, number, patch))
     told = replace(manifest, metadata={**manifest.metadata, "patches": names})
     write_text(directory / MANIFEST, json.dumps(told.to_json(), indent=1) + "\n")
     if text is not None:

@@ -1,0 +1,108 @@
+"""Reading a file of facts and dealing them into the tasks of a lesson; nothing is computed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from smf_jax.continual.stream_tasks import question_of
+from smf_jax.data.facts import Fact, Task
+from smf_jax.data.readers import Reader
+from smf_jax.data.shares import question_key
+from smf_jax.paths import as_path
+from smf_jax.taught.record import Lesson, Record, TaughtFact
+
+
+@contextmanager
+def blame_argument(flag: str, word: str) -> Iterator[None]:
+    """Names an argument by its ``word`` in errors of readers that know it as a flag."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        told = str(error).replace(f"--{flag}", word)
+        raise (FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError)(
+            told
+        ) from error
+
+
+def read_facts(reader: Reader, source: str) -> tuple[Fact, ...]:
+    """The facts of a file, each once and in its order.
+
+    A ValueError names two that ask the same and answer otherwise, as one would undo the other.
+    """
+    with blame_argument("facts", "FACTS"):
+        found = reader.questions(source, "facts")
+    distinct: dict[str, Fact] = {}
+    for fact in found:
+        before = distinct.setdefault(question_key(question_of(fact).text), fact)
+        if key_of(before) != key_of(fact):
+            raise ValueError(
+                f"FACTS={source}: {before.name} and {fact.name} ask the same, "
+                f"{question_of(fact).text!r}, and answer {before.answers[0]!r} and "
+                f"{fact.answers[0]!r}: leave one of them out"
+            )
+    return tuple(distinct.values())
+
+
+def key_of(fact: Fact) -> tuple[str, str]:
+    """What a fact is known by, as `TaughtFact.key`."""
+    return question_key(question_of(fact).text), question_key(fact.answers[0])
+
+
+def find_lesson(
+    record: Record, facts: Sequence[Fact], source: str, facts_per_task: int
+) -> Lesson | None:
+    """The lesson to go on with, or a new one of the facts that the model was not taught.
+
+    ``None`` if it knows all of them. A lesson that stopped goes on if it holds all that is missing.
+    """
+    wanted = {key_of(fact): fact for fact in facts}
+    known = {fact.key for fact in record.current().values()}
+    for lesson in reversed(record.lessons):
+        keys = {fact.key for fact in lesson.facts}
+        if lesson.left() and keys <= wanted.keys() and wanted.keys() - keys <= known:
+            return lesson
+    missing = [fact for key, fact in wanted.items() if key not in known]
+    if not missing:
+        return None
+    told = [
+        TaughtFact(question_of(fact).text, fact.answers, number // facts_per_task)
+        for number, fact in enumerate(missing)
+    ]
+    return Lesson(_name(record, source), source, tuple(told), {})
+
+
+def without_left(record: Record, lesson: Lesson) -> Record:
+    """A record whose other lessons leave nothing that this lesson teaches."""
+    keys = {fact.key for fact in lesson.facts}
+    for other in record.lessons:
+        kept = tuple(f for f in other.facts if f.status != "left" or f.key not in keys)
+        if other.name != lesson.name and len(kept) < len(other.facts):
+            record = record.with_lesson(replace(other, facts=kept))
+    return record
+
+
+def tasks_of(lesson: Lesson, facts: Sequence[Fact]) -> tuple[Task, ...]:
+    """The facts of a lesson, as they are trained, in its tasks."""
+    by_key = {key_of(fact): fact for fact in facts}
+    return tuple(
+        Task(patch_name(lesson, task), tuple(by_key[f.key] for f in lesson.of_task(task)))
+        for task in range(lesson.tasks)
+    )
+
+
+def patch_name(lesson: Lesson, task: int) -> str:
+    """The name of a task's patch."""
+    return f"{lesson.name}_{task + 1:02d}"
+
+
+def _name(record: Record, source: str) -> str:
+    """A name for a new lesson, by its file."""
+    stem = as_path(source).name.partition(".")[0]
+    stem = re.sub(r"[^\w-]+", "-", stem).strip("-")[:32] or "facts"
+    taken, number = {lesson.name for lesson in record.lessons}, 1
+    while (name := stem if number == 1 else f"{stem}-{number}") in taken:
+        number += 1
+    return name

@@ -1,0 +1,53 @@
+"""Asking a taught model: its answers, those without patches, and where they were read."""
+
+from __future__ import annotations
+
+import pytest
+
+from smf_jax.taught.asking import answer_text, ask
+from smf_jax.taught.config import AskConfig
+from tests.taught.tiny import FACTS
+from tests.tiny_sweep import on_devices, write_lines
+
+
+def do(*arguments: object, **flags):
+    config = AskConfig(arguments=tuple(map(str, arguments)), **{"max_tokens": 4, **flags})
+    with on_devices(1):
+        return ask(config)
+
+
+def test_a_taught_fact_is_answered_and_traced_to_its_patch(taught):
+    fact = FACTS[2]
+    found, never = do(taught, fact["question"], "abcdefghij", without=True)
+    assert found.said == fact["answer"] != found.without
+    assert next(iter(found.patches)) == "facts_02", found
+    assert sum(found.patches.values()) == pytest.approx(1, abs=0.02)
+    assert never.written < found.written / 2
+    text = answer_text(found)
+    assert f"{fact['question']}\n  stands\n  without patches: " in text
+    assert "rows that patches wrote: facts_02" in text
+
+
+def test_questions_of_a_file_are_compared_where_it_has_answers(taught, tmp_path):
+    file = write_lines(tmp_path / "asked.jsonl", FACTS[2], {**FACTS[0], "answer": "Nobody"})
+    assert [answer.is_right for answer in do(taught, file=str(file))] == [True, False]
+    lines = tmp_path / "asked.txt"
+    lines.write_text(f"{FACTS[2]['question']}\n\n{FACTS[0]['question']}\n")
+    found = [(answer.said, answer.is_right) for answer in do(taught, file=str(lines))]
+    assert found[0] == ("stands", None) and len(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flags", "message"),
+    [
+        ([], {}, "no DIR given"),
+        (["nothing", "a"], {}, "nothing: no such directory"),
+        (["DIR"], {}, "no question given"),
+        (["DIR"], {"file": "nothing"}, "--file=nothing: no such file"),
+        (["DIR", "a " * 90], {}, "--max_tokens=4, more than the model's 64"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(taught, arguments, flags, message):
+    named = [str(taught) if each == "DIR" else each for each in arguments]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        do(*named, **flags)
