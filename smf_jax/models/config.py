@@ -123,15 +123,13 @@ class ModelConfig:
     output_norms: bool = False  # norms of what attention and feed-forward put out (OLMo-2)
     norm_scale: NormScale = "rounded"  # how norms scale: ``wide`` in OLMo-2, ``offset`` in Gemma 3
     activation: Activation = "silu"  # of the feed-forward's gate
-    scaled_embedding: bool = (
-        False  # whether what enters the first block is ``√width`` times its row
-    )
+    # Whether what enters the first block is ``√width`` times a token's row (Gemma 3).
+    scaled_embedding: bool = False
     # Scores are divided by the root of this, ``None`` for ``head_width`` (Gemma 3).
     score_width: float | None = None
     unrotated_layers: tuple[int, ...] = ()  # blocks without rotary positions (SmolLM3); kept sorted
-    sliding_layers: tuple[
-        int, ...
-    ] = ()  # blocks that see a window of tokens (Mistral); kept sorted
+    # Blocks that see a window of tokens (Mistral, Gemma 3); kept sorted.
+    sliding_layers: tuple[int, ...] = ()
     sliding_window: int | None = None  # tokens that these see, the one that looks among them
     # Base of their rotary frequencies, unscaled; ``None`` for those of all blocks (Gemma 3).
     sliding_rope_theta: float | None = None
