@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from experiments.cli import run
 from experiments.configs import base_recipe, preset_of
@@ -20,6 +21,7 @@ from smf_jax.configuration import Configuration, PathText, setting
 from smf_jax.continual.ablation import Cell, read_ablation
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.plan import check_settings_of
+from smf_jax.continual.run_directory import NOT_COMPARED
 from smf_jax.continual.sections import CALIBRATE_ALONE
 from smf_jax.continual.sweep import Tools, run_sweep
 from smf_jax.errors import blame_flag, require_writable
@@ -103,13 +105,20 @@ def _told(cells: tuple[Cell, ...]) -> str:
     return json.dumps(told, indent=1) + "\n"
 
 
+def _decisive(text: str) -> list[dict[str, Any]]:
+    """Of such a text what decides numbers: not how its sweeps are saved, followed or listed."""
+    with blame_flag(f"{GRID}: "):
+        told = json.loads(text)
+    return [{k: v for k, v in each.items() if k not in NOT_COMPARED} for each in told]
+
+
 def _require_room(out: Path, text: str, resume: bool) -> None:
     """Refuses a directory of another grid, or one that is not new; nothing is written."""
     if is_whole(out):
         if not resume:
             raise FileExistsError(f"--out={out} exists; give another directory, or --resume")
         file = out / GRID
-        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+        if not file.is_file() or _decisive(file.read_text(encoding="utf-8")) != _decisive(text):
             raise ValueError(f"--out={out} is of another grid; give another directory")
     require_writable(str(out), "out", inside=True)
 

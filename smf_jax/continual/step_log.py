@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -65,7 +65,8 @@ class StepLog:
         """
         done, step = self._fetched, None
         for position, measured in reversed(self._waiting.copy()):
-            if measured.loss.is_ready() and measured.selected.is_ready():
+            arrays: list[Any] = list(measured)  # is_ready is missing in the types of jax.Array
+            if all(array.is_ready() for array in arrays):
                 done, step = position + 1, measured
                 break
         if not done:

@@ -80,6 +80,16 @@ def test_the_sweeps_run_and_are_reported_on_as_one(file, tmp_path, sweeper, caps
     assert main(AblateConfig((str(file),), out=str(out), resume=True), sweeper.tools) == 0
     assert {path: path.read_bytes() for path in before} == before
     np.testing.assert_array_equal(imread(out / "axes.png"), picture)
+    # A grid of before there was a flag, or with another way to save, is the same.
+    kept = json.loads((out / "ablation.json").read_text())
+    for each in kept:
+        del each["save_every"]
+    (out / "ablation.json").write_text(json.dumps(kept))
+    file.write_text(file.read_text().replace("[cross]", "save_every = 2\n[cross]"))
+    assert main(AblateConfig((str(file),), out=str(out), resume=True), sweeper.tools) == 0
+    file.write_text(file.read_text().replace('["16", "64"]', '["16", "32"]'))
+    with pytest.raises(ValueError, match="is of another grid"):
+        main(AblateConfig((str(file),), out=str(out), resume=True), sweeper.tools)
 
 
 def test_a_wrong_grid_is_refused_before_anything_runs(file, tmp_path):
