@@ -179,6 +179,7 @@ class _Call:
         self._answers = Answers(Scorer(base.model, ROWS), base.tokenizer)
         answers = [fact.answers for task in tasks for fact in task.facts]
         self._steps = answer_steps(base.tokenizer, answers)
+        self._measuring = 0.0  # seconds that what comes after the last task will take, about
 
     def run(self, record: Record, lesson: Lesson) -> Taught:
         """Teaches the tasks that are left, as far as there is time, and keeps each of them."""
@@ -190,11 +191,11 @@ class _Call:
             lesson = replace(lesson, before=checked.of(self._answers, self._trainer.params))
             record = record.with_lesson(lesson)
             self._directory.write(record)
-        measuring, slowest = self._clock.seconds - began, 0.0
+        self._measuring, slowest = self._clock.seconds - began, 0.0
         left = lesson.left()
         with progress_bar(len(left), "teach", "task") as progress:
             for done, task in enumerate(left):
-                if not self._clock.has(slowest + measuring):
+                if not self._clock.has(slowest + self._measuring):
                     break
                 start = self._clock.seconds
                 lesson, entry = self._task(record, lesson, task)
@@ -253,15 +254,18 @@ class _Call:
         said = [fact.before for fact in told]
         missing = [fact for fact, right in zip(facts, before, strict=True) if not right]
 
+        entry = None
+        start = begun = self._clock.seconds
+
         def unanswered() -> list[Fact]:
-            nonlocal said
+            nonlocal said, begun
             said = self._about(facts)
-            if not self._clock.has(0):
-                return []
+            spent, begun = self._clock.seconds - begun, self._clock.seconds
+            if not self._clock.has(spent + self._measuring):
+                return []  # there is no time for another round
             pairs = zip(facts, said, strict=True)
             return [fact for fact, each in pairs if not all(one.right for one in each)]
 
-        entry, start = None, self._clock.seconds
         if missing:
             rounds = max(1, self._training.steps // self._training.steps_per_round)
             name = patch_name(lesson, task)

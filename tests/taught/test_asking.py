@@ -22,7 +22,9 @@ def test_a_taught_fact_is_answered_and_traced_to_its_patch(taught):
     assert found.said == fact["answer"] != found.without
     assert next(iter(found.patches)) == "facts_02", found
     assert sum(found.patches.values()) == pytest.approx(1, abs=0.02)
-    assert never.written < found.written / 2
+    # A random model reads much alike whatever is asked: less of its patch, and not none.
+    ours, theirs = (each.written * each.patches["facts_02"] for each in (found, never))
+    assert theirs < ours
     text = answer_text(found)
     assert f"{fact['question']}\n  stands\n  without patches: " in text
     assert "rows that patches wrote: facts_02" in text
