@@ -17,11 +17,12 @@ from tests.experiments.test_cli import signals as signals
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def exit_of(monkeypatch, capsys, *arguments: str):
+def exit_of(monkeypatch, capsys, *arguments: str) -> tuple[object, str, str]:
     monkeypatch.setattr(sys, "argv", ["smf", *arguments])
     with pytest.raises(SystemExit) as left:
         main()
-    return left.value.code, *capsys.readouterr()
+    out, err = capsys.readouterr()
+    return left.value.code, out, err
 
 
 def test_help_names_every_verb(monkeypatch, capsys):

@@ -64,6 +64,8 @@ def commands() -> list[Command]:
         for line in lines:
             if line.startswith("python -m "):
                 _, _, module, *arguments = shlex.split(line.replace("…", ""))
+                if module == "smf_jax":
+                    module = f"smf {arguments.pop(0)}"
                 found.append(Command(page, module, tuple(arguments)))
             elif line.startswith("smf "):
                 _, verb, *arguments = shlex.split(line)
