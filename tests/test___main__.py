@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,11 +18,13 @@ from tests.experiments.test_cli import signals as signals
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def exit_of(monkeypatch, capsys, *arguments: str):
+def exit_of(monkeypatch, capsys, *arguments: str) -> tuple[Any, str, str]:
+    """Status, standard output and standard error of a command."""
     monkeypatch.setattr(sys, "argv", ["smf", *arguments])
     with pytest.raises(SystemExit) as left:
         main()
-    return left.value.code, *capsys.readouterr()
+    out, err = capsys.readouterr()
+    return left.value.code, out, err
 
 
 def test_help_names_every_verb(monkeypatch, capsys):

@@ -89,8 +89,8 @@ def test_a_patch_in_the_middle_goes_where_later_ones_changed_other_rows(model):
     free = np.setdiff1d(np.arange(patches[0].pools[pool].table_slots), used)[:2]
     old = np.zeros((2, patches[0].pools[pool].old.shape[1]), np.float32)
     change = pool_change(free, old, old + 1, patches[0].pools[pool].table_slots)
-    told = dict(task="other_01", base=patches[0].base, parent=patches[1].fingerprint)
-    other = make_patch({pool: change}, **told)
+    base, parent = patches[0].base, patches[1].fingerprint
+    other = make_patch({pool: change}, task="other_01", base=base, parent=parent)
     entry = replace(record.patches[1], name="other_01", rows=2, **directory.save_patch(2, other))
     directory.write(replace(record, patches=(*record.patches, entry)))
     left, _ = do(model, "facts_02")
