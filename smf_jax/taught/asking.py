@@ -21,6 +21,9 @@ from smf_jax.taught.provenance import Reads, provenance
 
 _ROWS = 16
 _LEAST = 0.005  # a share of a patch that is told
+# Share of all read weight on a patch's rows from which it is said to have taught the answer. On
+# SmolLM2 a taught question has 0.35 or more, one that was never taught 0.07 or less.
+TAUGHT = 0.15
 
 
 class Answer(NamedTuple):
@@ -34,13 +37,19 @@ class Answer(NamedTuple):
     patches: dict[str, float]  # of that, each patch's share, the largest first
 
     @property
+    def taught_by(self) -> list[str]:
+        """The patches that the answer was read from, the first by most; none if it is not taught."""
+        return [name for name, share in self.patches.items() if self.written * share >= TAUGHT]
+
+    @property
     def is_right(self) -> bool | None:
         """Whether it is an accepted answer, ``None`` where none are known."""
         return is_right(self.said, self.expected) if self.expected else None
 
     def to_json(self) -> dict[str, Any]:
         """Everything by name."""
-        return {**self._asdict(), "expected": list(self.expected), "right": self.is_right}
+        found = {"taught_by": self.taught_by, "right": self.is_right}
+        return {**self._asdict(), "expected": list(self.expected), **found}
 
 
 class TaughtModel:
@@ -132,5 +141,6 @@ def answer_text(answer: Answer) -> str:
         lines.append(f"  without patches: {answer.without or '(nothing)'}")
     patches = ", ".join(f"{name} {share:.0%}" for name, share in answer.patches.items())
     read = f"{answer.written:.1%} of the read weight on rows that patches wrote"
+    lines.append(f"  taught by {', '.join(answer.taught_by) or 'no patch'}")
     lines.append(f"  {read}: {patches}" if patches else f"  {read}")
     return "\n".join(lines)
