@@ -38,7 +38,7 @@ class Answer(NamedTuple):
 
     @property
     def taught_by(self) -> list[str]:
-        """The patches that the answer was read from, the first by most; none if it is not taught."""
+        """The patches that the answer was read from, most of all from the first."""
         return [name for name, share in self.patches.items() if self.written * share >= TAUGHT]
 
     @property
