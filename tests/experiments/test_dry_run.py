@@ -58,8 +58,6 @@ def test_hours_are_predicted_from_steps_of_each_group(sweeper, tmp_path, capsys)
         (group,) = each["groups"]
         assert len(group["trials"]) == 3 and group["rounds"] == 2  # of two devices
         assert (group["tasks"], group["steps"]) == (2, 6)
-        assert group["compile_seconds"] > 0 and group["evaluation"]["seconds"] > 0
-        assert group["step_seconds"] >= 0 and group["task_seconds"] >= 0
         a_task = group["task_seconds"] + 6 * group["step_seconds"] + group["evaluation"]["seconds"]
         compiling = group["compile_seconds"] + group["evaluation"]["compile_seconds"]
         assert group["hours"] == pytest.approx((compiling + 2 * 2 * a_task) / 3600)
