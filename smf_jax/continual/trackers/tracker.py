@@ -32,6 +32,25 @@ class Tracker(Protocol):
         """Writes whatever waits; nothing follows."""
 
 
+class LoggedRun:
+    """What trackers have in common whose library gives a run object with ``log`` and ``finish``."""
+
+    _run: Any  # of the library
+    _config: Mapping[str, Any]  # as `Tracker.start` was given it
+
+    def log_scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs numbers of a step."""
+        self._run.log(dict(values), step=step)
+
+    def log_row(self, step: int, row: Mapping[str, Any]) -> None:
+        """Logs a task's measurements."""
+        self._run.log(numbers_of(row, self._config), step=step)
+
+    def finish(self) -> None:
+        """Writes what waits."""
+        self._run.finish()
+
+
 def numbers_of(row: Mapping[str, Any], trial: Mapping[str, Any]) -> dict[str, float]:
     """The measurements in a result row: its numbers, less what only names the ``trial``."""
     return {

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from smf_jax.continual.trackers.tracker import numbers_of
+from smf_jax.continual.trackers.tracker import LoggedRun
 
 
-class Trackio:
+class Trackio(LoggedRun):
     """A run of Trackio for each trial, in a project named as the sweep's directory.
 
     It lies where Trackio keeps its own, unless its variables of the environment say otherwise.
@@ -27,15 +27,3 @@ class Trackio:
         quiet: dict[str, Any] = dict(embed=False, auto_log_gpu=False, auto_log_cpu=False)
         told = dict(project=run.name, name=trial, config=dict(config), resume="allow")
         self._run = importlib.import_module(self.module).init(**told, **quiet)
-
-    def log_scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs numbers of a step."""
-        self._run.log(dict(values), step=step)
-
-    def log_row(self, step: int, row: Mapping[str, Any]) -> None:
-        """Logs a task's measurements."""
-        self._run.log(numbers_of(row, self._config), step=step)
-
-    def finish(self) -> None:
-        """Writes what waits."""
-        self._run.finish()

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from smf_jax.continual.trackers.tracker import numbers_of
+from smf_jax.continual.trackers.tracker import LoggedRun
 
 
-class Wandb:
+class Wandb(LoggedRun):
     """A run for each trial, in a group named as the sweep's directory; WANDB_MODE may go online."""
 
     name: ClassVar[str] = "wandb"
@@ -39,15 +39,3 @@ class Wandb:
             reinit="create_new",
             settings=wandb.Settings(console="off"),
         )
-
-    def log_scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs numbers of a step."""
-        self._run.log(dict(values), step=step)
-
-    def log_row(self, step: int, row: Mapping[str, Any]) -> None:
-        """Logs a task's measurements."""
-        self._run.log(numbers_of(row, self._config), step=step)
-
-    def finish(self) -> None:
-        """Writes what waits."""
-        self._run.finish()
