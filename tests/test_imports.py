@@ -14,7 +14,7 @@ FLAX_OR_ABOVE = ("flax", "smf_jax.models", "smf_jax.training", "smf_jax.memory.l
 # Every room with the rooms that it may import, itself aside: a tree that is read downwards.
 GROUND = (
     *("shapes", "version", "errors", "configuration", "interrupts", "progress"),
-    *("params", "losses", "sharding", "cpu_kernels", "typed_json", "tables"),
+    *("params", "losses", "sharding", "cpu_kernels", "typed_json", "tables", "hashing"),
 )
 BELOW_BASES = (
     *("checkpoints", "data", "memory", "sparse", "models", "training", "evaluation", "interop"),
@@ -23,12 +23,15 @@ ROOMS = {
     "paths": (),
     **dict.fromkeys(GROUND, ("paths",)),
     "tables": ("shapes",),
+    "hashing": (),
     "params": ("paths", "tables"),
     "progress": ("interrupts",),
     "checkpoints": ("paths", "interrupts", "progress"),
     "data": ("paths", "errors", "typed_json"),
-    "memory": ("shapes", "configuration", "cpu_kernels", "tables"),
-    "sparse": ("shapes", "params", "cpu_kernels", "checkpoints", "typed_json", "tables"),
+    "memory": ("shapes", "configuration", "cpu_kernels", "tables", "hashing"),
+    "sparse": (
+        *("shapes", "params", "cpu_kernels", "checkpoints", "typed_json", "tables", "hashing"),
+    ),
     "models": ("params", "data", "memory"),
     "training": (*GROUND, "checkpoints", "data", "memory", "sparse", "models"),
     "evaluation": ("paths", *GROUND, "data", "models"),

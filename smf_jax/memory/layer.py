@@ -1,21 +1,19 @@
-"""The linen shell of a product-key memory: a pool of value rows and the layers that read it."""
+"""The linen shell of a memory: a pool of value rows and the layers that read it."""
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from smf_jax.memory.config import MemoryConfig, MemoryInit
 from smf_jax.memory.experts import expert_weights
-from smf_jax.memory.norms import EPSILON, RMS_EPSILON, BatchNorm, latest
-from smf_jax.memory.product_keys import product_key_lookup, read_weights
-from smf_jax.memory.reading import read
+from smf_jax.memory.norms import latest
+from smf_jax.memory.reading import read, read_rows
+from smf_jax.memory.routers import LOOKUPS, ROUTERS, layer_norm, rms_norm
 from smf_jax.shapes import Table
 from smf_jax.tables import AnyTable, empty_table
 
@@ -30,8 +28,6 @@ __all__ = [
 ]
 
 READS = "reads"
-# Scores and slots before they become weights, for whoever makes this collection mutable.
-LOOKUPS = "lookups"
 PERTURBATIONS = "perturbations"
 
 
@@ -83,7 +79,7 @@ class MemoryPool(nn.Module):
 
 
 class MemoryLayer(nn.Module):
-    """One product-key memory block: query, lookup, read, gate (Memory+ 2412.09764, section 3).
+    """One memory block: route, read, gate (Memory+ 2412.09764, section 3).
 
     The slots and weights of its read are sown into the collection ``reads``, and the read itself
     can be perturbed through the collection ``perturbations``: the gradient of the loss with
@@ -107,31 +103,38 @@ class MemoryLayer(nn.Module):
         values: AnyTable,
         valid: Bool[Array, "b t"] | None = None,
         expert_inputs: Float[Array, "N d"] | None = None,
+        recent: Int[Array, "b t g"] | None = None,
     ) -> Float[Array, "b t d"]:
         """Reads the table at the slots that ``x``, a block's (normalised) input, asks for.
 
         ``valid`` is false on pads and used by norms over the batch only; ``expert_inputs``, of
-        width ``d``, is the second table of a pool of experts. Returns the compute dtype.
+        width ``d``, is the second table of a pool of experts; ``recent`` are the last ids at every
+        place (`smf_jax.memory.ngrams.recent_tokens`), for a router that looks at them. Returns the
+        compute dtype.
         """
         config = self.config
         self._check_tables(values, expert_inputs)
         # Tokens in one row: gradients of three-dimensional products cost a CPU twice the time.
         rows = x.reshape(-1, x.shape[-1])
-        queries = self._queries(rows, None if valid is None else valid.reshape(-1))
-        lookup = product_key_lookup(queries, self._keys(), config.reads)
-        self.sow(LOOKUPS, "lookup", lookup, init_fn=latest, reduce_fn=latest)
+        router = ROUTERS[config.router](config, self.dtype, self.param_dtype, name="router")
+        nn.share_scope(self, router)
+        ids = None if recent is None else recent.reshape(rows.shape[0], -1)
+        route = router(rows, None if valid is None else valid.reshape(-1), ids)
         per_token = (rows.shape[0], config.reads_per_token)
-        slots = lookup.slots.reshape(per_token)
-        weights = read_weights(lookup.scores, config.score).astype(self.dtype).reshape(per_token)
+        slots = route.slots.reshape(per_token)
+        weights = route.weights.astype(self.dtype).reshape(per_token)
         if expert_inputs is not None:
             weights = expert_weights(expert_inputs, slots, weights, rows)
-        per_head = (*x.shape[:2], config.heads, config.reads)
+        per_head = (*x.shape[:2], config.heads, config.reads_per_head)
         sown = Read(slots.reshape(per_head), weights.reshape(per_head))
         self.sow(READS, "read", sown, init_fn=latest, reduce_fn=latest)
-        y = read(values, slots, weights).reshape(*x.shape[:2], -1)
+        # One perturbation for the sum, or one for each row that stands by itself.
+        shape = (slots.shape[1], -1) if config.join == "concat" else (-1,)
+        reading = read_rows if config.join == "concat" else read
+        y = reading(values, slots, weights).reshape(*x.shape[:2], *shape)
         y = self.perturb("read", y, collection=PERTURBATIONS).reshape(rows.shape[0], -1)
         if config.output_norm == "layer":
-            y = self._layer_norm("output_norm")(y).astype(y.dtype)
+            y = layer_norm(config, self.param_dtype, "output_norm")(y).astype(y.dtype)
         out = self._gated(rows.astype(self.dtype), y).reshape(x.shape)
         if self.alpha is None:
             return out
@@ -153,62 +156,28 @@ class MemoryLayer(nn.Module):
                 f"{expected}; give the layer the second table of its pool, or none"
             )
 
-    def _queries(
-        self, x: Float[Array, "t d"], valid: Bool[Array, " t"] | None
-    ) -> Float[Array, "t h 2 c"]:
-        """Head-major queries; the first half of a head's query is sub-query 1."""
-        config, param_dtype = self.config, self.param_dtype
-        start = nn.initializers.xavier_uniform()
-        dense = self._dense(config.heads * config.key_width, "query", start, config.query_bias)
-        queries = dense(x)
-        if config.query_norm == "batch":
-            norm = BatchNorm(config.epsilon(EPSILON), param_dtype, name="query_norm")
-            queries = norm(queries, valid)
-        queries = queries.reshape(-1, config.heads, 2, config.key_width // 2)
-        if config.query_norm == "layer":
-            queries = self._layer_norm("query_norm")(queries)
-        elif config.query_norm == "rms":
-            epsilon = config.epsilon(RMS_EPSILON)
-            queries = nn.RMSNorm(epsilon, jnp.float32, param_dtype, name="query_norm")(queries)
-        elif config.qk_norm:
-            queries = self._qk_normalised(queries, "query_scale", 1.0)
-        return queries
-
     def _dense(self, features: int, name: str, start: Any, bias: bool = True) -> nn.Dense:
         dtypes = self.dtype, self.param_dtype
         return nn.Dense(features, bias, *dtypes, kernel_init=start, name=name)
-
-    def _layer_norm(self, name: str) -> nn.LayerNorm:
-        given = self.config.epsilon(EPSILON), jnp.float32, self.param_dtype
-        return nn.LayerNorm(*given, use_fast_variance=False, name=name)
-
-    def _keys(self) -> Float[Array, "h 2 n c"]:
-        config = self.config
-        half = config.key_width // 2
-        bound = 1 / math.sqrt(config.key_width if config.key_scale == "memory+" else half)
-
-        def uniform(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-            return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-        shape = (config.heads, 2, config.keys_per_half, half)
-        keys = self.param("keys", uniform, shape, self.param_dtype)
-
-        # 1/√c: sub-scores start with variance one, near that of the raw products they replace.
-        return self._qk_normalised(keys, "key_scale", half**-0.5) if config.qk_norm else keys
-
-    def _qk_normalised(self, x: Float[Array, "... c"], name: str, start: float) -> Array:
-        x = x.astype(jnp.promote_types(jnp.float32, x.dtype))
-        scale = self.param(name, nn.initializers.constant(start), x.shape[-1:], self.param_dtype)
-        mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-        factor = jax.lax.rsqrt(mean_square + self.config.epsilon(RMS_EPSILON))
-        return x * factor * jnp.expand_dims(scale, range(x.ndim - 1))
 
     def _gated(self, x: Float[Array, "t d"], y: Float[Array, "t v"]) -> Float[Array, "t d"]:
         config = self.config
         dense = partial(self._dense, start=nn.initializers.normal(self.width**-0.5))
         if config.gate == "silu":
-            return dense(self.width, "output")(y * nn.silu(dense(config.value_width, "gate")(x)))
-        out = y if config.value_width == self.width else dense(self.width, "output")(y)
+            return dense(self.width, "output")(y * nn.silu(dense(config.read_width, "gate")(x)))
+        if config.gate == "context":
+            return self._fitted(x, y)
+        out = y if config.read_width == self.width else dense(self.width, "output")(y)
         if config.gate == "scalar":
             out = nn.sigmoid(dense(1, "gate")(x)) * out
         return out
+
+    def _fitted(self, x: Float[Array, "t d"], y: Float[Array, "t v"]) -> Float[Array, "t d"]:
+        """``σ(rms(x) · rms(y Wk) / √d) · y Wv`` (2601.07372, section 2.3)."""
+        start = nn.initializers.normal(self.width**-0.5)
+        norm = partial(rms_norm, self.config, self.param_dtype)
+        key = self._dense(self.width, "context_key", start, bias=False)(y)
+        fits = norm("context_norm")(x) * norm("context_key_norm")(key)
+        gate = nn.sigmoid(jnp.sum(fits, axis=1, keepdims=True) * self.width**-0.5)
+        out = self._dense(self.width, "output", start, bias=False)(y)
+        return gate.astype(out.dtype) * out

@@ -44,6 +44,17 @@ def read(
     return _read(*located(values, slots), weights)
 
 
+def read_rows(
+    values: AnyTable, slots: Int[Array, "t r"], weights: Float[Array, "t r"]
+) -> Float[Array, "t r v"]:
+    """The rows themselves, each times its weight and none summed: ``weights[t, r] · values[slot]``.
+
+    ``slots`` are int32 in ``[0, N)`` and not checked. In the dtype of ``weights``.
+    """
+    table, places = located(values, slots)
+    return jnp.expand_dims(weights, 2) * _rows(table, places).astype(weights.dtype)
+
+
 @jax.custom_vjp
 def _read(values: Table, slots: Array, weights: Array) -> Array:
     fused = partial(_read_by_tokens, fused=True)

@@ -9,8 +9,9 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, UInt
+from jaxtyping import Array
 
+from smf_jax.hashing import GOLDEN, finalized
 from smf_jax.shapes import SlotCounts, SlotScores
 from smf_jax.sparse.accesses import Accesses, accesses_in_vector
 from smf_jax.sparse.usage import PoolUsage, used_at, used_in_all
@@ -120,14 +121,8 @@ def _random(accesses: Accesses, _: object, key: Array) -> SlotScores:
     # and would not be at hand for the slots of the sorted form only.
     slots = jnp.arange(accesses.table_slots) if accesses.slots is None else accesses.slots
     first, second = jax.random.bits(key, (2,), jnp.uint32)
-    bits = _finalized(slots.astype(jnp.uint32) * jnp.uint32(0x9E3779B9) + first)
-    return (_finalized(bits ^ second) >> 8).astype(jnp.float32) * jnp.float32(2**-24)
-
-
-def _finalized(bits: UInt[Array, " m"]) -> UInt[Array, " m"]:
-    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)
-    bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
-    return bits ^ (bits >> 16)
+    bits = finalized(slots.astype(jnp.uint32) * jnp.uint32(GOLDEN) + first)
+    return (finalized(bits ^ second) >> 8).astype(jnp.float32) * jnp.float32(2**-24)
 
 
 RULES: dict[str, Rule] = {
