@@ -11,6 +11,7 @@ letter  meaning
 ``r``   reads per token, ``h·k`` flattened
 ``n``   keys per half; the table has ``N = n²`` slots
 ``c``   width of one query half, ``kd / 2``
+``w``   last tokens that a hashed router looks at, a place's own the first
 ``v``   value width
 ``s``   selected rows (a static size; unused places hold the id ``N``)
 ``N``   table slots

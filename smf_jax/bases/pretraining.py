@@ -138,7 +138,8 @@ def pretrain(config: PretrainConfig) -> Base:
         mesh = data_mesh(batches.tokens.shape[1])
         fitted = fit(trainer, params, batches, config.training.learning_rate, mesh, progress)
     params = fitted.params
-    if config.memory.whiten_queries and base.config.memory is not None:
+    placed = base.config.memory
+    if config.memory.whiten_queries and placed is not None and not placed.memory.is_hashed:
         params = whiten_queries(base.model, params, _some_rows(batches, WHITENING_ROWS))
     base = replace(base, params=params)
     known = known_share(base, world)

@@ -46,7 +46,9 @@ class RetrofitMemory(MemoryConfig):
         first=True,
     )
     gate: Gate | None = setting(  # pyright: ignore[reportIncompatibleVariableOverride]
-        None, "silu, scalar or none [none of rows that start at zero, silu of normal ones]"
+        None,
+        "silu, scalar, context or none [none of rows that start at zero; of normal ones silu, or "
+        "context of router=ngram]",
     )
 
     def __post_init__(self) -> None:
@@ -57,7 +59,8 @@ class RetrofitMemory(MemoryConfig):
         """The memory, with what is usual in place of what was not told."""
         keys = self.keys_per_half or usual.keys_per_half
         kind = MemoryConfig if keys else RetrofitMemory
-        return self._as(kind, keys_per_half=keys, gate=self.gate or usual.gate)
+        gate = self.gate or ("context" if self.is_hashed and usual.gate != "none" else usual.gate)
+        return self._as(kind, keys_per_half=keys, gate=gate)
 
     def _as(self, kind: type[MemoryConfig], **changes: Any) -> MemoryConfig:
         return kind(**{**{each.name: getattr(self, each.name) for each in fields(self)}, **changes})
@@ -115,8 +118,8 @@ class RetrofitConfig(Configuration):
     )
     whiten_queries: bool = setting(
         True,
-        "make the queries white on the text, before healing and again after it: the table is used "
-        "evenly",
+        "make the queries, if there are any, white on the text, before healing and again after it: "
+        "the table is used evenly",
     )
 
     def __post_init__(self) -> None:
@@ -165,12 +168,11 @@ class RetrofitConfig(Configuration):
             )
         if not told.memory.keys_per_half:
             raise ValueError("--keys_per_half=0: the table has no size yet; see `sized`")
-        memory = told.memory.for_width(width)
         with blame_flag("--"):
             return MemoryPlacement(
                 places,
                 self.retrofit,
-                memory,
+                told.memory.for_width(width),
                 self.shared_pool,
                 told.alpha,
                 told.memory_init or "normal",
@@ -192,7 +194,7 @@ def quarter_layers(layers: int) -> tuple[int, ...]:
 
 def check_whitening(whiten: bool, memory: MemoryConfig) -> None:
     """Refuses to whiten queries that have no bias to hold their mean."""
-    if whiten and not memory.query_bias:
+    if whiten and not memory.is_hashed and not memory.query_bias:
         raise ValueError(
             "--whiten_queries with --noquery_bias: whitening moves the queries' mean into their "
             "bias; give --nowhiten_queries or --query_bias"

@@ -99,7 +99,7 @@ def retrofit_base(
     assert made.config.memory is not None
     say(f"retrofit: {new:,} memory parameters in layers {made.config.memory.layers}")
     if windows is None:
-        if config.whiten_queries:
+        if config.whiten_queries and not config.memory.is_hashed:
             say("queries stay as they are: there is no text to make them white on")
         return made
     made = _whiten(config, made, windows)
@@ -126,7 +126,7 @@ def _fitting_size(
         pools = measure_background(made.model, made.params, batches).pools
         return max(map(touched_share, pools.values()))
 
-    size, *larger = (size for size in SIZES if size >= config.memory.reads)
+    size, *larger = (size for size in SIZES if size >= config.memory.reads_per_head)
     share = share_of(size)
     for other in larger:
         if share <= SATURATED:
@@ -156,8 +156,8 @@ def _fresh(config: RetrofitConfig, base: Base, seed: int) -> Base:
 
 
 def _whiten(config: RetrofitConfig, base: Base, windows: Batch) -> Base:
-    """The base with white queries, if the configuration wants them."""
-    if not config.whiten_queries:
+    """The base with white queries, if the configuration wants them and the memory has any."""
+    if not config.whiten_queries or config.memory.is_hashed:
         return base
     some = _spread(windows, max(1, WHITENING_TOKENS // windows.tokens.shape[1]))
     return dataclasses.replace(base, params=whiten_queries(base.model, base.params, some))

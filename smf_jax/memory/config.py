@@ -52,7 +52,7 @@ class MemoryConfig:
     query_bias: bool = setting(True, "whether the query projection has a bias")
     # ε of all norms; None: 1e-5 for layer and batch norms, 1e-6 for RMS.
     norm_epsilon: float | None = None
-    # How a token finds its slots: by its hidden state, or by the last ids (`smf_jax.memory.ngrams`).
+    # How a token finds its slots: by its hidden state, or by the last ids (2601.07372).
     router: Router = setting(
         "product_keys", "product_keys, or ngram: slots are hashes of the last two, three … tokens"
     )
@@ -65,7 +65,6 @@ class MemoryConfig:
         for name in ("keys_per_half", "heads", "reads", "key_width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        self._check_router()
         for name in ("keys_per_half", "heads", "key_width", "value_width"):
             if getattr(self, name) > (most := MOST_KEYS if name == "keys_per_half" else COUNT):
                 raise ValueError(f"{name}={getattr(self, name)} must be at most {most:,}")
@@ -88,6 +87,7 @@ class MemoryConfig:
                 f"qk_norm=True and query_norm={self.query_norm!r} both normalise the query; "
                 "choose one of them"
             )
+        self._check_router()
 
     def _check_router(self) -> None:
         if not 2 <= self.max_ngram <= MOST_NGRAM:

@@ -103,7 +103,7 @@ class MemoryLayer(nn.Module):
         values: AnyTable,
         valid: Bool[Array, "b t"] | None = None,
         expert_inputs: Float[Array, "N d"] | None = None,
-        recent: Int[Array, "b t g"] | None = None,
+        recent: Int[Array, "b t w"] | None = None,
     ) -> Float[Array, "b t d"]:
         """Reads the table at the slots that ``x``, a block's (normalised) input, asks for.
 

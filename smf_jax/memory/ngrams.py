@@ -7,6 +7,7 @@ and reads there the row that its own hash of the last ``n`` ids names.
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -20,17 +21,17 @@ NONE = -1  # where no token stands
 class Recent(NamedTuple):
     """The last tokens at every place, and those that a continuation has before it."""
 
-    tokens: Int[Array, "b t g"]  # int32; the token itself first; `NONE` where the text begins
-    before: Int[Array, "b e"]  # the last ``e = g - 1`` tokens of every row, the latest last
+    tokens: Int[Array, "b t w"]  # int32; the token itself first; `NONE` where the text begins
+    before: Int[Array, "b _before"]  # the last ``w - 1`` tokens of every row, the latest last
 
 
 def recent_tokens(
     tokens: Int[Array, "b t"],
     valid: Bool[Array, "b t"] | Int[Array, "b t"],
     count: int,
-    before: Int[Array, "b e"] | None = None,
+    before: Int[Array, "b _before"] | None = None,
 ) -> Recent:
-    """The last ``count = g`` tokens at every place, the token itself first; pads are skipped.
+    """The last ``count = w`` tokens at every place, the token itself first; pads are skipped.
 
     ``valid`` is false on pads, or numbers the sequences that share a row, 0 on pads: none sees
     another. ``before`` are the tokens in front of the rows, as `Recent.before` has them. On pads
@@ -59,9 +60,9 @@ def recent_tokens(
 
 
 def ngram_slots(
-    recent: Int[Array, "*lead g"], heads: int, table_slots: int
+    recent: Int[Array, "*lead w"], heads: int, table_slots: int
 ) -> Int[Array, "*lead h k"]:
-    """The slot of every head ``h`` and order ``n = 2 … g``, int32 in ``[0, N)``; ``k = g - 1``.
+    """The slot of every head ``h`` and order ``n = 2 … w``, int32 in ``[0, N)``; ``k = w - 1``.
 
     With ``r = h·k`` and ``M = ⌊N / r⌋``, head and order number ``j`` reads slot
     ``j·M + f(⊕ᵢ (xᵢ + 1)·mⱼᵢ) mod M``, where ``xᵢ`` are the last ``n`` ids (-1 where there is
@@ -69,22 +70,21 @@ def ngram_slots(
     `smf_jax.hashing.finalized`: the multiplicative-xor hash of 2601.07372, equation 3, with a
     finalizer in place of prime sizes.
     """
-    orders = recent.shape[-1] - 1
+    (*lead, longest), orders = recent.shape, recent.shape[-1] - 1
     share = table_slots // (heads * orders)
-    ids = (recent + 1).astype(jnp.uint32)
-    constants = multipliers(heads, orders)
-    slots = []
-    for order in range(2, orders + 2):
-        mixed = jnp.zeros((*recent.shape[:-1], heads), jnp.uint32)
-        for back in range(order):
-            mixed ^= ids[..., back, None] * constants[:, order - 2, back]
-        slots.append(finalized(mixed) % jnp.uint32(share))
-    number = jnp.arange(heads * orders, dtype=jnp.int32).reshape(heads, orders)
-    return jnp.stack(slots, axis=-1).astype(jnp.int32) + number * share
+    ids = (recent.reshape(-1, longest) + 1).astype(jnp.uint32)
+    constants, slots = multipliers(heads, orders), []
+    for order in range(2, longest + 1):
+        of_order = constants[:, order - 2]
+        products = [ids[:, back, None] * of_order[None, :, back] for back in range(order)]
+        slots.append(finalized(reduce(jnp.bitwise_xor, products)) % jnp.uint32(share))
+    number = jnp.arange(heads * orders, dtype=jnp.int32).reshape(1, heads, orders)
+    found = jnp.stack(slots, axis=-1).astype(jnp.int32) + number * share
+    return found.reshape(*lead, heads, orders)
 
 
-def multipliers(heads: int, orders: int) -> UInt[Array, "h k g"]:
-    """Odd constants: the finalized multiples of `GOLDEN`, made odd; ``g = k + 1``."""
+def multipliers(heads: int, orders: int) -> UInt[Array, "h k w"]:
+    """Odd constants: the finalized multiples of `GOLDEN`, made odd; ``w = k + 1``."""
     count = heads * orders * (orders + 1)
     multiples = jnp.arange(1, count + 1, dtype=jnp.uint32) * jnp.uint32(GOLDEN)
     return (finalized(multiples) | jnp.uint32(1)).reshape(heads, orders, orders + 1)

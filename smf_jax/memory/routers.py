@@ -43,7 +43,7 @@ class ProductKeyRouter(nn.Module):
         self,
         x: Float[Array, "t d"],
         valid: Bool[Array, " t"] | None,
-        recent: Int[Array, "t g"] | None,
+        recent: Int[Array, "t w"] | None,
     ) -> Route:
         """``valid`` is false on pads, for norms over the batch; the tokens have no say."""
         del recent
@@ -110,9 +110,9 @@ class NgramRouter(nn.Module):
         self,
         x: Float[Array, "t d"],
         valid: Bool[Array, " t"] | None,
-        recent: Int[Array, "t g"] | None,
+        recent: Int[Array, "t w"] | None,
     ) -> Route:
-        """``recent`` are the last ``g = max_ngram`` ids, as `recent_tokens` gives them."""
+        """``recent`` are the last ``w = max_ngram`` ids, as `recent_tokens` gives them."""
         del valid
         config = self.config
         if recent is None or recent.shape[-1] != config.max_ngram:

@@ -21,7 +21,7 @@ def row_bytes(config: ModelConfig, length: int, scored: int | None = None) -> in
     numbers = config.layers * (config.width + per_token + config.heads * length)
     if config.memory is not None:
         memory = config.memory.memory
-        read = memory.heads * memory.reads * memory.value_width
+        read = memory.reads_per_token * memory.value_width
         numbers += len(config.memory.layers) * read
     head = 2 * (length if scored is None else scored) * config.vocabulary * 4
     return length * numbers * jnp.dtype(config.dtype).itemsize + head

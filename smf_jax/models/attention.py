@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from smf_jax.memory.ngrams import NONE
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.layers import Hidden, Linear, Norm, wide_dtype
 
@@ -41,13 +42,15 @@ class View(NamedTuple):
 class Cache(NamedTuple):
     """Rotated keys and values of the tokens seen so far, per layer, for decoding token by token.
 
-    `valid` is true where a token stands; `length`, int32, is how many places are filled.
+    `valid` is true where a token stands; `length`, int32, is how many places are filled; `before`
+    are the last ids of every row, as many as a memory looks back (`recent_tokens`).
     """
 
     keys: tuple[Keys, ...]
     values: tuple[Keys, ...]
     valid: Bool[Array, "b u"]
     length: Int[Array, ""]
+    before: Int[Array, "b _before"]
 
 
 class Attention(nn.Module):
@@ -201,4 +204,6 @@ def empty_cache(config: ModelConfig, batch: int, places: int) -> Cache:
     """A cache for ``batch`` rows of up to ``places`` tokens."""
     shape = (batch, places, config.key_value_heads, config.head_width)
     zeros = tuple(jnp.zeros(shape, config.dtype) for _ in range(config.layers))
-    return Cache(zeros, zeros, jnp.zeros((batch, places), bool), jnp.zeros((), jnp.int32))
+    before = jnp.full((batch, max(0, config.context_tokens - 1)), NONE, jnp.int32)
+    valid = jnp.zeros((batch, places), bool)
+    return Cache(zeros, zeros, valid, jnp.zeros((), jnp.int32), before)

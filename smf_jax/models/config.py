@@ -200,6 +200,11 @@ class ModelConfig:
         """Whether block ``layer`` reads a memory."""
         return self.memory is not None and layer in self.memory.layers
 
+    @property
+    def context_tokens(self) -> int:
+        """The last tokens whose ids the memories look at; 0 for none."""
+        return 0 if self.memory is None else self.memory.memory.context_tokens
+
     def has_feed_forward(self, layer: int) -> bool:
         """Whether block ``layer`` keeps its feed-forward: all but those a memory stands in for."""
         return not self.has_memory(layer) or (self.memory is not None and self.memory.mode == "add")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from smf_jax.memory.layer import MemoryLayer, MemoryPool
+from smf_jax.memory.ngrams import recent_tokens
 from smf_jax.models.attention import (
     Attention,
     Cache,
@@ -127,13 +128,14 @@ class Decoder(nn.Module):
     ) -> Hidden:
         """Some blocks, without a cache."""
         self._check_tokens(tokens, tokens.shape[-1])
+        recent, _ = self._recent(tokens, valid)
         if jnp.issubdtype(valid.dtype, jnp.integer):
             own, mask, valid = segment_positions(valid), segment_mask(valid), valid != 0
         else:
             own, mask = count_positions(valid), causal_mask(valid, 0, tokens.shape[1])
         positions = own if positions is None else positions
         views = block_views(self.config, positions, positions, mask)
-        return self._run(x, valid, views, None, blocks)[0]
+        return self._run(x, valid, views, None, blocks, recent)[0]
 
     def extend(self, tokens: Tokens, valid: Valid, cache: Cache) -> tuple[Hidden, Cache]:
         """The features of tokens that follow those in a cache, and the extended cache.
@@ -148,9 +150,10 @@ class Decoder(nn.Module):
         positions = count_positions(valid) + jnp.sum(cache.valid, axis=1, keepdims=True)
         views = block_views(self.config, positions, seen, mask)
         blocks = range(self.config.layers)
-        x = self._embed(tokens, valid)
-        x, (keys, values) = self._run(x, valid, views, cache, blocks)
-        return self.final_norm(x), Cache(keys, values, all_valid, cache.length + tokens.shape[1])
+        x, (recent, before) = self._embed(tokens, valid), self._recent(tokens, valid, cache.before)
+        x, (keys, values) = self._run(x, valid, views, cache, blocks, recent)
+        length = cache.length + tokens.shape[1]
+        return self.final_norm(x), Cache(keys, values, all_valid, length, before)
 
     def logits(self, x: Hidden) -> Logits:
         """Logits ``(b, t, vocabulary)``, float32 at least, of normalised features."""
@@ -162,6 +165,15 @@ class Decoder(nn.Module):
         # Pads may carry any id, also one outside the vocabulary.
         return self.embedder(jnp.where(valid != 0, tokens, 0))
 
+    def _recent(
+        self, tokens: Tokens, valid: Segments, before: Int[Array, "b _before"] | None = None
+    ) -> tuple[Int[Array, "b t w"] | None, Int[Array, "b _before"]]:
+        """The last ids at every place and behind the last one, if a memory looks at them."""
+        count = self.config.context_tokens
+        if not count:
+            return None, jnp.zeros((tokens.shape[0], 0), jnp.int32)
+        return recent_tokens(tokens, valid, count, before)
+
     def _run(
         self,
         x: Hidden,
@@ -169,6 +181,7 @@ class Decoder(nn.Module):
         views: tuple[View, ...],
         cache: Cache | None,
         blocks: range,
+        recent: Int[Array, "b t w"] | None,
     ) -> tuple[Hidden, tuple[tuple[Keys, ...], tuple[Keys, ...]]]:
         """Some blocks, one after the other; also each one's keys and values."""
         keys, values = [], []
@@ -182,7 +195,7 @@ class Decoder(nn.Module):
             y = block.feed(normalised) if self.config.has_feed_forward(index) else 0
             # The residual comes last, so that a memory of α = 0 leaves every bit of the base.
             if self.config.has_memory(index):
-                y = y + self.memory(index, normalised, valid)
+                y = y + self.memory(index, normalised, valid, recent)
             x = x + y
         return x, (tuple(keys), tuple(values))
 
@@ -257,10 +270,12 @@ class Memory(nn.Module):
             for i in placement.layers
         }
 
-    def __call__(self, layer: int, x: Hidden, valid: Valid) -> Hidden:
+    def __call__(
+        self, layer: int, x: Hidden, valid: Valid, recent: Int[Array, "b t w"] | None
+    ) -> Hidden:
         """What the memory of block ``layer`` adds for the block's normalised input ``x``."""
         pool = self.pool[str(self.placement.pool_of(layer))]
-        return self.layer[str(layer)](x, pool(), valid, pool.inputs())
+        return self.layer[str(layer)](x, pool(), valid, pool.inputs(), recent)
 
 
 @partial(jax.jit, static_argnames="config")
@@ -295,11 +310,13 @@ def upstream_of_reads(config: ModelConfig, path: str) -> bool:
 
     That is everything below the highest memory layer, and of that layer whatever stands before
     its read. The table that only the highest layer reads is not among them: writing its rows moves
-    no routing.
+    no routing. Of a hashed router it is nothing: ids alone name the slots.
     """
     placement = config.memory
     if placement is None:
         raise ValueError("the model has no memory, so nothing is upstream of a read")
+    if placement.memory.is_hashed:
+        return False
     highest = max(placement.layers)
     block, part = block_of(path), memory_part(path)
     if block is not None:

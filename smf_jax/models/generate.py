@@ -159,7 +159,7 @@ def _filled_cache(
     _, cache = apply(prefix[None], jnp.ones((1, count), bool), cache, method="extend")
     rows = lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:]))  # noqa: E731
     keys, values = (tuple(map(rows, each)) for each in (cache.keys, cache.values))
-    return Cache(keys, values, rows(cache.valid), cache.length)
+    return Cache(keys, values, rows(cache.valid), cache.length, rows(cache.before))
 
 
 @partial(jax.jit, static_argnames=("model", "steps"))

@@ -61,10 +61,10 @@ def accesses_in_vector(counts: SlotCounts) -> Accesses:
 
 
 def count_reads(
-    reads: Sequence[Int[Array, "t _r"]],
+    reads: Sequence[Int[Array, "_rows _r"]],
     valid: TokenMask,
     table_slots: int,
-    weights: Sequence[Float[Array, "t _r"]] | None = None,
+    weights: Sequence[Float[Array, "_rows _r"]] | None = None,
     form: Form | None = None,
 ) -> Accesses:
     """Accesses of a pool by all layers that read it, pads left out; the form goes by size.
@@ -76,7 +76,7 @@ def count_reads(
     check_reads(reads)
     ids = jnp.concatenate([counted_ids(slots, valid, table_slots) for slots in reads])
     form = form or form_for(ids.shape[0], table_slots)
-    number = jnp.sum(valid, dtype=jnp.int32) * sum(slots.shape[1] for slots in reads)
+    number = jnp.sum(valid, dtype=jnp.int32) * (sum(slots.size for slots in reads) // valid.size)
     if form == "vector":
         in_order, length = None, table_slots
         counts = count_accesses(ids[:, None], jnp.ones(ids.shape, bool), table_slots)
@@ -108,8 +108,14 @@ def counts_at(accesses: Accesses, slots: SlotIds) -> Int[Array, " s"]:
     return jnp.where(slots < accesses.table_slots, end - first, 0).astype(jnp.int32)
 
 
-def counted_ids(slots: Int[Array, "t r"], valid: TokenMask, table_slots: int) -> Int[Array, " m"]:
-    """The slots of all reads in one row, ``N`` for those of pads."""
+def counted_ids(
+    slots: Int[Array, "_rows r"], valid: TokenMask, table_slots: int
+) -> Int[Array, " m"]:
+    """The slots of all reads in one row, ``N`` for those of pads.
+
+    Where there are more rows of slots than tokens, as many stand for each token.
+    """
+    valid = jnp.repeat(valid, slots.shape[0] // valid.shape[0])
     return jnp.where(valid[:, None], slots, table_slots).reshape(-1).astype(jnp.int32)
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from smf_jax.data.batching import Batch
 from smf_jax.losses import at_scored, weighted_loss
+from smf_jax.memory.layer import Read
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params
 from smf_jax.shapes import SlotCounts
@@ -38,7 +39,7 @@ def read_counts(
     counts: dict[str, SlotCounts] = {}
     for table, layers in model.tables.items():
         valid, size = batch.valid.reshape(-1) != 0, len(params[table])
-        each = [count_accesses(_flat(reads[layer].slots), valid, size) for layer in layers]
+        each = [count_accesses(flat(reads[layer].slots), valid, size) for layer in layers]
         counts[table] = reduce(jnp.add, each)
     return counts
 
@@ -79,7 +80,7 @@ def differentiate_reads(
         (loss, reads), (cotangents, of_scalars) = differentiate(zeros, scalars)
         _check_reads(model, reads)
         traces = {
-            table: [ReadTrace(*map(_flat, (*reads[one], cotangents[one]))) for one in layers]
+            table: [trace_of(reads[one], cotangents[one]) for one in layers]
             for table, layers in model.tables.items()
         }
         return ReadGradients(loss, traces, of_scalars)
@@ -127,7 +128,8 @@ def _zero_perturbations(model: MemoryModel, params: Params, batch: Batch) -> Per
         for layer in layers
     }
     found = {layer: leaf.shape for layer, leaf in shapes.items()}
-    if found != expected:
+    # Of rows that are not summed, one perturbation for each.
+    if {layer: (*shape[:2], *shape[2:][-1:]) for layer, shape in found.items()} != expected:
         raise ValueError(
             f"the model perturbs {found}, expected exactly one read for each memory layer: "
             f"{expected}; {_ADVICE}"
@@ -142,6 +144,19 @@ def _check_reads(model: MemoryModel, reads: Reads) -> None:
         )
 
 
-def _flat(array: Array) -> Array:
+def trace_of(read: Read, cotangent: Float[Array, "b t *r v"]) -> ReadTrace:
+    """The trace of one layer's read, given the cotangent of its sum or of each of its ``r`` rows.
+
+    Rows that are not summed are so many tokens that read one row each.
+    """
+    slots, weights = flat(read.slots), flat(read.weights)
+    if cotangent.ndim == 3:
+        return ReadTrace(slots, weights, flat(cotangent))
+    each = (slots.size, 1)
+    cotangent = cotangent.reshape(slots.size, cotangent.shape[-1])
+    return ReadTrace(slots.reshape(each), weights.reshape(each), cotangent)
+
+
+def flat(array: Array) -> Array:
     """``(b, t, …)`` to ``(b·t, everything else)``."""
     return array.reshape(array.shape[0] * array.shape[1], -1)

@@ -31,11 +31,14 @@ def whiten_queries(model: Decoder, params: Params, batch: Batch) -> Params:
     Per head and half, ``q ← (q - μ) C^-½`` with the mean and covariance of its ``c`` dimensions
     over the valid tokens. Memory layers are treated from the lowest to the highest, since what the
     lower ones read moves the queries of the higher ones. All params are returned, query kernels
-    and biases new, the given ones unchanged. No memory or no query bias is a ValueError.
+    and biases new, the given ones unchanged. No memory, no queries or no query bias of them is a
+    ValueError.
     """
     placement = model.config.memory
     if placement is None:
         raise ValueError("the model has no memory, so it has no queries to whiten")
+    if placement.memory.is_hashed:
+        raise ValueError("router='ngram' has no queries to whiten: slots are hashes of token ids")
     if not placement.memory.query_bias:
         raise ValueError("query_bias=False: whitening moves the queries' mean into their bias")
     half = placement.memory.key_width // 2

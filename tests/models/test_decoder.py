@@ -1,5 +1,6 @@
 from dataclasses import replace
 from functools import partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from smf_jax.memory.layer import PERTURBATIONS, READS
 from smf_jax.models.attention import empty_cache, rotation
 from smf_jax.models.decoder import Decoder, init_params
 from smf_jax.params import flatten
-from tests.models.tiny import PLAIN, random_params, random_tokens, with_memory
+from tests.models.tiny import MEMORY, PLAIN, random_params, random_tokens, with_memory
 
 ADD = with_memory("add", (0, 1), shared_pool=True)
 
@@ -237,3 +238,28 @@ def test_sequences_that_share_a_row_do_not_see_each_other(config):
     of_mask = logits(config, params, tokens, valid)[:, :9]
     of_number = logits(config, params, tokens, valid.astype(np.int32))[:, :9]
     np.testing.assert_allclose(of_number, of_mask, atol=2e-5)
+
+
+def test_hashed_memory_reads_alike_in_pieces_and_in_packed_rows():
+    memory = replace(MEMORY, router="ngram", join="concat", gate="context")
+    config = replace(ADD, memory=replace(cast(Any, ADD.memory), memory=memory))
+    params, tokens = random_params(config), random_tokens(config, (2, 10))
+    valid = np.ones(tokens.shape, bool)
+    valid[0, :3] = False
+    model = Decoder(config)
+    features = jax.jit(partial(model.apply, method="features"))
+    whole = features({"params": params}, tokens, valid)
+    extend = jax.jit(partial(model.apply, method="extend"))
+    cache, pieces = empty_cache(config, 2, 11), []
+    for start, end in ((0, 5), (5, 6), (6, 10)):
+        x, cache = extend({"params": params}, tokens[:, start:end], valid[:, start:end], cache)
+        pieces.append(x)
+    found = np.concatenate(pieces, axis=1)
+    np.testing.assert_allclose(found[valid], whole[valid], atol=5e-6)
+    # Two sequences in one row, neither of which sees the other.
+    sequences = np.array([[0, 0, 0, 1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 2, 2, 2, 2, 2, 2]], np.int32)
+    packed = features({"params": params}, tokens, sequences)
+    alone = features({"params": params}, tokens, sequences == 2)
+    np.testing.assert_allclose(packed[1, :4], whole[1, :4], atol=5e-6)
+    np.testing.assert_allclose(packed[1, 4:], alone[1, 4:], atol=5e-6)
+    assert not np.allclose(packed[1, 4:], whole[1, 4:], atol=1e-3)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smf_jax.models.decoder import Decoder
+from smf_jax.losses import weighted_loss
+from smf_jax.models.decoder import Decoder, plain_logits
+from smf_jax.sparse.accesses import count_reads
+from smf_jax.sparse.rows import row_gradient
 from smf_jax.training.memory_model import as_memory_model
-from smf_jax.training.reads import differentiate_reads, micro_batches
+from smf_jax.training.reads import differentiate_reads, micro_batches, read_counts
 from tests.training import tiny
 
 CONFIG = tiny.model_config(layers=(0, 1), mode="add", shared_pool=True)
@@ -53,3 +59,32 @@ def test_micro_batches_change_rounding_only(whole):
 def test_parts_that_do_not_divide_a_batch_are_refused():
     with pytest.raises(ValueError, match="micro_batches=4 do not divide a batch of 6 rows"):
         micro_batches(tiny.batch(rows=6), 4)
+
+
+@pytest.mark.parametrize("join", ["sum", "concat"])
+def test_rows_of_a_hashed_memory_have_the_gradient_of_the_table(join):
+    memory = replace(tiny.MEMORY, router="ngram", join=join, gate="context", query_norm="none")
+    placement = replace(cast(Any, CONFIG.memory), memory=memory)
+    config = CONFIG.with_memory(placement)
+    model, params, batch = Decoder(config), tiny.params(config), tiny.batch()
+    (pool,) = as_memory_model(model).tables
+    slots, size = jnp.arange(memory.slots), memory.slots
+
+    @jax.jit
+    def rows(params):
+        found = differentiate_reads(as_memory_model(model), params, {}, batch)
+        counts = count_reads([each.slots for each in found.traces[pool]], batch.valid.ravel(), size)
+        return row_gradient(found.traces[pool], slots, size), counts.counts, counts.total
+
+    @jax.jit
+    def whole(table):
+        logits = plain_logits(model)({**params, pool: table}, batch.tokens, batch.valid)
+        return weighted_loss(logits, batch.targets, batch.weights)
+
+    found, counts, total = rows(params)
+    truth = jax.jit(jax.grad(whole))(params[pool])
+    np.testing.assert_allclose(found, truth, rtol=1e-4, atol=1e-7)
+    assert np.abs(truth).max() > 1e-3
+    assert total == counts.sum() == batch.valid.sum() * memory.reads_per_token * 2
+    expected = jax.jit(partial(read_counts, model))(params, batch)[pool]
+    np.testing.assert_array_equal(counts, expected)

@@ -106,14 +106,22 @@ def _summary(config: ModelConfig, params: Mapping[str, Any]) -> str:
     blocks = ", ".join(map(str, placement.layers))
     plural = "s" if len(placement.layers) > 1 else ""
     place = _BESIDE if placement.mode == "add" else _INSTEAD
+    kind = "hashed n-gram" if shape.is_hashed else "product-key"
     shared = ", which read one table" if placement.shared_pool else ""
     return (
-        f"A {config.family} decoder with product-key memories: {total:,} parameters, of which "
+        f"A {config.family} decoder with {kind} memories: {total:,} parameters, of which "
         f"{count_parameters(memory):,} are the memories'. They stand in block{plural} {blocks} of "
         f"{config.layers}{shared}, {place}. A table has {shape.slots:,} slots of "
-        f"width {shape.value_width}; every token reads {shape.reads} of them with each of "
+        f"width {shape.value_width}; every token reads {shape.reads_per_head} of them with each of "
         f"{shape.heads} heads."
     )
+
+
+def has_pytorch_reader(config: ModelConfig) -> bool:
+    """Whether ``pytorch_memory.py`` can read the memories: product keys, behind gates of theirs."""
+    if config.memory is None:
+        return False
+    return not config.memory.memory.is_hashed and config.memory.memory.gate != "context"
 
 
 def _reading(config: ModelConfig) -> str:
@@ -138,6 +146,8 @@ model = AutoModelForCausalLM.from_pretrained(".")
 ```"""
     if config.memory is None:
         return f"{base}\n\n{ours}"
+    if not has_pytorch_reader(config):
+        return f"{ours}\n\nMemories of this kind are read by `smf_jax` alone; of the base, {base}"
     return f"""{ours}
 
 In PyTorch, the base by `transformers`, the memories by `pytorch_memory.py`, which lies here

@@ -19,7 +19,7 @@ import numpy as np
 
 from smf_jax.checkpoints.files import require_files, sha256_of_file, whole_directory
 from smf_jax.checkpoints.manifest import Manifest, describe, fingerprint, to_host
-from smf_jax.interop.export.card import CardFacts, model_card
+from smf_jax.interop.export.card import CardFacts, has_pytorch_reader, model_card
 from smf_jax.interop.export.patches import load_memory, load_patch, save_memory, save_patch
 from smf_jax.interop.huggingface.checkpoint import (
     SHARD_BYTES,
@@ -91,7 +91,8 @@ def export_model(
         _write_base(partial, config, host, shard_bytes)
         if config.memory is not None:
             save_memory(partial / MEMORY_FILE, _whole_tables(memory))
-            shutil.copyfile(READER, partial / READER.name)
+            if has_pytorch_reader(config):
+                shutil.copyfile(READER, partial / READER.name)
         names = [save_numbered(partial, *each) for each in enumerate(patches)]
         if facts is not None:
             text = model_card(config, params, patches, facts)
