@@ -8,7 +8,7 @@ arrays, the state after a patch by the state before it (``parent``) and what the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -169,12 +169,14 @@ def diff_params(
     task: str,
     base: str,
     parent: str | None = None,
+    tables: Collection[str] = (),
 ) -> Patch:
     """Makes the patch that leads from one flat parameter dictionary to another of the same paths.
 
     Reads every leaf: the way to prove that nothing but rows and scalars changed, whatever
-    trained them. ``base`` is the fingerprint of the base, ``parent`` that of the patch before. A
-    ValueError names every leaf that differs and is neither a pool's table nor a scalar.
+    trained them. ``base`` is the fingerprint of the base, ``parent`` that of the patch before;
+    ``tables`` are paths of leaves ``(N, v)`` beside those of pools whose rows may change. A
+    ValueError names every leaf that differs and is neither such a table nor a scalar.
     """
     if before.keys() != after.keys():
         raise ValueError(f"paths in one only: {sorted(before.keys() ^ after.keys())}")
@@ -189,7 +191,7 @@ def diff_params(
             continue
         if old.shape != new.shape or old.dtype != new.dtype:
             other.append(path)
-        elif is_pool(path):
+        elif is_pool(path) or path in tables:
             slots = np.flatnonzero(rows_differ(old, new))
             pools[path] = pool_change(slots, old[slots], new[slots], len(old))
         elif old.shape == ():

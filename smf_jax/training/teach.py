@@ -36,12 +36,12 @@ def teach(
 ) -> Patch:
     """Sparse memory finetuning on one batch: the rows of its best slots, and nothing else.
 
-    The model is our decoder or that of `memory_model`. Its ``params`` by path hold earlier patches,
-    ``parent`` the last of them, and stay as they are; every step sees the ``(b, t)`` batch. The
-    background is of this very model, ``None`` only for rules without. Plain SGD wants a learning
-    rate of tens, Adam about 0.03. A step may change ``budget`` rows in each pool; the ``size`` of
-    ``config`` follows from it. `apply_patch` writes what is returned, `revert_patch` takes it back,
-    bit for bit.
+    The model is our decoder, or that of `memory_model` or `foreign_tables`. Its ``params`` by path
+    hold earlier patches, ``parent`` the last of them, and stay as they are; every step sees the
+    ``(b, t)`` batch. The background is of this very model, ``None`` only for rules without. Plain
+    SGD wants a learning rate of tens, Adam about 0.03. A step may change ``budget`` rows in each
+    pool; the ``size`` of ``config`` follows from it. `apply_patch` writes what is returned,
+    `revert_patch` takes it back, bit for bit.
 
     Raises:
       ValueError: the background is another model's.
@@ -70,4 +70,4 @@ def teach(
     base = fingerprint(packed(jax.device_get(params))) if parent is None else parent.base
     after = {**params, **trainer.trained(state)}
     last = None if parent is None else parent.fingerprint
-    return diff_params(params, after, task=task, base=base, parent=last)
+    return diff_params(params, after, task=task, base=base, parent=last, tables=known.tables)
