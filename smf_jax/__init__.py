@@ -33,6 +33,7 @@ from smf_jax.sparse.selection import select_slots
 from smf_jax.sparse.transform import freeze_all_but_rows
 from smf_jax.sparse.usage import Background
 from smf_jax.training.background import measure_background
+from smf_jax.training.foreign_tables import check_index, foreign_tables, token_ids
 from smf_jax.training.memory_model import MemoryModel, memory_model
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_step import SparseState, sparse_step
@@ -75,6 +76,7 @@ __all__ = [
     "Trainer",
     "__version__",
     "apply_patch",
+    "check_index",
     "chunked",
     "compare_patches",
     "complete_texts",
@@ -83,6 +85,7 @@ __all__ = [
     "encode_paraphrases",
     "export_model",
     "flatten",
+    "foreign_tables",
     "freeze_all_but_rows",
     "generate",
     "init_params",
@@ -109,6 +112,7 @@ __all__ = [
     "sparse_trainer",
     "stack_patches",
     "teach",
+    "token_ids",
     "unflatten",
     "whiten_queries",
 ]

@@ -116,7 +116,8 @@ def _gathers_rows(eqn: JaxprEqn, found: Mapping[int, str]) -> bool:
     """Whether an operation gathers whole rows of a table ``(N, v)``, which stay its last axis."""
     if eqn.primitive.name != "gather" or list(found) != [0]:
         return False
-    table, rows = eqn.invars[0].aval, eqn.outvars[0].aval
+    table: Any = eqn.invars[0].aval
+    rows: Any = eqn.outvars[0].aval
     sizes, numbers = eqn.params["slice_sizes"], eqn.params["dimension_numbers"]
     whole = len(table.shape) == 2 and tuple(sizes) == (1, table.shape[1])
     first = tuple(numbers.start_index_map) == (0,)

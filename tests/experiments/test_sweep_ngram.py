@@ -57,7 +57,7 @@ def test_it_trains_rows_alone_and_its_patches_come_off_again(run):
     rows = rows_of(run)
     assert len(rows) == 4 and {row["task"] for row in rows} == {0, 1}
     directory, base = RunDirectory(str(run)), load_base(str(run / "base"), "base")
-    assert base.config.memory.memory.router == "ngram"
+    assert base.config.memory and base.config.memory.memory.router == "ngram"
     for name in {row["trial"] for row in rows}:
         trial, tasks = directory.find_trial(name)
         patches = directory.load_patches(trial, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -125,7 +126,7 @@ def taught():
     model = foreign_tables(engram_logits, {ENGRAM: engram_slots})
     background = measure_background(model, params, tiny.batches(4, start=5))
     config = SparseConfig(size=16, optimizer=OptimizerConfig("adam"))
-    told = dict(steps=5, learning_rate=0.1, budget=16, config=config, task="one")
+    told: Any = dict(steps=5, learning_rate=0.1, budget=16, config=config, task="one")
     return params, batch, model, teach(model, params, batch, background, **told)
 
 
@@ -159,7 +160,7 @@ def test_a_step_holds_nothing_of_the_tables_size():
     model = foreign_tables(logits, {"table": token_ids})
     config = SparseConfig(rule="tf", size=16, optimizer=OptimizerConfig("adamw"))
     trainer = sparse_trainer(model, config, 64)
-    params = {
+    params: Any = {
         "table": jax.ShapeDtypeStruct((rows, width), jnp.float32),
         "head": jax.ShapeDtypeStruct((width, PLAIN.vocabulary), jnp.float32),
     }
@@ -167,7 +168,7 @@ def test_a_step_holds_nothing_of_the_tables_size():
     state = jax.eval_shape(trainer.begin, params, settings)
     step = jax.jit(trainer.step, donate_argnums=1)
     compiled = step.lower(Shared(trainer.frozen(params), None), state, batch, settings).compile()
-    analysis = compiled.memory_analysis()
+    analysis: Any = compiled.memory_analysis()
     assert analysis.alias_size_in_bytes >= rows * width * 4
     assert analysis.temp_size_in_bytes < 2**20 + 4 * rows
 
