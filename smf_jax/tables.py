@@ -17,7 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, DTypeLike, Int
 
+from smf_jax import split_tables
 from smf_jax.shapes import Rows, SlotIds, Table
+from smf_jax.split_tables import SplitTable
 
 # What of an implicit table is saved, each below the path of the table.
 _SAVED = ("slots", "rows", "table_slots")
@@ -78,7 +80,7 @@ class ImplicitTable:
         return self.rows[self.index[slots]]
 
 
-AnyTable = ImplicitTable | Table
+AnyTable = ImplicitTable | SplitTable | Table
 
 
 def empty_table(table_slots: int, width: int, dtype: DTypeLike = jnp.float32) -> ImplicitTable:
@@ -91,7 +93,7 @@ def located(table: Any, slots: Int[Array, ...]) -> tuple[Any, Int[Array, ...]]:
     """An array of rows and the places in it of slots in ``[0, N)``: where a table is to be read."""
     if isinstance(table, ImplicitTable):
         return table.rows, jnp.asarray(table.index).at[slots].get(mode="promise_in_bounds")
-    return table, slots
+    return split_tables.whole(table), slots
 
 
 def gather(table: ImplicitTable, slots: SlotIds) -> Rows:
@@ -129,6 +131,8 @@ def _is_new(table: ImplicitTable, slots: SlotIds) -> Bool[Array, " s"]:
 
 def rows_moved(before: Any, after: Any) -> Bool[Array, " N"]:
     """Which rows of two tables of one kind differ as numbers."""
+    if isinstance(before, SplitTable):
+        return split_tables.rows_moved(before, after)
     if not isinstance(before, ImplicitTable):
         return jnp.any(before != after, axis=1)
     moved = jnp.zeros(len(before), bool)

@@ -15,6 +15,7 @@ FLAX_OR_ABOVE = ("flax", "smf_jax.models", "smf_jax.training", "smf_jax.memory.l
 GROUND = (
     *("shapes", "version", "errors", "configuration", "interrupts", "progress"),
     *("params", "losses", "sharding", "cpu_kernels", "typed_json", "tables"),
+    *("mesh", "split_tables"),
 )
 BELOW_BASES = (
     *("checkpoints", "data", "memory", "sparse", "models", "training", "evaluation", "interop"),
@@ -22,13 +23,19 @@ BELOW_BASES = (
 ROOMS = {
     "paths": (),
     **dict.fromkeys(GROUND, ("paths",)),
-    "tables": ("shapes",),
+    "mesh": (),
+    "split_tables": ("shapes", "mesh"),
+    "sharding": ("mesh", "split_tables"),
+    "tables": ("shapes", "split_tables"),
     "params": ("paths", "tables"),
     "progress": ("interrupts",),
     "checkpoints": ("paths", "interrupts", "progress"),
     "data": ("paths", "errors", "typed_json"),
-    "memory": ("shapes", "configuration", "cpu_kernels", "tables"),
-    "sparse": ("shapes", "params", "cpu_kernels", "checkpoints", "typed_json", "tables"),
+    "memory": ("shapes", "configuration", "cpu_kernels", "tables", "mesh", "split_tables"),
+    "sparse": (
+        *("shapes", "params", "cpu_kernels", "checkpoints", "typed_json", "tables"),
+        *("mesh", "split_tables"),
+    ),
     "models": ("params", "data", "memory"),
     "training": (*GROUND, "checkpoints", "data", "memory", "sparse", "models"),
     "evaluation": ("paths", *GROUND, "data", "models"),

@@ -29,9 +29,9 @@ from smf_jax.continual.trial import Trial, by_group
 from smf_jax.continual.trial_group import TrialGroup
 from smf_jax.evaluation.probe import refer_to_base
 from smf_jax.evaluation.scorer import Scorer
+from smf_jax.mesh import TRIAL, device_mesh
 from smf_jax.params import pool_path
 from smf_jax.progress import say
-from smf_jax.sharding import TRIAL, device_mesh
 from smf_jax.sparse.usage import PoolUsage
 from smf_jax.tables import empty_table, is_implicit
 

@@ -38,9 +38,9 @@ from smf_jax.continual.trial_group import Pauses, TaskMetrics, TrialGroup
 from smf_jax.data.batching import Batch
 from smf_jax.evaluation.probe import refer_to_base
 from smf_jax.evaluation.scorer import Scorer
+from smf_jax.mesh import TRIAL, device_mesh
 from smf_jax.paths import as_path, copy
 from smf_jax.progress import say
-from smf_jax.sharding import TRIAL, device_mesh
 from smf_jax.sparse.usage import PoolUsage
 from smf_jax.tables import on_host
 from smf_jax.training.trainers import Trainer

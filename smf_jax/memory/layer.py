@@ -16,7 +16,7 @@ from smf_jax.memory.experts import expert_weights
 from smf_jax.memory.norms import EPSILON, RMS_EPSILON, BatchNorm, latest
 from smf_jax.memory.product_keys import product_key_lookup, read_weights
 from smf_jax.memory.reading import read
-from smf_jax.shapes import Table
+from smf_jax.split_tables import is_split
 from smf_jax.tables import AnyTable, empty_table
 
 __all__ = [
@@ -77,7 +77,11 @@ class MemoryPool(nn.Module):
         start = partial(empty_table, slots, width, self.param_dtype)
         return self.variable("params", "values", start).value
 
-    def _table(self, name: str, width: int) -> Table:
+    def _table(self, name: str, width: int) -> AnyTable:
+        if self.has_variable("params", name):
+            given = self.get_variable("params", name)
+            if is_split(given):  # a parameter would be refused for the shape of its part
+                return given
         start = nn.initializers.normal(width**-0.5)
         return self.param(name, start, (self.config.slots, width), self.param_dtype)
 
