@@ -44,6 +44,8 @@ NOT_COMPARED = frozenset(
         "resume",
         "overwrite",
         "shard",
+        "mesh",
+        "table_layout",
         "base_cache",
         "eval_batch_size",
         "probe_rows",  # its name until 0.2
