@@ -7,9 +7,9 @@ devices beside them; where nothing is shared, as in a plain ``jit``, they get ba
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -127,37 +127,37 @@ def all_rows(rows: Tree) -> Tree:
 # --- differentiated, where each device does a part of one computation -----------------------------
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def to_parts(axis: str, array: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """An array that all devices have, before each computes a part with it.
 
     It stays as it is; its gradient is the sum of what the parts give.
     """
-    del axis
-    return array
+    return _differentiated("keep", axis, array)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def joined_parts(axis: str, array: Shaped[Array, "t _v"]) -> Shaped[Array, "t v"]:
     """The columns of all devices; the gradient of each device's are its own columns."""
-    return gather_over(axis, array, 1)
+    return _differentiated("join", axis, array)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def summed_parts(axis: str, array: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """The sum over all devices; its gradient is that of each summand."""
-    return sum_over(axis, array)
+    return _differentiated("sum", axis, array)
 
 
-to_parts.defvjp(
-    lambda axis, array: (to_parts(axis, array), None),
-    lambda axis, _, cotangent: (sum_over(axis, cotangent),),
-)
-joined_parts.defvjp(
-    lambda axis, array: (joined_parts(axis, array), None),
-    lambda axis, _, cotangent: (own_part(axis, cotangent, 1),),
-)
-summed_parts.defvjp(
-    lambda axis, array: (summed_parts(axis, array), None),
-    lambda axis, _, cotangent: (cotangent,),
-)
+# How an array goes forward, and its gradient back.
+_WAYS: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] = {
+    "keep": (lambda _, array: array, sum_over),
+    "join": (partial(gather_over, along=1), partial(own_part, along=1)),
+    "sum": (sum_over, lambda _, array: array),
+}
+
+
+def _differentiated(way: str, axis: str, array: Array) -> Array:
+    forward, backward = _WAYS[way]
+    function = jax.custom_vjp(partial(forward, axis))
+    function.defvjp(
+        lambda given: (forward(axis, given), None),
+        lambda _, cotangent: (backward(axis, cotangent),),
+    )
+    return cast(Array, function(array))

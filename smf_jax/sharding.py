@@ -15,11 +15,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from smf_jax.mesh import MEMORY, TRIAL, make_mesh
-from smf_jax.split_tables import SplitTable, TableLayout, check_split, is_split
+from smf_jax.split_tables import SplitTable, TableLayout, check_split, is_split, whole
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Places every leaf once on each device of the mesh, split tables their parts."""
+    """Places every leaf once on each device of the mesh, of split tables the parts.
+
+    Here and below a shape, which has no numbers, is told where it would lie.
+    """
     return _placed(tree, mesh)
 
 
@@ -30,8 +33,12 @@ def split_over(tree: Any, mesh: Mesh, over: str, axis: int = 0) -> Any:
 
 def _placed(tree: Any, mesh: Mesh, *lead: str | None) -> Any:
     def placed(leaf: Any) -> Any:
-        spec = _spec(leaf, *lead)
-        return jax.device_put(leaf, NamedSharding(mesh, spec.part if is_split(leaf) else spec))
+        spec, shapes = _spec(leaf, *lead), whole(leaf)
+        sharding = NamedSharding(mesh, spec.part if is_split(leaf) else spec)
+        if not isinstance(shapes, jax.ShapeDtypeStruct):
+            return jax.device_put(leaf, sharding)
+        shapes = shapes.update(sharding=sharding)
+        return replace(leaf, part=shapes) if is_split(leaf) else shapes
 
     return jax.tree.map(placed, tree, is_leaf=is_split)
 

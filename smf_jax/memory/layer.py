@@ -77,7 +77,7 @@ class MemoryPool(nn.Module):
         start = partial(empty_table, slots, width, self.param_dtype)
         return self.variable("params", "values", start).value
 
-    def _table(self, name: str, width: int) -> AnyTable:
+    def _table(self, name: str, width: int) -> Any:
         if self.has_variable("params", name):
             given = self.get_variable("params", name)
             if is_split(given):  # a parameter would be refused for the shape of its part

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -78,55 +78,52 @@ class Found(NamedTuple):
     losses: np.ndarray
     written: dict[str, np.ndarray]
     tables: list[dict[str, np.ndarray]]
-    right: np.ndarray
-    text: list[float]
 
 
 PROBE = tiny.batch(5, rows=11)
 
 
-def found(name: str, trials: list[int]) -> Found:
-    """After a task whose parameters are saved, taken up by fresh trials, and taught on."""
-    of, examples = group(name), batches_of(9, 9)
+def taught(of: TrialGroup, trials: list[int], task: int, saved=None) -> Any:
+    """States of trials after a task, which some begin with what they have saved."""
     state, settings = of.begin([TRIALS[trial] for trial in trials])
-    told = [batches_of(trial, 0) for trial in trials]
-    state, _ = of.train(state, told, examples, settings)
-    saved = [on_host(jax.device_get(of.saved(state, place))) for place in range(len(trials))]
-    state, settings = of.begin([TRIALS[trial] for trial in trials])
-    state = of.resume(state, saved)
-    told = [batches_of(trial, 1) for trial in trials]
-    state, metrics = of.train(state, told, examples, settings)
+    if saved is not None:
+        state = of.resume(state, saved)
+    told = [batches_of(trial, task) for trial in trials]
+    state, metrics = of.train(state, told, batches_of(9, 9), settings)
     assert metrics.failed_step.tolist() == [-1] * len(trials)
-    if name in CASES and CASES[name].sizes.get(MEMORY, 1) > 1:
+    return state, metrics
+
+
+def found(of: TrialGroup, trials: list[int]) -> Found:
+    """What a task leads to."""
+    state, metrics = taught(of, trials, 0)
+    parts = of.mesh.shape[MEMORY]
+    if parts > 1:
         assert all(map(is_split, state.tables.values()))
-        part = state.tables[POOLS[0]].part.addressable_shards[0].data
-        assert part.size == SLOTS * 8 // CASES[name].sizes[MEMORY]
         assert is_split(state.stores[POOLS[0]].opt_state[0][0].mu)
+        part = state.tables[POOLS[0]].part.addressable_shards[0].data
+        assert part.size == SLOTS * 8 // parts
     tables = [jax.device_get(of.trained(state, place)) for place in range(len(trials))]
     return Found(
         metrics.losses,
         jax.device_get(state.written),
         [{pool: np.asarray(of_trial[pool]) for pool in POOLS} for of_trial in tables],
-        of.answers(state, PROBE),
-        of.text_losses(state, PROBE),
     )
 
 
 @cache
 def alone(kind: str, trial: int) -> Found:
-    return found(f"alone {kind}", [trial])
+    return found(group(f"alone {kind}"), [trial])
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_mesh_gives_what_one_device_gives(name):
     case = CASES[name]
     trials = list(range(case.sizes.get(TRIAL, 1)))
-    many, base = found(name, trials), tiny.params(MODEL)
+    many, base = found(group(name), trials), tiny.params(MODEL)
     for place, trial in enumerate(trials):
         one = alone("mass" if case.config is BY_MASS else "counts", trial)
         np.testing.assert_allclose(many.losses[place], one.losses[0], rtol=1e-5)
-        np.testing.assert_allclose(many.text[place], one.text[0], rtol=1e-5)
-        np.testing.assert_array_equal(many.right[place], one.right[0])
         for pool in POOLS:
             np.testing.assert_array_equal(many.written[pool][place], one.written[pool][0])
             before, after = np.asarray(base[pool]), one.tables[0][pool]
@@ -139,3 +136,17 @@ def test_a_mesh_gives_what_one_device_gives(name):
             untouched = (moved == 0).all(axis=1)
             same = many.tables[place][pool][untouched].view(np.int32)
             np.testing.assert_array_equal(same, after[untouched].view(np.int32))
+
+
+def test_what_a_mesh_has_saved_goes_on_anywhere_and_is_probed_alike():
+    of, probe = group("all"), tiny.batch(5, rows=11)
+    state, _ = taught(of, [0, 1], 0)
+    saved = [on_host(jax.device_get(of.saved(state, place))) for place in range(2)]
+    state, metrics = taught(of, [0, 1], 1, saved)
+    one = group("alone mass")
+    alone, of_one = taught(one, [1], 1, saved[1:])
+    np.testing.assert_allclose(metrics.losses[1], of_one.losses[0], rtol=1e-5)
+    np.testing.assert_array_equal(of.answers(state, probe)[1], one.answers(alone, probe)[0])
+    np.testing.assert_allclose(
+        of.text_losses(state, probe)[1], one.text_losses(alone, probe)[0], rtol=1e-5
+    )
