@@ -12,9 +12,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from smf_jax.mesh import MEMORY, TRIAL, make_mesh
+from smf_jax.processes import are_several, fetched, shared_by_owner
 from smf_jax.split_tables import SplitTable, TableLayout, check_split, is_split, whole
 
 
@@ -36,11 +38,23 @@ def _placed(tree: Any, mesh: Mesh, *lead: str | None) -> Any:
         spec, shapes = _spec(leaf, *lead), whole(leaf)
         sharding = NamedSharding(mesh, spec.part if is_split(leaf) else spec)
         if not isinstance(shapes, jax.ShapeDtypeStruct):
-            return jax.device_put(leaf, sharding)
+            return _put(leaf, sharding)
         shapes = shapes.update(sharding=sharding)
         return replace(leaf, part=shapes) if is_split(leaf) else shapes
 
     return jax.tree.map(placed, tree, is_leaf=is_split)
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> Any:
+    if not are_several():
+        return jax.device_put(leaf, sharding)
+
+    def of(array: Any) -> Any:
+        # Every process has the whole, and places the parts of its own devices.
+        host = fetched(array)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(of, leaf)
 
 
 def _spec(leaf: Any, *lead: str | None) -> Any:
@@ -84,10 +98,13 @@ def unstack(tree: Any, index: int, rows: Any = None) -> Any:
     """One trial's leaves of a stacked tree, bit for bit, still on the devices that hold them.
 
     The trials are the leading axis; of each leaf only ``rows`` where these are given. What devices
-    along ``memory`` share stays split among them; along ``data`` it is that of the first.
+    along ``memory`` share stays split among them; along ``data`` it is that of the first. Where
+    several processes run as one, each gets it on the host, and all of them have to ask.
     """
 
     def own(leaf: Any) -> Any:
+        if are_several() and isinstance(leaf, jax.Array):
+            return _from_owner(leaf, index, rows)
         place = index
         # Indexing a split array sums its masked shards, which makes 0.0 of -0.0.
         for shard in getattr(leaf, "addressable_shards", ()):
@@ -107,12 +124,32 @@ def beside(tree: Any, mesh: Mesh, trial: int) -> Any:
     """The leaves that are placed alike for all trials, on the devices of one; nothing is copied."""
 
     def own(leaf: Any) -> Any:
+        if are_several():
+            return fetched(leaf)
         if _is_shared(leaf):
             return _among(leaf, trial, (), leaf.sharding.spec)
         (device, *_) = mesh.devices[trial].flat
         return next(shard.data for shard in leaf.addressable_shards if shard.device == device)
 
     return jax.tree.map(own, tree)
+
+
+def _from_owner(leaf: jax.Array, index: int, rows: Any) -> np.ndarray:
+    """One trial's array of those that lie on the devices of several processes."""
+    devices: Any = leaf.sharding.mesh.devices[index, 0]  # pyright: ignore
+    owners = {device.process_index for device in devices}
+    if len(owners) > 1:
+        whole_leaf = fetched(leaf)[index]
+        return whole_leaf if rows is None else whole_leaf[rows]
+    (owner,), found = owners, None
+    shape = leaf.shape[1:]
+    if rows is not None:
+        shape = (len(np.empty((shape[0], 0))[rows]), *shape[1:])
+    if owner == jax.process_index():
+        at = (0,) if rows is None else (0, rows)
+        spec = PartitionSpec(*leaf.sharding.spec[1:])  # pyright: ignore
+        found = np.asarray(_among(leaf, index, at, spec))
+    return shared_by_owner(found, shape, leaf.dtype, owner)
 
 
 def _is_shared(leaf: Any) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, DTypeLike, Int
 
 from smf_jax import split_tables
+from smf_jax.processes import fetched
 from smf_jax.shapes import Rows, SlotIds, Table
 from smf_jax.split_tables import SplitTable
 
@@ -169,7 +170,7 @@ def with_room(table: Any, wanted: int) -> Any:
     """
     if not isinstance(table, ImplicitTable):
         return table
-    need = min(int(np.max(jax.device_get(table.used))) + wanted, len(table) + 1)
+    need = min(int(np.max(fetched(table.used))) + wanted, len(table) + 1)
     if need <= table.rows.shape[-2]:
         return table
     return with_capacity(table, min(2 * need, len(table) + 1))

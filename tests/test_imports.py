@@ -15,7 +15,7 @@ FLAX_OR_ABOVE = ("flax", "smf_jax.models", "smf_jax.training", "smf_jax.memory.l
 GROUND = (
     *("shapes", "version", "errors", "configuration", "interrupts", "progress"),
     *("params", "losses", "sharding", "cpu_kernels", "typed_json", "tables"),
-    *("mesh", "split_tables"),
+    *("mesh", "split_tables", "processes"),
 )
 BELOW_BASES = (
     *("checkpoints", "data", "memory", "sparse", "models", "training", "evaluation", "interop"),
@@ -25,10 +25,11 @@ ROOMS = {
     **dict.fromkeys(GROUND, ("paths",)),
     "mesh": (),
     "split_tables": ("shapes", "mesh"),
-    "sharding": ("mesh", "split_tables"),
-    "tables": ("shapes", "split_tables"),
+    "processes": (),
+    "sharding": ("mesh", "split_tables", "processes"),
+    "tables": ("shapes", "split_tables", "processes"),
     "params": ("paths", "tables"),
-    "progress": ("interrupts",),
+    "progress": ("interrupts", "processes"),
     "checkpoints": ("paths", "interrupts", "progress"),
     "data": ("paths", "errors", "typed_json"),
     "memory": ("shapes", "configuration", "cpu_kernels", "tables", "mesh", "split_tables"),

@@ -29,6 +29,14 @@ from smf_jax.checkpoints.files import whole_directory
 from smf_jax.checkpoints.manifest import DAMAGED, Leaf, Manifest, describe, to_host
 from smf_jax.paths import PathLike, as_path, copy, is_remote, is_whole
 
+
+class _Apart:
+    """Whether each process of a program saves and loads files of its own, and waits for none."""
+
+    on = False
+
+
+apart = _Apart()
 Reads = TypeVar("Reads", bound=Callable[..., Any])
 # Without compression, five times faster than Orbax's defaults.
 _CHUNK_BYTES = 16 << 20
@@ -71,8 +79,9 @@ def save(
 ) -> str:
     """Saves arrays by path and JSON values; the checkpoint appears whole or not at all.
 
-    Every process of a multi-process program calls this together. Killed at any moment, an earlier
-    checkpoint under the same path, which ``overwrite`` replaces, is still on disk. The arrays lie
+    Every process of a multi-process program calls this together, if not `apart`. Killed at any
+    moment, an earlier checkpoint under the same path, which ``overwrite`` replaces, is still on
+    disk. The arrays lie
     there as the nested tree that their paths spell: ``orbax.checkpoint.v1.load(path)`` gives it to
     people without this package. No path may be a part of another; tuples come back as lists.
     Returns the fingerprint of the arrays.
@@ -177,7 +186,7 @@ def _nest(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def _send(target: epath.Path, parts: Mapping[str, Any], overwrite: bool) -> None:
     """Writes a checkpoint to an object store: made on this machine's disk, and sent."""
-    if jax.process_count() > 1:
+    if jax.process_count() > 1 and not apart.on:
         raise ValueError(f"checkpoint {target}: several processes save to a shared disk only")
     with whole_directory(target, overwrite) as made:
         made.rmdir()  # Orbax makes it
@@ -198,14 +207,14 @@ def _commit(target: epath.Path, parts: Mapping[str, Any]) -> None:
             f"checkpoint {target} could not be saved ({error!r:.160}). Nothing that was saved "
             "before is lost. Check the free space and the permissions, then save again."
         ) from None
-    if jax.process_index() == 0:
+    if apart.on or jax.process_index() == 0:
         if replaces:
             outgoing.rmtree(missing_ok=True)
             target.rename(outgoing)
             incoming.rename(target)
         incoming.rmtree(missing_ok=True)
         outgoing.rmtree(missing_ok=True)
-    if jax.process_count() > 1:
+    if jax.process_count() > 1 and not apart.on:
         multihost_utils.sync_global_devices(f"smf_jax.checkpoints.store.commit:{target}")
 
 
@@ -296,6 +305,11 @@ def _place(name: str, array: np.ndarray, sharding: jax.sharding.Sharding) -> jax
 
 def _context() -> ocp.Context:
     context = ocp.Context()
+    if apart.on:
+        own = jax.process_index()
+        context.multiprocessing.primary_host = own
+        context.multiprocessing.active_processes = {own}
+        context.multiprocessing.barrier_sync_key_prefix = f"process {own}"
     context.array.saving.use_compression = False
     context.array.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
     context.memory.deepcopy_host_arrays = False  # a save is finished before anyone can write

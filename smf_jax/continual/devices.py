@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from smf_jax import checkpoints, processes
 from smf_jax.configuration import Configuration, setting
 from smf_jax.mesh import DATA, MEMORY, TRIAL, make_mesh, mesh_sizes
 from smf_jax.models.config import MemoryPlacement
+from smf_jax.paths import as_path, copy
 from smf_jax.split_tables import TableLayout, check_split
 
 
@@ -31,6 +36,33 @@ class DeviceConfig(Configuration):
         "numbers of some rows",
     )
 
+    distributed: bool = setting(
+        False,
+        "several processes run as one, each with this command, and share a mesh; who they are is "
+        "known from Cloud TPU, SLURM, Open MPI or Kubernetes, else from --coordinator",
+    )
+    coordinator: str = setting("", "HOST:PORT of the first of several processes")
+    processes: int = setting(0, "how many there are", least=0)
+    process: int = setting(-1, "which of them this is, from 0")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = bool(self.coordinator)
+        if given != (self.processes > 0) or given != (self.process >= 0):
+            raise ValueError(
+                f"--coordinator={self.coordinator} --processes={self.processes} "
+                f"--process={self.process}: expected all three, or none of them"
+            )
+        if given and self.process >= self.processes:
+            raise ValueError(
+                f"--process={self.process}: expected less than --processes={self.processes}"
+            )
+
+    @property
+    def are_several(self) -> bool:
+        """Whether several processes are to run as one."""
+        return self.distributed or bool(self.coordinator)
+
     @property
     def sizes(self) -> dict[str, int]:
         """Of all axes, for the devices that there are; ValueError if they do not make them up."""
@@ -42,10 +74,38 @@ def all_devices() -> Sequence[Any]:
     return jax.devices() if jax.process_count() > 1 else jax.local_devices()
 
 
+@contextmanager
+def as_one_program(told: DeviceConfig, out: str) -> Iterator[str]:
+    """Joins the processes that run as one; yields the directory that this one writes.
+
+    That is ``out`` in the first. Every other has a copy of what stands there, which goes when the
+    block ends: so all find the same, and one alone writes what is kept.
+    """
+    if not told.are_several:
+        yield out
+        return
+    processes.join(told.coordinator, told.processes, told.process)
+    with ExitStack() as held:
+        checkpoints.apart.on = True
+        held.callback(setattr, checkpoints.apart, "on", False)
+        if not processes.is_first():
+            scratch = Path(held.enter_context(TemporaryDirectory(prefix="smf_jax-")))
+            source, out = as_path(out), str(scratch / as_path(out).name)
+            if source.exists():
+                copy(source, Path(out))
+        processes.wait_for_all("before anything is written")
+        yield out
+        processes.wait_for_all("after everything is written")
+
+
 def mesh_for(told: DeviceConfig, trials: int) -> Mesh:
-    """The mesh of a group; of devices for more trials than there are the first are taken."""
+    """The mesh of a group; of devices for more trials than there are the first are taken.
+
+    Where several processes run as one, all devices are, as none may stand aside.
+    """
     sizes = told.sizes
-    sizes[TRIAL] = min(sizes[TRIAL], trials)
+    if not processes.are_several():
+        sizes[TRIAL] = min(sizes[TRIAL], trials)
     return make_mesh(sizes, all_devices()[: prod(sizes.values())])
 
 

@@ -85,6 +85,11 @@ def check_trials(
 def _check_devices(config: SweepConfig, trials: Sequence[Trial], base: Base) -> None:
     """Refuses trials that the mesh cannot run."""
     told, rows, probed = config.devices, config.training.batch_size, config.probes.eval_batch_size
+    if told.are_several and config.run.save_every:
+        raise ValueError(
+            f"--save_every={config.run.save_every}: steps within a task are not saved where "
+            "several processes run as one; leave it out"
+        )
     check_rows(told, rows, f"--batch_size={rows}")
     check_rows(told, probed, f"--eval_batch_size={probed}")
     check_tables(told, base.config.memory)

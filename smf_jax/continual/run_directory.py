@@ -46,6 +46,10 @@ NOT_COMPARED = frozenset(
         "shard",
         "mesh",
         "table_layout",
+        "distributed",
+        "coordinator",
+        "processes",
+        "process",
         "base_cache",
         "eval_batch_size",
         "probe_rows",  # its name until 0.2

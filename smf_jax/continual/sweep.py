@@ -15,7 +15,7 @@ from smf_jax.bases.pretraining import abstract_base, pretrain, recipe_of
 from smf_jax.bases.retrofitting import retrofit_base
 from smf_jax.checkpoints.run_lock import locked
 from smf_jax.continual.config import SweepConfig
-from smf_jax.continual.devices import all_devices
+from smf_jax.continual.devices import all_devices, as_one_program
 from smf_jax.continual.engine import MakeGroup, Sweep, new_group, run_group
 from smf_jax.continual.grid import grid
 from smf_jax.continual.plan import check_trials, measured_background
@@ -62,6 +62,9 @@ def run_sweep(
     flag that does not fit, before anything is computed or written.
     """
     with ExitStack() as held:  # the locks of the run
+        out = held.enter_context(as_one_program(config.devices, config.run.out))
+        if out != config.run.out:
+            config = config.with_values(out=out)
         return _run_sweep(config, recipe, tools or Tools(), held)
 
 

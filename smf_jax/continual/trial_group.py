@@ -20,6 +20,7 @@ from smf_jax.evaluation.probes.exact import is_exact_match
 from smf_jax.losses import at_scored, count_scored
 from smf_jax.mesh import DATA, TRIAL, all_rows, own_rows, sum_over
 from smf_jax.params import Params, count_bytes, is_pool
+from smf_jax.processes import are_several, fetched
 from smf_jax.progress import live_lines
 from smf_jax.sharding import (
     beside,
@@ -191,7 +192,8 @@ class TrialGroup(Generic[State]):
         lower = self._kept_lower(examples if rows is None else replicate(rows, self.mesh))
         placed = split_over(stack(batches), self.mesh, TRIAL)
         log, begun = StepLog(batches), begun or {}
-        with live_lines(names, log.lines):
+        # What others compute cannot be looked at by a thread.
+        with live_lines(() if are_several() else names, log.lines):
             for position in range(first, steps):
                 due = {place: each for place, each in begun.items() if each.step == position}
                 state = self._go_on(state, due, log)
@@ -208,7 +210,7 @@ class TrialGroup(Generic[State]):
             if self._end_task is not None:
                 state = self._end_task(self._shared, state, examples, settings)
             log.fetch()
-        return state, TaskMetrics(log.losses, log.selected, jax.device_get(state.failed_step))
+        return state, TaskMetrics(log.losses, log.selected, fetched(state.failed_step))
 
     def _begun(self, state: State, log: StepLog, step: int, place: int) -> Begun:
         """What one trial has come to after some steps of a task."""
@@ -242,11 +244,11 @@ class TrialGroup(Generic[State]):
     def answers(self, state: State, batch: Batch) -> Bool[np.ndarray, "trials rows"]:
         """Which rows of a probe every trial answers; see `is_exact_match`."""
         chunks = self._chunks(self._right(count_scored(batch.weights)), state, batch)
-        return np.concatenate(jax.device_get(chunks), axis=1)[:, : batch.tokens.shape[0]]
+        return np.concatenate(fetched(chunks), axis=1)[:, : batch.tokens.shape[0]]
 
     def text_losses(self, state: State, batch: Batch) -> list[float]:
         """Every trial's mean loss on a text, in nats per token."""
-        chunks: list[LossSum] = jax.device_get(self._chunks(self._losses, state, batch))
+        chunks: list[LossSum] = fetched(self._chunks(self._losses, state, batch))
         return [
             mean_loss([unstack(chunk, trial) for chunk in chunks]) for trial in range(self.size)
         ]

@@ -45,8 +45,10 @@ def rows_at(table: Any, place: int, slots: np.ndarray) -> np.ndarray:
     return np.array(found)[: len(slots)]
 
 
-def _rows_of_parts(table: jax.Array, slots: np.ndarray) -> np.ndarray:
+def _rows_of_parts(table: jax.Array | np.ndarray, slots: np.ndarray) -> np.ndarray:
     """Rows of an array of which several devices have a part each, on the host."""
+    if isinstance(table, np.ndarray):
+        return table[slots]
     rows = np.zeros((len(slots), table.shape[1]), table.dtype)
     for shard in table.addressable_shards:
         of_slots, of_columns = shard.index
