@@ -66,6 +66,16 @@ def fetched(tree: Tree) -> Tree:
     return jax.tree.map(of, tree) if are_several() else jax.device_get(tree)
 
 
+def of_first(text: str) -> str:
+    """The first process's text, in every process; together, as `fetched`."""
+    raw = text.encode()
+    sizes = multihost_utils.broadcast_one_to_all(np.array(len(raw)))
+    sent = np.zeros(int(sizes), np.uint8)
+    if is_first():
+        sent[:] = np.frombuffer(raw, np.uint8)
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(sent), np.uint8)).decode()
+
+
 def shared_by_owner(array: Any, shape: tuple[int, ...], dtype: Any, owner: int) -> np.ndarray:
     """An array that one process has, in every process, bit for bit; together, as `fetched`.
 

@@ -30,7 +30,7 @@ ROOMS = {
     "tables": ("shapes", "split_tables", "processes"),
     "params": ("paths", "tables"),
     "progress": ("interrupts", "processes"),
-    "checkpoints": ("paths", "interrupts", "progress"),
+    "checkpoints": ("paths", "interrupts", "progress", "processes"),
     "data": ("paths", "errors", "typed_json"),
     "memory": ("shapes", "configuration", "cpu_kernels", "tables", "mesh", "split_tables"),
     "sparse": (

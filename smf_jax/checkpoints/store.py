@@ -25,18 +25,22 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from smf_jax import processes
 from smf_jax.checkpoints.files import whole_directory
 from smf_jax.checkpoints.manifest import DAMAGED, Leaf, Manifest, describe, to_host
 from smf_jax.paths import PathLike, as_path, copy, is_remote, is_whole
 
 
-class _Apart:
-    """Whether each process of a program saves and loads files of its own, and waits for none."""
+class _Copies:
+    """Whether each process of a program has a directory of its own (`as_one_program`).
+
+    Orbax saves for all of them at one path, which is then that of the first; others copy it.
+    """
 
     on = False
 
 
-apart = _Apart()
+copies = _Copies()
 Reads = TypeVar("Reads", bound=Callable[..., Any])
 # Without compression, five times faster than Orbax's defaults.
 _CHUNK_BYTES = 16 << 20
@@ -79,12 +83,11 @@ def save(
 ) -> str:
     """Saves arrays by path and JSON values; the checkpoint appears whole or not at all.
 
-    Every process of a multi-process program calls this together, if not `apart`. Killed at any
-    moment, an earlier checkpoint under the same path, which ``overwrite`` replaces, is still on
-    disk. The arrays lie
-    there as the nested tree that their paths spell: ``orbax.checkpoint.v1.load(path)`` gives it to
-    people without this package. No path may be a part of another; tuples come back as lists.
-    Returns the fingerprint of the arrays.
+    Every process of a multi-process program calls this together, on a disk that they share. Killed
+    at any moment, an earlier checkpoint under the same path, which ``overwrite`` replaces, is still
+    on disk. The arrays lie there as the nested tree that their paths spell:
+    ``orbax.checkpoint.v1.load(path)`` gives it to people without this package. No path may be a
+    part of another; tuples come back as lists. Returns the fingerprint of the arrays.
 
     Raises:
       FileExistsError: ``path`` exists and ``overwrite`` is False.
@@ -104,7 +107,10 @@ def save(
     manifest = Manifest(describe(host), dict(metadata))
     # Orbax stores neither empty arrays (the manifest describes them in full) nor empty trees.
     parts = {_ARRAYS: tree or {"_empty": np.zeros(1, np.int8)}, _MANIFEST: manifest.to_json()}
-    _send(target, parts, overwrite) if is_remote(target) else _commit(target, parts)
+    if copies.on:
+        _commit_copies(target, parts, overwrite)
+    else:
+        _send(target, parts, overwrite) if is_remote(target) else _commit(target, parts)
     return manifest.fingerprint
 
 
@@ -186,11 +192,23 @@ def _nest(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def _send(target: epath.Path, parts: Mapping[str, Any], overwrite: bool) -> None:
     """Writes a checkpoint to an object store: made on this machine's disk, and sent."""
-    if jax.process_count() > 1 and not apart.on:
+    if jax.process_count() > 1:
         raise ValueError(f"checkpoint {target}: several processes save to a shared disk only")
     with whole_directory(target, overwrite) as made:
         made.rmdir()  # Orbax makes it
         _commit(epath.Path(made), parts)
+
+
+def _commit_copies(target: epath.Path, parts: Mapping[str, Any], overwrite: bool) -> None:
+    """Writes a checkpoint of the first process, with all others, and then copies of theirs."""
+    first = epath.Path(processes.of_first(os.fspath(target)))
+    _send(first, parts, overwrite) if is_remote(first) else _commit(first, parts)
+    if target != first:
+        if target.exists():
+            target.rmtree()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy(as_path(first), as_path(target))
+    processes.wait_for_all(f"copies of {first}")
 
 
 def _commit(target: epath.Path, parts: Mapping[str, Any]) -> None:
@@ -207,14 +225,14 @@ def _commit(target: epath.Path, parts: Mapping[str, Any]) -> None:
             f"checkpoint {target} could not be saved ({error!r:.160}). Nothing that was saved "
             "before is lost. Check the free space and the permissions, then save again."
         ) from None
-    if apart.on or jax.process_index() == 0:
+    if jax.process_index() == 0:
         if replaces:
             outgoing.rmtree(missing_ok=True)
             target.rename(outgoing)
             incoming.rename(target)
         incoming.rmtree(missing_ok=True)
         outgoing.rmtree(missing_ok=True)
-    if jax.process_count() > 1 and not apart.on:
+    if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"smf_jax.checkpoints.store.commit:{target}")
 
 
@@ -305,11 +323,6 @@ def _place(name: str, array: np.ndarray, sharding: jax.sharding.Sharding) -> jax
 
 def _context() -> ocp.Context:
     context = ocp.Context()
-    if apart.on:
-        own = jax.process_index()
-        context.multiprocessing.primary_host = own
-        context.multiprocessing.active_processes = {own}
-        context.multiprocessing.barrier_sync_key_prefix = f"process {own}"
     context.array.saving.use_compression = False
     context.array.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
     context.memory.deepcopy_host_arrays = False  # a save is finished before anyone can write

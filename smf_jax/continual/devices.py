@@ -86,8 +86,8 @@ def as_one_program(told: DeviceConfig, out: str) -> Iterator[str]:
         return
     processes.join(told.coordinator, told.processes, told.process)
     with ExitStack() as held:
-        checkpoints.apart.on = True
-        held.callback(setattr, checkpoints.apart, "on", False)
+        checkpoints.copies.on = True
+        held.callback(setattr, checkpoints.copies, "on", False)
         if not processes.is_first():
             scratch = Path(held.enter_context(TemporaryDirectory(prefix="smf_jax-")))
             source, out = as_path(out), str(scratch / as_path(out).name)
