@@ -17,6 +17,7 @@ from benchmarks import (
     depth,
     generate,
     lookup,
+    mesh,
     read,
     real_size,
     step,
@@ -35,7 +36,7 @@ from smf_jax.progress import say
 
 Runs = Mapping[str, Callable[[BenchmarkConfig, Report], None]]
 RESULTS, TABLES = "results.json", "results.md"
-_MODULES = (read, lookup, step, train, sweep, generate, depth, real_size, accelerator, tpu)
+_MODULES = (read, lookup, step, train, sweep, generate, depth, real_size, accelerator, tpu, mesh)
 RUNS: Runs = {module.SUITE: module.run for module in _MODULES}
 
 
@@ -58,13 +59,14 @@ def main(flags: BenchmarkConfig, runs: Runs = RUNS) -> int:
     """Runs the suites, one after the other; what is done is kept after each."""
     out = check_output(flags.out, flags.overwrite) if flags.out else None
     suites = flags.suites()
-    if "tpu" in suites:
+    absent = {tpu.SUITE, mesh.SUITE}.intersection(suites)  # compiled for what is not here
+    if absent:
         tpu.prepare()
     # A program that was compiled last week would be said to compile in no time.
     jax.config.update("jax_enable_compilation_cache", False)
     report = Report(describe_machine(), dataclasses.asdict(flags), say)
     say(machine_line(report.machine))
-    if "tpu" not in suites:
+    if not absent:
         report.rates = measure_rates(dtype=jnp.bfloat16 if "accelerator" in suites else jnp.float32)
         say(str(report.rates))
     for suite in suites:

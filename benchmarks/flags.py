@@ -9,7 +9,7 @@ from smf_jax.errors import blame_flag
 from smf_jax.memory.config import MemoryConfig
 
 ON_THIS_MACHINE = ("read", "lookup", "step", "train", "sweep", "generate")
-SUITES = (*ON_THIS_MACHINE, "depth", "real_size", "accelerator", "tpu")
+SUITES = (*ON_THIS_MACHINE, "depth", "real_size", "accelerator", "tpu", "mesh")
 _WHAT, _BLOCK, _OUT = "What is measured", "The memory block", "Output"
 _SLOTS = "16384,65536,262144,1048576,4194304"
 
@@ -23,8 +23,8 @@ class BenchmarkConfig(Configuration):
     repetitions: int = setting(30, "samples of each case, in turns", heading=_WHAT, least=1)
     torch: bool = setting(True, "also time EmbeddingBag(sparse=True), if installed", heading=_WHAT)
     peak: bool = setting(True, "also take peak memory, in processes of their own", heading=_WHAT)
-    scale: float = setting(1.0, "shrinks models, accelerator and tpu", heading=_WHAT, above=0)
-    topology: str = setting("v5e:2x4", "what the suite tpu compiles for", heading=_WHAT)
+    scale: float = setting(1.0, "shrinks models, accelerator, tpu and mesh", heading=_WHAT, above=0)
+    topology: str = setting("v5e:2x4", "what the suites tpu and mesh compile for", heading=_WHAT)
     tokens: int = setting(512, "tokens t in a step", heading=_BLOCK, least=1)
     width: int = setting(256, "model width d and value width v", heading=_BLOCK, least=1)
     memory_heads: int = setting(4, "heads h", heading=_BLOCK, least=1)
@@ -44,8 +44,8 @@ class BenchmarkConfig(Configuration):
             if name not in SUITES:
                 known = ", ".join((*SUITES, "all"))
                 raise ValueError(f"--suite={self.suite}: {name!r} is unknown; choose from {known}")
-        if "tpu" in names and len(names) > 1:
-            why = "tpu compiles for a machine that is not here and times nothing; run it by itself"
+        if {"tpu", "mesh"} & set(names) and len(names) > 1:
+            why = "tpu and mesh compile for a machine that is not here; run each by itself"
             raise ValueError(f"--suite={self.suite}: {why}")
         return names
 

@@ -64,10 +64,15 @@ class Program(NamedTuple):
 
 def compile_for(function: Any, *arguments: Any, donate: Sequence[int] = ()) -> Program:
     """Compiles a function for arguments, or their shapes; outputs take over those to ``donate``."""
-    begun = time.perf_counter()
     # Of a function that JAX knows already, it would take what it traced before.
     fresh = jax.jit(lambda *given: function(*given), donate_argnums=tuple(donate))
-    compiled = fresh.lower(*arguments).compile()
+    return program_of(fresh, *arguments)
+
+
+def program_of(jitted: Any, *arguments: Any) -> Program:
+    """Compiles a jitted function, of which nothing was compiled yet, likewise."""
+    begun = time.perf_counter()
+    compiled = jitted.lower(*arguments).compile()
     seconds = time.perf_counter() - begun
     told, parts = compiled.memory_analysis(), ("argument", "output", "alias", "temp")
     sizes = (getattr(told, f"{part}_size_in_bytes") for part in parts)

@@ -13,7 +13,7 @@ from benchmarks.report import Entry, Report
 from benchmarks.train import BUILT_IN, batches_for
 from smf_jax.continual.trial_group import TrialGroup
 from smf_jax.data.batching import Batch
-from smf_jax.sharding import TRIAL, device_mesh
+from smf_jax.mesh import TRIAL, device_mesh
 
 SUITE = "sweep"
 BUDGETS = (120, 176, 232, 288, 344, 400, 456, 512)

@@ -26,7 +26,7 @@ from benchmarks.read import READ
 from benchmarks.report import Entry, Report
 from smf_jax.data.batching import Batch
 from smf_jax.memory.reading import read
-from smf_jax.sharding import DATA
+from smf_jax.mesh import DATA
 from smf_jax.sparse.usage import PoolUsage
 
 SUITE = "tpu"

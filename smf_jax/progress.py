@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 from smf_jax import interrupts
+from smf_jax.processes import is_first
 
 SECONDS = 3.0  # between two looks at what is under way
 
@@ -66,6 +67,8 @@ def live_lines(
 
 
 def say(text: str) -> None:
-    """Prints a line above any bar."""
+    """Prints a line above any bar; of several processes that run as one the first prints."""
+    if not is_first():
+        return
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()

@@ -17,7 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, DTypeLike, Int
 
+from smf_jax import split_tables
+from smf_jax.processes import fetched
 from smf_jax.shapes import Rows, SlotIds, Table
+from smf_jax.split_tables import SplitTable
 
 # What of an implicit table is saved, each below the path of the table.
 _SAVED = ("slots", "rows", "table_slots")
@@ -78,7 +81,7 @@ class ImplicitTable:
         return self.rows[self.index[slots]]
 
 
-AnyTable = ImplicitTable | Table
+AnyTable = ImplicitTable | SplitTable | Table
 
 
 def empty_table(table_slots: int, width: int, dtype: DTypeLike = jnp.float32) -> ImplicitTable:
@@ -91,7 +94,7 @@ def located(table: Any, slots: Int[Array, ...]) -> tuple[Any, Int[Array, ...]]:
     """An array of rows and the places in it of slots in ``[0, N)``: where a table is to be read."""
     if isinstance(table, ImplicitTable):
         return table.rows, jnp.asarray(table.index).at[slots].get(mode="promise_in_bounds")
-    return table, slots
+    return split_tables.whole(table), slots
 
 
 def gather(table: ImplicitTable, slots: SlotIds) -> Rows:
@@ -129,6 +132,8 @@ def _is_new(table: ImplicitTable, slots: SlotIds) -> Bool[Array, " s"]:
 
 def rows_moved(before: Any, after: Any) -> Bool[Array, " N"]:
     """Which rows of two tables of one kind differ as numbers."""
+    if isinstance(before, SplitTable):
+        return split_tables.rows_moved(before, after)
     if not isinstance(before, ImplicitTable):
         return jnp.any(before != after, axis=1)
     moved = jnp.zeros(len(before), bool)
@@ -165,7 +170,7 @@ def with_room(table: Any, wanted: int) -> Any:
     """
     if not isinstance(table, ImplicitTable):
         return table
-    need = min(int(np.max(jax.device_get(table.used))) + wanted, len(table) + 1)
+    need = min(int(np.max(fetched(table.used))) + wanted, len(table) + 1)
     if need <= table.rows.shape[-2]:
         return table
     return with_capacity(table, min(2 * need, len(table) + 1))

@@ -15,6 +15,7 @@ FLAX_OR_ABOVE = ("flax", "smf_jax.models", "smf_jax.training", "smf_jax.memory.l
 GROUND = (
     *("shapes", "version", "errors", "configuration", "interrupts", "progress"),
     *("params", "losses", "sharding", "cpu_kernels", "typed_json", "tables", "hashing"),
+    *("mesh", "split_tables", "processes"),
 )
 BELOW_BASES = (
     *("checkpoints", "data", "memory", "sparse", "models", "training", "evaluation", "interop"),
@@ -22,15 +23,23 @@ BELOW_BASES = (
 ROOMS = {
     "paths": (),
     **dict.fromkeys(GROUND, ("paths",)),
-    "tables": ("shapes",),
     "hashing": (),
+    "mesh": (),
+    "split_tables": ("shapes", "mesh"),
+    "processes": (),
+    "sharding": ("mesh", "split_tables", "processes"),
+    "tables": ("shapes", "split_tables", "processes"),
     "params": ("paths", "tables"),
-    "progress": ("interrupts",),
-    "checkpoints": ("paths", "interrupts", "progress"),
+    "progress": ("interrupts", "processes"),
+    "checkpoints": ("paths", "interrupts", "progress", "processes"),
     "data": ("paths", "errors", "typed_json"),
-    "memory": ("shapes", "configuration", "cpu_kernels", "tables", "hashing"),
+    "memory": (
+        *("shapes", "configuration", "cpu_kernels", "tables", "hashing"),
+        *("mesh", "split_tables"),
+    ),
     "sparse": (
         *("shapes", "params", "cpu_kernels", "checkpoints", "typed_json", "tables", "hashing"),
+        *("mesh", "split_tables"),
     ),
     "models": ("params", "data", "memory"),
     "training": (*GROUND, "checkpoints", "data", "memory", "sparse", "models"),

@@ -6,12 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
+from smf_jax.mesh import TRIAL, device_mesh
 from smf_jax.sharding import (
-    DATA,
-    TRIAL,
-    device_mesh,
     over_trials,
     replicate,
     restack,
@@ -34,12 +31,6 @@ def trees(count):
     ]
 
 
-def test_a_mesh_has_one_automatic_axis_over_its_devices(mesh):
-    assert mesh.axis_names == (TRIAL,) and mesh.size == 8
-    assert mesh.axis_types == (AxisType.Auto,)
-    assert device_mesh(DATA, jax.devices()[2:5]).devices.tolist() == jax.devices()[2:5]
-
-
 def test_replicas_lie_whole_on_every_device(mesh):
     placed = replicate(trees(1)[0], mesh)["a"]
     assert placed.sharding.is_fully_replicated and len(placed.addressable_shards) == 8
@@ -49,7 +40,7 @@ def test_replicas_lie_whole_on_every_device(mesh):
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_split_gives_every_device_its_part(mesh, axis):
     array = np.arange(16 * 16).reshape(16, 16)
-    placed = split_over({"x": array}, mesh, axis)["x"]
+    placed = split_over({"x": array}, mesh, TRIAL, axis)["x"]
     np.testing.assert_array_equal(placed, array)
     parts = [np.asarray(shard.data) for shard in placed.addressable_shards]
     np.testing.assert_array_equal(np.concatenate(parts, axis), array)
@@ -61,7 +52,7 @@ def bits(tree):
 
 
 def test_trials_are_put_side_by_side_again_where_they_are(mesh):
-    placed = split_over(stack(trees(8)), mesh)
+    placed = split_over(stack(trees(8)), mesh, TRIAL)
     own = [unstack(placed, place) for place in range(8)]
     own[3] = jax.tree.map(lambda leaf: -leaf, own[3])
     again = restack(own, mesh)
@@ -77,7 +68,7 @@ def test_trials_are_put_side_by_side_again_where_they_are(mesh):
 def test_a_trial_is_taken_back_bit_for_bit(devices):
     stacked = stack(trees(8))
     if devices is not None:
-        stacked = split_over(stacked, device_mesh(TRIAL, jax.devices()[:devices]))
+        stacked = split_over(stacked, device_mesh(TRIAL, jax.devices()[:devices]), TRIAL)
     for index, tree in enumerate(trees(8)):
         own = unstack(stacked, index)
         jax.tree.map(np.testing.assert_array_equal, bits(own), bits(tree))
@@ -97,7 +88,7 @@ def test_every_device_runs_its_own_trial_on_what_is_shared(mesh):
 
     run = over_trials(function, mesh, (False, True))
     shared = replicate({"x": jnp.arange(3)}, mesh)
-    out = run(shared, split_over(stack(trees(8)), mesh))
+    out = run(shared, split_over(stack(trees(8)), mesh, TRIAL))
     np.testing.assert_array_equal(out["sum"], np.arange(8)[:, None] + np.arange(3))
     jax.tree.map(np.testing.assert_array_equal, bits(out["mine"]), bits(stack(trees(8))["a"]))
     assert len(out["sum"].sharding.device_set) == 8
@@ -105,7 +96,7 @@ def test_every_device_runs_its_own_trial_on_what_is_shared(mesh):
 
 def test_donated_arguments_are_taken_over(mesh):
     run = over_trials(lambda shared, state: state + shared, mesh, (False, True), donate=(1,))
-    shared, state = replicate(jnp.ones(4), mesh), split_over(jnp.zeros((8, 4)), mesh)
+    shared, state = replicate(jnp.ones(4), mesh), split_over(jnp.zeros((8, 4)), mesh, TRIAL)
     out = run(shared, state)
     assert state.is_deleted() and not shared.is_deleted()
     assert (np.asarray(out) == 1).all()

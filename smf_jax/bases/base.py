@@ -20,11 +20,11 @@ from smf_jax.interop.export.model import is_exported, load_exported
 from smf_jax.interop.gguf.model import load_gguf
 from smf_jax.interop.gguf.package import locate_base
 from smf_jax.interop.huggingface.checkpoint import load_huggingface
+from smf_jax.mesh import DATA, device_mesh
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder, abstract_params
 from smf_jax.params import Params, count_parameters, flatten, is_memory
 from smf_jax.paths import PathLike, as_path, is_whole, local
-from smf_jax.sharding import DATA, device_mesh
 from smf_jax.tables import packed, packed_like, unpacked
 
 FORMAT = 1

@@ -25,10 +25,22 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from smf_jax import processes
 from smf_jax.checkpoints.files import whole_directory
 from smf_jax.checkpoints.manifest import DAMAGED, Leaf, Manifest, describe, to_host
 from smf_jax.paths import PathLike, as_path, copy, is_remote, is_whole
 
+
+class _Copies:
+    """Whether each process of a program has a directory of its own (`as_one_program`).
+
+    Orbax saves for all of them at one path, which is then that of the first; others copy it.
+    """
+
+    on = False
+
+
+copies = _Copies()
 Reads = TypeVar("Reads", bound=Callable[..., Any])
 # Without compression, five times faster than Orbax's defaults.
 _CHUNK_BYTES = 16 << 20
@@ -71,11 +83,11 @@ def save(
 ) -> str:
     """Saves arrays by path and JSON values; the checkpoint appears whole or not at all.
 
-    Every process of a multi-process program calls this together. Killed at any moment, an earlier
-    checkpoint under the same path, which ``overwrite`` replaces, is still on disk. The arrays lie
-    there as the nested tree that their paths spell: ``orbax.checkpoint.v1.load(path)`` gives it to
-    people without this package. No path may be a part of another; tuples come back as lists.
-    Returns the fingerprint of the arrays.
+    Every process of a multi-process program calls this together, on a disk that they share. Killed
+    at any moment, an earlier checkpoint under the same path, which ``overwrite`` replaces, is still
+    on disk. The arrays lie there as the nested tree that their paths spell:
+    ``orbax.checkpoint.v1.load(path)`` gives it to people without this package. No path may be a
+    part of another; tuples come back as lists. Returns the fingerprint of the arrays.
 
     Raises:
       FileExistsError: ``path`` exists and ``overwrite`` is False.
@@ -95,7 +107,10 @@ def save(
     manifest = Manifest(describe(host), dict(metadata))
     # Orbax stores neither empty arrays (the manifest describes them in full) nor empty trees.
     parts = {_ARRAYS: tree or {"_empty": np.zeros(1, np.int8)}, _MANIFEST: manifest.to_json()}
-    _send(target, parts, overwrite) if is_remote(target) else _commit(target, parts)
+    if copies.on:
+        _commit_copies(target, parts, overwrite)
+    else:
+        _send(target, parts, overwrite) if is_remote(target) else _commit(target, parts)
     return manifest.fingerprint
 
 
@@ -182,6 +197,18 @@ def _send(target: epath.Path, parts: Mapping[str, Any], overwrite: bool) -> None
     with whole_directory(target, overwrite) as made:
         made.rmdir()  # Orbax makes it
         _commit(epath.Path(made), parts)
+
+
+def _commit_copies(target: epath.Path, parts: Mapping[str, Any], overwrite: bool) -> None:
+    """Writes a checkpoint of the first process, with all others, and then copies of theirs."""
+    first = epath.Path(processes.of_first(os.fspath(target)))
+    _send(first, parts, overwrite) if is_remote(first) else _commit(first, parts)
+    if target != first:
+        if target.exists():
+            target.rmtree()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy(as_path(first), as_path(target))
+    processes.wait_for_all(f"copies of {first}")
 
 
 def _commit(target: epath.Path, parts: Mapping[str, Any]) -> None:

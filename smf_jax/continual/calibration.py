@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from smf_jax.bases.base import Base
 from smf_jax.bases.retrofitting import check_retrofit
 from smf_jax.continual.config import SweepConfig
+from smf_jax.continual.devices import mesh_for
 from smf_jax.continual.engine import task_input
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.methods.method import settings_of
@@ -31,7 +32,6 @@ from smf_jax.evaluation.probe import refer_to_base
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import pool_path
 from smf_jax.progress import say
-from smf_jax.sharding import TRIAL, device_mesh
 from smf_jax.sparse.usage import PoolUsage
 from smf_jax.tables import empty_table, is_implicit
 
@@ -112,8 +112,8 @@ def _time(
 ) -> tuple[GroupCost, Evaluation]:
     """Times one group, and measures its trials where no group before it has."""
     method, setup = METHODS[trials[0].method], setup_of(config, trials[0], base, data)
-    devices = jax.local_devices()[: len(trials)]
-    usage, mesh = _no_usage(base) if method.is_sparse else None, device_mesh(TRIAL, devices)
+    mesh = mesh_for(config.devices, len(trials))
+    usage = _no_usage(base) if method.is_sparse else None
     rows, trainer = config.probes.eval_batch_size, method.trainer(setup, trials[0])
     group = tools.make_group(setup, trials[0], trainer, usage, mesh, rows)
     own = trials[: group.size]

@@ -8,6 +8,7 @@ from typing import Any
 from smf_jax.bases.retrofit_config import RetrofitConfig
 from smf_jax.bases.sections import PresetConfig
 from smf_jax.configuration import Configuration, part
+from smf_jax.continual.devices import DeviceConfig
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.sections import (
     BackgroundConfig,
@@ -46,6 +47,7 @@ class SweepConfig(Configuration):
     retrofit: RetrofitConfig = part(RetrofitConfig(), "Retrofit")
     training: TrainingConfig = part(TrainingConfig(), "Training")
     methods: Any = part(MethodsConfig())
+    devices: DeviceConfig = part(DeviceConfig(), "Devices")
     run: RunConfig = part(RunConfig(), "Output")
 
     def __post_init__(self) -> None:

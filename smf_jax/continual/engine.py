@@ -15,6 +15,7 @@ import numpy as np
 
 from smf_jax.bases.base import Base
 from smf_jax.continual.config import SweepConfig
+from smf_jax.continual.devices import mesh_for
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.methods.method import Method, Setup, TrainableSummary, settings_of
 from smf_jax.continual.patch_history import PatchHistory, written_rows, written_slots
@@ -40,7 +41,6 @@ from smf_jax.evaluation.probe import refer_to_base
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.paths import as_path, copy
 from smf_jax.progress import say
-from smf_jax.sharding import TRIAL, device_mesh
 from smf_jax.sparse.usage import PoolUsage
 from smf_jax.tables import on_host
 from smf_jax.training.trainers import Trainer
@@ -54,7 +54,7 @@ def new_group(
 ) -> TrialGroup:
     """A trial group that is yet to be compiled."""
     del trial
-    return TrialGroup(trainer, setup.base.params, usage, mesh, rows)
+    return TrialGroup(trainer, setup.base.params, usage, mesh, rows, setup.table_layout)
 
 
 @dataclass
@@ -67,7 +67,6 @@ class Sweep:
     stream_data: StreamData  # tasks and probes
     usage: Mapping[str, PoolUsage] | None  # background by pool path
     run: RunDirectory
-    devices: Sequence[jax.Device]  # pyright: ignore[reportInvalidTypeForm]
     make_group: MakeGroup = new_group
     on_task: Callable[[Trial, int, Any], None] | None = None  # told what a kept task trained
     # Of the untouched base; measured with the first group where the trials start from that.
@@ -373,7 +372,7 @@ def run_group(sweep: Sweep, trials: Sequence[Trial], advance: Callable[[int], No
     for summary in dict.fromkeys(trains.values()):
         names = [trial.id for trial in trials if trains[trial] == summary]
         say(f"trains {summary}: {', '.join(names)}")
-    mesh = device_mesh(TRIAL, sweep.devices[: len(trials)])
+    mesh = mesh_for(sweep.config.devices, len(trials))
     usage = sweep.usage if method.is_sparse else None
     rows = sweep.config.probes.eval_batch_size
     group = sweep.make_group(setup, trials[0], trainer, usage, mesh, rows)

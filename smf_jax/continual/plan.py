@@ -11,6 +11,7 @@ from smf_jax.bases.base import Base
 from smf_jax.bases.retrofit_config import RetrofitConfig
 from smf_jax.bases.retrofitting import check_retrofit
 from smf_jax.continual.config import SweepConfig
+from smf_jax.continual.devices import check_rows, check_tables
 from smf_jax.continual.grid import check_budgets
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.methods.method import Setup
@@ -18,6 +19,7 @@ from smf_jax.continual.stream_data import StreamData, is_measured
 from smf_jax.continual.trial import Trial, by_group
 from smf_jax.data.batching import require_room
 from smf_jax.errors import blame_flag
+from smf_jax.mesh import MEMORY
 from smf_jax.progress import say
 from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.usage import Background
@@ -29,7 +31,8 @@ def setup_of(config: SweepConfig, trial: Trial, base: Base, stream_data: StreamD
     """What the trainer of a trial, and of all others of its group, is made for."""
     own, tasks = trial.own(config.own(trial.method)), config.stream.tasks
     dealt = stream_data.dealt(trial.batch_order == "facts")
-    return Setup(own, config.training, tasks, base, tuple(of.rows for of in dealt))
+    layout = config.devices.table_layout
+    return Setup(own, config.training, tasks, base, tuple(of.rows for of in dealt), layout)
 
 
 def check_trials(
@@ -72,10 +75,34 @@ def check_trials(
     if base.config.memory is not None:
         check_budgets(trials, base.config.memory.memory.slots)
     check_settings_of(config, trials)
+    _check_devices(config, trials, base)
     for trial, *_ in by_group(trials):
         method, setup = METHODS[trial.method], setup_of(config, trial, base, stream_data)
         with blame_flag("--"):
             method.summary(setup, method.trainer(setup, trial), trial)
+
+
+def _check_devices(config: SweepConfig, trials: Sequence[Trial], base: Base) -> None:
+    """Refuses trials that the mesh cannot run."""
+    told, rows, probed = config.devices, config.training.batch_size, config.probes.eval_batch_size
+    if told.are_several and config.run.save_every:
+        raise ValueError(
+            f"--save_every={config.run.save_every}: steps within a task are not saved where "
+            "several processes run as one; leave it out"
+        )
+    check_rows(told, rows, f"--batch_size={rows}")
+    check_rows(told, probed, f"--eval_batch_size={probed}")
+    check_tables(told, base.config.memory)
+    for trial, *_ in by_group(trials):
+        own, method = trial.own(config.own(trial.method)), METHODS[trial.method]
+        if told.sizes[MEMORY] > 1 and not method.may_split_tables(own):
+            raise ValueError(
+                f"--mesh={told.mesh}: method {trial.method} trains whole tables, which are not "
+                "split then; choose other --methods, or leave memory out"
+            )
+        if trial.granularity == "per_micro_batch":
+            parts = own.micro_batches
+            check_rows(told, rows // parts, f"--batch_size={rows} in --micro_batches={parts}")
 
 
 def check_settings_of(config: SweepConfig, trials: Sequence[Trial]) -> None:

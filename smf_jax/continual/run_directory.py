@@ -44,6 +44,12 @@ NOT_COMPARED = frozenset(
         "resume",
         "overwrite",
         "shard",
+        "mesh",
+        "table_layout",
+        "distributed",
+        "coordinator",
+        "processes",
+        "process",
         "base_cache",
         "eval_batch_size",
         "probe_rows",  # its name until 0.2

@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 
 from smf_jax.data.batching import Batch
+from smf_jax.processes import fetched
 from smf_jax.training.snapshot import Taken
 from smf_jax.training.step import StepMetrics
 
@@ -51,8 +51,8 @@ class StepLog:
 
     def fetch(self) -> None:
         """Waits for all that was noted."""
-        fetched = jax.device_get([measured for _, measured in self._waiting])
-        for (position, _), step in zip(self._waiting, fetched, strict=True):
+        found = fetched([measured for _, measured in self._waiting])
+        for (position, _), step in zip(self._waiting, found, strict=True):
             self.losses[:, position], self.selected[:, position] = step.loss, step.selected
             self._fetched = position + 1
         self._waiting.clear()

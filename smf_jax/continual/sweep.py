@@ -7,8 +7,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
-
 from smf_jax import checkpoints
 from smf_jax.bases.asked_base import AskedBase
 from smf_jax.bases.base import PARAMS, Base, cached_path, load_base, save_base
@@ -17,6 +15,7 @@ from smf_jax.bases.pretraining import abstract_base, pretrain, recipe_of
 from smf_jax.bases.retrofitting import retrofit_base
 from smf_jax.checkpoints.run_lock import locked
 from smf_jax.continual.config import SweepConfig
+from smf_jax.continual.devices import all_devices, as_one_program
 from smf_jax.continual.engine import MakeGroup, Sweep, new_group, run_group
 from smf_jax.continual.grid import grid
 from smf_jax.continual.plan import check_trials, measured_background
@@ -63,6 +62,9 @@ def run_sweep(
     flag that does not fit, before anything is computed or written.
     """
     with ExitStack() as held:  # the locks of the run
+        out = held.enter_context(as_one_program(config.devices, config.run.out))
+        if out != config.run.out:
+            config = config.with_values(out=out)
         return _run_sweep(config, recipe, tools or Tools(), held)
 
 
@@ -128,7 +130,6 @@ def _run_sweep(
         stream_data=stream_data,
         usage=None if background is None else background.pools,
         run=run,
-        devices=jax.local_devices(),
         make_group=tools.make_group,
         on_task=tools.on_task,
         tracking=Tracking(trackers, run.path, config.values()),
@@ -136,11 +137,17 @@ def _run_sweep(
     )
     say(
         f"{len(trials)} trials, {len(stream_data.tasks)} tasks of {config.stream.facts_per_task} "
-        f"facts, on {len(sweep.devices)} {sweep.devices[0].device_kind}"
+        f"facts, on {_devices_told(config)}"
     )
     _run_all(sweep, trials, tools)
     measure_slot_health(sweep, background, trials)
     return run, sweep.failed
+
+
+def _devices_told(config: SweepConfig) -> str:
+    kind = f"{len(all_devices())} {all_devices()[0].device_kind}"
+    sizes = ", ".join(f"{axis} {size}" for axis, size in config.devices.sizes.items() if size > 1)
+    return f"{kind}: {sizes}" if config.devices.mesh else kind
 
 
 def _find_base(config: SweepConfig, recipe: PretrainConfig, tools: Tools) -> Base:

@@ -18,11 +18,23 @@ from smf_jax.data.batching import Batch, in_chunks
 from smf_jax.evaluation.likelihood import LossSum, loss_sum, mean_loss
 from smf_jax.evaluation.probes.exact import is_exact_match
 from smf_jax.losses import at_scored, count_scored
-from smf_jax.params import Params, count_bytes
+from smf_jax.mesh import DATA, TRIAL, all_rows, own_rows, sum_over
+from smf_jax.params import Params, count_bytes, is_pool
+from smf_jax.processes import are_several, fetched
 from smf_jax.progress import live_lines
-from smf_jax.sharding import over_trials, replicate, restack, split_over, stack, unstack
+from smf_jax.sharding import (
+    beside,
+    over_trials,
+    replicate,
+    restack,
+    split_over,
+    split_tables,
+    stack,
+    unstack,
+)
 from smf_jax.sparse.usage import PoolUsage
-from smf_jax.tables import of_one_capacity
+from smf_jax.split_tables import TableLayout, is_split, whole
+from smf_jax.tables import is_implicit, of_one_capacity
 from smf_jax.training.step import Lower, Settings, Shared, StepMetrics
 from smf_jax.training.trainers import State, Trainer
 
@@ -53,12 +65,17 @@ def _at(batches: Batch, position: Array) -> Batch:
     return jax.tree.map(lambda field: field[position], batches)
 
 
+def _wholes(params: Params) -> Params:
+    return jax.tree.map(whole, params, is_leaf=is_split)
+
+
 class TrialGroup(Generic[State]):
     """Compiled functions of trials that differ only in their `Settings`.
 
-    As many trials as the mesh has devices run side by side; the base's leaves are placed once per
-    device. Every function is compiled once for the group, whatever the budgets and rates: a second
-    trace of the step is an error.
+    As many trials as the mesh has along ``trial`` run side by side, each on the devices that stand
+    along ``data`` and ``memory`` there. The base's leaves are placed once per device, the tables of
+    memories over those along ``memory``. Every function is compiled once for the group, whatever
+    the budgets and rates: a second trace of the step is an error.
     """
 
     def __init__(
@@ -68,12 +85,14 @@ class TrialGroup(Generic[State]):
         usage: Mapping[str, PoolUsage] | None,
         mesh: Mesh,
         eval_batch_size: int,
+        table_layout: TableLayout = "columns",
     ) -> None:
-        """Places the base on a mesh of the axis ``trial``; nothing is compiled yet."""
+        """Places the base on a mesh; nothing is compiled yet."""
         self.trainer = trainer
         self.mesh = mesh
         self._eval_batch_size = eval_batch_size
-        self._base = replicate(base, mesh)
+        self._table_layout: TableLayout = table_layout
+        self._base = replicate(self._split(base), mesh)
         # The very buffers of the base, or each device would hold it twice.
         self._shared = Shared(trainer.frozen(self._base), replicate(usage, mesh))
         self.traces = 0
@@ -86,31 +105,35 @@ class TrialGroup(Generic[State]):
             settings: Settings,
             hidden: Array | tuple[()],
         ) -> tuple[State, StepMetrics]:
+            batch = _at(batches, position)
+            if not isinstance(hidden, tuple):
+                shared = shared._replace(lower=Lower(own_rows(batch).tokens, hidden))
+            return trainer.step(shared, state, batch, settings)
+
+        def traced() -> None:
             self.traces += 1
             if self.traces > 1:
                 raise RuntimeError(
                     "the step of a group was traced twice: its batches changed shape or dtype"
                 )
-            batch = _at(batches, position)
-            if not isinstance(hidden, tuple):
-                shared = shared._replace(lower=Lower(batch.tokens, hidden))
-            return trainer.step(shared, state, batch, settings)
 
         def lower_at(shared: Shared, kept: Lower | None, batches: Batch, position: Array) -> Array:
-            batch = _at(batches, position)
+            batch = own_rows(_at(batches, position))
             if kept is not None:
                 return kept.of(batch.tokens)
             assert trainer.lower is not None
             return trainer.lower(shared, batch)
 
         def losses(shared: Shared, state: State, batch: Batch) -> LossSum:
+            batch = own_rows(batch)
             logits = trainer.logits(shared, state, batch.tokens, batch.valid)
-            return loss_sum(logits, batch)
+            return sum_over(DATA, loss_sum(logits, batch))
 
         self._begin = over_trials(trainer.begin, mesh, (False, True))
         of_task = (False, True, False, True)
         self._begin_task = over_trials(trainer.begin_task, mesh, of_task, donate=(1,))
-        self._step = over_trials(step_at, mesh, (False, True, True, False, True, True), donate=(1,))
+        of_step = (False, True, True, False, True, True)
+        self._step = over_trials(step_at, mesh, of_step, donate=(1,), traced=traced)
         ends = trainer.end_task
         self._end_task = ends and over_trials(ends, mesh, of_task, donate=(1,))
         # One for each number of targets, so that it compiles once.
@@ -122,13 +145,13 @@ class TrialGroup(Generic[State]):
     @property
     def size(self) -> int:
         """Trials side by side."""
-        return self.mesh.size
+        return self.mesh.shape[TRIAL]
 
     def begin(self, settings: Sequence[Settings]) -> tuple[State, Settings]:
         """States of as many trials as `size`, before their first task, and their settings."""
         if len(settings) != self.size:
             raise ValueError(f"settings of {len(settings)} trials, the mesh runs {self.size}")
-        stacked = split_over(stack(settings), self.mesh)
+        stacked = split_over(stack(settings), self.mesh, TRIAL)
         return self._begin(self._base, stacked), stacked
 
     def resume(self, state: State, params: Sequence[Params]) -> State:
@@ -136,7 +159,7 @@ class TrialGroup(Generic[State]):
         params = [{path.removeprefix(CARRIED): leaf for path, leaf in of.items()} for of in params]
         params = of_one_capacity(params)
         resumed = over_trials(self.trainer.resume, self.mesh, (True, True), donate=(0,))
-        return resumed(state, split_over(stack(params), self.mesh))
+        return resumed(state, split_over(self._split(stack(params)), self.mesh, TRIAL))
 
     def train(
         self,
@@ -167,9 +190,10 @@ class TrialGroup(Generic[State]):
         examples = replicate(examples, self.mesh)
         state = self._begin_task(self._shared, state, examples, settings)
         lower = self._kept_lower(examples if rows is None else replicate(rows, self.mesh))
-        placed = split_over(stack(batches), self.mesh)
+        placed = split_over(stack(batches), self.mesh, TRIAL)
         log, begun = StepLog(batches), begun or {}
-        with live_lines(names, log.lines):
+        # What others compute cannot be looked at by a thread.
+        with live_lines(() if are_several() else names, log.lines):
             for position in range(first, steps):
                 due = {place: each for place, each in begun.items() if each.step == position}
                 state = self._go_on(state, due, log)
@@ -186,7 +210,7 @@ class TrialGroup(Generic[State]):
             if self._end_task is not None:
                 state = self._end_task(self._shared, state, examples, settings)
             log.fetch()
-        return state, TaskMetrics(log.losses, log.selected, jax.device_get(state.failed_step))
+        return state, TaskMetrics(log.losses, log.selected, fetched(state.failed_step))
 
     def _begun(self, state: State, log: StepLog, step: int, place: int) -> Begun:
         """What one trial has come to after some steps of a task."""
@@ -220,41 +244,45 @@ class TrialGroup(Generic[State]):
     def answers(self, state: State, batch: Batch) -> Bool[np.ndarray, "trials rows"]:
         """Which rows of a probe every trial answers; see `is_exact_match`."""
         chunks = self._chunks(self._right(count_scored(batch.weights)), state, batch)
-        return np.concatenate(jax.device_get(chunks), axis=1)[:, : batch.tokens.shape[0]]
+        return np.concatenate(fetched(chunks), axis=1)[:, : batch.tokens.shape[0]]
 
     def text_losses(self, state: State, batch: Batch) -> list[float]:
         """Every trial's mean loss on a text, in nats per token."""
-        chunks: list[LossSum] = jax.device_get(self._chunks(self._losses, state, batch))
+        chunks: list[LossSum] = fetched(self._chunks(self._losses, state, batch))
         return [
             mean_loss([unstack(chunk, trial) for chunk in chunks]) for trial in range(self.size)
         ]
 
     def trained(self, state: State, trial: int) -> Params:
-        """The leaves of one trial that training may have changed, still on their device."""
-        return self.trainer.trained(unstack(state, trial))
+        """The leaves of one trial that training may have changed, still on their devices."""
+        return _wholes(self.trainer.trained(unstack(state, trial)))
 
     def saved(self, state: State, trial: int) -> Params:
         """What the next task of one trial goes on from: what has trained, and what is carried."""
         own = unstack(state, trial)
         carried = {CARRIED + path: leaf for path, leaf in self.trainer.carried(own).items()}
-        return {**self.trainer.trained(own), **carried}
+        return _wholes({**self.trainer.trained(own), **carried})
 
     def base_beside(self, trial: int) -> Params:
-        """The base's leaves on the device that runs one trial; nothing is copied."""
-        device = self.mesh.devices.flat[trial]
+        """The base's leaves on the devices that run one trial; nothing is copied."""
+        return _wholes(beside(self._base, self.mesh, trial))
 
-        def own(leaf: Array) -> Array:
-            return next(shard.data for shard in leaf.addressable_shards if shard.device == device)
+    def _split(self, params: Params) -> Params:
+        """The leaves of which the tables are to be split among devices along ``memory``."""
 
-        return jax.tree.map(own, self._base)
+        def is_table(path: str, leaf: Any) -> bool:
+            return is_pool(path) and not is_implicit(leaf)  # that has no row that was not written
+
+        return split_tables(params, self.mesh, self._table_layout, is_table)
 
     def _right(self, scored: int) -> Callable[[Shared, State, Batch], Array]:
         """Which rows are answered, of probes with at most so many targets of weight in a row."""
 
         def right(shared: Shared, state: State, batch: Batch) -> Bool[Array, " b"]:
+            batch = own_rows(batch)
             asked, places = at_scored(batch, batch.weights, scored)
             logits = self.trainer.logits(shared, state, batch.tokens, batch.valid, places)
-            return is_exact_match(logits, asked)
+            return all_rows(is_exact_match(logits, asked))
 
         return over_trials(right, self.mesh, (False, True, False))
 

@@ -14,7 +14,7 @@ from smf_jax.memory.experts import expert_weights
 from smf_jax.memory.norms import latest
 from smf_jax.memory.reading import read, read_rows
 from smf_jax.memory.routers import LOOKUPS, ROUTERS, layer_norm, rms_norm
-from smf_jax.shapes import Table
+from smf_jax.split_tables import is_split
 from smf_jax.tables import AnyTable, empty_table
 
 __all__ = [
@@ -73,7 +73,11 @@ class MemoryPool(nn.Module):
         start = partial(empty_table, slots, width, self.param_dtype)
         return self.variable("params", "values", start).value
 
-    def _table(self, name: str, width: int) -> Table:
+    def _table(self, name: str, width: int) -> Any:
+        if self.has_variable("params", name):
+            given = self.get_variable("params", name)
+            if is_split(given):  # a parameter would be refused for the shape of its part
+                return given
         start = nn.initializers.normal(width**-0.5)
         return self.param(name, start, (self.config.slots, width), self.param_dtype)
 

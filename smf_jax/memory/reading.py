@@ -17,7 +17,9 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, DTypeLike, Float, Int
 
+from smf_jax.mesh import MEMORY, joined_parts, parts_along, summed_parts, to_parts
 from smf_jax.shapes import Table
+from smf_jax.split_tables import SplitTable, own_places
 from smf_jax.tables import AnyTable, located
 
 # Gathered rows that one piece may hold: of a TPU they stay in its vector memory, where nothing is
@@ -41,6 +43,8 @@ def read(
     that differentiates the reads instead (`smf_jax.training.sparse_step`) never creates it.
     ``slots`` are int32 in ``[0, N)`` and not checked. In the dtype of ``weights``.
     """
+    if isinstance(values, SplitTable) and parts_along(MEMORY) > 1:
+        return _read_split(values, slots, weights)
     return _read(*located(values, slots), weights)
 
 
@@ -51,8 +55,24 @@ def read_rows(
 
     ``slots`` are int32 in ``[0, N)`` and not checked. In the dtype of ``weights``.
     """
+    if isinstance(values, SplitTable) and parts_along(MEMORY) > 1:
+        raise ValueError(
+            "join='concat' reads rows as they stand, and devices along memory share this table; "
+            "give join='sum', or a mesh without memory"
+        )
     table, places = located(values, slots)
     return jnp.expand_dims(weights, 2) * _rows(table, places).astype(weights.dtype)
+
+
+def _read_split(table: SplitTable, slots: Array, weights: Array) -> Array:
+    """The read of a table that devices share: what they have read travels, and no row of it."""
+    given = to_parts(MEMORY, weights)
+    if table.layout == "columns":
+        return joined_parts(MEMORY, _read(table.part, slots, given))
+    # Rows of other devices are read as any with a weight of zero, and add nothing.
+    places, own = own_places(table, slots)
+    mine = jnp.where(own, given, 0).astype(_sum_dtype(table.dtype))
+    return summed_parts(MEMORY, _read(table.part, places, mine)).astype(weights.dtype)
 
 
 @jax.custom_vjp

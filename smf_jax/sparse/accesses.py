@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from smf_jax.cpu_kernels.library import is_available
 from smf_jax.cpu_kernels.sorted_runs import sorted_runs
+from smf_jax.mesh import DATA, parts_along, sum_over
 from smf_jax.shapes import SlotCounts, SlotIds, TokenMask
 from smf_jax.sparse.usage import count_accesses
 
@@ -71,15 +72,19 @@ def count_reads(
 
     Where ``weights`` of the reads are given, the sum of the sizes of a slot's weights is scored
     instead of the number of its reads. Each is rounded to a multiple of ``2⁻²⁰`` and summed as an
-    integer, so that sums do not depend on how a batch was split. No layer's reads are a ValueError.
+    integer, so that sums do not depend on how a batch was split. Where devices along ``data`` share
+    a batch, its accesses are those of all of them, in the vector form, which can be summed. No
+    layer's reads are a ValueError.
     """
     check_reads(reads)
     ids = jnp.concatenate([counted_ids(slots, valid, table_slots) for slots in reads])
-    form = form or form_for(ids.shape[0], table_slots)
+    usual = "vector" if parts_along(DATA) > 1 else form_for(ids.shape[0], table_slots)
+    form = form or usual
     number = jnp.sum(valid, dtype=jnp.int32) * (sum(slots.size for slots in reads) // valid.size)
     if form == "vector":
         in_order, length = None, table_slots
         counts = count_accesses(ids[:, None], jnp.ones(ids.shape, bool), table_slots)
+        counts, number = sum_over(DATA, (counts, number))
     else:
         in_order, counts = _sorted_runs(ids, table_slots)
         length = ids.shape[0]
@@ -150,7 +155,9 @@ def _masses(
     weights = jnp.minimum(jnp.abs(weights.astype(jnp.float32)), _LARGEST_WEIGHT)
     whole = jnp.where(valid, jnp.round(weights / MASS_UNIT), 0).astype(jnp.int32)
     sums = jnp.zeros((2, length), jnp.int32).at[:, places].add(_words(whole), mode="drop")
-    return _joined(sums) * MASS_UNIT, exact_sum(whole) * MASS_UNIT
+    total = jnp.sum(_words(whole), axis=1)
+    sums, total = sum_over(DATA, (sums, total))
+    return _joined(sums) * MASS_UNIT, _joined(total) * MASS_UNIT
 
 
 def exact_sum(whole: Int[Array, " m"]) -> Float[Array, ""]:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from smf_jax.shapes import Rows, SlotIds
 from smf_jax.sparse.each_row import check_each_row, each_row
 from smf_jax.sparse.rows import gather_rows, where_rows, write_rows
+from smf_jax.split_tables import SplitTable, is_split, zeros_beside
 from smf_jax.tables import AnyTable, has_room
 
 
@@ -26,8 +27,10 @@ class RowStore(NamedTuple):
     used: Int[Array, ""]  # places taken
     # A step wanted more places than are free; it and all later ones wrote nothing.
     overflowed: Bool[Array, ""]
-    opt_state: Any  # optax state of one row, stacked over ``C``
-    masters: Float[Array, "C v"] | None  # float32 rows where the table is narrower, else ``None``
+    # Optax state of one row, stacked over ``C``. What is ``(C, v)`` of it, and masters, lie in
+    # `SplitTable`s where devices share the table.
+    opt_state: Any
+    masters: Any  # ``(C, v)`` float32 rows where the table is narrower, else ``None``
 
 
 def _master_dtype(values: AnyTable) -> Any:
@@ -54,12 +57,18 @@ def create_store(
     shapes = jax.eval_shape(each_row(optimizer).init, rows)
     if not jax.tree.leaves(shapes) and not needs_masters:
         return None
+
+    def zeros(leaf: jax.ShapeDtypeStruct) -> Any:
+        if isinstance(values, SplitTable) and leaf.shape == rows.shape:
+            return zeros_beside(values, capacity, leaf.dtype)
+        return jnp.zeros(leaf.shape, leaf.dtype)
+
     return RowStore(
         places=jnp.full(values.shape[0], capacity, jnp.int32),
         used=jnp.zeros((), jnp.int32),
         overflowed=jnp.zeros((), bool),
-        opt_state=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
-        masters=jnp.zeros(rows.shape, rows.dtype) if needs_masters else None,
+        opt_state=jax.tree.map(zeros, shapes),
+        masters=zeros(rows) if needs_masters else None,
     )
 
 
@@ -145,9 +154,12 @@ def write_step(
         used=store.used + jnp.sum((places >= store.used) & (places < capacity), dtype=jnp.int32),
         overflowed=step.overflowed,
         opt_state=jax.tree.map(
-            lambda kept, new: write_rows(kept, places, new), store.opt_state, step.states
+            lambda kept, new: write_rows(kept, places, new),
+            store.opt_state,
+            step.states,
+            is_leaf=is_split,
         ),
-        masters=jax.tree.map(lambda kept: write_rows(kept, places, step.rows), store.masters),
+        masters=None if store.masters is None else write_rows(store.masters, places, step.rows),
     )
 
 

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from smf_jax import split_tables
 from smf_jax.shapes import Rows, SlotIds, TokenMask
 from smf_jax.sparse.accesses import Accesses, Form, check_reads, counted_ids, form_for, run_lengths
+from smf_jax.split_tables import SplitTable
 from smf_jax.tables import ImplicitTable, gather, scatter
 
 GradientForm = Literal["matrix", "scatter"]
@@ -177,22 +179,26 @@ def merge_rows(slots: SlotIds, rows: Rows, table_slots: int) -> tuple[SlotIds, R
 
 
 def gather_rows(
-    values: Shaped[Array, "N *rest"] | ImplicitTable, slots: SlotIds
+    values: Shaped[Array, "N *rest"] | ImplicitTable | SplitTable, slots: SlotIds
 ) -> Shaped[Array, "s *rest"]:
     """The rows of ``slots``, ``(s, …)``; zeros at unused places."""
     if isinstance(values, ImplicitTable):
         return gather(values, slots)
+    if isinstance(values, SplitTable):
+        return split_tables.gather(values, slots)
     return values.at[slots].get(mode="fill", fill_value=0)
 
 
 def write_rows(
-    values: Shaped[Array, "N *rest"] | ImplicitTable,
+    values: Shaped[Array, "N *rest"] | ImplicitTable | SplitTable,
     slots: SlotIds,
     rows: Shaped[Array, "s *rest"],
-) -> Shaped[Array, "N *rest"] | ImplicitTable:
+) -> Shaped[Array, "N *rest"] | ImplicitTable | SplitTable:
     """Writes ``rows`` at ``slots``; unused places (id ``N``) are dropped, other rows keep bits."""
     if isinstance(values, ImplicitTable):
         return scatter(values, slots, rows)
+    if isinstance(values, SplitTable):
+        return split_tables.scatter(values, slots, rows)
     return values.at[slots].set(rows.astype(values.dtype), mode="drop")
 
 

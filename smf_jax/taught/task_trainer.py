@@ -20,8 +20,8 @@ from smf_jax.continual.trial_group import TrialGroup
 from smf_jax.data.batching import encode_paraphrases, sample_batches
 from smf_jax.data.facts import Fact, train_paraphrases
 from smf_jax.data.packing import pack_rows
+from smf_jax.mesh import TRIAL, device_mesh
 from smf_jax.params import Params
-from smf_jax.sharding import TRIAL, device_mesh
 from smf_jax.sparse.patch import Patch
 from smf_jax.sparse.usage import Background
 from smf_jax.tables import on_host

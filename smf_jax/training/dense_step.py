@@ -12,6 +12,7 @@ from jaxtyping import Array, Int
 
 from smf_jax.data.batching import Batch
 from smf_jax.losses import all_finite, at_scored, weighted_loss
+from smf_jax.mesh import DATA, own_rows, parts_along, sum_over
 from smf_jax.models.decoder import LogitsFn
 from smf_jax.params import Params
 from smf_jax.sparse.optimizers import OptimizerConfig
@@ -70,15 +71,20 @@ def loss_and_gradients(
 
     With ``rows_at_once``, a divisor of the batch's rows, the activations of so many rows are held
     at a time: gradients are summed over the parts, each in proportion to its weight. That is exact
-    for a mean weighted by token plus what params alone cost; running statistics would be lost.
+    for a mean weighted by token plus what params alone cost; running statistics would be lost. So
+    would they be where devices along ``data`` share the batch, whose gradients are summed likewise.
     """
     value_and_grad = jax.value_and_grad(loss, has_aux=True)
-    if rows_at_once in (None, batch.tokens.shape[0]):
+    devices = parts_along(DATA)
+    if devices == 1 and rows_at_once in (None, batch.tokens.shape[0]):
         return value_and_grad(params, batch)
-    parts = type(batch)(*(field.reshape(-1, rows_at_once, field.shape[1]) for field in batch))
+    own = own_rows(batch)
+    rows = own.tokens.shape[0]
+    size = next(n for n in range(min(rows_at_once or rows, rows), 0, -1) if rows % n == 0)
+    parts = type(own)(*(field.reshape(-1, size, field.shape[1]) for field in own))
     weights = jnp.sum(parts.weights, axis=(1, 2))
-    total = jnp.sum(weights)
-    shares = jnp.where(total > 0, weights / total, 1 / weights.size)
+    total = sum_over(DATA, jnp.sum(weights))
+    shares = jnp.where(total > 0, weights / total, 1 / (weights.size * devices))
 
     def add(
         sums: tuple[Array, Params], part: tuple[Rows, Array]
@@ -91,6 +97,7 @@ def loss_and_gradients(
 
     zeros = (jnp.zeros((), total.dtype), jax.tree.map(jnp.zeros_like, params))
     (value, gradients), _ = jax.lax.scan(add, zeros, (parts, shares))
+    value, gradients = sum_over(DATA, (value, gradients))
     return (value, {}), gradients
 
 

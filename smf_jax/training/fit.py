@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from smf_jax import interrupts
 from smf_jax.data.batching import Batch
+from smf_jax.mesh import DATA
 from smf_jax.params import Params
 from smf_jax.sharding import replicate, split_over
 from smf_jax.training.step import Settings, Shared
@@ -55,7 +56,7 @@ def fit(
     losses = []
     for index in range(steps):
         interrupts.check()
-        batch = split_over(Batch(*(field[index] for field in batches)), mesh)
+        batch = split_over(Batch(*(field[index] for field in batches)), mesh, DATA)
         state, metrics = step(shared, state, batch, settings)
         losses.append(metrics.loss)
         if index % 10 == 9 or index + 1 == steps:

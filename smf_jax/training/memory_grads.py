@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from smf_jax.data.batching import Batch
+from smf_jax.mesh import DATA, gather_over, own_rows, sum_over
 from smf_jax.models.layers import Segments
 from smf_jax.params import Params
 from smf_jax.shapes import Rows, SlotCounts, SlotIds
@@ -68,19 +69,21 @@ def memory_grads(
 ) -> MemoryGrads:
     """Selects the rows of a step and makes their gradients, but nothing of ``N`` rows.
 
-    ``scalars`` are those that train, ``params`` all others.
+    ``scalars`` are those that train, ``params`` all others. The batch is the whole one, also where
+    devices along ``data`` share it.
     """
     slots_of = {pool: params[pool].shape[0] for pool in model.tables}
+
+    def found_in(part: Batch, count: int, key: Array) -> MemoryGrads:
+        own = own_rows(part)
+        found = differentiate_reads(model, params, scalars, own, count, config.scored)
+        return select_and_gather(config, found, own.valid, context, slots_of, key)
+
     if config.granularity != "per_micro_batch":
-        found = differentiate_reads(
-            model, params, scalars, batch, config.micro_batches, config.scored
-        )
-        return select_and_gather(config, found, batch.valid, context, slots_of, _key(context))
+        return found_in(batch, config.micro_batches, _key(context))
 
     def one(index: Array, part: Batch) -> tuple[Array, MemoryGrads]:
-        found = differentiate_reads(model, params, scalars, part, 1, config.scored)
-        key = jax.random.fold_in(_key(context), index)
-        return index + 1, select_and_gather(config, found, part.valid, context, slots_of, key)
+        return index + 1, found_in(part, 1, jax.random.fold_in(_key(context), index))
 
     parts = micro_batches(batch, config.micro_batches)
     _, found = jax.lax.scan(one, jnp.zeros((), jnp.int32), parts)
@@ -108,10 +111,17 @@ def select_and_gather(
     table_slots: Mapping[str, int],
     key: Array,
 ) -> MemoryGrads:
-    """Selects rows by a (micro-)batch's reads, makes their gradients; key is for ``random``."""
+    """Selects rows by a (micro-)batch's reads, makes their gradients; key is for ``random``.
+
+    Reads are those of a device's share of the batch: what is found is of all of it.
+    """
     amounts, is_valid, accesses = RULES[config.rule].amounts, valid.reshape(-1) != 0, {}
+    traces_of, is_whole = found.traces, amounts == "gradient"
+    if is_whole:
+        # A norm is no sum: each device looks at the reads of all.
+        traces_of, is_valid = gather_over(DATA, (traces_of, is_valid))
     for pool, size in table_slots.items():
-        traces = found.traces[pool]
+        traces = traces_of[pool]
         if amounts == "gradient":
             accesses[pool] = count_with_norms(traces, is_valid, size)
             continue
@@ -131,7 +141,8 @@ def select_and_gather(
         selected = _selected(config, accesses, context, key)
     gradients = {}
     for pool, slots in selected.items():
-        rows = row_gradient(found.traces[pool], slots, table_slots[pool])
+        rows = row_gradient(traces_of[pool], slots, table_slots[pool])
+        rows = rows if is_whole else sum_over(DATA, rows)
         if config.count_normalised:
             rows = rows / jnp.maximum(counts_at(accesses[pool], slots), 1)[:, None]
         gradients[pool] = rows

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from smf_jax.data.batching import Batch
 from smf_jax.losses import at_scored, weighted_loss
 from smf_jax.memory.layer import Read
+from smf_jax.mesh import DATA, parts_along, sum_over
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params
 from smf_jax.shapes import SlotCounts
@@ -64,7 +65,9 @@ def differentiate_reads(
 
     ``params`` are all others. Micro-batches, as many as ``parts``, are run one after another: the
     loss of each is weighted by its share of the batch's weights, so that the split is seen in
-    rounding only. At most ``scored`` targets of a row have weight, if given.
+    rounding only. At most ``scored`` targets of a row have weight, if given. Where devices along
+    ``data`` share a batch, each is given its own rows: the loss and the gradient of the scalars are
+    those of all, the traces a device's own.
     """
 
     def of_part(part: Batch) -> ReadGradients:
@@ -85,9 +88,9 @@ def differentiate_reads(
         }
         return ReadGradients(loss, traces, of_scalars)
 
-    if parts == 1:
+    if parts == 1 and parts_along(DATA) == 1:
         return of_part(batch)
-    total = jnp.sum(batch.weights)
+    total = sum_over(DATA, jnp.sum(batch.weights))
 
     def weighted(_: None, part: Batch) -> tuple[None, ReadGradients]:
         found = of_part(part)
@@ -100,11 +103,10 @@ def differentiate_reads(
         return None, ReadGradients(share * found.loss, traces, scaled)
 
     _, found = jax.lax.scan(weighted, None, micro_batches(batch, parts))
-    return ReadGradients(
-        jnp.sum(found.loss),
-        jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), found.traces),
-        jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), found.scalars),
-    )
+    loss, of_scalars = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), (found.loss, found.scalars))
+    loss, of_scalars = sum_over(DATA, (loss, of_scalars))
+    traces = jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), found.traces)
+    return ReadGradients(loss, traces, of_scalars)
 
 
 def micro_batches(batch: Batch, parts: int) -> Batch:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from smf_jax.sharding import unstack
+from smf_jax.split_tables import SplitTable
 from smf_jax.tables import is_implicit
 
 Taken = dict[str, Any]  # arrays on the host, by path
@@ -38,8 +39,24 @@ def rows_at(table: Any, place: int, slots: np.ndarray) -> np.ndarray:
     """Rows of a trial's table, of either kind, on the host: the table itself never travels."""
     # Padded to a power of two, so that few lengths are compiled.
     padded = np.resize(slots, 1 << len(slots).bit_length())
+    if isinstance(table, SplitTable):
+        return _rows_of_parts(unstack(table.part, place), padded)[: len(slots)]
     found = unstack(table, place)[padded] if is_implicit(table) else unstack(table, place, padded)
     return np.array(found)[: len(slots)]
+
+
+def _rows_of_parts(table: jax.Array | np.ndarray, slots: np.ndarray) -> np.ndarray:
+    """Rows of an array of which several devices have a part each, on the host."""
+    if isinstance(table, np.ndarray):
+        return table[slots]
+    rows = np.zeros((len(slots), table.shape[1]), table.dtype)
+    for shard in table.addressable_shards:
+        of_slots, of_columns = shard.index
+        first, end, _ = of_slots.indices(table.shape[0])
+        mine = np.flatnonzero((slots >= first) & (slots < end))
+        local = np.resize(slots[mine] - first, len(slots)) if len(mine) else slots * 0
+        rows[mine, of_columns] = np.asarray(shard.data[local])[: len(mine)]
+    return rows
 
 
 def path_of(keys: Any) -> str:

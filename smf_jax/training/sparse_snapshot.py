@@ -6,6 +6,7 @@ state, the rows in use. What earlier tasks wrote stands in the state that they a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from jaxtyping import Array
 from smf_jax.sharding import unstack
 from smf_jax.sparse.row_optimizer import RowStore, capacity_of
 from smf_jax.sparse.rows import write_rows
+from smf_jax.split_tables import is_split, whole
 from smf_jax.training.snapshot import Taken, path_of, put_state, rows_at, take_state
 from smf_jax.training.sparse_step import SparseState
 
@@ -35,9 +37,9 @@ def take_sparse_state(state: SparseState, place: int) -> Taken:
         places = np.asarray(unstack(store.places, place))
         slots = np.flatnonzero(places < capacity_of(store, axis=1))
         rows = (store.opt_state, store.masters)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(rows):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(rows, is_leaf=is_split):
             name = f"stores/{pool}/rows/{path_of(path)}"
-            taken[name] = np.array(unstack(leaf, place, first))[:used]
+            taken[name] = np.array(unstack(whole(leaf), place, first))[:used]
         taken[f"stores/{pool}/slots"] = slots.astype(np.int32)
         taken[f"stores/{pool}/places"] = places[slots]
         taken[f"stores/{pool}/used"] = np.int32(used)
@@ -66,13 +68,20 @@ def _put_store(store: RowStore | None, at: str, taken: Taken, device: Any) -> Ro
     def saved(name: str) -> Array:
         return jax.device_put(taken[f"{at}/{name}"], device)
 
-    used, capacity = int(taken[f"{at}/used"]), capacity_of(store)
+    capacity = capacity_of(store)
     opt_state, masters = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf.at[:used].set(saved(f"rows/{path_of(path)}")),
+        lambda path, leaf: _with_first(leaf, saved(f"rows/{path_of(path)}")),
         (store.opt_state, store.masters),
+        is_leaf=is_split,
     )
     places = jnp.full_like(store.places, capacity).at[saved("slots")].set(saved("places"))
     return RowStore(places, saved("used"), saved("overflowed"), opt_state, masters)
+
+
+def _with_first(kept: Any, rows: Array) -> Any:
+    """Rows of a store, the first of which are given."""
+    array = whole(kept).at[: len(rows)].set(rows)
+    return replace(kept, part=array) if is_split(kept) else array
 
 
 def _without_rows(state: SparseState) -> SparseState:

@@ -95,7 +95,7 @@ def test_only_leaves_that_routing_hangs_on_are_counted_anew(base, text, monkeypa
 def sweep_of(config, base, run: RunDirectory) -> Sweep:
     """A sweep that has run."""
     stream_data = load_stream_data(config, base)
-    return Sweep(config, base, base.fingerprint(), stream_data, None, run, jax.local_devices())
+    return Sweep(config, base, base.fingerprint(), stream_data, None, run)
 
 
 def test_a_resume_keeps_what_was_measured_and_other_settings_measure_anew(

@@ -13,9 +13,9 @@ from smf_jax.continual.trial_group import TrialGroup
 from smf_jax.data.batching import Batch
 from smf_jax.evaluation.probes.exact import is_exact_match
 from smf_jax.losses import weighted_loss
+from smf_jax.mesh import TRIAL, device_mesh
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import pool_path, unflatten
-from smf_jax.sharding import TRIAL, device_mesh
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer

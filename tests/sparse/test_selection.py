@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from smf_jax.sharding import device_mesh
+from smf_jax.mesh import device_mesh
 from smf_jax.sparse.accesses import accesses_in_vector
 from smf_jax.sparse.rules import RULES, score_slots
 from smf_jax.sparse.selection import (

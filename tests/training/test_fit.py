@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from smf_jax.data.batching import Batch
+from smf_jax.mesh import DATA, device_mesh
 from smf_jax.params import split
-from smf_jax.sharding import DATA, device_mesh
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.dense_step import DenseState, dense_step, text_loss
 from smf_jax.training.fit import fit

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from smf_jax.mesh import DATA, device_mesh
 from smf_jax.models.config import MemoryPlacement
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import flatten, unflatten
-from smf_jax.sharding import DATA, device_mesh
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.fit import fit
 from smf_jax.training.healing import (

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from smf_jax.mesh import MEMORY, TRIAL, device_mesh
 from smf_jax.models.config import MemoryPlacement
 from smf_jax.models.decoder import Decoder
-from smf_jax.sharding import TRIAL, device_mesh, over_trials
+from smf_jax.sharding import over_trials
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.sparse.usage import no_usage
 from smf_jax.training.sparse_config import SparseConfig
@@ -26,7 +27,7 @@ from tests.training import tiny
 KEYS, WIDTH = 256, 24
 SLOTS = KEYS**2
 TABLE_BYTES = SLOTS * WIDTH * 4
-ROWS = "rows"
+ROWS = MEMORY
 
 
 class Case(NamedTuple):

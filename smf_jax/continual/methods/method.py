@@ -19,8 +19,9 @@ from smf_jax.continual.sections import TrainingConfig
 from smf_jax.continual.trial import Trial
 from smf_jax.data.batching import Batch
 from smf_jax.losses import count_scored
-from smf_jax.params import Params, count_bytes, count_parameters, is_batch_stats
+from smf_jax.params import Params, count_bytes, count_parameters, is_batch_stats, pool_path
 from smf_jax.sparse.optimizers import OptimizerConfig
+from smf_jax.split_tables import TableLayout
 from smf_jax.training.step import Settings
 from smf_jax.training.trainers import Trainer
 
@@ -51,6 +52,7 @@ class Setup(NamedTuple):
     base: Base  # with its memory; an abstract one will do for all that is not computed
     # Per task, its facts in their training paraphrases, in the rows of batches, ``(rows, t)``.
     examples: tuple[Batch, ...]
+    table_layout: TableLayout = "columns"  # where devices share the tables
 
     @property
     def scored(self) -> int | None:
@@ -103,6 +105,10 @@ class Method(Generic[Own]):
     def may_train(self, own: Own, path: str) -> bool:
         """Whether the method's allow-list has a leaf: what is not on it must never train."""
         return not is_batch_stats(path)
+
+    def may_split_tables(self, own: Own) -> bool:
+        """Whether devices may share the tables: not where all of their numbers train together."""
+        return not self.may_train(own, pool_path(0))
 
     def size(self, setup: Setup, trial: Trial) -> int:
         """Static number of places ``s`` for the selected rows of a trial's step."""

@@ -104,6 +104,10 @@ class Smf(Method[SmfConfig]):
         is_alpha = is_memory(path) and path.endswith("/alpha")
         return is_pool(path) or (own.train_alpha and is_alpha)
 
+    def may_split_tables(self, own: SmfConfig) -> bool:
+        """Rows may be anywhere, unless all of them move."""
+        return not own.leaky
+
     def limits(self, own: SmfConfig) -> str:
         """A store that was made smaller than a task may need."""
         wanted = f", or it wanted more rows than --store_rows={own.store_rows}"

@@ -1,0 +1,88 @@
+"""Several processes as one program: joining it, and bringing arrays of all to each.
+
+Every process runs the same program on the devices of all of them, and each has files of its own:
+those of the first are the run's, the others' are scratch (`smf_jax.continual.devices`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+Tree = TypeVar("Tree")
+_MINUTES = 5  # that one waits for the others to be there
+
+
+def join(address: str = "", processes: int = 0, process: int = -1) -> None:
+    """Makes this process one of a program, before anything asks JAX for a device.
+
+    ``address`` is the ``HOST:PORT`` of the first one. Without it JAX finds all three where it knows
+    how: on Cloud TPU, under SLURM, Open MPI, and in an indexed job of Kubernetes. Raises ValueError
+    if it does not, or if the processes do not find each other.
+    """
+    if jax.distributed.is_initialized():
+        return
+    given = (address, processes, process) if address else (None, None, None)
+    try:
+        jax.distributed.initialize(*given, initialization_timeout=60 * _MINUTES)
+    except (ValueError, RuntimeError) as error:
+        told = f"--coordinator={address} --processes={processes} --process={process}"
+        what = told if address else "--distributed: nothing here tells of other processes"
+        raise ValueError(
+            f"{what}: {str(error).splitlines()[0]:.200}; expected HOST:PORT of the first process, "
+            "how many there are and which is this, or a cluster that JAX knows"
+        ) from None
+
+
+def are_several() -> bool:
+    """Whether this is one process of several."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def is_first() -> bool:
+    """Whether what this process writes is kept."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def wait_for_all(what: str) -> None:
+    """Goes on when every process has come to this place, which it names."""
+    if are_several():
+        multihost_utils.sync_global_devices(what)
+
+
+def fetched(tree: Tree) -> Tree:
+    """All leaves on the host, whole, in every process; all of them call this together."""
+
+    def of(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and not (
+            leaf.is_fully_addressable or leaf.is_fully_replicated
+        ):
+            return multihost_utils.process_allgather(leaf, tiled=True)
+        return np.asarray(leaf)
+
+    return jax.tree.map(of, tree) if are_several() else jax.device_get(tree)
+
+
+def of_first(text: str) -> str:
+    """The first process's text, in every process; together, as `fetched`."""
+    raw = text.encode()
+    sizes = multihost_utils.broadcast_one_to_all(np.array(len(raw)))
+    sent = np.zeros(int(sizes), np.uint8)
+    if is_first():
+        sent[:] = np.frombuffer(raw, np.uint8)
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(sent), np.uint8)).decode()
+
+
+def shared_by_owner(array: Any, shape: tuple[int, ...], dtype: Any, owner: int) -> np.ndarray:
+    """An array that one process has, in every process, bit for bit; together, as `fetched`.
+
+    The others give ``None``.
+    """
+    given = np.zeros(shape, dtype) if array is None else np.array(array)
+    # As bytes: what is sent is a sum, which would make 0.0 of -0.0.
+    raw = np.ascontiguousarray(given).reshape(-1).view(np.uint8)
+    sent = multihost_utils.broadcast_one_to_all(raw, jax.process_index() == owner)
+    return np.asarray(sent).astype(np.uint8).view(given.dtype).reshape(shape)
