@@ -14,6 +14,7 @@ from smf_jax.checkpoints.sealed_json import seal, unseal
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.inputs import Inputs, inputs_of_sweep
 from smf_jax.continual.methods import METHODS
+from smf_jax.continual.results import ResultRow
 from smf_jax.continual.results_files import ResultsFiles
 from smf_jax.continual.run_config import (
     CONFIG,
@@ -106,6 +107,11 @@ class RunDirectory(ResultsFiles, TaskCheckpoints):
             done, failed_step = self.completed(trial)
             if failed_step is None:
                 self.forget(trial, done)
+
+    def append(self, row: ResultRow) -> None:
+        """Adds a row to the results; OSError if others may be at work on the trials by now."""
+        self.locks.require()
+        super().append(row)
 
     def _clear(self, trials: Iterable[Trial], whole: bool) -> None:
         """Removes the run that is there but for its configuration, or what it has of the trials."""
