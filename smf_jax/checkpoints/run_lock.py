@@ -76,9 +76,7 @@ class Lock:
     def __init__(self, path: Path, own: Holder) -> None:
         """Of the file at ``path``, where ``own`` stands."""
         self._path, self._own = path, own
-        self._heard = (
-            time.monotonic()
-        )  # when its file was last seen to be ours
+        self._heard = time.monotonic()  # when its file was last seen to be ours
         self._ended = threading.Event()
         self._beats = threading.Thread(target=self._beat, daemon=True)
         self._beats.start()

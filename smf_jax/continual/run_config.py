@@ -26,6 +26,9 @@ NOT_COMPARED = frozenset(
         "resume",
         "overwrite",
         "shard",
+        "launcher",
+        "jobs",
+        "job_options",
         "base_cache",
         "eval_batch_size",
         "probe_rows",  # its name until 0.2
