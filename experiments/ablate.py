@@ -21,7 +21,7 @@ from smf_jax.configuration import Configuration, PathText, setting
 from smf_jax.continual.ablation import Cell, read_ablation
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.plan import check_settings_of
-from smf_jax.continual.run_directory import NOT_COMPARED
+from smf_jax.continual.run_config import NOT_COMPARED
 from smf_jax.continual.sections import CALIBRATE_ALONE
 from smf_jax.continual.sweep import Tools, run_sweep
 from smf_jax.errors import blame_flag, require_writable

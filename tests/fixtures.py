@@ -14,7 +14,7 @@ import pytest
 from experiments import pretrain, sweep
 from smf_jax.bases.base import load_base
 from smf_jax.bases.pretrain_config import PretrainConfig
-from smf_jax.continual.run_directory import CONFIG
+from smf_jax.continual.run_config import CONFIG
 from smf_jax.continual.sweep import Tools
 from smf_jax.continual.trial import Trial
 from smf_jax.data.tokenizer import train_tokenizer

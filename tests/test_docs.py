@@ -6,10 +6,13 @@ import importlib.util
 import json
 import re
 import shlex
+import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks.flags import BenchmarkConfig
 from experiments import evaluate, sweep
@@ -25,6 +28,8 @@ from smf_jax.__main__ import VERBS
 from smf_jax.bases.pretrain_config import PretrainConfig
 from smf_jax.bases.retrofit_config import RetrofitCommandConfig
 from smf_jax.continual.config import SweepConfig
+from smf_jax.continual.grid import grid
+from smf_jax.continual.trial import shard
 from tests.tiny_sweep import on_devices, write_lines
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,6 +78,11 @@ def commands() -> list[Command]:
     return found
 
 
+def on_disk(arguments: Sequence[str]) -> list[str]:
+    """Arguments without URLs, whose stores nobody reaches from here."""
+    return [argument.replace("gs://", "/") for argument in arguments]
+
+
 def test_the_pages_are_read():
     assert len(commands()) > 15
     assert {"README.md", "docs/serving.md"} <= {command.page for command in commands()}
@@ -83,7 +93,7 @@ def test_every_command_is_one_with_flags_that_it_has(command):
     if not command.module.startswith("smf "):
         assert importlib.util.find_spec(command.module) is not None, command
     if command.module in CONFIGS:
-        parse(CONFIGS[command.module], command.arguments)
+        parse(CONFIGS[command.module], on_disk(command.arguments))
     else:
         assert command.module == "benchmarks.random_checkpoint", "a command that is not known here"
 
@@ -98,6 +108,48 @@ def test_every_flag_and_module_that_a_page_names_exists():
             assert (ROOT / path).exists(), (page, path)
         for link in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
             assert ((ROOT / page).parent / link).exists(), (page, link)
+
+
+def test_the_shares_of_a_cluster_are_a_whole_grid():
+    """Each example as its tool reads it: eight shares of one grid, with flags that there are."""
+    text = (ROOT / "docs" / "clusters.md").read_text()
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.M | re.S)
+    assert [kind for kind, _ in blocks].count("bash") == 5
+    commands_of = []
+    for kind, block in blocks:
+        if kind == "bash":
+            subprocess.run(["bash", "-n"], input=block.encode(), check=True)
+            commands_of += [line for line in block.splitlines() if "experiments.sweep" in line]
+        else:
+            job = yaml.safe_load(block)
+            assert job["kind"] == "Job" and job["apiVersion"] == "batch/v1"
+            spec = job["spec"]
+            assert (spec["completionMode"], spec["completions"]) == ("Indexed", 8)
+            (container,) = spec["template"]["spec"]["containers"]
+            assert container["command"] == ["sh", "-c"] and len(container["args"]) == 1
+            commands_of += container["args"]
+    (array,) = re.findall(r"^#SBATCH --array=(\S+)", text, re.M)
+    assert array == "0-7"
+    assert all(re.fullmatch(r"--[a-z-]+(=\S+)?", option) for option in sbatch_options(text))
+    assert len(commands_of) == 5
+    grids = set()
+    for command in commands_of:
+        arguments = command.partition("experiments.sweep ")[2].rstrip('"& ')
+        config = parse(SweepConfig, on_disk(shlex.split(arguments)))[0]
+        trials = grid(config.grid, config.own)
+        if config.launch.launcher == "none":
+            variable = config.grid.shard.partition("/")[0]
+            shares = [config.grid.shard.replace(variable, str(i)) for i in range(8)]
+        else:
+            shares = [f"{i}/{config.launch.jobs}" for i in range(config.launch.jobs)]
+        dealt = [trial.id for share in shares for trial in shard(trials, share)]
+        assert sorted(dealt) == sorted(trial.id for trial in trials) and config.run.resume
+        grids.add(tuple(sorted(dealt)))
+    assert len(grids) == 1
+
+
+def sbatch_options(text: str) -> list[str]:
+    return re.findall(r"^#SBATCH (.*)$", text, re.M)
 
 
 def test_the_code_of_the_readme_teaches_a_fact_and_takes_it_back(

@@ -1,7 +1,9 @@
 """Locks of what one process at a time may write, which outlive no process that has one.
 
-They are files on a disk that machines may share. The kernel knows the processes of this machine;
-one of another is dead when nothing has been heard of it for long.
+They are files on a disk that machines may share, or objects in a store. The kernel knows the
+processes of this machine; one of another is dead when nothing has been heard of it for long. A
+holder that was itself silent for so long, or finds another in its place, ends before it writes
+again. Of the processes of one program (`jax.distributed`) the first has the lock for all.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import jax
+
 from smf_jax import interrupts
 from smf_jax.checkpoints.files import write_text
 from smf_jax.paths import create, is_remote
@@ -26,6 +30,7 @@ from smf_jax.progress import say
 BEAT = 20.0  # seconds between two signs of life of a holder,
 FRESH = 60.0  # age of one that tells of a living process, if the clocks agree,
 SILENT = 120.0  # and how long another machine is listened to before its process counts as dead
+SETTLE = 2.0  # after which of two who made an object at once both read the same one
 POLL = 0.5
 
 
@@ -55,49 +60,108 @@ class Holder:
 
     def refuse(self, work: str) -> None:
         """Refuses what this process is doing already."""
+        heard, remedy = "", ""
+        if self.machine != _machine():
+            heard = f" and heard of {abs(time.time() - self.beat):.0f} seconds ago"
+            remedy = f" (if that machine is gone, try again in {SILENT:.0f} seconds)"
         raise BlockingIOError(
-            f"{work} is being written by process {self.pid} on {self.host}, since {self.since}; "
-            "wait until it ends, stop it, or give another --out"
+            f"{work} is being written by process {self.pid} on {self.host}, since {self.since}"
+            f"{heard}; wait until it ends{remedy}, stop it, or give another --out"
         )
+
+
+class Lock:
+    """A lock that this process has."""
+
+    def __init__(self, path: Path, own: Holder) -> None:
+        """Of the file at ``path``, where ``own`` stands."""
+        self._path, self._own = path, own
+        self._heard = time.monotonic()  # when its file was last seen to be ours
+        self._ended = threading.Event()
+        self._beats = threading.Thread(target=self._beat, daemon=True)
+        self._beats.start()
+
+    def require(self) -> None:
+        """Raises OSError if it is another's by now, or may be: before what only a holder writes."""
+        try:
+            found = _read(self._path)
+        except Exception:  # a disk or a store that is away for a moment
+            if time.monotonic() - self._heard < SILENT - FRESH:
+                return
+            raise OSError(
+                f"{self._path} could not be reached for so long that others may have taken it; "
+                "look at the disk or the network, then go on with --resume"
+            ) from None
+        if found is None or found.token != self._own.token:
+            now = f"process {found.pid} on {found.host} has it" if found else "it was removed"
+            raise OSError(f"{self._path} was taken from this silent process: {now}")
+        self._heard = time.monotonic()
+
+    def release(self) -> None:
+        """Ends the signs of life, and removes the file unless it is another's."""
+        self._ended.set()
+        self._beats.join(BEAT)
+        with suppress(Exception):  # as above: it goes silent, and others take it over
+            _remove(self._path, self._own)
+
+    def _beat(self) -> None:
+        """Gives signs of life; ends the process if its lock has become that of another."""
+        while not self._ended.wait(BEAT):
+            try:
+                self.require()
+            except OSError as error:
+                interrupts.stop(error)
+                return
+            with suppress(Exception):  # as above
+                beat = asdict(replace(self._own, beat=time.time()))
+                write_text(self._path, json.dumps(beat))
 
 
 @contextmanager
 def locked(
     path: Path, work: str, trials: Sequence[str] = (), wait: Callable[[], None] | None = None
-) -> Iterator[None]:
+) -> Iterator[Lock | None]:
     """Has the lock at ``path`` while the block runs; ``work`` is for errors, as in ``--out=a``.
 
-    With ``wait``, which is called again and again and may raise, it is waited for.
+    With ``wait``, which is called again and again and may raise, it is waited for. Yields ``None``
+    where the first of the processes of one program has it.
 
     Raises:
       BlockingIOError: a living process has the lock, and there is no ``wait``.
     """
+    if not _is_first():
+        yield None
+        return
     made = not path.parent.exists()
-    own = _take(path, work, trials, wait)
-    ended = threading.Event()
-    beats = threading.Thread(target=_beat, args=(path, own, ended), daemon=True)
-    beats.start()
+    lock = Lock(path, _take(path, work, trials, wait))
     try:
-        yield
+        yield lock
     finally:
-        ended.set()
-        beats.join(BEAT)
-        _remove(path, own)
+        lock.release()
         if made and not is_remote(path):  # a store has no directories
             with suppress(OSError):  # something has been written into it
                 path.parent.rmdir()
 
 
+def _is_first() -> bool:
+    """Whether this is the process of its program that has the locks."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
 def _take(path: Path, work: str, trials: Sequence[str], wait: Callable[[], None] | None) -> Holder:
     pid, since, token = os.getpid(), time.strftime("%Y-%m-%d %H:%M:%S %Z"), uuid.uuid4().hex
     of_process = (platform.node(), _machine(), pid, _started(pid) or "", since)
-    own = Holder(*of_process, token, tuple(trials), time.time())
+    own = Holder(*of_process, token, tuple(trials))
     heard, told = dict[Holder, float](), set[str]()
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError, FileNotFoundError):  # the second: it was tidied up just now
+            own = replace(own, beat=time.time())
             create(path, json.dumps(asdict(own)))
-            return own
+            if is_remote(path):  # two may have made it at once: the last one's stays
+                time.sleep(SETTLE)
+            if not is_remote(path) or _token(path) == own.token:
+                return own
         if (holder := _read(path)) is None:
             continue
         lives = holder.lives(heard.setdefault(holder, time.monotonic()))
@@ -130,23 +194,16 @@ def _read(path: Path) -> Holder | None:
         return Holder()
 
 
+def _token(path: Path) -> str | None:
+    """That of who has the lock."""
+    found = _read(path)
+    return found and found.token
+
+
 def _remove(path: Path, holder: Holder) -> None:
     """Removes the lock if it is this holder's."""
-    found = _read(path)
-    if found is not None and found.token == holder.token:
+    if _token(path) == holder.token:
         path.unlink(missing_ok=True)
-
-
-def _beat(path: Path, own: Holder, ended: threading.Event) -> None:
-    """Gives signs of life; ends the process if its lock has become that of another."""
-    while not ended.wait(BEAT):
-        with suppress(OSError):  # a disk that is away for a moment
-            found = _read(path)
-            if found is None or found.token != own.token:
-                now = f"process {found.pid} on {found.host} has it" if found else "it was removed"
-                interrupts.stop(OSError(f"{path} was taken from this silent process: {now}"))
-                return
-            write_text(path, json.dumps(asdict(replace(own, beat=time.time()))))
 
 
 @cache
@@ -182,9 +239,12 @@ class RunLocks:
         self._work = f"--out={directory}"
         self._start = directory / ".lock"
         self._own = directory / f".lock-{shard.replace('/', '-of-')}"
+        self._writes: Lock | None = None
 
     def _held(self, trials: Iterable[str] | None) -> Iterator[tuple[Path, Holder]]:
         """The locks of any of the trials; their holders may be dead."""
+        if not _is_first():
+            return
         for path in sorted(self._directory.glob(".lock-*")):
             holder = _read(path)
             if holder and (trials is None or not {*trials}.isdisjoint(holder.trials)):
@@ -202,7 +262,7 @@ class RunLocks:
 
     def settle(self, trials: Iterable[str] | None) -> None:
         """Waits until nobody starts, then does as `refuse`; nothing is touched."""
-        if self._start.exists():
+        if _is_first() and self._start.exists():
             with self.starting(trials):
                 pass
         self.refuse(trials)
@@ -217,5 +277,13 @@ class RunLocks:
         for path, _ in self._held(trials):
             with locked(path, self._work):  # what a dead holder has left goes
                 pass
-        with locked(self._own, self._work, own):
-            yield
+        with locked(self._own, self._work, own) as self._writes:
+            try:
+                yield
+            finally:
+                self._writes = None
+
+    def require(self) -> None:
+        """Raises OSError if what this process has in `writing` may be another's by now."""
+        if self._writes is not None:
+            self._writes.require()

@@ -9,6 +9,7 @@ from smf_jax.bases.retrofit_config import RetrofitConfig
 from smf_jax.bases.sections import PresetConfig
 from smf_jax.configuration import Configuration, part
 from smf_jax.continual.devices import DeviceConfig
+from smf_jax.continual.launch import LaunchConfig
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.sections import (
     BackgroundConfig,
@@ -49,10 +50,17 @@ class SweepConfig(Configuration):
     methods: Any = part(MethodsConfig())
     devices: DeviceConfig = part(DeviceConfig(), "Devices")
     run: RunConfig = part(RunConfig(), "Output")
+    launch: LaunchConfig = part(LaunchConfig(), "Machines")
 
     def __post_init__(self) -> None:
         if self.probes.probe_limit < 1:
             raise ValueError(f"--probe_limit={self.probes.probe_limit}: expected at least 1")
+        if self.launch.launcher == "none":
+            return
+        if self.grid.shard != "0/1":
+            raise ValueError(f"--shard={self.grid.shard}: --launcher deals shares; leave it out")
+        if self.run.overwrite:
+            raise ValueError("--overwrite=True: jobs replace no run; give another --out")
 
     def resolved(self) -> SweepConfig:
         """The same with every setting told; see `RetrofitConfig.resolved`."""

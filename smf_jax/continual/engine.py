@@ -183,7 +183,7 @@ class TrialBatch:
         going = [t for t in self.trials if self.done[t] < tasks and t not in self.failed]
         with self.steps, self.sweep.tracking.of(going):
             for task in range(first, tasks):
-                state = self._restore(state, task)
+                state = self._restore(state, settings, task)
                 with _profiled(self.sweep.config.run.profile if task == first else ""):
                     # The rule `random` draws anew for each task, a resumed task the same.
                     of_task = settings._replace(seed=settings.seed + np.uint32(task * 1_000_003))
@@ -239,7 +239,7 @@ class TrialBatch:
         fingerprint = self.sweep.base_fingerprint
         return PatchHistory({path: on_host(base[path]) for path in paths}, fingerprint)
 
-    def _restore(self, state: Any, task: int) -> Any:
+    def _restore(self, state: Any, settings: Any, task: int) -> Any:
         """The state with the parameters, from their checkpoints, of trials that begin here.
 
         Until its first new task a trial runs idle beside those that are behind it.
@@ -256,11 +256,8 @@ class TrialBatch:
                 restored[trial] = self.sweep.run.load_saved(trial, task - 1)
         if self.replays:
             return state
-        everyone = [
-            restored[trial] if trial in restored else jax.device_get(self.group.saved(state, place))
-            for place, trial in enumerate(self.filled)
-        ]
-        return self.group.resume(state, everyone)
+        places = {p: restored[t] for p, t in enumerate(self.filled) if t in restored}
+        return self.group.resume(state, settings, places)
 
     def _log_and_save(
         self, state: Any, task: int, metrics: TaskMetrics, seconds: Mapping[Trial, float]
@@ -280,8 +277,8 @@ class TrialBatch:
             self.sweep.tracking.log_task(row, metrics.losses[place])
             self.steps.drop(trial)
             if row.failed_step is None:
-                if self.sweep.config.run.keep_checkpoints == "last":
-                    run.drop_params_before(trial, task)
+                if keep := self.sweep.config.run.checkpoints_kept:
+                    run.drop_params_before(trial, task, keep)
                 if self.sweep.on_task:
                     self.sweep.on_task(trial, task, self.group.trained(state, place))
             say(result_line(row))

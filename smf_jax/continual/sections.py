@@ -7,7 +7,7 @@ from typing import Literal
 
 from smf_jax.bases.base import Base
 from smf_jax.bases.sections import BACKGROUND_BATCH_SIZE, DTYPE_HELP, DataConfig, Dtype
-from smf_jax.configuration import LIMIT, SEED, Configuration, PathText, setting
+from smf_jax.configuration import COUNT, LIMIT, SEED, Configuration, PathText, setting
 from smf_jax.continual.trackers import TRACKERS
 from smf_jax.data.answer_order import AnswerOrder
 from smf_jax.data.chat import parse_arguments
@@ -246,8 +246,10 @@ class RunConfig(Configuration):
     out: PathText = setting("runs/sweep", "directory of the run; must not exist", first=True)
     resume: bool = setting(False, "go on with the run at --out where it stopped", first=True)
     overwrite: bool = setting(False, "replace the run at --out")
-    keep_checkpoints: Literal["all", "last"] = setting(
-        "all", "all, or last: of methods without patches only the latest task's parameters"
+    keep_checkpoints: str = setting(
+        "all",
+        "all, or of methods without patches only the parameters of the latest tasks: last, or how "
+        "many tasks, as in 3",
     )
     save_every: int = setting(
         0,
@@ -274,3 +276,20 @@ class RunConfig(Configuration):
         super().__post_init__()
         if self.calibrate and not self.dry_run:
             raise ValueError(CALIBRATE_ALONE)
+        told = self.keep_checkpoints
+        if told not in ("all", "last") and not (_is_number(told) and 1 <= int(told) <= COUNT):
+            raise ValueError(
+                f"--keep_checkpoints={told}: expected all, last, or a number of tasks from 1"
+            )
+
+    @property
+    def checkpoints_kept(self) -> int | None:
+        """Of how many tasks a method without patches keeps its parameters; ``None`` for all."""
+        if self.keep_checkpoints == "all":
+            return None
+        return 1 if self.keep_checkpoints == "last" else int(self.keep_checkpoints)
+
+
+def _is_number(text: str) -> bool:
+    """Whether a text is digits alone, as many as a number of anything has."""
+    return text.isascii() and text.isdecimal() and len(text) <= len(str(COUNT))

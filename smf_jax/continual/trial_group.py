@@ -96,6 +96,7 @@ class TrialGroup(Generic[State]):
         # The very buffers of the base, or each device would hold it twice.
         self._shared = Shared(trainer.frozen(self._base), replicate(usage, mesh))
         self.traces = 0
+        self._shapes: list[tuple[int, ...]] = []  # of the states that were traced
 
         def step_at(
             shared: Shared,
@@ -154,12 +155,25 @@ class TrialGroup(Generic[State]):
         stacked = split_over(stack(settings), self.mesh, TRIAL)
         return self._begin(self._base, stacked), stacked
 
-    def resume(self, state: State, params: Sequence[Params]) -> State:
-        """The states with what an earlier run has `saved` in place of the base's."""
-        params = [{path.removeprefix(CARRIED): leaf for path, leaf in of.items()} for of in params]
-        params = of_one_capacity(params)
-        resumed = over_trials(self.trainer.resume, self.mesh, (True, True), donate=(0,))
-        return resumed(state, split_over(self._split(stack(params)), self.mesh, TRIAL))
+    def resume(self, state: State, settings: Settings, params: Mapping[int, Params]) -> State:
+        """The states in which some trials, by place, stand where an earlier run has `saved` them.
+
+        They start anew from the base, whatever they did idle beside the others, which go on as they
+        are: what they have written in earlier tasks is told by their states alone.
+        """
+        saved = {
+            place: {path.removeprefix(CARRIED): leaf for path, leaf in of.items()}
+            for place, of in params.items()
+        }
+        anyone = next(iter(saved.values()))  # in the places of trials that are not due
+        everyone = of_one_capacity([saved.get(place, anyone) for place in range(self.size)])
+        resume = over_trials(self.trainer.resume, self.mesh, (True, True), donate=(0,))
+        begun = self._begin(self._base, settings)
+        resumed = resume(begun, split_over(self._split(stack(everyone)), self.mesh, TRIAL))
+        if len(saved) == self.size:
+            return resumed
+        own = [unstack(resumed if p in saved else state, p) for p in range(self.size)]
+        return restack(of_one_capacity(own), self.mesh)
 
     def train(
         self,
@@ -184,9 +198,10 @@ class TrialGroup(Generic[State]):
         is shown how the first trials stand, as many as have ``names``.
         """
         steps = batches[0].tokens.shape[0]
-        grown = self.trainer.grow(state, steps)
-        if grown is not state:
-            state, self.traces = grown, 0  # of another shape from here on
+        state = self.trainer.grow(state, steps)
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(state)]
+        if shapes != self._shapes:  # it has grown, here or by what was resumed
+            self._shapes, self.traces = shapes, 0
         examples = replicate(examples, self.mesh)
         state = self._begin_task(self._shared, state, examples, settings)
         lower = self._kept_lower(examples if rows is None else replicate(rows, self.mesh))

@@ -62,7 +62,8 @@ class TaskTrainer:
         started = {path: on_host(base.params[path]) for path in trained}
         self._history = PatchHistory(started, base.fingerprint())
         if patches:
-            self._state = self._group.resume(self._state, [self._history.take_up(patches)])
+            taken_up = {0: self._history.take_up(patches)}
+            self._state = self._group.resume(self._state, self._settings, taken_up)
         # With room for a task from the start: probes are compiled for a table of that size.
         self._state = trainer.grow(self._state, config.training.steps_per_task)
 

@@ -94,6 +94,61 @@ def test_another_machine_lives_as_long_as_it_is_heard(tmp_path, monkeypatch):
         assert now[0] == pytest.approx(241 + 120, abs=2)
 
 
+def test_who_is_on_another_machine_is_named_with_when_it_was_heard(tmp_path):
+    leave(tmp_path / "lock", machine="another", host="node7", beat=time.time() - 7)
+    told = "process .* on node7, since 20.* and heard of [789] seconds ago; wait until it ends "
+    told += r"\(if that machine is gone, try again in .* seconds\), stop it, or give another --out"
+    with pytest.raises(BlockingIOError, match=told), locked(tmp_path / "lock", "--out=a"):
+        pass
+
+
+def test_who_was_cut_off_writes_no_more(tmp_path, monkeypatch):
+    def cut_off(path):
+        raise ConnectionError("the network is gone")
+
+    with locked(tmp_path / "lock", "--out=a") as lock:
+        assert lock is not None
+        lock.require()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run_lock, "_read", cut_off)
+            patch.setattr(run_lock, "SILENT", 120.0)
+            lock.require()  # for a moment
+            monkeypatch.setattr(lock, "_heard", time.monotonic() - 61)
+            with pytest.raises(OSError, match="lock could not be reached .*go on with --resume"):
+                lock.require()
+        (tmp_path / "lock").unlink()
+        with pytest.raises(OSError, match="was taken from this silent process: it was removed"):
+            lock.require()
+
+
+def test_rows_are_written_by_who_has_the_lock_alone(tmp_path):
+    locks = RunLocks(tmp_path, "0/1")
+    locks.require()  # who has none may write: nobody shares a directory with a test or an example
+    with locks.starting(), locks.writing(["a"], ["a"]):
+        locks.require()
+        leave(tmp_path / ".lock-0-of-1", token="another", host="elsewhere")
+        with pytest.raises(OSError, match="on elsewhere has it"):
+            locks.require()
+    locks.require()
+
+
+def test_of_the_processes_of_one_program_the_first_has_the_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_lock.jax.distributed, "is_initialized", lambda: True)
+    one, two = RunLocks(tmp_path, "0/1"), RunLocks(tmp_path, "0/1")
+    monkeypatch.setattr(run_lock.jax, "process_index", lambda: 0)
+    with one.starting(), one.writing(["a"], ["a"]):
+        held = sorted(path.name for path in tmp_path.iterdir())
+        assert held == [".lock", ".lock-0-of-1"]
+        monkeypatch.setattr(run_lock.jax, "process_index", lambda: 1)
+        two.settle(["a"])
+        with two.starting(["a"]), two.writing(["a"], ["a"]):
+            two.require()
+            assert sorted(path.name for path in tmp_path.iterdir()) == held
+        monkeypatch.setattr(run_lock.jax, "process_index", lambda: 0)
+        with pytest.raises(BlockingIOError):
+            two.refuse(["a"])
+
+
 def test_one_of_many_takes_over_at_a_time(tmp_path):
     path, inside, most = tmp_path / "lock", [], []
     leave(path, pid=ended())

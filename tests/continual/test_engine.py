@@ -15,7 +15,7 @@ import pytest
 from smf_jax.bases.base import load_base
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.methods.smf import SmfConfig
-from smf_jax.continual.run_directory import RESULTS
+from smf_jax.continual.results_files import RESULTS
 from smf_jax.continual.stream_data import StreamData
 from smf_jax.continual.trial_group import TrialGroup
 from tests.continual.same_runs import POOL, assert_same_bits, assert_same_run, kill_at, replayed
@@ -190,6 +190,22 @@ def test_kept_optimizer_state_outlives_tasks_and_kills(sweeper, tmp_path):
     for trial in (one, other):
         last = sweeper.trained[killed.name, trial, 1]
         assert_same_bits({POOL: replayed(killed, trial, 2)[POOL]}, last)
+
+
+@pytest.mark.parametrize("number", [4, 5])
+def test_what_each_trial_has_written_stays_protected_when_one_is_a_task_ahead(
+    sweeper, tmp_path, number
+):
+    given = dict(methods="smf", optimizer="sgd", slots="16", lr="30", seeds="0,1", tasks=3)
+    given |= dict(protect_written=1.0)
+    whole, killed = tmp_path / "whole-protected", tmp_path / "killed-protected"
+    assert sweeper(whole, devices=2, **given) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, "half a row", number)
+        with pytest.raises(Killed):
+            sweeper(killed, devices=2, **given)
+    assert sweeper(killed, devices=2, resume=True, **given) == 0
+    assert_same_run(killed, whole)
 
 
 def spoil(patch: pytest.MonkeyPatch, task: int, seed: int, step: int) -> None:

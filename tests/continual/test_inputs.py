@@ -16,7 +16,8 @@ from smf_jax.bases.base import load_base, save_base
 from smf_jax.checkpoints.files import sha256_of_file
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.inputs import digest_inputs
-from smf_jax.continual.run_directory import CONFIG, RunDirectory
+from smf_jax.continual.run_config import CONFIG
+from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.data.readers import Reader
 from tests.fixtures import NO_COMPUTE
 from tests.interop.gguf.files import write_model

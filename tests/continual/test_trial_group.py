@@ -133,7 +133,7 @@ def test_a_resumed_trial_goes_on_as_if_nothing_had_happened(eight):
     first, settings, _ = taught(group, trials, tasks=1)
     saved = [jax.device_get(group.trained(first, place)) for place in range(8)]
     again, settings = group.begin([TRIALS[trial] for trial in trials])
-    again = group.resume(again, saved)
+    again = group.resume(again, settings, dict(enumerate(saved)))
     again, metrics = group.train(
         again, [batches_of(trial, 1) for trial in trials], tiny.batches(2), settings
     )

@@ -27,7 +27,7 @@ from smf_jax.bases.pretrain_config import PretrainConfig
 from smf_jax.bases.retrofitting import retrofit_base
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.methods.lora import LoraConfig
-from smf_jax.continual.run_directory import CONFIG
+from smf_jax.continual.run_config import CONFIG
 from smf_jax.continual.stream_data import load_stream_data
 from smf_jax.evaluation.likelihood import loss_sum, mean_loss
 from smf_jax.evaluation.probes.exact import exact_match, is_exact_match

@@ -38,7 +38,10 @@ BAD = {
     "a store": (dict(store_rows=-1), "--store_rows=-1: expected at least 0"),
     "a rank": (dict(lora_rank=33), "rank=33 does not fit layers_0/.*choose 1 to 32"),
     "a target": (dict(lora_targets="query,qkv"), "--lora_targets=.*'qkv'.*must name"),
-    "what is kept": (dict(keep_checkpoints="best"), "--keep_checkpoints=best is unknown; .*last"),
+    "what is kept": (
+        dict(keep_checkpoints="best"),
+        "--keep_checkpoints=best: expected all, last",
+    ),
     "a retrofit": (dict(retrofit="insert"), "--retrofit=insert is unknown; choose from none, add"),
     "a second memory": (dict(retrofit="add"), "--retrofit=add: .*already; leave the flag out"),
     "a base": (dict(base="nowhere"), "--base=nowhere: no such directory; give"),
