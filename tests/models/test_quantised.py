@@ -46,7 +46,7 @@ def held(precision: Precision, numbers: np.ndarray) -> tuple[jax.Array, jax.Arra
 
 
 def test_levels_are_the_quantiles_of_the_paper():
-    """2305.14314, appendix E: of a normal distribution, eight below and nine above a shared zero."""
+    """2305.14314, appendix E: of a normal distribution, seven below and eight above a zero."""
     outermost = 1 - (1 / 30 + 1 / 32) / 2
     above = [NormalDist().inv_cdf(p) for p in np.linspace(outermost, 0.5, 9)]
     below = [-NormalDist().inv_cdf(p) for p in np.linspace(outermost, 0.5, 8)]

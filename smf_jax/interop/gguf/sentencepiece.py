@@ -23,7 +23,8 @@ def sentencepiece_backend(
 ) -> tokenizers.Tokenizer:
     """The tokenizer of the ``tokenizers`` library.
 
-    A space is put before a text, and after a special token, unless ``add_space_prefix`` is false.
+    A space is put before a text unless ``add_space_prefix`` is false, and before what follows a
+    special token or one that users defined; llama.cpp puts none behind the latter.
 
     Raises:
       ValueError: scores are missing or are not as many as tokens, there is no unknown token, or
@@ -35,7 +36,7 @@ def sentencepiece_backend(
     unknown = told.need("unknown_token_id", int, least=0, most=len(tokens) - 1)
     by_score = sorted(vocabulary.values(), key=lambda i: (-scores[i], i))
     merges: Any = [pair for i in by_score for pair in _pairs(tokens[i], vocabulary)]
-    spells = _BYTES <= vocabulary.keys()
+    spells = vocabulary.keys() >= _BYTES
     bpe = models.BPE(
         vocabulary, merges, unk_token=tokens[unknown], fuse_unk=True, byte_fallback=spells
     )
