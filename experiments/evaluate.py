@@ -13,7 +13,7 @@ import jax
 from experiments.cli import run
 from experiments.report.tables import score_table
 from smf_jax.bases.base import Base, load_base
-from smf_jax.bases.sections import DTYPE_HELP, Dtype
+from smf_jax.bases.sections import BASE_PRECISION_HELP, DTYPE_HELP, BasePrecision, Dtype
 from smf_jax.checkpoints.files import write_text
 from smf_jax.configuration import Configuration, PathText, part, setting
 from smf_jax.continual.run_base import ask_untouched, load_run_base
@@ -42,11 +42,17 @@ class ModelSection(Configuration):
     trial: str = setting("", "id of a trial of the run; empty: the base alone", first=True)
     task: int = setting(-1, "the last task that the trial's model was taught, from 0; -1: all")
     dtype: Dtype = setting(None, DTYPE_HELP)
+    base_precision: BasePrecision = setting(None, BASE_PRECISION_HELP)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.trial and not self.run:
             raise ValueError(f"--trial={self.trial} belongs to a run; give --run too")
+        if self.base_precision and self.run:
+            raise ValueError(
+                f"--base_precision={self.base_precision} with --run: its base is as it was taught; "
+                "leave the flag out"
+            )
         if self.task >= 0 and not self.trial:
             raise ValueError(f"--task={self.task} is one of a trial; give --trial too")
 
@@ -85,7 +91,7 @@ def check(config: EvaluateConfig) -> tuple[Item, ...]:
 def find_model(config: ModelSection) -> tuple[Base, Params, dict[str, Any]]:
     """The base, the parameters to measure, and what tells them from others."""
     if not config.run:
-        base = load_base(config.base, "base", config.dtype)
+        base = load_base(config.base, "base", config.dtype, config.base_precision)
         return base, base.params, {"base": config.base, "fingerprint": base.fingerprint()}
     run = RunDirectory(config.run)
     base, path = load_run_base(run, config.base)

@@ -19,7 +19,8 @@ def main(config: RetrofitCommandConfig) -> int:
     texts = config.text.heal_texts
     reader = Reader(**config.data.values())
     inputs = digest_inputs(reader, base=config.source.base, heal_texts=texts)
-    base = load_base(config.source.base, "base", config.source.dtype)
+    source = config.source
+    base = load_base(source.base, "base", source.dtype, source.base_precision)
     check_retrofit(config.retrofit, base, bool(texts), "--heal_texts")
     windows = None
     if texts:

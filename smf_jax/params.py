@@ -3,6 +3,7 @@
 The paths of a decoder's leaves are a public contract. They are spelled and parsed here only::
 
   layers_3/attention/query/kernel    block 3
+  layers_3/attention/query/codes     of the same, quantised, with its scales beside it
   memory/layer_3/keys                what block 3 has of its own to read a memory with
   memory/pool_3/values               the table of the pool that block 3 is the first to read
 """
@@ -85,6 +86,11 @@ def is_routing(path: str) -> bool:
 def is_batch_stats(path: str) -> bool:
     """Whether a leaf is a running statistic: kept by path like any other, trained by nobody."""
     return path.endswith(_BATCH_STATS)
+
+
+def is_quantised(path: str) -> bool:
+    """Whether a leaf is of a quantised matrix, which nobody trains and nothing casts."""
+    return path.endswith(("/codes", "/scales")) and not is_memory(path)
 
 
 def flatten(tree: Tree) -> Params:

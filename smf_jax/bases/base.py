@@ -21,9 +21,10 @@ from smf_jax.interop.gguf.model import load_gguf
 from smf_jax.interop.gguf.package import locate_base
 from smf_jax.interop.huggingface.checkpoint import load_huggingface
 from smf_jax.mesh import DATA, device_mesh
-from smf_jax.models.config import ModelConfig
+from smf_jax.models.config import ModelConfig, Precision
 from smf_jax.models.decoder import Decoder, abstract_params
-from smf_jax.params import Params, count_parameters, flatten, is_memory
+from smf_jax.models.quantised import is_matrix, quantise_params
+from smf_jax.params import Params, count_parameters, flatten, is_memory, is_quantised
 from smf_jax.paths import PathLike, as_path, is_whole, local
 from smf_jax.tables import packed, packed_like, unpacked
 
@@ -58,13 +59,14 @@ class Base:
     def cast(self, dtype: str | None) -> Base:
         """The base computing in another dtype, its leaves in it too; itself for ``None``.
 
-        Memories keep their leaves: a step of SGD on a row would be lost in bfloat16.
+        Memories keep their leaves: a step of SGD on a row would be lost in bfloat16. So do
+        quantised matrices.
         """
         if dtype is None:
             return self
 
         def of(path: str, leaf: Any) -> Any:
-            if is_memory(path):
+            if is_memory(path) or is_quantised(path):
                 return leaf
             kind = jnp.dtype(dtype)
             return jax.ShapeDtypeStruct(leaf.shape, kind) if self.is_abstract else leaf.astype(kind)
@@ -72,10 +74,32 @@ class Base:
         params = {path: of(path, leaf) for path, leaf in self.params.items()}
         return replace(self, config=replace(self.config, dtype=dtype), params=params)
 
+    def quantised(self, precision: Precision | None) -> Base:
+        """The base with its matrices held in few bits; itself for ``None``, or if they are so.
+
+        ValueError if they are held in others: what was rounded once is not rounded anew.
+        """
+        if precision in (None, self.config.precision):
+            return self
+        if self.config.precision is not None:
+            raise ValueError(
+                f"--base_precision={precision}: the base is held in {self.config.precision} "
+                "already; give the model that it was made from, or leave the flag out"
+            )
+        config = replace(self.config, precision=precision)
+        abstract = self.is_abstract
+        params = abstract_params_of(config) if abstract else quantise_params(precision, self.params)
+        return replace(self, config=config, params=params)
+
     def size(self) -> str:
         """How many parameters, of which dtypes, and that of the computation, for people."""
-        kinds = " and ".join(sorted({leaf.dtype.name for leaf in self.params.values()}))
+        held = {path: leaf for path, leaf in self.params.items() if not is_quantised(path)}
+        kinds = " and ".join(sorted({leaf.dtype.name for leaf in held.values()}))
         count = count_parameters(self.params)
+        if self.config.precision is not None:
+            matrices = filter(is_matrix, shapes := abstract_params_of(self.config.in_float))
+            count = count_parameters([held, [shapes[path] for path in matrices]])
+            kinds = f"{self.config.precision} and {kinds}"
         return f"{count:,} parameters in {kinds}, computing in {self.config.dtype}"
 
     def fingerprint(self) -> str:
@@ -155,12 +179,18 @@ def save_base(
     return base_fingerprint
 
 
-def load_base(path: str, flag: str = "base", dtype: str | None = None) -> Base:
+def load_base(
+    path: str,
+    flag: str = "base",
+    dtype: str | None = None,
+    precision: Precision | None = None,
+) -> Base:
     """Reads a base that `save_base` wrote, an exported model, a Hugging Face directory or a GGUF.
 
     It is cast to ``dtype`` as by `Base.cast`. Without one a base or an exported model is what it
     was saved as, and what others made float32, whatever its file holds. ``package:NAME`` is the
-    GGUF file in an installed package, see `locate_base`.
+    GGUF file in an installed package, see `locate_base`. Matrices are held in few bits where a
+    ``precision`` is given (`smf_jax.models.quantised`).
 
     Raises:
       FileNotFoundError: if it is not there, or is none of these.
@@ -172,7 +202,8 @@ def load_base(path: str, flag: str = "base", dtype: str | None = None) -> Base:
         directory = locate_base(path)
     if path and directory.is_file():
         with blame_flag(f"--{flag}={path}: "):
-            found = load_gguf(directory, dtype or DTYPES[0])  # pyright: ignore[reportArgumentType]
+            kind: Any = dtype or DTYPES[0]
+            found = load_gguf(directory, kind, precision)
         params = flatten(found.params)
         return Base(found.config, params, found.tokenizer, f"GGUF file {directory.name}")
     if not path or not directory.is_dir():
@@ -188,19 +219,21 @@ def load_base(path: str, flag: str = "base", dtype: str | None = None) -> Base:
         directory = local(directory)
     if (directory / PARAMS).is_dir():
         with blame_flag(f"--{flag}={path}: "):
-            return _load_saved(directory).cast(dtype)
+            return _load_saved(directory).cast(dtype).quantised(precision)
     if is_exported(directory):
         with blame_flag(f"--{flag}={path}: "):
             config, params, _ = load_exported(directory)
             tokenizer = load_tokenizer(directory, config.vocabulary)
-        return Base(config, params, tokenizer, f"exported model {directory.name}").cast(dtype)
+        base = Base(config, params, tokenizer, f"exported model {directory.name}")
+        return base.cast(dtype).quantised(precision)
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(
             f"--{flag}={path} is neither a base ({PARAMS}/ is missing) nor a Hugging Face "
             "checkpoint (config.json is missing)"
         )
     with blame_flag(f"--{flag}={path}: "):
-        config, tree = load_huggingface(directory, dtype or DTYPES[0])  # pyright: ignore[reportArgumentType]
+        kind: Any = dtype or DTYPES[0]
+        config, tree = load_huggingface(directory, kind, precision=precision)
         tokenizer = load_tokenizer(directory, config.vocabulary)
     return Base(config, flatten(tree), tokenizer, f"Hugging Face checkpoint {directory.name}")
 

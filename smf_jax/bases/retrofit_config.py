@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
-from smf_jax.bases.sections import DTYPE_HELP, DataConfig, Dtype, OutputSection
+from smf_jax.bases.sections import (
+    BASE_PRECISION_HELP,
+    DTYPE_HELP,
+    BasePrecision,
+    DataConfig,
+    Dtype,
+    OutputSection,
+)
 from smf_jax.configuration import LIMIT, SEED, Configuration, PathText, part, setting
 from smf_jax.errors import blame_flag
 from smf_jax.memory.config import Gate, MemoryConfig, MemoryInit
@@ -223,6 +230,7 @@ class RetrofitSource(Configuration):
         "", "directory (Hugging Face, a base), GGUF file, or package:NAME with one", first=True
     )
     dtype: Dtype = setting(None, DTYPE_HELP)
+    base_precision: BasePrecision = setting(None, BASE_PRECISION_HELP)
 
 
 @dataclass(frozen=True)

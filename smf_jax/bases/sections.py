@@ -6,11 +6,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from smf_jax.configuration import Configuration, PathText, setting
+from smf_jax.models.config import Precision
 
 Dtype = Literal["float32", "bfloat16"] | None
+BasePrecision = Precision | None
 DTYPE_HELP = (
     "dtype that the base computes in and keeps its leaves in, memories aside; empty: its own, and "
     "float32 for a Hugging Face checkpoint"
+)
+BASE_PRECISION_HELP = (
+    "bits that the frozen matrices of the base are held in, for method smf: int8 by row or NF4 by "
+    "block; empty: floats, in --dtype"
 )
 
 BACKGROUND_BATCH_SIZE = 32  # windows of text, of a run that is not told

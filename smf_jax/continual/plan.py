@@ -70,6 +70,14 @@ def check_trials(
             f"rule {', '.join(ranked)} ranks slots against general text; give --background=FILE, "
             "or --rule=tf"
         )
+    if base.config.precision is not None:
+        # What others train, or merge into the base, are its matrices themselves.
+        others = sorted({t.method for t in trials if METHODS[t.method].artefact != "patch"})
+        if others:
+            raise ValueError(
+                f"--methods={','.join(others)} with a base held in {base.config.precision}, of "
+                "which only a memory can be trained: choose smf, or leave out --base_precision"
+            )
     for trial in {(trial.method, trial.varied): trial for trial in trials}.values():
         METHODS[trial.method].check(setup_of(config, trial, base, stream_data), has_text)
     if base.config.memory is not None:

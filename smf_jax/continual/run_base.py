@@ -15,7 +15,7 @@ def load_run_base(run: RunDirectory, path: str) -> tuple[Base, Path]:
     """The base that a run's trials started from, and where it is: ``path``, or in the run."""
     told = run.config()  # or a directory of another kind would be searched for a base
     if path:
-        return load_base(path, "base", told.base.dtype), locate_base(path)
+        return load_base(path, "base", told.base.dtype, told.base.base_precision), locate_base(path)
     return load_base(str(run.path / BASE), "base"), run.path / BASE
 
 
@@ -31,5 +31,5 @@ def ask_untouched(run: str, path: str, base: Base, rows: int) -> AskedBase:
     cache = as_path(told.base.base_cache)
     if told.retrofit.is_wanted:
         named = told.base.base if base.recipe is None else str(cached_path(base.recipe, str(cache)))
-        base = load_base(named, "base", told.base.dtype)
+        base = load_base(named, "base", told.base.dtype, told.base.base_precision)
     return AskedBase(base, directory.path, cache, rows)

@@ -6,7 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from smf_jax.bases.base import Base
-from smf_jax.bases.sections import BACKGROUND_BATCH_SIZE, DTYPE_HELP, DataConfig, Dtype
+from smf_jax.bases.sections import (
+    BACKGROUND_BATCH_SIZE,
+    BASE_PRECISION_HELP,
+    DTYPE_HELP,
+    BasePrecision,
+    DataConfig,
+    Dtype,
+)
 from smf_jax.configuration import COUNT, LIMIT, SEED, Configuration, PathText, setting
 from smf_jax.continual.trackers import TRACKERS
 from smf_jax.data.answer_order import AnswerOrder
@@ -78,6 +85,7 @@ class BaseConfig(Configuration):
         "runs/bases", "where built-in bases are kept, and what bases answer, by hash"
     )
     dtype: Dtype = setting(None, DTYPE_HELP)
+    base_precision: BasePrecision = setting(None, BASE_PRECISION_HELP)
 
 
 @dataclass(frozen=True)

@@ -154,12 +154,12 @@ def _find_base(config: SweepConfig, recipe: PretrainConfig, tools: Tools) -> Bas
     """The base that the configuration names; its shapes if it is built in and not cached."""
     named = config.base
     if named.base != "world":
-        return tools.load_base(named.base, "base", named.dtype)
+        return tools.load_base(named.base, "base", named.dtype, named.base_precision)
     path = cached_path(recipe.recipe(), named.base_cache)
     if is_whole(path):
-        return tools.load_base(str(path), "base_cache", named.dtype)
+        return tools.load_base(str(path), "base_cache", named.dtype, named.base_precision)
     require_writable(named.base_cache, "base_cache")
-    return abstract_base(recipe).cast(named.dtype)
+    return abstract_base(recipe).cast(named.dtype).quantised(named.base_precision)
 
 
 class Start(NamedTuple):
@@ -215,7 +215,8 @@ def _untouched(config: SweepConfig, base: Base, tools: Tools) -> Base:
     with locked(path.with_name(f".{path.name}.lock"), str(path), wait=lambda: None):
         if not path.is_dir():
             tools.save_base(path, tools.pretrain(recipe))
-    return tools.load_base(str(path), "base_cache", config.base.dtype)
+    told = config.base
+    return tools.load_base(str(path), "base_cache", told.dtype, told.base_precision)
 
 
 def _kept_background(config: SweepConfig, base: Base, run: RunDirectory) -> Background | None:

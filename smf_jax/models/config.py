@@ -14,6 +14,7 @@ NormScale = Literal["rounded", "wide", "offset"]
 Activation = Literal["silu", "gelu_tanh"]
 PlacementMode = Literal["pretrain", "replace", "add"]
 ComputeType = Literal["float32", "bfloat16", "float16", "float64"]
+Precision = Literal["int8", "nf4"]
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,8 @@ class ModelConfig:
     max_positions: int = 2048  # longest sequence the model takes
     # Compute dtype; norms, rotations, softmaxes and logits are float32 at least.
     dtype: ComputeType = "float32"
+    # How matrices are held that nobody trains (`smf_jax.models.quantised`), ``None`` for floats.
+    precision: Precision | None = None
     # Whether the dense halves of the blocks are recomputed in the backward pass.
     remat: bool = False
     memory: MemoryPlacement | None = None  # where memories stand, or ``None`` for a plain model
@@ -195,6 +198,11 @@ class ModelConfig:
         """Base and scaling of the rotary frequencies of block ``layer``."""
         own = self.sliding_rope_theta if layer in self.sliding_layers else None
         return (self.rope_theta, self.rope_scaling) if own is None else (own, None)
+
+    @property
+    def in_float(self) -> ModelConfig:
+        """The same model with matrices in float."""
+        return replace(self, precision=None)
 
     def has_memory(self, layer: int) -> bool:
         """Whether block ``layer`` reads a memory."""

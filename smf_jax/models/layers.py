@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from smf_jax.models.config import ModelConfig
+from smf_jax.models.quantised import code_shapes, precision_at, product
 
 Tokens = Int[Array, "b t"]
 Valid = Bool[Array, "b t"]
@@ -36,12 +37,29 @@ class Linear(nn.Module):
     def __call__(self, x: Float[Array, "b t i"]) -> Float[Array, "b t o"]:
         """From ``(b, t, in)`` to ``(b, t, features)`` in the compute dtype."""
         shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
-        y = matmul(x.astype(self.config.dtype), kernel.astype(self.config.dtype))
+        x = x.astype(self.config.dtype)
+        if self.config.precision is None:
+            kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+            y = matmul(x, kernel.astype(self.config.dtype))
+        else:
+            y = product(x, *_quantised(self, self.config, self.features, shape[0]), x.dtype)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
             y = y + bias.astype(y.dtype)[None, None]
         return y
+
+
+def _quantised(
+    module: nn.Module, config: ModelConfig, rows: int, columns: int
+) -> tuple[Array, Array]:
+    """The codes and scales of a module's matrix; fresh ones are zeros."""
+    assert config.precision is not None
+    precision = precision_at(config.precision, module.path[0])
+    codes, dtype, scales = code_shapes(precision, rows, columns)
+    return (
+        module.param("codes", nn.initializers.zeros, codes, dtype),
+        module.param("scales", nn.initializers.zeros, scales, jnp.float32),
+    )
 
 
 def matmul(x: Float[Array, "b t i"], kernel: Float[Array, "i o"], **options: Any) -> Array:
@@ -103,16 +121,21 @@ class Embedder(nn.Module):
     config: ModelConfig
 
     def setup(self) -> None:
-        self.embedding = self.param(
-            "embedding",
-            nn.initializers.normal(self.config.width**-0.5),
-            (self.config.vocabulary, self.config.width),
-            jnp.float32,
-        )
+        size = (self.config.vocabulary, self.config.width)
+        if self.config.precision is None:
+            start = nn.initializers.normal(self.config.width**-0.5)
+            self.embedding = self.param("embedding", start, size, jnp.float32)
+        else:
+            self.codes, self.scales = _quantised(self, self.config, *size)
 
     def __call__(self, tokens: Tokens) -> Hidden:
         """Embeddings ``(b, t, d)``; a token outside the vocabulary becomes NaN, never a guess."""
-        rows = jnp.take(self.embedding, tokens, axis=0, mode="fill", fill_value=jnp.nan)
+        take = partial(jnp.take, indices=tokens, axis=0, mode="fill", fill_value=jnp.nan)
+        if self.config.precision is None:
+            rows = take(self.embedding)
+        else:
+            codes = jnp.take(self.codes, tokens, axis=0, mode="clip")
+            rows = codes * take(self.scales)[..., None]
         rows = rows.astype(self.config.dtype)
         # The factor is rounded to the compute dtype first, as the checkpoints were trained.
         root = jnp.asarray(self.config.width**0.5, rows.dtype)
@@ -120,5 +143,8 @@ class Embedder(nn.Module):
 
     def attend(self, x: Hidden) -> Logits:
         """Logits ``(b, t, vocabulary)`` of a tied head."""
+        wide = wide_dtype(self.config)
+        if self.config.precision is not None:
+            return product(x, self.codes, self.scales, wide)
         table = self.embedding.astype(self.config.dtype)
-        return matmul(x, table.T, preferred_element_type=wide_dtype(self.config))
+        return matmul(x, table.T, preferred_element_type=wide)

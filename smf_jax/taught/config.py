@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from smf_jax.bases.retrofit_config import RetrofitConfig
-from smf_jax.bases.sections import DTYPE_HELP, Dtype
+from smf_jax.bases.sections import BASE_PRECISION_HELP, DTYPE_HELP, BasePrecision, Dtype
 from smf_jax.configuration import LIMIT, Configuration, PathText, part, setting
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.sections import QuestionDataConfig
@@ -87,6 +87,7 @@ class TeachConfig(Configuration):
         "", "directory to make of MODEL; DIR is taught where it is", heading="Model", first=True
     )
     dtype: Dtype = setting(None, DTYPE_HELP, heading="Model")
+    base_precision: BasePrecision = setting(None, BASE_PRECISION_HELP, heading="Model")
     texts: TextsSection = part(TextsSection(), "What is not to be lost")
     training: TrainingSection = part(TrainingSection(), "Training")
     retrofit: RetrofitConfig = part(RECIPE.retrofit, "The memory of a model that has none")
@@ -96,7 +97,7 @@ class TeachConfig(Configuration):
         """What decides the base and its background, by the names of flags."""
         told = self.values()
         names = [*self.retrofit.values(), "dtype", "background", "others", "background_batches"]
-        names += ["background_batch_size"]
+        names += ["background_batch_size", "base_precision"]
         return {name: told[name] for name in names}
 
     def sweep(self, **changes: Any) -> SweepConfig:
@@ -104,6 +105,7 @@ class TeachConfig(Configuration):
         training, texts = self.training, self.texts
         told: dict[str, Any] = {**self.retrofit.values(), **self.data.values()}
         told |= {"slots": str(training.slots), "lr": str(training.lr), "dtype": self.dtype}
+        told |= {"base_precision": self.base_precision}
         told |= {"seeds": str(training.seed), "batch_size": training.batch_size}
         told |= {"steps_per_task": training.steps_per_round, "background": texts.background}
         told |= {"facts_per_task": training.facts_per_task, "probe_limit": texts.probe_limit}

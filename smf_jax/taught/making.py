@@ -54,7 +54,7 @@ def read_making(
         base, sweep = directory.load_base(), of_kept_base(config, directory)
         return Making(sweep, base, _encoded(sweep, base, _using(sweep, base, reader), tasks))
     with blame_argument("base", "MODEL"):
-        base = load_base(record.model["path"], "base", config.dtype)
+        base = load_base(record.model["path"], "base", config.dtype, config.base_precision)
     if not config.texts.background:
         raise ValueError(
             "--background is empty: rows are chosen against general text; give a file of it"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +13,13 @@ from smf_jax.models.attention import rotary_frequencies
 from smf_jax.models.config import ComputeType, Family, ModelConfig, RopeScaling
 from smf_jax.typed_json import JsonObject
 
-FAMILIES = ("llama", "qwen2")
+# By ``general.architecture``, the family here.
+FAMILIES: dict[str, Family] = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "gemma3": "gemma3_text",
+}
 EMBEDDING, HEAD, ROPE_FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
 _ARCHITECTURE = "general.architecture"
 _SIZES = {
@@ -24,21 +30,29 @@ _SIZES = {
 }
 # What is taken for a size, and not for damage.
 _LAYERS, _SIZE = {"least": 1, "most": 1000}, {"least": 1, "most": 2**24}
+_WINDOW, _PATTERN = "attention.sliding_window", "attention.sliding_window_pattern"
 # Features of llama.cpp that change the logits and that the decoder does not have: what a key may
 # say nevertheless. ``None`` is its absence.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "expert_count": (None, 0),
-    "attention.sliding_window": (None, 0),
+    _WINDOW: (None, 0),
     "attention.causal": (None, True),
     "attention.clamp_kqv": (None, 0),
     "attention.scale": (None, 0),
     "rope.scaling.type": (None, "none"),
     "rope.scaling.factor": (None, 0, 1),
     "rope.scale_linear": (None, 0, 1),
+    "attn_logit_softcapping": (None, 0),
+    "final_logit_softcapping": (None, 0),
     "logit_scale": (None, 0, 1),
     "embedding_scale": (None, 0, 1),
     "residual_scale": (None, 0, 1),
 }
+_READ_BY: dict[Family, tuple[str, ...]] = {"gemma3_text": (_WINDOW,)}
+# What files of Gemma 3 leave out, as llama.cpp has it: every sixth block sees everything, the
+# others turn by a base of their own, and scores of the 27B model are scaled otherwise.
+_EVERY, _LOCAL_BASE, _WIDE_LAYERS = 6, 10_000.0, 62
+_BASES = {"gemma3_text": 1_000_000.0}
 # Llama 3 as published: low and high frequency factor, and the context it was first trained with.
 _LLAMA3 = (1.0, 4.0, 8192)
 
@@ -53,13 +67,14 @@ def read_config(file: GgufFile, dtype: ComputeType = "float32") -> ModelConfig:
       ValueError: another architecture, a key that is missing or malformed, or a feature that the
         decoder does not have; it names file, key and value.
     """
-    family = file.told.need(_ARCHITECTURE, str)
+    architecture = file.told.need(_ARCHITECTURE, str)
     known = f"one of {', '.join(FAMILIES)}; give a model of these, or its Hugging Face directory"
-    file.told.require(family in FAMILIES, _ARCHITECTURE, known)
-    told = file.section(f"{family}.")
+    file.told.require(architecture in FAMILIES, _ARCHITECTURE, known)
+    family, told = FAMILIES[architecture], file.section(f"{architecture}.")
     lacking = "no such key, as the decoder has nothing of the kind; choose a model without it"
     for key, fine in _NEUTRAL.items():
-        told.require(told.values.get(key) in fine, key, lacking)
+        if key not in _READ_BY.get(family, ()):
+            told.require(told.values.get(key) in fine, key, lacking)
     sizes: dict[str, Any] = {
         name: told.need(key, int, **(_LAYERS if name == "layers" else _SIZE))
         for name, key in _SIZES.items()
@@ -72,12 +87,14 @@ def read_config(file: GgufFile, dtype: ComputeType = "float32") -> ModelConfig:
         raise file.told.error(f"the tensor {EMBEDDING} is missing; is this a whole model?")
     has = lambda module: f"blk.0.{module}.bias" in file.tensors  # noqa: E731
     config = ModelConfig(
-        family=cast(Family, family),
+        family=family,
         vocabulary=file.tensors[EMBEDDING].shape[0],
         **sizes,
         key_value_heads=shared,
         head_width=_head_width(told, sizes["width"], heads),
-        rope_theta=_short(told.get("rope.freq_base", float, least=10, most=1e11) or 10_000.0),
+        rope_theta=_short(
+            told.get("rope.freq_base", float, least=10, most=1e11) or _BASES.get(family, 10_000.0)
+        ),
         norm_epsilon=_short(
             told.need("attention.layer_norm_rms_epsilon", float, least=1e-30, most=1)
         ),
@@ -88,7 +105,42 @@ def read_config(file: GgufFile, dtype: ComputeType = "float32") -> ModelConfig:
         max_positions=told.need("context_length", int, least=1),
         dtype=dtype,
     )
+    if family in _SWITCHES:
+        config = replace(config, **_SWITCHES[family](told, config))
     return _with_scaling(file, told, config)
+
+
+def _qwen3(told: JsonObject, config: ModelConfig) -> dict[str, Any]:
+    """What tells Qwen3: queries and keys are normalised per head."""
+    del told, config
+    return {"query_key_norm": True}
+
+
+def _gemma3(told: JsonObject, config: ModelConfig) -> dict[str, Any]:
+    """What tells Gemma 3, see `smf_jax.interop.huggingface.families.gemma3`."""
+    fine = f"{_EVERY} or no such key"
+    told.require(told.values.get(_PATTERN) in (None, _EVERY), _PATTERN, fine)
+    switches: dict[str, Any] = {
+        "query_key_norm": True,
+        "output_norms": True,
+        "norm_scale": "offset",
+        "activation": "gelu_tanh",
+        "scaled_embedding": True,
+    }
+    if config.layers == _WIDE_LAYERS:
+        switches["score_width"] = config.width / config.heads
+    if window := told.get(_WINDOW, int, least=0):
+        base = told.get("rope.freq_base_swa", float, least=10, most=1e11)
+        sliding = tuple(i for i in range(config.layers) if (i + 1) % _EVERY)
+        switches |= {
+            "sliding_layers": sliding,
+            "sliding_window": window if sliding else None,
+            "sliding_rope_theta": _short(base or _LOCAL_BASE) if sliding else None,
+        }
+    return switches
+
+
+_SWITCHES = {"qwen3": _qwen3, "gemma3_text": _gemma3}
 
 
 def _head_width(told: JsonObject, width: int, heads: int) -> int:

@@ -40,6 +40,10 @@ class GgufTensor:
             made[start : start + step] = self._dequantised(self.data[start : start + step])
         return made
 
+    def rows(self, first: int, end: int) -> np.ndarray:
+        """Some rows of a matrix as float32; a ValueError as `read`."""
+        return self._dequantised(self.data[first:end])
+
     def problem(self) -> str:
         """What keeps the tensor from being read, found on its first row; empty if nothing does."""
         try:

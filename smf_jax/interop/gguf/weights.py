@@ -11,8 +11,9 @@ import numpy as np
 from smf_jax.interop.gguf.config import ROPE_FACTORS
 from smf_jax.interop.gguf.file import GgufFile
 from smf_jax.interop.tensor_files import is_kernel, shape_problems, transposed
-from smf_jax.models.config import ModelConfig
+from smf_jax.models.config import ModelConfig, Precision
 from smf_jax.models.decoder import abstract_params
+from smf_jax.models.quantised import is_matrix, quantised_leaf
 from smf_jax.params import block_of, block_path, flatten, unflatten
 
 # Module here -> module there, those of a block below ``blk.N``; matrices are (out, in) there.
@@ -23,10 +24,14 @@ _MODULES = {
     "attention/key": "attn_k",
     "attention/value": "attn_v",
     "attention/output": "attn_output",
+    "attention/query_norm": "attn_q_norm",
+    "attention/key_norm": "attn_k_norm",
+    "attention/output_norm": "post_attention_norm",
     "feed_forward_norm": "ffn_norm",
     "feed_forward/gate": "ffn_gate",
     "feed_forward/up": "ffn_up",
     "feed_forward/down": "ffn_down",
+    "feed_forward/output_norm": "post_ffw_norm",
     "final_norm": "output_norm",
     "head": "output",
 }
@@ -44,11 +49,13 @@ def gguf_name(path: str) -> str:
     return prefix + _MODULES[module] + (".bias" if leaf == "bias" else ".weight")
 
 
-def read_params(file: GgufFile, config: ModelConfig) -> dict[str, Any]:
+def read_params(
+    file: GgufFile, config: ModelConfig, precision: Precision | None = None
+) -> dict[str, Any]:
     """The nested parameters of a model, dequantised straight to the dtype it computes in.
 
     All tensors are checked against the configuration first, then read one at a time, so that no
-    more than one is held twice.
+    more than one is held twice. Matrices are quantised anew where a ``precision`` is given.
 
     Raises:
       ValueError: tensors are missing, unexpected, misshapen or of an unknown type; all are listed.
@@ -56,10 +63,18 @@ def read_params(file: GgufFile, config: ModelConfig) -> dict[str, Any]:
     _check_tensors(file, config)
     params = {}
     for path in flatten(abstract_params(config)):
-        tensor = file.tensors[gguf_name(path)].read(config.dtype)
-        if heads := _reordered_heads(config, path):
-            tensor = _halves_apart(tensor, heads)
-        params[path] = jnp.asarray(transposed(path, tensor))
+        tensor, heads = file.tensors[gguf_name(path)], _reordered_heads(config, path)
+        if precision and is_matrix(path):
+            # Whoever turns rows around has them all.
+            whole = _halves_apart(tensor.read("float32"), heads) if heads else None
+            read = tensor.rows if whole is None else lambda a, b, whole=whole: whole[a:b]
+            leaves = quantised_leaf(path, precision, tensor.shape, read)
+        else:
+            leaves = {path: transposed(path, _halves_apart(tensor.read(config.dtype), heads))}
+            if config.norm_scale == "offset" and path.endswith("/scale"):
+                # Files hold what norms multiply by, the 1 included.
+                leaves[path] = (tensor.read("float32") - 1).astype(config.dtype)
+        params |= {name: jnp.asarray(leaf) for name, leaf in leaves.items()}
     return unflatten(params)
 
 
@@ -72,7 +87,9 @@ def _reordered_heads(config: ModelConfig, path: str) -> int:
 
 
 def _halves_apart(tensor: np.ndarray, heads: int) -> np.ndarray:
-    """Rows (2j, 2j + 1) of every head back to (j, j + e/2)."""
+    """Rows (2j, 2j + 1) of every head back to (j, j + e/2); 0 heads are as they should be."""
+    if not heads:
+        return tensor
     pairs = tensor.reshape(heads, -1, 2, *tensor.shape[1:])
     return pairs.swapaxes(1, 2).reshape(tensor.shape)
 
@@ -81,7 +98,7 @@ def _check_tensors(file: GgufFile, config: ModelConfig) -> None:
     """Lists everything that does not fit, in one error."""
     numbers = {name.split(".")[1] for name in file.tensors if name.startswith("blk.")}
     if config.layers > len(numbers):  # before so many are laid out
-        key = f"{config.family}.block_count"
+        key = f"{file.values['general.architecture']}.block_count"
         file.told.require(False, key, f"the {len(numbers)} blocks of the tensors; copy it again")
     wanted = jax.eval_shape(
         lambda params: {gguf_name(p): x.T if is_kernel(p) else x for p, x in params.items()},

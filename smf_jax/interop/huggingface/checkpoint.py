@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,8 +25,9 @@ from smf_jax.interop.tensor_files import (
     transposed,
     write_tensors,
 )
-from smf_jax.models.config import ComputeType, Family, ModelConfig
+from smf_jax.models.config import ComputeType, Family, ModelConfig, Precision
 from smf_jax.models.decoder import abstract_params
+from smf_jax.models.quantised import is_matrix, quantised_leaf
 from smf_jax.params import block_of, block_path, flatten, unflatten
 from smf_jax.paths import PathLike, local
 from smf_jax.typed_json import read_json
@@ -51,6 +53,11 @@ class _Stored(NamedTuple):
     def read(self) -> np.ndarray:
         with open_tensors(self.file) as opened:
             return opened.get_tensor(self.name)
+
+    def rows(self, first: int, end: int) -> np.ndarray:
+        """Some rows of a matrix, (out, in), of which nothing else is read."""
+        with open_tensors(self.file) as opened:
+            return opened.get_slice(self.name)[first:end]
 
 
 def _stored_tensors(directory: Path) -> dict[str, _Stored]:
@@ -105,6 +112,7 @@ def load_huggingface(
     directory: PathLike,
     dtype: ComputeType = "float32",
     param_dtype: ParamType | None = None,
+    precision: Precision | None = None,
 ) -> tuple[ModelConfig, dict[str, Any]]:
     """Reads a checkpoint of one of `families`: its configuration, nested parameters.
 
@@ -112,6 +120,7 @@ def load_huggingface(
     more than one is held twice. ``dtype`` is that of the computation, ``param_dtype`` that of the
     parameters, if another; ``"stored"`` keeps each as it is in its file. Bfloat16 parameters under
     a float32 computation take half the memory and change nothing where the file holds bfloat16.
+    Matrices are quantised where a ``precision`` is given, some rows at a time.
 
     Raises:
       FileNotFoundError: the directory, the configuration or a file of weights is not there.
@@ -129,10 +138,15 @@ def load_huggingface(
     _check_tensors(directory, config, stored)
     params = {}
     for path in flatten(abstract_params(config)):
-        tensor = stored[huggingface_name(path, config.family)].read()
-        kind = tensor.dtype if param_dtype == "stored" else param_dtype or dtype
-        params[path] = jnp.asarray(transposed(path, tensor), kind)
-    return config, unflatten(params)
+        each = stored[huggingface_name(path, config.family)]
+        if precision and is_matrix(path):
+            leaves = quantised_leaf(path, precision, each.shape, each.rows)
+        else:
+            leaves = {path: each.read()}
+            kind = leaves[path].dtype if param_dtype == "stored" else param_dtype or dtype
+            leaves[path] = transposed(path, leaves[path].astype(kind, copy=False))
+        params |= {name: jnp.asarray(leaf) for name, leaf in leaves.items()}
+    return replace(config, precision=precision), unflatten(params)
 
 
 def save_huggingface(

@@ -33,6 +33,24 @@ LLAMA = replace(
 )
 QWEN2 = replace(LLAMA, family="qwen2", attention_bias=True, tied=False, rope_theta=1e6)
 BIASED = replace(LLAMA, attention_bias=True, attention_output_bias=True, feed_forward_bias=True)
+QWEN3 = replace(LLAMA, family="qwen3", query_key_norm=True, rope_theta=1e6)
+# Of seven blocks the sixth sees everything. Scores are scaled as the width of a head tells.
+GEMMA3 = replace(
+    LLAMA,
+    family="gemma3_text",
+    layers=7,
+    query_key_norm=True,
+    output_norms=True,
+    norm_scale="offset",
+    activation="gelu_tanh",
+    scaled_embedding=True,
+    rope_theta=1e6,
+    sliding_layers=(0, 1, 2, 3, 4, 6),
+    sliding_window=8,
+    sliding_rope_theta=1e4,
+    norm_epsilon=1e-6,
+)
+ARCHITECTURES = {"gemma3_text": "gemma3"}  # of other families their own names
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEXTS = (
@@ -58,6 +76,10 @@ _BLOCK = {
     "attention/value/bias": "attn_v.bias",
     "attention/output/kernel": "attn_output.weight",
     "attention/output/bias": "attn_output.bias",
+    "attention/query_norm/scale": "attn_q_norm.weight",
+    "attention/key_norm/scale": "attn_k_norm.weight",
+    "attention/output_norm/scale": "post_attention_norm.weight",
+    "feed_forward/output_norm/scale": "post_ffw_norm.weight",
     "feed_forward_norm/scale": "ffn_norm.weight",
     "feed_forward/gate/kernel": "ffn_gate.weight",
     "feed_forward/gate/bias": "ffn_gate.bias",
@@ -145,14 +167,21 @@ def model_values(config: ModelConfig) -> dict[str, Any]:
         "embedding_length": config.width,
         "block_count": config.layers,
         "feed_forward_length": config.hidden_width,
-        "rope.dimension_count": config.head_width,
         "attention.head_count": config.heads,
         "attention.head_count_kv": config.key_value_heads,
         "attention.layer_norm_rms_epsilon": config.norm_epsilon,
         "rope.freq_base": config.rope_theta,
     }
-    values = {f"{config.family}.{key}": value for key, value in own.items()}
-    return {"general.architecture": config.family, "general.license": "mit", **values}
+    if config.family in ("qwen3", "gemma3_text"):
+        own |= {"attention.key_length": config.head_width}
+        own |= {"attention.value_length": config.head_width}
+    else:
+        own["rope.dimension_count"] = config.head_width
+    if config.sliding_window is not None:
+        own["attention.sliding_window"] = config.sliding_window
+    architecture = ARCHITECTURES.get(config.family, config.family)
+    values = {f"{architecture}.{key}": value for key, value in own.items()}
+    return {"general.architecture": architecture, "general.license": "mit", **values}
 
 
 def together(tensor: np.ndarray, heads: int) -> np.ndarray:
@@ -169,6 +198,8 @@ def tensors_of(config: ModelConfig, params: Any) -> dict[str, np.ndarray]:
         inside = block.startswith("layers_")
         name = f"blk.{block[7:]}.{_BLOCK[rest]}" if inside else _OUTER[path]
         tensor = np.asarray(leaf.T if path.endswith("kernel") else leaf, order="C")
+        if config.norm_scale == "offset" and path.endswith("/scale"):
+            tensor = tensor + np.float32(1)
         if config.family == "llama" and ".attn_q." in name:
             tensor = together(tensor, config.heads)
         if config.family == "llama" and ".attn_k." in name:

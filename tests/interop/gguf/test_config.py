@@ -12,9 +12,12 @@ from smf_jax.interop.gguf.file import open_gguf
 from smf_jax.models.attention import rotary_frequencies
 from smf_jax.models.config import ModelConfig, RopeScaling
 from tests.interop.gguf.files import (
+    ARCHITECTURES,
     BIASED,
+    GEMMA3,
     LLAMA,
     QWEN2,
+    QWEN3,
     model_values,
     tensors_of,
     write_gguf,
@@ -26,14 +29,19 @@ from tests.models.tiny import random_params
 def read(tmp_path):
     def reads(config: ModelConfig = LLAMA, extra=None, **changes) -> ModelConfig:
         values = model_values(config)
-        values |= {f"{config.family}.{key}": value for key, value in changes.items()}
+        architecture = ARCHITECTURES.get(config.family, config.family)
+        values |= {f"{architecture}.{key}": value for key, value in changes.items()}
         tensors = tensors_of(config, random_params(config)) | (extra or {})
         return read_config(open_gguf(write_gguf(tmp_path / "a.gguf", values, tensors)))
 
     return reads
 
 
-@pytest.mark.parametrize("config", [LLAMA, QWEN2, BIASED], ids=["llama", "qwen2", "biased"])
+@pytest.mark.parametrize(
+    "config",
+    [LLAMA, QWEN2, BIASED, QWEN3, GEMMA3],
+    ids=["llama", "qwen2", "biased", "qwen3", "gemma3"],
+)
 def test_the_configuration_comes_back(read, config):
     assert read(config) == config
 
@@ -46,6 +54,33 @@ def test_what_is_left_out_is_what_llama_cpp_assumes(read):
     wide = replace(LLAMA, head_width=32)
     told = {"attention.key_length": 32, "attention.value_length": 32}
     assert read(wide, **told) == wide
+
+
+def test_what_files_of_gemma_3_leave_out(read):
+    assert read(GEMMA3, **{"rope.freq_base": ...}) == GEMMA3
+    told = {"rope.freq_base_swa": 2e4, "attention.sliding_window_pattern": 6}
+    assert read(GEMMA3, **told) == replace(GEMMA3, sliding_rope_theta=2e4)
+    whole = replace(GEMMA3, sliding_layers=(), sliding_window=None, sliding_rope_theta=None)
+    assert read(whole) == whole
+
+
+def test_scores_of_gemma_3_27b_are_scaled_by_its_width(tmp_path):
+    """As llama.cpp has it, which knows the model by its number of blocks."""
+    sliding = tuple(i for i in range(62) if i % 6 < 5)
+    config = replace(GEMMA3, layers=62, score_width=16.0, sliding_layers=sliding)
+    config = replace(config, head_width=8)
+    embedding = {"token_embd.weight": np.zeros((40, 64), np.float32)}
+    path = write_gguf(tmp_path / "a.gguf", model_values(config), embedding)
+    assert read_config(open_gguf(path)) == config
+
+
+def test_what_gemma_3_does_not_do_is_refused(read):
+    for key, value in {
+        "attention.sliding_window_pattern": 2,
+        "final_logit_softcapping": 30.0,
+    }.items():
+        with pytest.raises(ValueError, match=rf"gemma3.{key}={value}: expected"):
+            read(GEMMA3, **{key: value})
 
 
 REFUSED = {
@@ -77,7 +112,7 @@ def test_other_architectures_and_halves_of_models_are_refused(tmp_path):
     tensors = tensors_of(LLAMA, random_params(LLAMA))
     values = model_values(LLAMA)
     other = write_gguf(tmp_path / "a.gguf", values | {"general.architecture": "mamba"}, tensors)
-    told = "a.gguf: general.architecture='mamba': expected one of llama, qwen2; give a model of"
+    told = "a.gguf: general.architecture='mamba': expected one of llama, qwen2, qwen3, gemma3; give"
     with pytest.raises(ValueError, match=told):
         read_config(open_gguf(other))
     del tensors["token_embd.weight"]

@@ -109,7 +109,7 @@ def test_a_saved_tokenizer_is_the_same(read, tmp_path):
 
 
 REFUSED = {
-    "model": ("llama", "tokenizer.ggml.model='llama': expected 'gpt2', a byte-level BPE; take"),
+    "model": ("bert", "tokenizer.ggml.model='bert': expected 'gpt2', a byte-level BPE, or 'lla"),
     "pre": (
         "viking",
         "tokenizer.ggml.pre='viking': expected one of gpt-2, default, smollm, ",

@@ -1,0 +1,225 @@
+"""Frozen matrices held in eight or four bits: int8 by row, NF4 by block (QLoRA, 2305.14314).
+
+A matrix is held by rows, an output or a token to each, as model files have them. In its place in
+the parameters stand ``codes`` and float32 ``scales``::
+
+  int8  codes (rows, columns) int8         scales (rows,)
+  nf4   codes (rows, blocks, 32) uint8     scales (rows, blocks)
+
+A block is 64 numbers of one row; byte ``j`` of it has number ``j`` in its low half and number
+``j + 32`` in its high half. The last block of a row is filled up with zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, DTypeLike, Float, Int8, Num, UInt8
+
+from smf_jax.models.config import Precision
+from smf_jax.params import Params, is_memory, is_quantised
+
+BLOCK = 64  # numbers that share a scale
+_HALF, _LARGEST = BLOCK // 2, 127
+# The levels of NF4, appendix E of 2305.14314: quantiles of a normal distribution, zero among them.
+LEVELS = np.array(
+    [
+        *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
+        *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
+        *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
+        *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+    ],
+    np.float32,
+)
+_BETWEEN = (LEVELS[1:] + LEVELS[:-1]) / 2
+# Numbers that are float32 at a time, here and in a step: 32 MiB.
+_AT_ONCE = 2**23
+
+Codes = Int8[Array, "rows _columns"] | UInt8[Array, "rows blocks half"]
+Scales = Float[Array, " rows"] | Float[Array, "rows blocks"]
+
+
+def precision_at(precision: Precision, module: str) -> Precision:
+    """How the matrix of a module is held: an embedding, which may be the head too, is int8.
+
+    Of few bits a logit suffers most; QLoRA leaves both as they are.
+    """
+    return "int8" if module in ("embedder", "head") else precision
+
+
+def code_shapes(
+    precision: Precision, rows: int, columns: int
+) -> tuple[tuple[int, ...], DTypeLike, tuple[int, ...]]:
+    """Shape and dtype of a matrix's codes, and the shape of its scales."""
+    if precision == "int8":
+        return (rows, columns), jnp.int8, (rows,)
+    blocks = -(-columns // BLOCK)
+    return (rows, blocks, _HALF), jnp.uint8, (rows, blocks)
+
+
+def quantise(
+    precision: Precision, shape: tuple[int, int], read: Callable[[int, int], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and scales of a matrix ``(rows, columns)``; ``read`` gives some of its rows at a time.
+
+    A scale is the largest magnitude of what shares it, over 127 for int8, and each number the
+    nearest that its codes can express. A number that is not finite is a ValueError.
+    """
+    rows, columns = shape
+    codes_shape, kind, scales_shape = code_shapes(precision, rows, columns)
+    codes, scales = np.empty(codes_shape, kind), np.empty(scales_shape, np.float32)
+    step = max(1, _AT_ONCE // columns)
+    encode = _int8 if precision == "int8" else _nf4
+    for first in range(0, rows, step):
+        part = slice(first, min(rows, first + step))
+        numbers = np.asarray(read(part.start, part.stop), np.float32)
+        codes[part], scales[part] = encode(numbers)
+    return codes, scales
+
+
+def _int8(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    scales = np.abs(numbers).max(axis=1) / np.float32(_LARGEST)
+    return np.rint(numbers / _over(scales)[:, None]).astype(np.int8), scales
+
+
+def _nf4(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    rows, columns = numbers.shape
+    blocks = np.pad(numbers, ((0, 0), (0, -columns % BLOCK))).reshape(rows, -1, BLOCK)
+    scales = np.abs(blocks).max(axis=2)
+    codes = np.searchsorted(_BETWEEN, blocks / _over(scales)[..., None]).astype(np.uint8)
+    return codes[..., :_HALF] | codes[..., _HALF:] << 4, scales
+
+
+def _over(scales: np.ndarray) -> np.ndarray:
+    """The scales as divisors: of zeros alone 1."""
+    if not np.isfinite(scales).all():
+        raise ValueError("it holds numbers that are not finite, which no scale can express")
+    return np.where(scales > 0, scales, np.float32(1))
+
+
+def dequantise(
+    codes: Num[Array, "rows ..."], scales: Float[Array, "rows ..."], columns: int
+) -> Array:
+    """The float32 matrix ``(rows, columns)``."""
+    if codes.dtype == jnp.int8:
+        return codes.astype(jnp.float32) * scales[..., None]
+    halves = jnp.concatenate([codes & 15, codes >> 4], axis=-1)
+    levels = jnp.asarray(LEVELS).at[halves].get(mode="promise_in_bounds")
+    return (levels * scales[..., None]).reshape(len(codes), -1)[:, :columns]
+
+
+def product(
+    x: Float[Array, "... i"], codes: Codes, scales: Scales, out: DTypeLike
+) -> Float[Array, "... o"]:
+    """``x Wᵀ`` of a quantised matrix, in the dtype of ``x`` with sums in ``out``.
+
+    A few rows are float at a time, in the backward pass anew: what autodiff would keep of a model
+    is all of its matrices. Of codes and scales there is no gradient.
+    """
+    # Or a compiler would see that codes stay the same in a loop, and make them float before it.
+    x, codes, scales = jax.lax.optimization_barrier((x, codes, scales))
+    y = _product(x.reshape(-1, x.shape[-1]), codes, scales, jnp.dtype(out))
+    return y.reshape(*x.shape[:-1], len(codes))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _product(x: Array, codes: Array, scales: Array, out: np.dtype) -> Array:
+    """That of ``(t, i)``, ``(t, o)``."""
+
+    def add(y: Array, first: Any, size: int) -> Array:
+        part = _rows(codes, scales, first, size, x)
+        found = jnp.einsum("ti,oi->to", x, part, preferred_element_type=out)
+        return jax.lax.dynamic_update_slice(y, found, (0, first))
+
+    return _by_rows(add, jnp.zeros((len(x), len(codes)), out), len(codes), x.shape[1])
+
+
+def _forward(x: Array, codes: Array, scales: Array, out: np.dtype) -> tuple[Array, tuple]:
+    return _product(x, codes, scales, out), (x[:0], codes, scales)
+
+
+def _backward(out: np.dtype, kept: tuple, cotangent: Array) -> tuple[Array, None, None]:
+    like, codes, scales = kept
+    cotangent, codes, scales = jax.lax.optimization_barrier((cotangent, codes, scales))
+
+    def add(sums: Array, first: Any, size: int) -> Array:
+        part = _rows(codes, scales, first, size, like)
+        own = jax.lax.dynamic_slice_in_dim(cotangent, first, size, axis=1).astype(like.dtype)
+        return sums + jnp.einsum("to,oi->ti", own, part, preferred_element_type=sums.dtype)
+
+    wide = jnp.promote_types(jnp.float32, like.dtype)
+    start = jnp.zeros((len(cotangent), like.shape[1]), wide)
+    return _by_rows(add, start, len(codes), like.shape[1]).astype(like.dtype), None, None
+
+
+_product.defvjp(_forward, _backward)
+
+
+def _rows(codes: Array, scales: Array, first: Any, size: int, like: Array) -> Array:
+    """So many rows, in the dtype and of the columns of ``like``."""
+    some = [jax.lax.dynamic_slice_in_dim(each, first, size) for each in (codes, scales)]
+    return dequantise(*some, like.shape[1]).astype(like.dtype)
+
+
+def _by_rows(
+    add: Callable[[Array, Any, int], Array], start: Array, rows: int, columns: int
+) -> Array:
+    """What ``(sum so far, first row, number of rows)`` adds up to, over all rows.
+
+    Always a loop of two rounds at least: what a round makes float is gone after it, where a
+    compiler for CPUs otherwise begins with all that waits for nothing, the matrices of all layers.
+    """
+    rounds = min(rows, max(2, -(-rows * columns // _AT_ONCE)))
+    size, rest = divmod(rows, rounds)
+    found = jax.lax.fori_loop(0, rounds, lambda i, sums: add(sums, i * size, size), start)
+    return add(found, rounds * size, rest) if rest else found
+
+
+def is_matrix(path: str) -> bool:
+    """Whether a leaf of a float model is quantised where the model is: no memory's."""
+    return path.endswith(("/kernel", "/embedding")) and not is_memory(path)
+
+
+def quantised_leaf(
+    path: str, precision: Precision, shape: tuple[int, int], read: Callable[[int, int], np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The codes and scales by path that stand for the matrix ``(rows, columns)`` at ``path``.
+
+    ``read`` is that of `quantise`; a ValueError names the path.
+    """
+    module = path.rpartition("/")[0]
+    try:
+        codes, scales = quantise(precision_at(precision, module), shape, read)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return {f"{module}/codes": codes, f"{module}/scales": scales}
+
+
+def quantise_params(precision: Precision, params: Mapping[str, Any]) -> Params:
+    """The parameters by path of a model, quantised; memories, norms and biases are shared."""
+    found: dict[str, Any] = {}
+    for path, leaf in params.items():
+        if not is_matrix(path):
+            found[path] = leaf
+            continue
+        rows = leaf.T if path.endswith("/kernel") else leaf
+        read = lambda first, end, rows=rows: np.asarray(rows[first:end])  # noqa: E731
+        found |= jax.tree.map(jnp.asarray, quantised_leaf(path, precision, rows.shape, read))
+    return dict(sorted(found.items()))
+
+
+def dequantise_params(params: Mapping[str, Any], shapes: Mapping[str, Any]) -> Params:
+    """The inverse, in float32: to leaves by path of the ``shapes`` of the float model."""
+    found = {path: leaf for path, leaf in params.items() if not is_quantised(path)}
+    for path in filter(is_matrix, shapes):
+        module = path.rpartition("/")[0]
+        is_kernel, shape = path.endswith("/kernel"), shapes[path].shape
+        columns = shape[0] if is_kernel else shape[1]
+        rows = dequantise(params[f"{module}/codes"], params[f"{module}/scales"], columns)
+        found[path] = rows.T if is_kernel else rows
+    return dict(sorted(found.items()))
