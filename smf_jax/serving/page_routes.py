@@ -97,7 +97,7 @@ class PageRoutes:
             raise RequestError(400, "models=[]: expected at least one", "models")
         tokenizer = self._models.base.tokenizer
         ids = tokenizer.encode_prompt(PROMPT.format(question))
-        if len(ids) + 2 * steps > self._positions:
+        if len(ids) + steps > self._positions:
             raise RequestError(
                 400,
                 f"the question takes {len(ids)} tokens and its answer up to {steps}, more than the "

@@ -32,13 +32,12 @@ class Server:
         directory.require()
         self._socket = _listen(config.host, config.port)
         try:
-            models = ServedModels(directory)
+            self.models = models = ServedModels(directory)
         except BaseException:
             self._socket.close()
             raise
-        self.names = models.names()
-        self._worker = Worker(models.base, config.limits.batch_rows, config.limits.queue)
-        app = make_app(config, models, self._worker, token)
+        self.worker = Worker(models.base, config.limits.batch_rows, config.limits.queue)
+        app = make_app(config, models, self.worker, token)
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -62,7 +61,7 @@ class Server:
         try:
             asyncio.run(self._server.serve(sockets=[self._socket]))
         finally:
-            self._worker.close()
+            self.worker.close()
             self._socket.close()
 
     def stop(self) -> None:
@@ -86,5 +85,5 @@ def serve(config: ServeConfig) -> None:
     """Says where the page is, and serves it."""
     server = Server(config)
     say(f"{server.url}/ is the page, {server.url}/v1 answers as OpenAI's interface does")
-    say(f"models: {', '.join(server.names)}; Ctrl-C ends")
+    say(f"models: {', '.join(server.models.names())}; Ctrl-C ends")
     server.run()

@@ -49,7 +49,7 @@ class SharedTable:
 
 
 def share_table(table: Any, path: str, patches: Sequence[Patch]) -> SharedTable:
-    """Joins a base's table ``(N, v)``, of either kind and in NumPy, with what all patches wrote in it."""
+    """Joins a base's table ``(N, v)``, in NumPy, with what all patches wrote in it."""
     if isinstance(table, ImplicitTable):
         index, base = np.asarray(table.index), np.asarray(table.rows)[: int(table.used)]
     else:

@@ -67,11 +67,19 @@ class Worker:
         """Jobs that may wait."""
         return self._queue
 
+    @property
+    def load(self) -> int:
+        """Jobs that wait or run and that somebody waits for."""
+        with self._changed:
+            running = [batch.jobs[row] for batch in self._batches for row in batch.left]
+            return sum(not job.gone for job in [*self._waiting, *running])
+
     def submit(self, jobs: Sequence[Job]) -> None:
         """Puts jobs in line, all or none of them; `Busy` if there is no room."""
         with self._changed:
             if self._closed:
                 raise Busy("the server is closing")
+            self._waiting = deque(job for job in self._waiting if not job.gone)
             if len(self._waiting) + len(jobs) > self._queue:
                 raise Busy(f"{len(self._waiting)} prompts wait already")
             self._waiting.extend(jobs)
