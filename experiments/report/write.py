@@ -97,8 +97,9 @@ def draw_report(
     """Write the tables and the pictures of a run, over those of an earlier report.
 
     These are `summary.csv`, `report.md`, `report.html` if plotly is installed, `frontier.png`, and
-    `retention.png` and `slots.png` if there is something to draw. Trials in the rows may have failed or be unfinished; `slots` has, by
-    their ids, the distinct slots that each task changed, `health` is as of `read_slot_health`.
+    `retention.png` and `slots.png` if there is something to draw. Trials in the rows may have
+    failed or be unfinished; `slots` has, by their ids, the distinct slots that each task changed,
+    `health` is as of `read_slot_health`.
     """
     outcomes = summarise(rows, probes)
     averages = average(finished(outcomes))

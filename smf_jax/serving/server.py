@@ -14,6 +14,7 @@ from smf_jax.serving.served_models import ServedModels
 from smf_jax.serving.worker import Worker
 from smf_jax.taught.directory import TaughtDirectory
 
+_WAITING = 128  # connections that are not taken yet
 _CLOSING = 3  # seconds that answers have to end in once the server is stopped
 
 
@@ -75,6 +76,7 @@ def _listen(host: str, port: int) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))
+        found.listen(_WAITING)  # whoever connects before `run` waits, and is not refused
     except OSError as error:
         found.close()
         raise OSError(f"--host={host}, --port={port}: {error.strerror}; choose another") from None
