@@ -121,7 +121,7 @@ def _frontier(averages: Sequence[Setting]) -> Section:
     words = (
         "Each mark is a setting, the mean over its seeds; along a curve the learning rate rises."
     )
-    return "Learned against forgotten", words, _html(figure)
+    return "Learned against forgotten", words, _html(figure, "frontier")
 
 
 def _hover(setting: Setting) -> str:
@@ -159,7 +159,7 @@ def _over_time(shown: Mapping[str, Setting]) -> Section:
     figure.update_xaxes(title="after task", dtick=1 if len(tasks) < 20 else None)
     figure.update_yaxes(title="accuracy, unseen paraphrases", tickformat=".0%", rangemode="tozero")
     words = "Each method at its best setting: what is known of the tasks so far, and of the first."
-    return "Retention over time", words, _html(figure)
+    return "Retention over time", words, _html(figure, "retention")
 
 
 def _tasks(shown: Mapping[str, Setting]) -> Section:
@@ -201,7 +201,7 @@ def _slot_maps(maps: Mapping[str, Sequence[Any]], names: Sequence[str] = ()) -> 
         figure.update_layout(title=f"{title}: slots that were changed")
         figure.update_xaxes(title="slot")
         figure.update_yaxes(autorange="reversed")
-        figures.append(_html(figure, 220 + 24 * len(tasks)))
+        figures.append(_html(figure, f"slots-{len(figures)}", 220 + 24 * len(tasks)))
         if len(changed) > 1:
             shares = overlap_matrix(changed)
             figure = Figure(
@@ -219,7 +219,7 @@ def _slot_maps(maps: Mapping[str, Sequence[Any]], names: Sequence[str] = ()) -> 
             )
             figure.update_layout(title=f"{title}: slots that two tasks share")
             figure.update_yaxes(autorange="reversed")
-            figures.append(_html(figure, 260 + 24 * len(tasks)))
+            figures.append(_html(figure, f"slots-{len(figures)}", 260 + 24 * len(tasks)))
     return "Slot maps", "The rows of the memory's tables that each task wrote.", "".join(figures)
 
 
@@ -228,7 +228,8 @@ def _menu(buttons: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"buttons": list(buttons), "direction": "down", **place}
 
 
-def _html(figure: Any, height: int = 480) -> str:
+def _html(figure: Any, name: str, height: int = 480) -> str:
+    """A figure with a name of its own, so that the same run gives the same page."""
     figure.update_layout(
         template="plotly_white",
         height=height,
@@ -236,7 +237,7 @@ def _html(figure: Any, height: int = 480) -> str:
         legend={"orientation": "h", "y": -0.2},
     )
     config = {"displaylogo": False, "responsive": True}
-    return figure.to_html(full_html=False, include_plotlyjs=False, config=config)
+    return figure.to_html(full_html=False, include_plotlyjs=False, config=config, div_id=name)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -151,6 +151,7 @@ async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
     finally:
         for task in (doing, gone):
             task.cancel()
+        await asyncio.gather(doing, gone, return_exceptions=True)
 
 
 async def _events(request: Request, answering: Answering, writer: Writer) -> AsyncIterator[str]:
