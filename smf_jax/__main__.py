@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from smf_jax.command import run
 from smf_jax.progress import say
+from smf_jax.serving.config import ServeConfig
 from smf_jax.taught.asking import answer_text, ask
 from smf_jax.taught.checking import check, found_text, list_text, listed
 from smf_jax.taught.config import AskConfig, CheckConfig, ForgetConfig, ListConfig, TeachConfig
@@ -78,6 +79,19 @@ def check_model(config: CheckConfig) -> int:
     return 1 if found.lost else 0
 
 
+def serve_model(config: ServeConfig) -> int:
+    """Serves a taught model until it is stopped."""
+    try:
+        from smf_jax.serving.server import serve
+    except ImportError as error:
+        raise ValueError(
+            f"smf serve needs {error.name}, which is not installed: pip install "
+            "'smf_jax[serve]', in a clone pip install -e '.[serve]'"
+        ) from None
+    serve(config)
+    return 0
+
+
 class Verb(NamedTuple):
     """One verb of the command line."""
 
@@ -109,6 +123,12 @@ VERBS: dict[str, Verb] = {
         CheckConfig,
         "check files and digests, what differs from the base, and the answers again",
         "smf check DIR",
+    ),
+    "serve": Verb(
+        serve_model,
+        ServeConfig,
+        "answer over HTTP, every set of patches a model, with a page to ask, teach and take back",
+        "smf serve DIR [--port=8000]",
     ),
 }
 

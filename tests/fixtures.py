@@ -104,10 +104,15 @@ def tiny_base(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def plain_checkpoint(tmp_path_factory) -> Path:
     """A Hugging Face directory of a random decoder without memory; tests leave it as it is."""
-    path = tmp_path_factory.mktemp("bases") / "plain"
+    return make_plain_checkpoint(tmp_path_factory.mktemp("bases") / "plain")
+
+
+def make_plain_checkpoint(path: Path, begins: bool = True) -> Path:
+    """Writes the same anywhere, or one whose texts have no token in front."""
     tokenizer = train_tokenizer(["Who made thing number 5? Maker stands beside."] * 20, 300)
     config = dataclasses.replace(PLAIN, vocabulary=tokenizer.size + 3)
     save_huggingface(path, config, random_params(config))
+    tokenizer = tokenizer if begins else dataclasses.replace(tokenizer, bos=None)
     tokenizer.save(path)
     return path
 

@@ -53,7 +53,8 @@ ROOMS = {
     "taught": (*("paths", *GROUND), *BELOW_BASES, "bases", "continual"),
     # The command line: the shell, and the verbs of `smf`.
     "command": ("paths", "errors", "configuration", "interrupts", "checkpoints"),
-    "__main__": ("progress", "command", "taught"),
+    "serving": (*("paths", *GROUND), *BELOW_BASES, "bases", "continual", "taught"),
+    "__main__": ("progress", "command", "taught", "serving"),
 }
 
 

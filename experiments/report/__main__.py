@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.cli import run
+from experiments.report.taught import write_taught_page
 from experiments.report.write import write_report
 from smf_jax.configuration import Configuration
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.paths import as_path
 from smf_jax.progress import say
+from smf_jax.taught.directory import RECORD
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,16 @@ class ReportConfig(Configuration):
 
 
 def main(config: ReportConfig) -> int:
-    """Writes and prints the report of every run, or of all runs in a directory of them."""
+    """Writes and prints the report of every run, or of all runs in a directory of them.
+
+    Of a taught model it draws the page alone; `smf teach` has written its report.
+    """
     if not config.runs:
         raise ValueError("no run given; name its directory: python -m experiments.report runs/NAME")
     for path in (each for directory in config.runs for each in _runs_in(as_path(directory))):
+        if (path / RECORD).is_file():
+            say(str(write_taught_page(str(path))))
+            continue
         say(f"\n{write_report(path)}\n\n{path / 'report.md'}")
     return 0
 

@@ -16,6 +16,7 @@ from jaxtyping import Int
 
 from experiments.report import tables
 from experiments.report.figures import ChangedSlots, draw_pictures
+from experiments.report.page import PAGE, can_draw, sweep_page
 from experiments.report.summary import Outcome, Row, Setting, average, finished, summarise
 from smf_jax.checkpoints.files import whole_file, write_text
 from smf_jax.continual.results import OF_BASE
@@ -23,6 +24,7 @@ from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.slot_health import read_slot_health
 from smf_jax.continual.trial import Trial
 from smf_jax.paths import as_path, is_remote
+from smf_jax.progress import say
 
 PICTURES = ("frontier", "retention", "slots")
 
@@ -94,9 +96,10 @@ def draw_report(
 ) -> str:
     """Write the tables and the pictures of a run, over those of an earlier report.
 
-    These are `summary.csv`, `report.md`, `frontier.png`, and `retention.png` and `slots.png` if
-    there is something to draw. Trials in the rows may have failed or be unfinished; `slots` has, by
-    their ids, the distinct slots that each task changed, `health` is as of `read_slot_health`.
+    These are `summary.csv`, `report.md`, `report.html` if plotly is installed, `frontier.png`, and
+    `retention.png` and `slots.png` if there is something to draw. Trials in the rows may have
+    failed or be unfinished; `slots` has, by their ids, the distinct slots that each task changed,
+    `health` is as of `read_slot_health`.
     """
     outcomes = summarise(rows, probes)
     averages = average(finished(outcomes))
@@ -110,6 +113,12 @@ def draw_report(
         else:
             path.unlink(missing_ok=True)
     write_text(directory / "summary.csv", summary_csv(outcomes))
+    page = directory / PAGE
+    if can_draw():
+        write_text(page, sweep_page(directory.name, averages, slots))
+    else:
+        page.unlink(missing_ok=True)
+        say(f"{PAGE} is left out: plotly is not installed (pip install 'plotly>=6')")
     text = render(directory.name, averages, absent, pictures, health)
     write_text(directory / "report.md", text)
     return tables.summary_table(averages)

@@ -68,6 +68,7 @@ def trained_params(run: Path, trial: str, tasks: int) -> dict[str, np.ndarray]:
 def test_every_promised_file_is_there(finished):
     names = {path.name for path in finished.iterdir()}
     files = {"config.json", "results.jsonl", "slot_health.json", "summary.csv", "report.md"}
+    files.add("report.html")
     pictures = {"frontier.png", "retention.png", "slots.png"}
     assert names == files | pictures | {"base", "trials"}
     for name in pictures:

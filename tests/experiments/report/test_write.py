@@ -77,7 +77,7 @@ def test_a_report_is_written_whatever_a_run_holds(tmp_path, make_rows, case):
             "retention.png",
         }
     )
-    assert written == drawn | {"summary.csv", "report.md"}
+    assert written == drawn | {"summary.csv", "report.md", "report.html"}
     text = (tmp_path / "report.md").read_text()
     assert all(name in text for name in drawn)
     assert "slots.png" not in text
