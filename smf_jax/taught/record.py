@@ -31,6 +31,7 @@ class TaughtFact:
     answers: tuple[str, ...]
     task: int  # of its lesson, from 0
     status: Status = "left"
+    train: tuple[str, ...] = ()  # the prompts that it is trained in
     before: tuple[Said, ...] = ()  # by the model as it was before the lesson
     after: tuple[Said, ...] = ()  # by the model when it was last asked
 
@@ -86,6 +87,11 @@ class Lesson:
         """The tasks that are yet to be taught."""
         return tuple(sorted({fact.task for fact in self.facts if fact.status == "left"}))
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether a call that was stopped goes on with it."""
+        return self.after is None or bool(self.left())
+
     def with_task(self, task: int, facts: Iterable[TaughtFact]) -> Lesson:
         """The lesson with what has come of a task, whose facts are told in their order."""
         told = iter(facts)
@@ -101,9 +107,10 @@ class PatchEntry:
     digest: str  # of its arrays
     rows: int
     lesson: str
-    task: int  # of the lesson
+    task: int  # of the lesson; one that mends has the number behind the last
     steps: int
     seconds: float
+    questions: tuple[str, ...] = ()  # of the facts that it taught, where not those of its task
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,26 @@ class Record:
         facts = (fact for lesson in self.lessons for fact in lesson.facts if fact.is_done)
         return {fact.key[0]: fact for fact in facts}
 
+    def hearing(self, asked: Iterable[TaughtFact], said: Iterable[tuple[Said, ...]]) -> Record:
+        """With what the model says now to facts of this very record."""
+        heard = {id(fact): fact.heard(each) for fact, each in zip(asked, said, strict=True)}
+        record = self
+        for lesson in self.lessons:
+            facts = tuple(heard.get(id(fact), fact) for fact in lesson.facts)
+            record = record.with_lesson(replace(lesson, facts=facts))
+        return record
+
+    def to_mend(self, name: str) -> tuple[TaughtFact, ...]:
+        """What a lesson did not teach, and what it undid: the facts to be taught once more."""
+        known = self.current()
+        found = {
+            fact.key[0]: fact
+            for lesson in self.lessons
+            for fact in lesson.facts
+            if fact.status == "lost" or (fact.status == "not learned" and lesson.name == name)
+        }
+        return tuple(fact for key, fact in found.items() if key not in known and fact.train)
+
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads."""
         return {"kind": "taught model", "format": FORMAT, **asdict(self)}
@@ -146,7 +173,10 @@ class Record:
             )
         try:
             lessons = tuple(_lesson(each) for each in values["lessons"])
-            patches = tuple(PatchEntry(**each) for each in values["patches"])
+            patches = tuple(
+                PatchEntry(**{**each, "questions": tuple(each.get("questions", ()))})
+                for each in values["patches"]
+            )
             return cls(values["model"], values["making"], lessons, patches)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{place}: not what was written ({error}); restore a copy") from None
@@ -158,6 +188,7 @@ def _lesson(values: Mapping[str, Any]) -> Lesson:
             **{
                 **each,
                 "answers": tuple(each["answers"]),
+                "train": tuple(each.get("train", ())),
                 "before": tuple(Said(*said) for said in each["before"]),
                 "after": tuple(Said(*said) for said in each["after"]),
             }
