@@ -12,7 +12,7 @@ from smf_jax.data.facts import Fact, Task
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import Params
 from smf_jax.progress import progress_bar, say
-from smf_jax.taught.answers import Answers, answer_steps
+from smf_jax.taught.answers import ROWS, Answers, answer_steps
 from smf_jax.taught.checks import Checked
 from smf_jax.taught.config import TeachConfig
 from smf_jax.taught.directory import TaughtDirectory
@@ -21,8 +21,6 @@ from smf_jax.taught.record import Lesson, PatchEntry, Record, Said
 from smf_jax.taught.report import lesson_line, mended_line, write_report
 from smf_jax.taught.task_trainer import TaskTrainer
 
-# Questions that are asked at once: as many are asked of a task as of a whole file.
-ROWS = 16
 # Facts that are trained beside those that are taught once more, so that these do not undo others.
 REHEARSED = 24
 
@@ -147,7 +145,12 @@ class Call:
         ``seconds`` is what it takes, about. Returns the model that comes of it too.
         """
         lesson, told = record.lesson(name), record.to_mend(name)
-        if lesson.left() or not told or not self._clock.has(seconds + self._measuring):
+        if (
+            not self._training.mend
+            or lesson.left()
+            or not told
+            or not self._clock.has(seconds + self._measuring)
+        ):
             return record, params
         # The latest first: this lesson's own, then those of the lessons before it.
         known = [fact for fact in reversed(record.current().values()) if fact.train and fact.before]
@@ -155,7 +158,8 @@ class Call:
         tasks = [lesson.tasks - 1, *(e.task for e in record.patches if e.lesson == name)]
         asked = (*missing, *others)
         entry, _ = self._trained(record, lesson, 1 + max(tasks), missing, others, asked)
-        entry = replace(entry, questions=tuple(fact.question for fact in told))
+        beside = tuple(fact.question for fact in known[:REHEARSED])
+        entry = replace(entry, questions=tuple(f.question for f in told), beside=beside)
         new = replace(record, patches=(*record.patches, entry))
         new = self._asked_again(new, name, self._trainer.params)
         was, now = len(record.current()), len(new.current())

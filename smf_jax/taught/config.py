@@ -87,6 +87,11 @@ class TrainingSection(Configuration):
         "steps after which a task's facts are asked; those that are not answered go on",
         least=1,
     )
+    mend: bool = setting(
+        True,
+        "teach what the tasks left or undid once more, in a patch of its own, if that helps",
+        first=True,
+    )
     minutes: float = setting(
         0.0, "stop at the end of a task before so many are over; 0: no limit", first=True, least=0
     )

@@ -89,7 +89,8 @@ def _questions(reader: Reader, source: str) -> list[Fact]:
     if source.partition(":")[0] in SCHEMES or not holds_records(existing(source, "facts")):
         return found
     pairs = zip(found, read_records(existing(source, "facts")), strict=True)
-    return [_own(fact, record.get(WORDINGS), line) for fact, (line, record) in pairs]
+    with blame_flag(f"--facts={source}, "):
+        return [_own(fact, record.get(WORDINGS), line) for fact, (line, record) in pairs]
 
 
 def _plain_too(fact: Fact) -> Fact:

@@ -31,13 +31,13 @@ def find_fact(record: Record, text: str) -> TaughtFact:
 
 
 def patches_of(record: Record, fact: TaughtFact) -> list[int]:
-    """The places of the patches that taught a fact: its task's, and those that mended it."""
+    """The places of the patches that taught a fact: its task's, and those that did once more."""
     lesson = next(each for each in record.lessons if any(f is fact for f in each.facts))
     return [
         place
         for place, entry in enumerate(record.patches)
         if (entry.lesson, entry.task) == (lesson.name, fact.task)
-        or fact.question in entry.questions
+        or fact.question in (*entry.questions, *entry.beside)
     ]
 
 
@@ -46,7 +46,8 @@ def taught_by(record: Record, entry: PatchEntry) -> list[TaughtFact]:
     lesson = record.lesson(entry.lesson)
     current = record.current().values()
     own = {fact.key for fact in lesson.of_task(entry.task)}
-    return [fact for fact in current if fact.key in own or fact.question in entry.questions]
+    asked = {*entry.questions, *entry.beside}
+    return [fact for fact in current if fact.key in own or fact.question in asked]
 
 
 def shares_of(

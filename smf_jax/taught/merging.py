@@ -8,7 +8,7 @@ from dataclasses import replace
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.sparse.patch import Patch, shared_places
 from smf_jax.sparse.patch_sets import chained, merge_patches, stack_patches
-from smf_jax.taught.answers import Answers
+from smf_jax.taught.answers import ROWS, Answers
 from smf_jax.taught.config import MergeConfig
 from smf_jax.taught.directory import TaughtDirectory
 from smf_jax.taught.record import PatchEntry, Record
@@ -43,7 +43,7 @@ def merge(config: MergeConfig) -> tuple[Record, Record]:
         record, patches = _joined(config, records, sets, mark)
         base = directory.load_base()
         params = directory.load_params(base, patches)
-        answers = Answers(Scorer(base.model, 16), base.tokenizer)
+        answers = Answers(Scorer(base.model, ROWS), base.tokenizer)
         asked = [fact for fact in record.current().values() if fact.before]
         record = record.hearing(asked, answers.again(params, asked))
         pairs = list(zip(record.patches, patches, strict=True))

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from smf_jax.data.shares import question_key
 
 FORMAT = 1
+_LISTS = ("questions", "beside")
 # Of a fact: left, it was not taught yet; known, it was answered before; learned, or not, by the
 # steps of its task; lost, it was known or learned and later patches undid that; forgotten, its
 # patch was taken back.
@@ -73,6 +74,7 @@ class Lesson:
     before: Checks = field(default_factory=Checks)
     after: Checks | None = None  # ``None`` while it goes on
     seconds: float = 0.0  # of all calls that taught it
+    room: Mapping[str, Any] | None = None  # what it would write over; ``None`` for the first
 
     @property
     def tasks(self) -> int:
@@ -107,10 +109,11 @@ class PatchEntry:
     digest: str  # of its arrays
     rows: int
     lesson: str
-    task: int  # of the lesson; one that mends has the number behind the last
+    task: int  # of the lesson; of one that teaches once more the number behind the last
     steps: int
     seconds: float
     questions: tuple[str, ...] = ()  # of the facts that it taught, where not those of its task
+    beside: tuple[str, ...] = ()  # of facts that were trained beside these, not to be undone
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,7 @@ class Record:
         try:
             lessons = tuple(_lesson(each) for each in values["lessons"])
             patches = tuple(
-                PatchEntry(**{**each, "questions": tuple(each.get("questions", ()))})
+                PatchEntry(**{**each, **{name: tuple(each.get(name, ())) for name in _LISTS}})
                 for each in values["patches"]
             )
             return cls(values["model"], values["making"], lessons, patches)

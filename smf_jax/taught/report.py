@@ -36,6 +36,7 @@ def _told(lesson: Lesson, record: Record) -> dict[str, Any]:
         "seconds": lesson.seconds,
         "before": lesson.before._asdict(),
         "after": None if lesson.after is None else lesson.after._asdict(),
+        "room": None if lesson.room is None else dict(lesson.room),
         "patches": [entry.name for entry in record.patches if entry.lesson == lesson.name],
         "facts": [
             {

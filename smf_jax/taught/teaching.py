@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from smf_jax.bases.base import Base
 from smf_jax.continual.inputs import Inputs, digest_inputs
+from smf_jax.continual.stream_data import chunked
+from smf_jax.data.batching import Batch
 from smf_jax.data.facts import Task
 from smf_jax.data.readers import Reader
 from smf_jax.interop.gguf.package import PACKAGE
 from smf_jax.paths import as_path, is_remote
+from smf_jax.progress import say
+from smf_jax.sparse.patch import Patch
+from smf_jax.sparse.usage import Background
 from smf_jax.taught.call import Call, Clock
+from smf_jax.taught.capacity import room_for, room_lines
 from smf_jax.taught.config import TeachConfig
 from smf_jax.taught.directory import RECORD, TaughtDirectory
 from smf_jax.taught.fact_files import read_facts, read_wordings
@@ -23,12 +30,13 @@ from smf_jax.taught.lessons import (
     find_lesson,
     tasks_of,
 )
-from smf_jax.taught.making import make, of_kept_base, read_making
+from smf_jax.taught.making import Making, make, of_kept_base, read_making
 from smf_jax.taught.record import Lesson, Record
 from smf_jax.taught.task_trainer import TaskTrainer
 
 # Settings that may differ from lesson to lesson.
 _OF_LESSON = ("facts_per_task", "steps", "steps_per_round", "lr", "slots", "batch_size", "seed")
+_OF_LESSON += ("mend",)
 
 
 class Taught(NamedTuple):
@@ -69,10 +77,30 @@ def teach(config: TeachConfig, now: Callable[[], float] = time.monotonic) -> Tau
         with blame_argument("base", "MODEL"):
             measured = of_kept_base(config, directory)
         patches = directory.load_patches(record)
+        lesson = _with_room(lesson, making, base, background, patches)
         trainer = TaskTrainer(measured, base, making.data, background, patches)
         call = Call(config, clock, directory, base, tasks, earlier, trainer)
         record = call.run(record, lesson)
         return Taught(directory, record, record.lesson(lesson.name))
+
+
+def _with_room(
+    lesson: Lesson, making: Making, base: Base, background: Background, patches: Sequence[Patch]
+) -> Lesson:
+    """The lesson with the room that earlier patches leave it, which is told before it is taught."""
+    if not patches or lesson.room is not None:
+        return lesson
+    rows = making.config.training.batch_size
+    batches = [
+        Batch(*(field[number] for field in chunks))
+        for examples in making.data.examples[: lesson.tasks]
+        for chunks in (chunked(examples, rows),)
+        for number in range(len(chunks.tokens))
+    ]
+    budget = int(making.config.grid.slots)
+    room = room_for(base.model, base.params, background, patches, batches, budget=budget)
+    say("\n".join(room_lines(room)))
+    return replace(lesson, room=room._asdict())
 
 
 def _arguments(config: TeachConfig) -> tuple[str, str, TaughtDirectory]:
