@@ -67,8 +67,13 @@ def split_statement(text: str) -> tuple[str, str]:
     """The beginning of a statement and its end, which is what is asked.
 
     A bar divides it, or else the last word such as *is* or *of*: ``The ferry is | orange``. Without
-    one the last word is the end. A ValueError tells of a statement that is too short to divide.
+    one the last word is the end. A ValueError tells of a question, or of what is too short.
     """
+    if text.rstrip().endswith("?"):
+        raise ValueError(
+            f"{text[:80]!r} is a question; expected a statement, or questions with their answers "
+            "in .jsonl or .csv"
+        )
     if MARK in text:
         beginning, _, end = (part.strip() for part in text.partition(MARK))
         if not beginning or not end or MARK in end:
@@ -99,11 +104,12 @@ def statement_fact(name: str, text: str, turn: int = 0, before: str = "") -> Fac
 def sentences(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
     """The sentences of documents, each with the one before it, which says what it speaks of.
 
-    The first of a document has none before it; what is no sentence of 4 to 40 words is left out.
+    The first of a document has none before it. A question is left out, and so is what is no
+    sentence of 4 to 40 words.
     """
     for text in texts:
         before = ""
         for sentence in _SENTENCE.split(" ".join(text.split())):
-            if _FEWEST <= len(sentence.split()) <= _MOST:
+            if _FEWEST <= len(sentence.split()) <= _MOST and not sentence.endswith("?"):
                 yield before, sentence.replace(MARK, "/")
                 before = sentence

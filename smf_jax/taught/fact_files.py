@@ -85,7 +85,12 @@ def _kind(source: str) -> FactsAs:
 
 def _questions(reader: Reader, source: str) -> list[Fact]:
     """Questions in the built-in formats; where a record has wordings of its own, in these too."""
-    found = [_plain_too(fact) for fact in reader.questions(source, "facts")]
+    try:
+        found = [_plain_too(fact) for fact in reader.questions(source, "facts")]
+    except ValueError as error:
+        if "no question: " not in str(error):
+            raise
+        raise ValueError(f"{error}; or --facts_as=documents, where records are texts") from error
     if source.partition(":")[0] in SCHEMES or not holds_records(existing(source, "facts")):
         return found
     pairs = zip(found, read_records(existing(source, "facts")), strict=True)

@@ -28,7 +28,7 @@ def test_the_end_of_a_statement_is_asked(statement, beginning, end):
     assert split_statement(statement) == (beginning, end)
 
 
-@pytest.mark.parametrize("statement", ["Seals", "one | two | three", "| two", "one |"])
+@pytest.mark.parametrize("statement", ["Seals", "one | two | three", "| two", "one |", "Is it so?"])
 def test_what_cannot_be_divided_is_refused(statement):
     with pytest.raises(ValueError, match="expected"):
         split_statement(statement)
@@ -44,7 +44,8 @@ def test_a_statement_is_trained_in_eight_formats_and_asked_in_two_others():
 
 
 def test_a_sentence_of_a_document_comes_with_the_one_before_it():
-    text = "Orrin is a small island. Its ferry is painted orange.\nYes. It runs on Monday mornings!"
+    text = "Orrin is a small island. Its ferry is painted orange.\nYes. Is it a new one? "
+    text += "It runs on Monday mornings!"
     assert list(sentences([text, "Halden has eleven old bridges."])) == [
         ("", "Orrin is a small island."),
         ("Orrin is a small island.", "Its ferry is painted orange."),
