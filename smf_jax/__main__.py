@@ -12,8 +12,18 @@ from smf_jax.progress import say
 from smf_jax.serving.config import ServeConfig
 from smf_jax.taught.asking import answer_text, ask
 from smf_jax.taught.checking import check, found_text, list_text, listed
-from smf_jax.taught.config import AskConfig, CheckConfig, ForgetConfig, ListConfig, TeachConfig
-from smf_jax.taught.forgetting import forget
+from smf_jax.taught.config import (
+    AskConfig,
+    CheckConfig,
+    ExportConfig,
+    ForgetConfig,
+    ListConfig,
+    MergeConfig,
+    TeachConfig,
+)
+from smf_jax.taught.exporting import export
+from smf_jax.taught.forgetting import forget, forget_fact
+from smf_jax.taught.merging import merge
 from smf_jax.taught.report import REPORT, checks_lines, commands, counts, report
 from smf_jax.taught.teaching import teach
 
@@ -64,7 +74,15 @@ def list_patches(config: ListConfig) -> int:
 
 
 def forget_patches(config: ForgetConfig) -> int:
-    """Takes patches back and says what went."""
+    """Takes patches back, or one fact, and says what went."""
+    if config.fact:
+        record, found = forget_fact(config)
+        heard = " / ".join(dict.fromkeys(said.said or "(nothing)" for said in found.fact.after))
+        say(f"{found.fact.question} taken back: {found.rows:,} rows are as before (says {heard})")
+        say(f"{len(record.current())} other facts are answered")
+        for question in found.lost:
+            say(f"  lost: {question}")
+        return 0
     record, gone = forget(config)
     for entry in gone:
         say(f"{entry.name} taken back: {entry.rows:,} rows are as before it")
@@ -92,6 +110,24 @@ def serve_model(config: ServeConfig) -> int:
     return 0
 
 
+def merge_models(config: MergeConfig) -> int:
+    """Joins what models were taught, and says what is answered then."""
+    was, record = merge(config)
+    facts, before = len(record.current()), len(was.current())
+    say(f"{len(record.patches)} patches; {facts} facts are answered, {before} before")
+    lost = [f for each in record.lessons for f in each.facts if f.status == "lost"]
+    for fact in lost:
+        say(f"  lost: {fact.question}")
+    return 1 if lost else 0
+
+
+def export_taught(config: ExportConfig) -> int:
+    """Writes a model for others to read, and says how it is read."""
+    record, count = export(config)
+    say(f"{config.out}: made of {record.model['path']}, {count} patches; see its README.md")
+    return 0
+
+
 class Verb(NamedTuple):
     """One verb of the command line."""
 
@@ -116,7 +152,22 @@ VERBS: dict[str, Verb] = {
     ),
     "list": Verb(list_patches, ListConfig, "list what a model was taught", "smf list DIR"),
     "forget": Verb(
-        forget_patches, ForgetConfig, "take patches back, to the bit", "smf forget DIR PATCH …"
+        forget_patches,
+        ForgetConfig,
+        "take patches back, to the bit, or the rows of one fact",
+        "smf forget DIR PATCH …    or: smf forget DIR --fact=QUESTION",
+    ),
+    "merge": Verb(
+        merge_models,
+        MergeConfig,
+        "put what other models of the same base were taught into one",
+        "smf merge DIR OTHER …",
+    ),
+    "export": Verb(
+        export_taught,
+        ExportConfig,
+        "write a taught model for others to read, its patches beside its base",
+        "smf export DIR --out=NEW",
     ),
     "check": Verb(
         check_model,

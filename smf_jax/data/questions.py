@@ -128,16 +128,22 @@ def asks(record: Mapping[str, Any], fields: Fields = USUAL) -> bool:
     return any(at(record, path) is not None for path in paths)
 
 
-def question_fact(name: str, question: Question, *, relation: str = "", turn: int = 0) -> Fact:
+def question_fact(
+    name: str,
+    question: Question,
+    *,
+    relation: str = "",
+    turn: int = 0,
+    formats: Sequence[str] = QUESTION_FORMATS[: TRAINED + HELD_OUT],
+) -> Fact:
     """The fact that a question and its first answer state, in generic question formats.
 
-    ``turn``, the fact's place among its neighbours, decides which formats are held out; its
-    neighbours are trained in them.
+    ``turn``, the fact's place among its neighbours, decides which two of the ``formats`` are held
+    out; its neighbours are trained in them.
     """
     taught = f" {question.answers[0]}"
-    formats = QUESTION_FORMATS[: TRAINED + HELD_OUT]
     paraphrases = tuple(Paraphrase(text.format(question.text), taught) for text in formats)
-    train, held_out = rotate_paraphrases(paraphrases, turn, TRAINED, HELD_OUT)
+    train, held_out = rotate_paraphrases(paraphrases, turn, len(formats) - HELD_OUT, HELD_OUT)
     return Fact(name, relation, train, held_out, question.answers, question)
 
 

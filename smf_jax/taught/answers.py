@@ -15,6 +15,9 @@ from smf_jax.evaluation.scorer import Scorer, answer_texts
 from smf_jax.params import Params
 from smf_jax.taught.record import Said, TaughtFact
 
+# Questions that are asked at once: as many are asked of a task as of a whole file.
+ROWS = 16
+
 
 class Answers:
     """Greedy answers of one architecture, in few compiled shapes."""

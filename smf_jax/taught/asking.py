@@ -14,12 +14,11 @@ from smf_jax.evaluation.probes.open import PROMPT
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import Params
 from smf_jax.sparse.patch import Patch
-from smf_jax.taught.answers import Answers, is_right
+from smf_jax.taught.answers import ROWS, Answers, is_right
 from smf_jax.taught.config import AskConfig
 from smf_jax.taught.directory import TaughtDirectory
 from smf_jax.taught.provenance import Reads, provenance
 
-_ROWS = 16
 _LEAST = 0.005  # a share of a patch that is told
 # Share of all read weight on a patch's rows from which it is said to have taught the answer. On
 # SmolLM2 each of 28 taught questions had 0.30 or more, none of 276 others more than 0.24. It was
@@ -62,7 +61,7 @@ class TaughtModel:
         self.record, self.base = directory.read(), directory.load_base()
         self.patches: list[Patch] = directory.load_patches(self.record)
         self.params: Params = directory.load_params(self.base, self.patches)
-        self.answers = Answers(Scorer(self.base.model, _ROWS), self.base.tokenizer)
+        self.answers = Answers(Scorer(self.base.model, ROWS), self.base.tokenizer)
 
 
 def ask(config: AskConfig) -> list[Answer]:

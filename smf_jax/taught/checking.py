@@ -12,7 +12,7 @@ from smf_jax.taught.checks import Checked
 from smf_jax.taught.config import CheckConfig, ListConfig
 from smf_jax.taught.directory import TaughtDirectory
 from smf_jax.taught.record import Checks, Record
-from smf_jax.taught.report import checks_lines, commands, counts
+from smf_jax.taught.report import checks_lines, commands, counts, patch_line
 
 
 class Found(NamedTuple):
@@ -85,16 +85,13 @@ def list_text(directory: TaughtDirectory, record: Record) -> str:
         lines += ["", f"{lesson.name}, from {lesson.file}: {counts(lesson)}"]
         for entry in record.patches:
             if entry.lesson == lesson.name:
-                facts = lesson.of_task(entry.task)
-                learned = sum(fact.status == "learned" for fact in facts)
-                told = f"{learned} of {len(facts)} facts learned, {entry.rows:,} rows"
-                lines.append(f"  {entry.name}: {told}, {entry.steps} steps ({entry.file})")
+                lines.append(f"  {entry.name}: {patch_line(record, entry)} ({entry.file})")
         if lesson.left():
             lines.append(f"  not taught yet: go on with smf teach {path} {lesson.file}")
     lines += ["", *commands(record, str(path))]
     if record.patches:
         lines.append(f"python -m experiments.patch show {path / record.patches[-1].file}")
-    return "\n".join([*lines, f"python -m experiments.export --base={path / 'base'} --out=DIR"])
+    return "\n".join([*lines, f"smf export {path} --out=NEW"])
 
 
 def the_directory(arguments: Sequence[str], verb: str) -> TaughtDirectory:

@@ -11,9 +11,29 @@ from smf_jax.configuration import LIMIT, Configuration, PathText, part, setting
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.sections import QuestionDataConfig
 from smf_jax.data.files import RECORD_FILES
+from smf_jax.sparse.patch_sets import MergePolicy
+from smf_jax.taught.fact_files import FactsAs
 from smf_jax.taught.recipe import RECIPE
 
 _USUAL = RECIPE.values()
+
+
+@dataclass(frozen=True)
+class FactsSection(Configuration):
+    """What FACTS are, and the wordings that they are put into."""
+
+    facts_as: FactsAs = setting(
+        "auto",
+        "questions, statements (one a line) or documents (their sentences); auto: statements of a "
+        ".txt file, documents of a directory, else questions",
+        first=True,
+    )
+    wordings: PathText = setting(
+        "",
+        "a text file of ways to put a question, one a line, with {} for it, in place of the "
+        "built-in ones; two of them are kept for asking",
+        first=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -67,6 +87,11 @@ class TrainingSection(Configuration):
         "steps after which a task's facts are asked; those that are not answered go on",
         least=1,
     )
+    mend: bool = setting(
+        True,
+        "teach what the tasks left or undid once more, in a patch of its own, if that helps",
+        first=True,
+    )
     minutes: float = setting(
         0.0, "stop at the end of a task before so many are over; 0: no limit", first=True, least=0
     )
@@ -88,6 +113,7 @@ class TeachConfig(Configuration):
     )
     dtype: Dtype = setting(None, DTYPE_HELP, heading="Model")
     base_precision: BasePrecision = setting(None, BASE_PRECISION_HELP, heading="Model")
+    facts: FactsSection = part(FactsSection(), "Facts")
     texts: TextsSection = part(TextsSection(), "What is not to be lost")
     training: TrainingSection = part(TrainingSection(), "Training")
     retrofit: RetrofitConfig = part(RECIPE.retrofit, "The memory of a model that has none")
@@ -148,7 +174,36 @@ class ListConfig(Configuration):
 class ForgetConfig(Configuration):
     """What ``smf forget`` is told."""
 
-    arguments: tuple[str, ...] = ()  # DIR and patches
+    arguments: tuple[str, ...] = ()  # DIR and patches, or DIR alone with a fact
+    fact: str = setting(
+        "",
+        "the question of one fact, or a part of it, in place of patches: its own rows",
+        first=True,
+    )
+
+
+@dataclass(frozen=True)
+class MergeConfig(Configuration):
+    """What ``smf merge`` is told."""
+
+    arguments: tuple[str, ...] = ()  # DIR and others like it
+    policy: MergePolicy = setting(
+        "refuse",
+        "whose rows count where both wrote: refuse, first (DIR), last or mean; all patches become "
+        "one then",
+        first=True,
+    )
+
+
+@dataclass(frozen=True)
+class ExportConfig(Configuration):
+    """What ``smf export`` is told."""
+
+    arguments: tuple[str, ...] = ()  # DIR
+    out: PathText = setting("", "directory to write; must not exist", first=True)
+    stack: bool = setting(False, "all patches joined into one", first=True)
+    name: str = setting("", "of the model, for its card; that of --out if empty", first=True)
+    licence: str = setting("", "an identifier such as apache-2.0; empty: not known", first=True)
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
-from smf_jax.sparse.patch import shared_places
+from smf_jax.sparse.patch import Patch, shared_places
 from smf_jax.sparse.patch_sets import chained
+from smf_jax.taught.asking import TaughtModel
 from smf_jax.taught.config import ForgetConfig
 from smf_jax.taught.directory import TaughtDirectory
-from smf_jax.taught.record import PatchEntry, Record
+from smf_jax.taught.fact_rows import (
+    SHARES,
+    find_fact,
+    patches_of,
+    shares_of,
+    taught_by,
+    without_rows,
+)
+from smf_jax.taught.record import PatchEntry, Record, TaughtFact
 from smf_jax.taught.report import write_report
 
 
@@ -47,6 +57,78 @@ def forget(config: ForgetConfig) -> tuple[Record, list[PatchEntry]]:
         record = directory.replace_patches(record, patches, pairs)
         write_report(directory, record)
     return record, gone
+
+
+class Forgotten(NamedTuple):
+    """What has come of taking one fact back."""
+
+    fact: TaughtFact  # with what the model says to it now
+    rows: int  # that are as before the patches that taught it
+    lost: list[str]  # questions of other facts that are not answered any more
+
+
+def forget_fact(config: ForgetConfig) -> tuple[Record, Forgotten]:
+    """Takes one fact back: the rows of its patches that are read for it more than for others.
+
+    As many rows go as it takes until the fact is not answered any more; rows that later patches
+    wrote stay. A ValueError tells that no learned fact is meant, or which patches hold what is
+    left of it; nothing has changed then.
+    """
+    if len(config.arguments) != 1:
+        raise ValueError("expected DIR alone: smf forget DIR --fact=QUESTION")
+    directory = TaughtDirectory(config.arguments[0])
+    directory.require()
+    with directory.held():
+        model = TaughtModel(directory)
+        record = model.record
+        fact = find_fact(record, config.fact)
+        places = patches_of(record, fact)
+        beside = [each for place in places for each in taught_by(record, record.patches[place])]
+        others = [each for each in dict.fromkeys(beside) if each is not fact]
+        shares = shares_of(model, fact, others)
+        for least in SHARES:
+            patches, gone = list(model.patches), 0
+            for place in reversed(places):
+                later = patches[place + 1 :]
+                patches[place], rows, _ = without_rows(patches[place], shares, least, later)
+                gone += rows
+            kept = [place for place, patch in enumerate(patches) if patch.rows or patch.scalars]
+            left = chained([patches[place] for place in kept], directory.base_fingerprint())
+            params = directory.load_params(model.base, left)
+            (said,) = model.answers.again(params, [fact])
+            if not any(each.right for each in said):
+                break
+        else:
+            blocking = _written_later(model.patches, record, places)
+            raise ValueError(
+                f"--fact={config.fact}: it is answered still without the rows that no later patch "
+                f"wrote; take whole patches back: smf forget {directory.path} "
+                f"{' '.join([record.patches[place].name for place in places] + blocking)}"
+            )
+        known = [each for each in record.current().values() if each is not fact]
+        told = replace(fact, status="forgotten", after=said)
+        record = record.hearing(known, model.answers.again(params, known))
+        for lesson in record.lessons:
+            facts = tuple(told if each is fact else each for each in lesson.facts)
+            record = record.with_lesson(replace(lesson, facts=facts))
+        entries = (replace(record.patches[place], rows=patches[place].rows) for place in kept)
+        record = directory.replace_patches(
+            record, model.patches, list(zip(entries, left, strict=True))
+        )
+        write_report(directory, record)
+    answered = record.current()
+    lost = [each.question for each in known if each.key[0] not in answered]
+    return record, Forgotten(told, gone, lost)
+
+
+def _written_later(patches: Sequence[Patch], record: Record, places: Sequence[int]) -> list[str]:
+    """Names of the patches that wrote rows of these after them."""
+    return [
+        record.patches[later].name
+        for later in range(min(places) + 1, len(patches))
+        if later not in places
+        and any(shared_places(patches[place], patches[later]) for place in places if place < later)
+    ]
 
 
 def chosen_places(record: Record, names: Sequence[str]) -> set[int]:
@@ -90,4 +172,12 @@ def _without_facts(record: Record, gone: Sequence[PatchEntry]) -> Record:
             for fact in lesson.of_task(entry.task)
         ]
         record = record.with_lesson(lesson.with_task(entry.task, facts))
+        for lesson in record.lessons if entry.questions else ():
+            facts = tuple(
+                replace(fact, status="forgotten")
+                if fact.question in entry.questions and fact.status in ("learned", "lost")
+                else fact
+                for fact in lesson.facts
+            )
+            record = record.with_lesson(replace(lesson, facts=facts))
     return record

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from smf_jax.continual.stream_tasks import question_of
-from smf_jax.data.facts import Fact, Task
-from smf_jax.data.readers import Reader
+from smf_jax.data.facts import Fact, Paraphrase, Question, Task
 from smf_jax.data.shares import question_key
 from smf_jax.paths import as_path
 from smf_jax.taught.record import Lesson, Record, TaughtFact
@@ -25,25 +24,6 @@ def blame_argument(flag: str, word: str) -> Iterator[None]:
         raise (FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError)(
             told
         ) from error
-
-
-def read_facts(reader: Reader, source: str) -> tuple[Fact, ...]:
-    """The facts of a file, each once and in its order.
-
-    A ValueError names two that ask the same and answer otherwise, as one would undo the other.
-    """
-    with blame_argument("facts", "FACTS"):
-        found = reader.questions(source, "facts")
-    distinct: dict[str, Fact] = {}
-    for fact in found:
-        before = distinct.setdefault(question_key(question_of(fact).text), fact)
-        if key_of(before) != key_of(fact):
-            raise ValueError(
-                f"FACTS={source}: {before.name} and {fact.name} ask the same, "
-                f"{question_of(fact).text!r}, and answer {before.answers[0]!r} and "
-                f"{fact.answers[0]!r}: leave one of them out"
-            )
-    return tuple(distinct.values())
 
 
 def key_of(fact: Fact) -> tuple[str, str]:
@@ -62,13 +42,18 @@ def find_lesson(
     known = {fact.key for fact in record.current().values()}
     for lesson in reversed(record.lessons):
         keys = {fact.key for fact in lesson.facts}
-        if lesson.left() and keys <= wanted.keys() and wanted.keys() - keys <= known:
+        if lesson.goes_on and keys <= wanted.keys() and wanted.keys() - keys <= known:
             return lesson
     missing = [fact for key, fact in wanted.items() if key not in known]
     if not missing:
         return None
     told = [
-        TaughtFact(question_of(fact).text, fact.answers, number // facts_per_task)
+        TaughtFact(
+            question_of(fact).text,
+            fact.answers,
+            number // facts_per_task,
+            train=tuple(paraphrase.prompt for paraphrase in fact.train),
+        )
         for number, fact in enumerate(missing)
     ]
     return Lesson(_name(record, source), source, tuple(told), {})
@@ -91,6 +76,29 @@ def tasks_of(lesson: Lesson, facts: Sequence[Fact]) -> tuple[Task, ...]:
         Task(patch_name(lesson, task), tuple(by_key[f.key] for f in lesson.of_task(task)))
         for task in range(lesson.tasks)
     )
+
+
+def facts_again(told: Sequence[TaughtFact]) -> tuple[Fact, ...]:
+    """Facts of a record, as they were trained and asked."""
+    return tuple(
+        Fact(
+            name=fact.question,
+            relation="",
+            train=tuple(Paraphrase(prompt, f" {fact.answers[0]}") for prompt in fact.train),
+            held_out=tuple(Paraphrase(s.asked, f" {fact.answers[0]}") for s in fact.before),
+            answers=fact.answers,
+            question=Question(fact.question, fact.answers),
+        )
+        for fact in told
+    )
+
+
+def earlier_facts(record: Record, lesson: Lesson) -> tuple[TaughtFact, ...]:
+    """The facts of other lessons that the model knows, or has lost, and can be taught again."""
+    known = {fact.key: fact for fact in record.current().values()}
+    known |= {fact.key: fact for fact in record.to_mend(lesson.name)}
+    own = {fact.key[0] for fact in lesson.facts}
+    return tuple(f for f in known.values() if f.train and f.before and f.key[0] not in own)
 
 
 def patch_name(lesson: Lesson, task: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from smf_jax.data.shares import question_key
 
 FORMAT = 1
+_LISTS = ("questions", "beside")
 # Of a fact: left, it was not taught yet; known, it was answered before; learned, or not, by the
 # steps of its task; lost, it was known or learned and later patches undid that; forgotten, its
 # patch was taken back.
@@ -31,6 +32,7 @@ class TaughtFact:
     answers: tuple[str, ...]
     task: int  # of its lesson, from 0
     status: Status = "left"
+    train: tuple[str, ...] = ()  # the prompts that it is trained in
     before: tuple[Said, ...] = ()  # by the model as it was before the lesson
     after: tuple[Said, ...] = ()  # by the model when it was last asked
 
@@ -72,6 +74,7 @@ class Lesson:
     before: Checks = field(default_factory=Checks)
     after: Checks | None = None  # ``None`` while it goes on
     seconds: float = 0.0  # of all calls that taught it
+    room: Mapping[str, Any] | None = None  # what it would write over; ``None`` for the first
 
     @property
     def tasks(self) -> int:
@@ -85,6 +88,11 @@ class Lesson:
     def left(self) -> tuple[int, ...]:
         """The tasks that are yet to be taught."""
         return tuple(sorted({fact.task for fact in self.facts if fact.status == "left"}))
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a call that was stopped goes on with it."""
+        return self.after is None or bool(self.left())
 
     def with_task(self, task: int, facts: Iterable[TaughtFact]) -> Lesson:
         """The lesson with what has come of a task, whose facts are told in their order."""
@@ -101,9 +109,11 @@ class PatchEntry:
     digest: str  # of its arrays
     rows: int
     lesson: str
-    task: int  # of the lesson
+    task: int  # of the lesson; of one that teaches once more the number behind the last
     steps: int
     seconds: float
+    questions: tuple[str, ...] = ()  # of the facts that it taught, where not those of its task
+    beside: tuple[str, ...] = ()  # of facts that were trained beside these, not to be undone
 
 
 @dataclass(frozen=True)
@@ -132,6 +142,26 @@ class Record:
         facts = (fact for lesson in self.lessons for fact in lesson.facts if fact.is_done)
         return {fact.key[0]: fact for fact in facts}
 
+    def hearing(self, asked: Iterable[TaughtFact], said: Iterable[tuple[Said, ...]]) -> Record:
+        """With what the model says now to facts of this very record."""
+        heard = {id(fact): fact.heard(each) for fact, each in zip(asked, said, strict=True)}
+        record = self
+        for lesson in self.lessons:
+            facts = tuple(heard.get(id(fact), fact) for fact in lesson.facts)
+            record = record.with_lesson(replace(lesson, facts=facts))
+        return record
+
+    def to_mend(self, name: str) -> tuple[TaughtFact, ...]:
+        """What a lesson did not teach, and what it undid: the facts to be taught once more."""
+        known = self.current()
+        found = {
+            fact.key[0]: fact
+            for lesson in self.lessons
+            for fact in lesson.facts
+            if fact.status == "lost" or (fact.status == "not learned" and lesson.name == name)
+        }
+        return tuple(fact for key, fact in found.items() if key not in known and fact.train)
+
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads."""
         return {"kind": "taught model", "format": FORMAT, **asdict(self)}
@@ -146,7 +176,10 @@ class Record:
             )
         try:
             lessons = tuple(_lesson(each) for each in values["lessons"])
-            patches = tuple(PatchEntry(**each) for each in values["patches"])
+            patches = tuple(
+                PatchEntry(**{**each, **{name: tuple(each.get(name, ())) for name in _LISTS}})
+                for each in values["patches"]
+            )
             return cls(values["model"], values["making"], lessons, patches)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{place}: not what was written ({error}); restore a copy") from None
@@ -158,6 +191,7 @@ def _lesson(values: Mapping[str, Any]) -> Lesson:
             **{
                 **each,
                 "answers": tuple(each["answers"]),
+                "train": tuple(each.get("train", ())),
                 "before": tuple(Said(*said) for said in each["before"]),
                 "after": tuple(Said(*said) for said in each["after"]),
             }

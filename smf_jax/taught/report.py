@@ -36,6 +36,7 @@ def _told(lesson: Lesson, record: Record) -> dict[str, Any]:
         "seconds": lesson.seconds,
         "before": lesson.before._asdict(),
         "after": None if lesson.after is None else lesson.after._asdict(),
+        "room": None if lesson.room is None else dict(lesson.room),
         "patches": [entry.name for entry in record.patches if entry.lesson == lesson.name],
         "facts": [
             {
@@ -69,6 +70,25 @@ def lesson_line(lesson: Lesson, task: int, entry: PatchEntry | None) -> str:
     return (
         f"{told} in new wordings; {entry.rows:,} rows, {entry.steps} steps, {entry.seconds:.0f} s"
     )
+
+
+def patch_line(record: Record, entry: PatchEntry) -> str:
+    """What a patch taught, and its size."""
+    facts = record.lesson(entry.lesson).of_task(entry.task)
+    if entry.questions:
+        every = (fact for lesson in record.lessons for fact in lesson.facts)
+        facts = tuple(fact for fact in every if fact.question in entry.questions)
+    learned = len({fact.key for fact in facts if fact.status == "learned"})
+    told = f"{learned} of {len({fact.key for fact in facts})} facts learned"
+    return f"{told}, {entry.rows:,} rows, {entry.steps} steps"
+
+
+def mended_line(entry: PatchEntry, was: int, now: int) -> str:
+    """What teaching some facts once more has come to, for the terminal."""
+    told = f"{entry.lesson}, once more: {len(entry.questions)} facts, {entry.steps} steps"
+    if now <= was:
+        return f"{told}; no more facts are answered than before, so the patch is not kept"
+    return f"{told}, {entry.rows:,} rows; {now} facts are answered, {was} before"
 
 
 def checks_lines(before: Checks, after: Checks) -> Iterator[str]:

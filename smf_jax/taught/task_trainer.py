@@ -76,19 +76,22 @@ class TaskTrainer:
         self,
         name: str,
         number: int,
-        facts: Sequence[Fact],
+        missing: Sequence[Fact],
+        others: Sequence[Fact],
         rounds: int,
         unanswered: Callable[[], Sequence[Fact]],
     ) -> TaughtTask:
         """Trains facts in rounds until none is ``unanswered``, or all rounds are used up.
 
-        ``number`` decides, with the seed, the order of batches. Raises FloatingPointError where a
-        step is not finite.
+        Those that are missing are trained beside others that are not to be undone, and in later
+        rounds beside those that are answered by then. ``number`` decides, with the seed, the order
+        of batches. Raises FloatingPointError where a step is not finite.
         """
         slots: dict[str, np.ndarray] = {}
-        steps, missing = 0, facts
+        steps, trained = 0, (*missing, *others)
         for each in range(rounds):
-            self._train([self._seed, number, each], missing)
+            beside = [fact for fact in trained if fact not in missing]
+            self._train([self._seed, number, each], mixed(missing, beside))
             steps += self._config.training.steps_per_task
             for pool, written in written_slots(self._state, 0).items():
                 slots[pool] = np.union1d(slots.get(pool, written), written)
@@ -119,6 +122,11 @@ class TaskTrainer:
                 f"step {int(metrics.failed_step[0])} of a task: loss or rows are not finite; lower "
                 f"--lr={self._config.grid.lr}. The tasks before it are kept"
             )
+
+
+def mixed(missing: Sequence[Fact], others: Sequence[Fact]) -> list[Fact]:
+    """The facts of a round: those that are missing about as often as all others together."""
+    return [*list(missing) * max(1, round(len(others) / max(1, len(missing)))), *others]
 
 
 def _rows_of_batch(data: StreamData, batch_size: int) -> int:

@@ -7,37 +7,36 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from smf_jax import interrupts
 from smf_jax.bases.base import Base
 from smf_jax.continual.inputs import Inputs, digest_inputs
-from smf_jax.data.facts import Fact, Task
+from smf_jax.continual.stream_data import chunked
+from smf_jax.data.batching import Batch
+from smf_jax.data.facts import Task
 from smf_jax.data.readers import Reader
-from smf_jax.evaluation.scorer import Scorer
 from smf_jax.interop.gguf.package import PACKAGE
 from smf_jax.paths import as_path, is_remote
-from smf_jax.progress import progress_bar, say
-from smf_jax.taught.answers import Answers, answer_steps
-from smf_jax.taught.checks import Checked
+from smf_jax.progress import say
+from smf_jax.sparse.patch import Patch
+from smf_jax.sparse.usage import Background
+from smf_jax.taught.call import Call, Clock
+from smf_jax.taught.capacity import room_for, room_lines
 from smf_jax.taught.config import TeachConfig
 from smf_jax.taught.directory import RECORD, TaughtDirectory
+from smf_jax.taught.fact_files import read_facts, read_wordings
 from smf_jax.taught.lessons import (
     blame_argument,
+    earlier_facts,
+    facts_again,
     find_lesson,
-    key_of,
-    patch_name,
-    read_facts,
     tasks_of,
-    without_left,
 )
-from smf_jax.taught.making import make, of_kept_base, read_making
-from smf_jax.taught.record import Lesson, PatchEntry, Record, Said
-from smf_jax.taught.report import lesson_line, write_report
+from smf_jax.taught.making import Making, make, of_kept_base, read_making
+from smf_jax.taught.record import Lesson, Record
 from smf_jax.taught.task_trainer import TaskTrainer
 
-# Questions that are asked at once: as many are asked of a task as of a whole file.
-ROWS = 16
 # Settings that may differ from lesson to lesson.
 _OF_LESSON = ("facts_per_task", "steps", "steps_per_round", "lr", "slots", "batch_size", "seed")
+_OF_LESSON += ("mend",)
 
 
 class Taught(NamedTuple):
@@ -46,24 +45,6 @@ class Taught(NamedTuple):
     directory: TaughtDirectory
     record: Record
     lesson: Lesson | None  # ``None`` if the model knew every fact by its earlier lessons
-
-
-class Clock:
-    """How long a call has taken, and whether there is time for more."""
-
-    def __init__(self, minutes: float, now: Callable[[], float] = time.monotonic) -> None:
-        """Starts; without a limit for 0 ``minutes``."""
-        self._now, self._start = now, now()
-        self._limit = 60 * minutes or float("inf")
-
-    @property
-    def seconds(self) -> float:
-        """Since the start."""
-        return self._now() - self._start
-
-    def has(self, seconds: float) -> bool:
-        """Whether so many seconds are left."""
-        return self.seconds + seconds < self._limit
 
 
 def teach(config: TeachConfig, now: Callable[[], float] = time.monotonic) -> Taught:
@@ -77,7 +58,9 @@ def teach(config: TeachConfig, now: Callable[[], float] = time.monotonic) -> Tau
     model, source, directory = _arguments(config)
     with directory.held():
         reader = Reader(**config.data.values())
-        facts = read_facts(reader, source)
+        told = config.facts
+        formats = read_wordings(reader, told.wordings) if told.wordings else ()
+        facts = read_facts(reader, source, told.facts_as, formats)
         record = _record(config, reader, model, directory)
         config = config.with_values(**record.making)
         lesson = find_lesson(record, facts, source, config.training.facts_per_task)
@@ -85,16 +68,39 @@ def teach(config: TeachConfig, now: Callable[[], float] = time.monotonic) -> Tau
             return Taught(directory, record, None)
         lesson = replace(lesson, settings={n: config.values()[n] for n in _OF_LESSON})
         tasks = tasks_of(lesson, facts)
-        making = read_making(config, reader, record, directory, tasks)
+        earlier = facts_again(earlier_facts(record, lesson))
+        read = (*tasks, Task("earlier", earlier)) if earlier else tasks
+        making = read_making(config, reader, record, directory, read)
         directory.write(record)  # the directory is ours from here on
         directory.tidy(record)
         base, background = make(config, reader, directory, making)
         with blame_argument("base", "MODEL"):
             measured = of_kept_base(config, directory)
-        data = making.data
-        trainer = TaskTrainer(measured, base, data, background, directory.load_patches(record))
-        call = _Call(config, clock, directory, base, tasks, trainer)
-        return call.run(record, lesson)
+        patches = directory.load_patches(record)
+        lesson = _with_room(lesson, making, base, background, patches)
+        trainer = TaskTrainer(measured, base, making.data, background, patches)
+        call = Call(config, clock, directory, base, tasks, earlier, trainer)
+        record = call.run(record, lesson)
+        return Taught(directory, record, record.lesson(lesson.name))
+
+
+def _with_room(
+    lesson: Lesson, making: Making, base: Base, background: Background, patches: Sequence[Patch]
+) -> Lesson:
+    """The lesson with the room that earlier patches leave it, which is told before it is taught."""
+    if not patches or lesson.room is not None:
+        return lesson
+    rows = making.config.training.batch_size
+    batches = [
+        Batch(*(field[number] for field in chunks))
+        for examples in making.data.examples[: lesson.tasks]
+        for chunks in (chunked(examples, rows),)
+        for number in range(len(chunks.tokens))
+    ]
+    budget = int(making.config.grid.slots)
+    room = room_for(base.model, base.params, background, patches, batches, budget=budget)
+    say("\n".join(room_lines(room)))
+    return replace(lesson, room=room._asdict())
 
 
 def _arguments(config: TeachConfig) -> tuple[str, str, TaughtDirectory]:
@@ -160,123 +166,3 @@ def _digests(reader: Reader, model: str) -> dict[str, Any]:
     with blame_argument("base", "MODEL"):
         found: Inputs = digest_inputs(reader, base=model)
     return dict(found.get("base", {"path": model, "files": {}}))
-
-
-class _Call:
-    """One call of `teach`, once all is made."""
-
-    def __init__(
-        self,
-        config: TeachConfig,
-        clock: Clock,
-        directory: TaughtDirectory,
-        base: Base,
-        tasks: Sequence[Task],
-        trainer: TaskTrainer,
-    ) -> None:
-        self._training, self._clock, self._directory = config.training, clock, directory
-        self._base, self._tasks, self._trainer = base, tasks, trainer
-        self._answers = Answers(Scorer(base.model, ROWS), base.tokenizer)
-        answers = [fact.answers for task in tasks for fact in task.facts]
-        self._steps = answer_steps(base.tokenizer, answers)
-        self._measuring = 0.0  # seconds that what comes after the last task will take, about
-
-    def run(self, record: Record, lesson: Lesson) -> Taught:
-        """Teaches the tasks that are left, as far as there is time, and keeps each of them."""
-        earlier, began = lesson.seconds, self._clock.seconds
-        record = without_left(record, lesson).with_lesson(lesson)
-        checked = Checked(self._directory, self._base, record)
-        if not any(fact.before for fact in lesson.facts):
-            lesson = self._asked_before(lesson)
-            lesson = replace(lesson, before=checked.of(self._answers, self._trainer.params))
-            record = record.with_lesson(lesson)
-            self._directory.write(record)
-        self._measuring, slowest = self._clock.seconds - began, 0.0
-        left = lesson.left()
-        with progress_bar(len(left), "teach", "task") as progress:
-            for done, task in enumerate(left):
-                if not self._clock.has(slowest + self._measuring):
-                    break
-                start = self._clock.seconds
-                lesson, entry = self._task(record, lesson, task)
-                slowest = max(slowest, self._clock.seconds - start)
-                lesson = replace(lesson, seconds=earlier + self._clock.seconds)
-                record = record.with_lesson(lesson)
-                if entry is not None:
-                    record = replace(record, patches=(*record.patches, entry))
-                self._directory.write(record)
-                write_report(self._directory, record)
-                say(lesson_line(lesson, task, entry))
-                progress(done + 1)
-        record = self._asked_again(record, lesson.name)
-        after = checked.of(self._answers, self._trainer.params)
-        spent = earlier + self._clock.seconds
-        lesson = replace(record.lesson(lesson.name), after=after, seconds=spent)
-        record = record.with_lesson(lesson)
-        self._directory.write(record)
-        write_report(self._directory, record)
-        return Taught(self._directory, record, lesson)
-
-    def _asked_before(self, lesson: Lesson) -> Lesson:
-        """The lesson with what the model says before it."""
-        told = self._about([fact for task in self._tasks for fact in task.facts])
-        by_key = dict(zip([key_of(f) for t in self._tasks for f in t.facts], told, strict=True))
-        facts = tuple(replace(fact, before=by_key[fact.key]) for fact in lesson.facts)
-        return replace(lesson, facts=facts)
-
-    def _asked_again(self, record: Record, name: str) -> Record:
-        """The record with what the model says now: of this lesson, and of all that it has learned.
-
-        A later task may undo an earlier one.
-        """
-        current = record.current()
-        for lesson in record.lessons:
-            asked = [
-                fact
-                for fact in lesson.facts
-                if current.get(fact.key[0]) is fact
-                or (lesson.name == name and fact.status == "not learned")
-            ]
-            said = self._answers.again(self._trainer.params, asked)
-            heard = {f.key: f.heard(each) for f, each in zip(asked, said, strict=True)}
-            facts = tuple(heard.get(fact.key, fact) for fact in lesson.facts)
-            record = record.with_lesson(replace(lesson, facts=facts))
-        return record
-
-    def _about(self, facts: Sequence[Fact]) -> list[tuple[Said, ...]]:
-        return self._answers.about(self._trainer.params, facts, self._steps)
-
-    def _task(self, record: Record, lesson: Lesson, task: int) -> tuple[Lesson, PatchEntry | None]:
-        """Teaches one task and writes its patch; the record does not name it yet."""
-        interrupts.check()
-        facts, told = self._tasks[task].facts, lesson.of_task(task)
-        before = [all(said.right for said in fact.before) for fact in told]
-        said = [fact.before for fact in told]
-        missing = [fact for fact, right in zip(facts, before, strict=True) if not right]
-
-        entry = None
-        start = begun = self._clock.seconds
-
-        def unanswered() -> list[Fact]:
-            nonlocal said, begun
-            said = self._about(facts)
-            spent, begun = self._clock.seconds - begun, self._clock.seconds
-            if not self._clock.has(spent + self._measuring):
-                return []  # there is no time for another round
-            pairs = zip(facts, said, strict=True)
-            return [fact for fact, each in pairs if not all(one.right for one in each)]
-
-        if missing:
-            rounds = max(1, self._training.steps // self._training.steps_per_round)
-            name = patch_name(lesson, task)
-            taught = self._trainer.teach(name, len(record.patches), missing, rounds, unanswered)
-            kept = self._directory.save_patch(len(record.patches), taught.patch)
-            spent = self._clock.seconds - start
-            about = (taught.patch.rows, lesson.name, task, taught.steps, spent)
-            entry = PatchEntry(name, kept["file"], kept["digest"], *about)
-        new = []
-        for fact, was, each in zip(told, before, said, strict=True):
-            right = all(one.right for one in each)
-            status = ("known" if was else "learned") if right else "not learned"
-            new.append(replace(fact, status=status, after=each))
-        return lesson.with_task(task, new), entry

@@ -10,10 +10,11 @@ import pytest
 
 from smf_jax.interop.export.patches import save_patch
 from smf_jax.sparse.patch import make_patch, pool_change
+from smf_jax.tables import explicit
 from smf_jax.taught.asking import TaughtModel, ask
 from smf_jax.taught.config import AskConfig, ForgetConfig
 from smf_jax.taught.directory import TaughtDirectory
-from smf_jax.taught.forgetting import forget
+from smf_jax.taught.forgetting import forget, forget_fact
 from tests.taught.test_teaching import of_lesson
 from tests.taught.tiny import FACTS, files, teach_tiny
 from tests.tiny_sweep import content, on_devices
@@ -118,3 +119,39 @@ def test_a_record_that_was_changed_is_refused(model):
     file.write_text("{}")
     with pytest.raises(ValueError, match="expected a taught model"):
         do(model, "facts_02")
+
+
+def test_one_fact_goes_and_every_other_row_stays(model):
+    fact = FACTS[2]
+    was = TaughtModel(TaughtDirectory(str(model)))
+    with on_devices(1):
+        record, found = forget_fact(ForgetConfig((str(model),), fact=fact["question"]))
+        assert (
+            ask(AskConfig(arguments=(str(model), fact["question"]), max_tokens=4))[0].said
+            != (fact["answer"])
+        )
+    assert found.fact.status == "forgotten" and found.rows > 0
+    assert [each.status for each in record.lessons[0].facts][2] == "forgotten"
+    now = TaughtModel(TaughtDirectory(str(model)))
+    (pool,) = was.patches[0].pools
+    # What differs is as many rows of its patch, which are as they were before that patch.
+    table, before = explicit(now.params[pool]), explicit(was.params[pool])
+    changed = np.flatnonzero((table != before).any(axis=1))
+    second = was.patches[1].pools[pool]
+    assert changed.size == found.rows and np.isin(changed, second.slots).all()
+    old = second.old[np.searchsorted(second.slots, changed)]
+    assert table[changed].tobytes() == old.tobytes()
+    assert now.patches[0].fingerprint == was.patches[0].fingerprint
+    assert record.patches[1].rows == was.patches[1].rows - found.rows
+    # The rest of the patch can be taken back still.
+    do(model, "facts_02")
+    assert fingerprint_of(model) != was.base.fingerprint()
+
+
+def test_a_fact_that_is_none_is_refused(model):
+    before = content(model)
+    with pytest.raises(ValueError, match="--fact=Who is it.*expected one"):
+        forget_fact(ForgetConfig((str(model),), fact="Who is it"))
+    with pytest.raises(ValueError, match="expected DIR alone"):
+        forget_fact(ForgetConfig((str(model), "facts_01"), fact="5 5"))
+    assert content(model) == before

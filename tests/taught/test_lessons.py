@@ -6,8 +6,9 @@ import json
 from dataclasses import replace
 
 from smf_jax.data.readers import Reader
-from smf_jax.taught.lessons import find_lesson, read_facts, tasks_of, without_left
-from smf_jax.taught.record import Record
+from smf_jax.taught.fact_files import read_facts
+from smf_jax.taught.lessons import find_lesson, tasks_of, without_left
+from smf_jax.taught.record import Checks, Record
 from tests.tiny_sweep import write_lines
 
 
@@ -24,7 +25,8 @@ def lesson_of(record, facts, per_task=2):
 
 def with_status(lesson, *statuses):
     facts = zip(lesson.facts, statuses, strict=True)
-    return replace(lesson, facts=tuple(replace(fact, status=status) for fact, status in facts))
+    told = tuple(replace(fact, status=status) for fact, status in facts)
+    return replace(lesson, facts=told, after=Checks())
 
 
 def test_facts_are_dealt_in_their_order_and_twice_the_same_is_one(tmp_path):

@@ -73,7 +73,7 @@ def test_what_is_known_is_not_taught_again(taught, tmp_path):
 
 def of_lesson() -> dict:
     """Flags that a directory is taught with once its base is made."""
-    names = ("facts_per_task", "steps", "steps_per_round", "batch_size", "slots", "lr")
+    names = ("facts_per_task", "steps", "steps_per_round", "batch_size", "slots", "lr", "mend")
     return {name: FLAGS[name] for name in names}
 
 

@@ -34,6 +34,7 @@ FLAGS: dict[str, Any] = dict(
     facts_per_task=2,
     steps=60,
     steps_per_round=60,
+    mend=False,
     batch_size=8,
     slots=512,
     lr=1.0,
