@@ -13,8 +13,8 @@ from smf_jax.taught.record import Lesson, PatchEntry, Record, TaughtFact
 from tests.taught.test_provenance import POOL, patch_of
 
 
-def fact_of(question, task=0, status="learned"):
-    return TaughtFact(question, ("a",), task, status)
+def fact_of(question: str, task: int = 0):
+    return TaughtFact(question, ("a",), task, "learned")
 
 
 FACTS = (fact_of("Who keeps it?"), fact_of("Who paints it?"), fact_of("When?", 1))
