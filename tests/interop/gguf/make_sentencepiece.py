@@ -1,6 +1,7 @@
 """Writes what SentencePiece makes of some texts, for the tests of its tokenizers.
 
-``python -m tests.interop.gguf.make_sentencepiece`` needs the package ``sentencepiece``, the tests do not.
+``python -m tests.interop.gguf.make_sentencepiece`` needs the package ``sentencepiece``; the tests do
+not.
 """
 
 from __future__ import annotations
