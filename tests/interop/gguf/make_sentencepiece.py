@@ -29,7 +29,7 @@ ASKED = (
 
 def main() -> None:
     """Trains two tiny tokenizers, with and without a space before each text."""
-    import sentencepiece
+    import sentencepiece  # pyright: ignore[reportMissingImports]
 
     told = {}
     for prefix in (True, False):
