@@ -1,6 +1,6 @@
 """Writes what SentencePiece makes of some texts, for the tests of its tokenizers.
 
-``python -m tests.interop.gguf.make_sentencepiece`` needs the package ``sentencepiece``, the tests do not.
+Run ``python -m tests.interop.gguf.make_sentencepiece``; it needs the package ``sentencepiece``.
 """
 
 from __future__ import annotations
