@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from benchmarks.flags import BenchmarkConfig
+from benchmarks.load import LoadConfig
 from experiments import evaluate, sweep
 from experiments.ablate import AblateConfig
 from experiments.cli import parse
@@ -36,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
 CONFIGS = {
     "benchmarks": BenchmarkConfig,
+    "benchmarks.load": LoadConfig,
     "experiments.sweep": SweepConfig,
     "experiments.pretrain": PretrainConfig,
     "experiments.retrofit": RetrofitCommandConfig,

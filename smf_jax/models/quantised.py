@@ -123,7 +123,8 @@ def product(
     """
     # Or a compiler would see that codes stay the same in a loop, and make them float before it.
     x, codes, scales = jax.lax.optimization_barrier((x, codes, scales))
-    y = _product(x.reshape(-1, x.shape[-1]), codes, scales, jnp.dtype(out))
+    flat = jnp.reshape(x, (-1, x.shape[-1]))
+    y: Any = _product(flat, codes, scales, jnp.dtype(out))
     return y.reshape(*x.shape[:-1], len(codes))
 
 
@@ -162,8 +163,8 @@ _product.defvjp(_forward, _backward)
 
 def _rows(codes: Array, scales: Array, first: Any, size: int, like: Array) -> Array:
     """So many rows, in the dtype and of the columns of ``like``."""
-    some = [jax.lax.dynamic_slice_in_dim(each, first, size) for each in (codes, scales)]
-    return dequantise(*some, like.shape[1]).astype(like.dtype)
+    own, of_own = (jax.lax.dynamic_slice_in_dim(each, first, size) for each in (codes, scales))
+    return dequantise(own, of_own, like.shape[1]).astype(like.dtype)
 
 
 def _by_rows(
@@ -186,7 +187,7 @@ def is_matrix(path: str) -> bool:
 
 
 def quantised_leaf(
-    path: str, precision: Precision, shape: tuple[int, int], read: Callable[[int, int], np.ndarray]
+    path: str, precision: Precision, shape: tuple[int, ...], read: Callable[[int, int], np.ndarray]
 ) -> dict[str, np.ndarray]:
     """The codes and scales by path that stand for the matrix ``(rows, columns)`` at ``path``.
 
@@ -194,7 +195,7 @@ def quantised_leaf(
     """
     module = path.rpartition("/")[0]
     try:
-        codes, scales = quantise(precision_at(precision, module), shape, read)
+        codes, scales = quantise(precision_at(precision, module), (shape[0], shape[1]), read)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return {f"{module}/codes": codes, f"{module}/scales": scales}

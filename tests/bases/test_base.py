@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -27,7 +28,7 @@ from smf_jax.bases.retrofit_config import RetrofitConfig
 from smf_jax.bases.retrofitting import retrofit_base
 from smf_jax.interop.export.model import export_model
 from smf_jax.memory.config import MemoryConfig
-from smf_jax.params import is_memory
+from smf_jax.params import is_memory, is_quantised
 from smf_jax.tables import explicit
 from tests.interop.gguf.files import write_model
 from tests.tiny_sweep import content, on_devices
@@ -234,3 +235,28 @@ def test_files_and_packages_that_are_no_base_are_told_with_the_flag(tmp_path):
     for path, message in refusals.items():
         with pytest.raises(ValueError, match=f"^--base={path}: {message}"):
             load_base(path)
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_a_base_is_held_in_few_bits_however_it_comes(base, plain_checkpoint, precision, tmp_path):
+    """Read so, or rounded later; saved and read again; cast without its matrices."""
+    found = load_base(str(plain_checkpoint), "base", None, precision)
+    assert found.config == replace(base.config, precision=precision)
+    assert found.size() == base.size().replace(" in float32", f" in {precision} and float32", 1)
+    expected = base.quantised(precision)
+    assert found.fingerprint() == expected.fingerprint() != base.fingerprint()
+    save_base(tmp_path / "saved", found)
+    again = load_base(str(tmp_path / "saved"), "base", None, precision)
+    assert again.fingerprint() == found.fingerprint() and again.config == found.config
+    narrow = again.cast("bfloat16")
+    kinds = {path: leaf.dtype for path, leaf in found.params.items() if is_quantised(path)}
+    assert kinds == {path: narrow.params[path].dtype for path in kinds}
+    assert narrow.params["final_norm/scale"].dtype == jnp.bfloat16
+    outline = replace(base, params=abstract_params_of(base.config)).quantised(precision)
+    assert {p: (a.shape, a.dtype) for p, a in outline.params.items()} == {
+        p: (a.shape, a.dtype) for p, a in found.params.items()
+    }
+    other = "nf4" if precision == "int8" else "int8"
+    told = f"^--base_precision={other}: the base is held in {precision} already; give the model"
+    with pytest.raises(ValueError, match=told):
+        load_base(str(tmp_path / "saved"), "base", None, other)

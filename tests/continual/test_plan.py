@@ -48,6 +48,12 @@ def test_checks_name_what_to_do(base, gathered):
     refused(
         "--slots=64: this memory has 16 slots", of=plain, retrofit="add", keys_per_half=4, reads=2
     )
+    held = dataclasses.replace(base, config=dataclasses.replace(base.config, precision="nf4"))
+    refused(
+        "--methods=full,lora with a base held in nf4, .*choose smf, or",
+        of=held,
+        methods="lora,full",
+    )
     dense = dict(methods="full,lora,replay", slots="9999", lr="", optimizer="")
     config = SweepConfig.of(**{**TINY_SWEEP, **dense})
     check_trials(config, grid(config.grid), plain, gathered)  # budgets are those of smf alone

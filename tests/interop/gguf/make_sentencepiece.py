@@ -1,7 +1,6 @@
 """Writes what SentencePiece makes of some texts, for the tests of its tokenizers.
 
-``python -m tests.interop.gguf.make_sentencepiece`` needs the package ``sentencepiece``; the tests do
-not.
+Run ``python -m tests.interop.gguf.make_sentencepiece``; it needs the package ``sentencepiece``.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ ASKED = (
 
 def main() -> None:
     """Trains two tiny tokenizers, with and without a space before each text."""
-    import sentencepiece
+    import sentencepiece  # pyright: ignore[reportMissingImports]
 
     told = {}
     for prefix in (True, False):

@@ -356,9 +356,19 @@ def test_what_cannot_be_is_named(name, changes, message):
         parsed(name, **changes)
 
 
+def test_a_family_that_is_no_plain_attention_is_refused_by_name():
+    """Qwen3.5, of whose blocks three of four are a gated delta rule."""
+    told = r"config.json: model_type='qwen3_5' is not supported; choose of \('qwen2', 'qwen3'"
+    with pytest.raises(ValueError, match=told):
+        parsed("qwen3", model_type="qwen3_5")
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
-    [("llama", {"unrotated_layers": (1,)}, r"llama has no variant with unrotated_layers=\(1,\)")],
+    [
+        ("llama", {"unrotated_layers": (1,)}, r"llama has no variant with unrotated_layers=\(1,\)"),
+        ("llama", {"precision": "nf4"}, "matrices held in nf4 have no place in a llama checkpoint"),
+    ],
 )
 def test_export_refuses_what_the_family_cannot_express(name, changes, message):
     with pytest.raises(ValueError, match=message):
