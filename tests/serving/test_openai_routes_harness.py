@@ -29,6 +29,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+# An answer alone is decoded by this tokenizer without the space that it begins with; the server
+# tells what follows the prompt, space and all.
 TASKS = {
     "local_choice": """\
 output_type: multiple_choice
@@ -48,6 +50,7 @@ generation_kwargs:
   max_gen_toks: 6
 metric_list:
   - metric: exact_match
+    regexes_to_ignore: ["^ "]
 """,
 }
 
