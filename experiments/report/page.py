@@ -115,8 +115,13 @@ def _frontier(averages: Sequence[Setting]) -> Section:
     for method in dict.fromkeys(methods):
         seen = {"visible": [each == method for each in methods]}
         buttons.append({"label": method, "method": "update", "args": [seen]})
-    figure.update_xaxes(title="new facts known at the end (unseen paraphrases)", tickformat=".0%")
-    figure.update_yaxes(title=forgotten, tickformat=".1%" if share else ".3f")
+    # Of all methods, whichever are shown.
+    heights = [setting.mean[metric] for setting in averages]
+    low, high = min(0.0, *heights), max(0.01, *heights)
+    span = [low - 0.05 * (high - low), high + 0.05 * (high - low)]
+    known = "new facts known at the end (unseen paraphrases)"
+    figure.update_xaxes(title=known, tickformat=".0%", range=[-0.03, 1.03])
+    figure.update_yaxes(title=forgotten, tickformat=".1%" if share else ".3f", range=span)
     figure.update_layout(updatemenus=[_menu(buttons)])
     words = (
         "Each mark is a setting, the mean over its seeds; along a curve the learning rate rises."
@@ -139,10 +144,10 @@ def _hover(setting: Setting) -> str:
 def _over_time(shown: Mapping[str, Setting]) -> Section:
     from plotly.graph_objects import Figure, Scatter  # pyright: ignore[reportMissingImports]
 
-    figure = Figure()
+    figure, most = Figure(), 0
     for title, setting in shown.items():
         matrix = retention_matrix(setting)
-        tasks = np.arange(1, len(matrix) + 1)
+        tasks, most = np.arange(1, len(matrix) + 1), max(most, len(matrix))
         for words, scores, dash in (
             ("all tasks so far", np.nanmean(matrix, axis=1), "solid"),
             ("the first task", matrix[:, 0], "dot"),
@@ -156,7 +161,7 @@ def _over_time(shown: Mapping[str, Setting]) -> Section:
                     line={"color": colour_of(setting.trial.method), "dash": dash},
                 )
             )
-    figure.update_xaxes(title="after task", dtick=1 if len(tasks) < 20 else None)
+    figure.update_xaxes(title="after task", dtick=1 if most < 20 else None)
     figure.update_yaxes(title="accuracy, unseen paraphrases", tickformat=".0%", rangemode="tozero")
     words = "Each method at its best setting: what is known of the tasks so far, and of the first."
     return "Retention over time", words, _html(figure, "retention")
@@ -214,6 +219,7 @@ def _slot_maps(maps: Mapping[str, Sequence[Any]], names: Sequence[str] = ()) -> 
                     y=tasks,
                     colorscale="Blues",
                     zmin=0,
+                    zmax=float(max(0.01, np.nan_to_num(shares).max())),
                     hovertemplate="%{z:.1%} of those of %{y} are also of %{x}<extra></extra>",
                 )
             )

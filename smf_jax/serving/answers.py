@@ -184,6 +184,11 @@ class Answering:
                 offsets.append(offset)
         if isinstance(event, Done):
             text, reason = text + stream.finish(), event.reason
+            if event.end is not None and not stream.is_over:
+                # Without text, as OpenAI's interface has it: readers of log-probabilities count
+                # on a token for each that was generated.
+                tokens.append(event.end)
+                offsets.append(stream.length)
         if stream.is_over:
             reason = "stop"
             self._generations[index].gone = True

@@ -25,9 +25,10 @@ class Tokens(NamedTuple):
 
 
 class Done(NamedTuple):
-    """The last event of a job; ``stop`` if it met an end token, which is not among its tokens."""
+    """The last event of a job; ``stop`` if it met an end token."""
 
     reason: str  # ``stop`` or ``length``
+    end: Token | None = None  # the end token, which has no text
 
 
 class Failed(NamedTuple):

@@ -249,11 +249,12 @@ class Worker:
             end = next((place for place, token in enumerate(ids) if token in self._stops), None)
             count = len(ids) if end is None else end
             batch.sent[row] += count
+            tokens = _tokens(told, row, min(count + 1, len(ids)), job.others)
             if count:
-                job.tell(Tokens(_tokens(told, row, count, job.others)))
+                job.tell(Tokens(tokens[:count]))
             if end is not None or batch.sent[row] >= job.limit:
                 batch.left.remove(row)
-                job.tell(Done("length" if end is None else "stop"))
+                job.tell(Done("length") if end is None else Done("stop", tokens[end]))
 
 
 class _Batch:

@@ -207,7 +207,7 @@ def tiny_model(directory: Path) -> str:
 
 def main() -> int:
     """Runs it, and tells how much was asked, what was wrong, and what memory was held."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="many clients at once on one server")
     parser.add_argument("directory", nargs="?", default="")
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--clients", type=int, default=32)

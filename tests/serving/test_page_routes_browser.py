@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
@@ -18,7 +19,9 @@ TOKEN = "0123456789abcdef0123"
 
 
 def until(browser, what):
-    return WebDriverWait(browser, 120).until(lambda _: what())
+    # The page draws its lists anew: what was found may be gone a moment later.
+    wait = WebDriverWait(browser, 120, ignored_exceptions=[StaleElementReferenceException])
+    return wait.until(lambda _: what())
 
 
 def find(browser, selector):
@@ -36,7 +39,7 @@ def fill(browser, name: str, text: str) -> None:
 
 
 def press(browser, selector: str) -> None:
-    browser.find_element(By.CSS_SELECTOR, selector).click()
+    until(browser, lambda: browser.find_element(By.CSS_SELECTOR, selector).click() or True)
 
 
 def picture(browser, name: str) -> None:

@@ -65,4 +65,4 @@ def test_a_process_serves_until_it_is_told_to_stop(taught):
         assert httpx.get(f"{url}/v1/models", timeout=60).status_code == 200
         server.send_signal(signal.SIGTERM)
         assert server.wait(60) == 128 + signal.SIGTERM
-        assert server.stderr.read().startswith("stopped by SIGTERM")
+        assert server.stderr.read().strip().startswith("stopped by SIGTERM")

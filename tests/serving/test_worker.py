@@ -70,7 +70,8 @@ def test_prompts_of_several_sets_run_side_by_side_and_none_is_mixed_up(models, w
     assert [heard.ids() for heard in found] == [alone[name] for name in names]
     assert models.base.tokenizer.decode(alone["taught"]).strip() == ANSWER
     assert len({tuple(each) for each in alone.values()}) == 3
-    assert found[0][-1] == Done("length") and found[1][-1] == Done("stop")
+    assert found[0][-1] == Done("length") and found[1][-1].reason == "stop"
+    assert found[1][-1].end.id in models.base.tokenizer.stops
 
 
 def test_a_text_is_scored_and_traced(models, worker):
