@@ -157,7 +157,7 @@ def damage_all(
     expected = results(place)
     assert not [found for found in expected.values() if isinstance(found, Exception)], expected
     kinds = ["flip"] * flips + ["truncation"] * truncations
-    drawn, count = places(place, rng), dict.fromkeys(("flip", "truncation"), 0)
+    drawn, count = places(place, rng), {str(kind): 0 for kind in ("flip", "truncation")}
     wrong: list[str] = []
     for number, kind in enumerate(kinds, 1):
         at, bit = next(drawn)
@@ -196,7 +196,7 @@ def main() -> None:
         if told.base is None:
             pretrain.main(PretrainConfig.of(out=str(base), **TINY_BASE))
         run = Path(scratch, "finished")
-        changes = {"slots": "64", "lr": "smf:30/lora:0.3", "methods": "smf,lora"}
+        changes: dict[str, Any] = {"slots": "64", "lr": "smf:30/lora:0.3", "methods": "smf,lora"}
         assert Sweeper(base)(run, report=True, recount_batches=3, **changes) == 0
         prepare(run, place := Path(scratch, "place"))
         print(json.dumps(damage_all(place, told.flips, told.truncations, told.seed)))

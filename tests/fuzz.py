@@ -19,7 +19,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
@@ -308,7 +308,7 @@ def fuzz(name: str, cases: int, seed: int | None = None) -> int:
         deadline=None,
         database=None,
         derandomize=seed is None,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=cast(Any, [*HealthCheck]),
     )
     @given(target.given)
     def check(told: Any) -> None:

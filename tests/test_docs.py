@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from benchmarks.flags import BenchmarkConfig
+from benchmarks.patches import PatchesConfig
 from experiments import evaluate, sweep
 from experiments.ablate import AblateConfig
 from experiments.cli import parse
@@ -36,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
 CONFIGS = {
     "benchmarks": BenchmarkConfig,
+    "benchmarks.patches": PatchesConfig,
     "experiments.sweep": SweepConfig,
     "experiments.pretrain": PretrainConfig,
     "experiments.retrofit": RetrofitCommandConfig,
@@ -95,7 +97,8 @@ def test_every_command_is_one_with_flags_that_it_has(command):
     if command.module in CONFIGS:
         parse(CONFIGS[command.module], on_disk(command.arguments))
     else:
-        assert command.module == "benchmarks.random_checkpoint", "a command that is not known here"
+        scripts = ("benchmarks.random_checkpoint", "tests.kills", "tests.damage", "tests.fuzz")
+        assert command.module in scripts, "a command that is not known here"
 
 
 def test_every_flag_and_module_that_a_page_names_exists():

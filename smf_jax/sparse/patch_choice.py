@@ -104,13 +104,13 @@ class PatchChoice:
                 "made on; give the base it belongs to"
             )
 
-    def _rows(self, path: str, slots: SlotIds) -> np.ndarray:
+    def _rows(self, path: str, slots: np.ndarray) -> np.ndarray:
         table = self._params[path]
         if not isinstance(table, jax.Array):
             return np.asarray(table[slots])
         return np.asarray(_gather(table, _padded(slots, len(table))))[: len(slots)]
 
-    def _write(self, path: str, slots: SlotIds, rows: Rows) -> None:
+    def _write(self, path: str, slots: np.ndarray, rows: np.ndarray) -> None:
         table = self._params[path]
         if is_implicit(table):  # from the base's, or rows of patches before would add up
             self._params[path] = put(self._base[path], slots, rows)
@@ -123,7 +123,7 @@ class PatchChoice:
             table[slots] = rows
 
 
-def _padded(slots: SlotIds, table_slots: int) -> np.ndarray:
+def _padded(slots: np.ndarray, table_slots: int) -> np.ndarray:
     """Slots and unused places, whose id is ``N``, up to the next size that is compiled."""
     size = _LEAST
     while size < len(slots):
