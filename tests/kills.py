@@ -158,11 +158,12 @@ def kill_and_resume(kills: int, shards: int, seed: int, base: Path, place: Path)
     names = [f"{number}/{shards}" for number in range(shards)]
     whole = place / "whole"
     begun = time.monotonic()
-    alone = Process(whole, "0/1", base).start()
-    while not alone.ended() and not (whole / "results.jsonl").exists():
+    # In as many shares: rounding depends on how many trials run side by side.
+    alone = [Process(whole, name, base).start() for name in names]
+    while not all([each.ended() for each in alone]) and not [*whole.glob("results*.jsonl")]:
         time.sleep(0.02)
     first_row = time.monotonic() - begun
-    finish([alone])
+    finish(alone)
     seconds = time.monotonic() - begun
     done, rounds, by_kind = (
         0,

@@ -16,6 +16,7 @@ import yaml
 
 from benchmarks.flags import BenchmarkConfig
 from benchmarks.load import LoadConfig
+from benchmarks.patches import PatchesConfig
 from experiments import evaluate, sweep
 from experiments.ablate import AblateConfig
 from experiments.cli import parse
@@ -38,6 +39,7 @@ PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").g
 CONFIGS = {
     "benchmarks": BenchmarkConfig,
     "benchmarks.load": LoadConfig,
+    "benchmarks.patches": PatchesConfig,
     "experiments.sweep": SweepConfig,
     "experiments.pretrain": PretrainConfig,
     "experiments.retrofit": RetrofitCommandConfig,
@@ -97,7 +99,8 @@ def test_every_command_is_one_with_flags_that_it_has(command):
     if command.module in CONFIGS:
         parse(CONFIGS[command.module], on_disk(command.arguments))
     else:
-        assert command.module == "benchmarks.random_checkpoint", "a command that is not known here"
+        scripts = ("benchmarks.random_checkpoint", "tests.kills", "tests.damage", "tests.fuzz")
+        assert command.module in scripts, "a command that is not known here"
 
 
 def test_every_flag_and_module_that_a_page_names_exists():

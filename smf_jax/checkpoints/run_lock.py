@@ -256,7 +256,7 @@ class RunLocks:
             if holder.lives():
                 holder.refuse(self._work)
 
-    def starting(self, trials: Iterable[str] | None = ()) -> AbstractContextManager[None]:
+    def starting(self, trials: Iterable[str] | None = ()) -> AbstractContextManager[Lock | None]:
         """The lock of who starts; it is waited for, unless another is at work on the trials."""
         return locked(self._start, self._work, wait=lambda: self.refuse(trials))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from typing import Any
 
 import pytest
 from etils import epath
@@ -14,7 +15,7 @@ from smf_jax.checkpoints import run_lock
 from smf_jax.checkpoints.run_lock import locked
 from tests.checkpoints.test_run_lock import leave
 
-PATH = epath.Path("gs://bucket/run/.lock")
+PATH: Any = epath.Path("gs://bucket/run/.lock")
 
 
 @pytest.fixture(autouse=True)
