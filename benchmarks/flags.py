@@ -45,7 +45,7 @@ class BenchmarkConfig(Configuration):
                 known = ", ".join((*SUITES, "all"))
                 raise ValueError(f"--suite={self.suite}: {name!r} is unknown; choose from {known}")
         if {"tpu", "mesh"} & set(names) and len(names) > 1:
-            why = "tpu and mesh compile for a machine that is not here; run each by itself"
+            why = "what compiles for a machine that is not here times nothing; run it by itself"
             raise ValueError(f"--suite={self.suite}: {why}")
         return names
 

@@ -6,13 +6,12 @@ those of the first are the run's, the others' are scratch (`smf_jax.continual.de
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-Tree = TypeVar("Tree")
 _MINUTES = 5  # that one waits for the others to be there
 
 
@@ -53,7 +52,7 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
-def fetched(tree: Tree) -> Tree:
+def fetched(tree: Any) -> Any:
     """All leaves on the host, whole, in every process; all of them call this together."""
 
     def of(leaf: Any) -> Any:

@@ -50,7 +50,7 @@ class SplitTable:
     # No sequence of rows, which would be fetched one by one.
     __iter__ = None
 
-    def spec(self, *lead: str) -> PartitionSpec:
+    def spec(self, *lead: str | None) -> PartitionSpec:
         """How its array lies on a mesh, after leading axes."""
         return PartitionSpec(*lead, *((None, MEMORY) if self.layout == "columns" else (MEMORY,)))
 

@@ -1,0 +1,27 @@
+"""Trials on every mesh of eight devices, against one device: ``python -m tests.meshes``."""
+
+from __future__ import annotations
+
+import sys
+
+import jax
+
+from tests.run_time_types import check_shapes
+
+
+def main() -> int:
+    check_shapes()
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    from tests.continual import test_trial_group_mesh as meshes
+
+    for name, case in meshes.CASES.items():
+        meshes.test_a_mesh_gives_what_one_device_gives(name)
+        told = ",".join(f"{axis}:{size}" for axis, size in case.sizes.items())
+        print(f"{told}, tables by {case.layout}: as one device")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
