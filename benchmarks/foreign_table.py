@@ -57,7 +57,8 @@ def batches(count: int, seed: int) -> Batch:
     """``(count, 16, 64)`` random tokens that predict random ones."""
     tokens = np.random.default_rng(seed).integers(0, VOCABULARY, (2, count, 16, 64))
     ones = np.ones(tokens.shape[1:], np.float32)
-    return Batch(*tokens.astype(np.int32), ones, ones > 0)
+    tokens = tokens.astype(np.int32)
+    return Batch(tokens[0], tokens[1], ones, ones > 0)
 
 
 def peak_bytes() -> int:

@@ -38,8 +38,9 @@ def decoder_of(keys: int, width: int) -> Decoder:
     """Two blocks, the second of which reads a hashed memory."""
     memory = MemoryConfig(keys, 4, value_width=width, gate="none", router="ngram")
     placement = MemoryPlacement((1,), "add", memory, alpha=None, init_rows="zero")
-    sizes = {"vocabulary": 1000, "width": width, "layers": 2, "heads": 4, "key_value_heads": 4}
-    wide = {"head_width": width // 4, "hidden_width": 4 * width}
+    sizes: dict[str, Any] = {"vocabulary": 1000, "width": width, "layers": 2}
+    sizes |= {"heads": 4, "key_value_heads": 4}
+    wide: dict[str, Any] = {"head_width": width // 4, "hidden_width": 4 * width}
     return Decoder(ModelConfig("llama", **sizes, **wide, memory=placement))
 
 
@@ -47,7 +48,7 @@ def batches() -> list[Batch]:
     """Random tokens that predict random ones."""
     tokens = np.random.default_rng(0).integers(0, 1000, (STEPS, 2, ROWS, LENGTH)).astype(np.int32)
     ones = np.ones((ROWS, LENGTH), np.float32)
-    return [Batch(*pair, ones, ones > 0) for pair in tokens]
+    return [Batch(pair[0], pair[1], ones, ones > 0) for pair in tokens]
 
 
 def slots_on_cpu(memory: MemoryConfig) -> Callable[[Batch], dict[str, np.ndarray]]:

