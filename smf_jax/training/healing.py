@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from smf_jax.data.batching import Batch
+from smf_jax.memory.ngrams import recent_tokens
 from smf_jax.memory.norms import STATISTICS
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder, Memory
@@ -68,13 +69,16 @@ def distillation_loss(model: Decoder) -> LossFn:
         )
     before = Decoder(model.config.with_memory(None))
     memory = Memory(placement, model.config.width, model.config.dtype)
+    count = model.config.context_tokens
 
     def loss(params: Params, batch: Batch) -> tuple[Array, Params]:
         new, old = split(params, is_memory)
         variables, valid = {"params": unflatten(new)[MEMORY]}, jnp.asarray(batch.valid)
+        recent = recent_tokens(batch.tokens, batch.valid, count).tokens if count else None
         total, batch_stats = jnp.zeros(()), {}
         for layer, (x, wanted) in _feed_forwards(before, old, batch, placement.layers).items():
-            y, collections = memory.apply(variables, layer, x, batch.valid, mutable=[STATISTICS])
+            given = variables, layer, x, batch.valid, recent
+            y, collections = memory.apply(*given, mutable=[STATISTICS])
             wide = jnp.promote_types(jnp.float32, y.dtype)
             each = jnp.mean(jnp.square(y.astype(wide) - wanted.astype(wide)), axis=-1)
             total += jnp.sum(jnp.where(valid, each, 0)) / jnp.maximum(jnp.sum(valid), 1)
