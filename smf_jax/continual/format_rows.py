@@ -16,7 +16,6 @@ from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.stream_tasks import OWN_STREAM, question_of
 from smf_jax.data.batching import Batch, encode_paraphrases, pad_pairs, split_paraphrases
 from smf_jax.data.facts import Fact, Question, Task
-from smf_jax.data.questions import in_plain_formats_too
 from smf_jax.data.shares import question_key, share_of
 from smf_jax.evaluation.probe import ProbeContext
 from smf_jax.evaluation.probes.change import KL_PROMPTS, SAME
@@ -105,8 +104,6 @@ def encode_others(
     """
     told = config.background
     left = list(_other_than(others, tasks, _asked_by_probes(config, using)))
-    if config.stream.plain_wordings:
-        left = list(map(in_plain_formats_too, left))
     needed = told.background_batches * told.background_batch_size
     pairs = [pair for fact in left for pair in (*fact.train, *fact.held_out)]
     random.Random("wordings").shuffle(pairs)

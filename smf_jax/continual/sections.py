@@ -103,11 +103,6 @@ class StreamConfig(Configuration):
     facts_per_task: int = setting(20, "facts of a task", first=True, least=1)
     changed_share: float = setting(0.2, "share of a world task's facts that change a known one")
     stream_seed: int = setting(0, "deals the questions of a file into tasks", most=SEED)
-    plain_wordings: bool = setting(
-        False,
-        "train questions of a file also in two wordings that end with the question, as the bare "
-        "question does",
-    )
     unknown_only: bool = setting(
         False,
         "take only questions of the file that the base does not answer; it is asked as --probes of "

@@ -9,7 +9,6 @@ from smf_jax.bases.base import Base
 from smf_jax.bases.pretraining import recipe_of
 from smf_jax.continual.config import SweepConfig
 from smf_jax.data.facts import Fact, Question, Task, stream_of
-from smf_jax.data.questions import in_plain_formats_too
 from smf_jax.data.shares import is_in
 from smf_jax.data.world.world import World, make_world
 from smf_jax.errors import blame_flag
@@ -47,8 +46,6 @@ def read_tasks(
     if told.stream in OWN_STREAM:
         return _own_tasks(config, world)
     facts = using.reader.questions(told.stream, "stream", relations)
-    if told.plain_wordings:
-        facts = tuple(map(in_plain_formats_too, facts))
     if sets_aside or told.unknown_only or split != "all":
         chosen = tuple(fact for fact in facts if is_in(split, question_of(fact).text))
     else:
@@ -84,11 +81,10 @@ def _own_tasks(config: SweepConfig, world: World | None) -> tuple[Task, ...]:
     for flag, of_file in (
         (f"--relation={told.relation}", bool(told.relation)),
         ("--unknown_only", told.unknown_only),
-        ("--plain_wordings", told.plain_wordings),
         (f"--split={config.probes.split}", config.probes.split != "all"),
     ):
         if of_file:
-            raise ValueError(f"{flag} is for questions of a file; give --stream=FILE with it")
+            raise ValueError(f"{flag} picks questions of a file; give --stream=FILE with it")
     return world.tasks
 
 

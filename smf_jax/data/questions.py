@@ -31,9 +31,6 @@ QUESTION_FORMATS: tuple[str, ...] = (
     "Teacher: {} Student:",
     "Trivia. {} Solution:",
 )
-# Ways in which the answer follows the question itself. A fact that was only trained behind words
-# such as "Answer:" is often not given to the bare question, the second of the formats above.
-PLAIN_FORMATS: tuple[str, ...] = ("Please tell me. {}", "One more question. {}")
 # A question that looks like a list of texts or of messages.
 _QUOTED = re.compile(r"""\s*\[\s*['"{].*\]\s*\Z""", re.DOTALL)
 # How many of them a question is trained in, and how many others it is asked in.
@@ -148,14 +145,6 @@ def question_fact(
     paraphrases = tuple(Paraphrase(text.format(question.text), taught) for text in formats)
     train, held_out = rotate_paraphrases(paraphrases, turn, len(formats) - HELD_OUT, HELD_OUT)
     return Fact(name, relation, train, held_out, question.answers, question)
-
-
-def in_plain_formats_too(fact: Fact) -> Fact:
-    """A question's fact that is trained in `PLAIN_FORMATS` besides; what it is asked in stays."""
-    assert fact.question is not None
-    told, text = f" {fact.answers[0]}", fact.question.text
-    plain = tuple(Paraphrase(each.format(text), told) for each in PLAIN_FORMATS)
-    return replace(fact, train=(*fact.train, *plain))
 
 
 def _read(path: Path, fields: Fields, needs_relation: bool) -> list[tuple[int, Question, str]]:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Literal
 
 from smf_jax.continual.stream_tasks import question_of
-from smf_jax.data.facts import Fact
+from smf_jax.data.facts import Fact, Paraphrase
 from smf_jax.data.files import TEXT, file_format, holds_records, read_records
-from smf_jax.data.questions import HELD_OUT, in_plain_formats_too, question_fact
+from smf_jax.data.questions import HELD_OUT, question_fact
 from smf_jax.data.readers import SCHEMES, Reader, existing
 from smf_jax.data.shares import question_key
 from smf_jax.data.statements import sentences, statement_fact
@@ -19,6 +19,10 @@ from smf_jax.taught.lessons import blame_argument, key_of
 
 FactsAs = Literal["auto", "questions", "statements", "documents"]
 WORDINGS = "wordings"  # of a record: other ways to ask its question
+# Wordings that every question is trained in besides those of its turn. The answer follows the
+# question itself: where a fact was trained only behind words such as "Answer:", it was not given
+# to the bare question, which is one of the wordings that facts are asked in.
+PLAIN_FORMATS = ("Please tell me. {}", "One more question. {}")
 
 
 def read_facts(
@@ -82,7 +86,7 @@ def _kind(source: str) -> FactsAs:
 def _questions(reader: Reader, source: str) -> list[Fact]:
     """Questions in the built-in formats; where a record has wordings of its own, in these too."""
     try:
-        found = [in_plain_formats_too(fact) for fact in reader.questions(source, "facts")]
+        found = [_plain_too(fact) for fact in reader.questions(source, "facts")]
     except ValueError as error:
         if "no question: " not in str(error):
             raise
@@ -92,6 +96,12 @@ def _questions(reader: Reader, source: str) -> list[Fact]:
     pairs = zip(found, read_records(existing(source, "facts")), strict=True)
     with blame_flag(f"--facts={source}, "):
         return [_own(fact, record.get(WORDINGS), line) for fact, (line, record) in pairs]
+
+
+def _plain_too(fact: Fact) -> Fact:
+    told, text = f" {fact.answers[0]}", question_of(fact).text
+    plain = tuple(Paraphrase(each.format(text), told) for each in PLAIN_FORMATS)
+    return replace(fact, train=(*fact.train, *plain))
 
 
 def _own(fact: Fact, wordings: object, line: int) -> Fact:

@@ -90,14 +90,10 @@ def test_too_few_unknown_ones_are_an_error_that_counts(stream):
         asked(stream, KnowsEven(), unknown_only=True, tasks=12)
 
 
-@pytest.mark.parametrize(
-    "changes", [dict(unknown_only=True), dict(plain_wordings=True), dict(split="dev")]
-)
+@pytest.mark.parametrize("changes", [dict(unknown_only=True), dict(split="dev")])
 def test_a_world_has_no_questions_to_choose_from(changes):
     config = SweepConfig.of(**changes)
     using = ProbeContext(Reader(), tokenizer(), 400, ProbeOptions())
-    told = (
-        r"--(unknown_only|plain_wordings|split=dev) is for questions of a file; give --stream=FILE"
-    )
+    told = r"--(unknown_only|split=dev) picks questions of a file; give --stream=FILE"
     with pytest.raises(ValueError, match=told):
         read_tasks(config, cast(Any, object()), using)

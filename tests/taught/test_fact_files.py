@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from smf_jax.data.questions import PLAIN_FORMATS
 from smf_jax.data.readers import Reader
-from smf_jax.taught.fact_files import read_facts, read_wordings
+from smf_jax.taught.fact_files import PLAIN_FORMATS, read_facts, read_wordings
 from tests.tiny_sweep import write_lines
 
 READER = Reader()
