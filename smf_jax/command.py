@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 from absl import flags
 
 from smf_jax import interrupts
-from smf_jax.checkpoints.run_lock import locked
+from smf_jax.checkpoints.run_lock import Lock, locked
 from smf_jax.configuration import Configuration, Flag, flags_of
 from smf_jax.errors import blame_flag
 from smf_jax.paths import as_path, is_remote
@@ -150,7 +150,7 @@ def run(
         sys.exit(1)
 
 
-def _writing(config: Configuration) -> AbstractContextManager[None]:
+def _writing(config: Configuration) -> AbstractContextManager[Lock | None]:
     """The lock of ``--out`` while a command runs; shares of a sweep have locks of their own."""
     told, out = config.values(), as_path(config.values().get("out", ""))
     if "shard" in told or told.get("dry_run") or not out.name or is_remote(out):

@@ -171,10 +171,10 @@ def refused(sweeper, old_run):
     """Asserts one clear error before any compute, the old run as it was in spite of --overwrite."""
     bases = {}
 
-    def load_once(path, flag, dtype=None):
-        if path not in bases:
-            bases[path] = load_base(path, flag, dtype)
-        return bases[path]
+    def load_once(path, flag, *told):
+        if (path, *told) not in bases:
+            bases[path, *told] = load_base(path, flag, *told)
+        return bases[path, *told]
 
     tools = dataclasses.replace(NO_COMPUTE, load_base=load_once)
 

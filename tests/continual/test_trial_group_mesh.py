@@ -90,7 +90,7 @@ def taught(of: TrialGroup, trials: list[int], task: int, saved=None) -> Any:
     """States of trials after a task, which some begin with what they have saved."""
     state, settings = of.begin([TRIALS[trial] for trial in trials])
     if saved is not None:
-        state = of.resume(state, saved)
+        state = of.resume(state, settings, dict(enumerate(saved)))
     told = [batches_of(trial, task) for trial in trials]
     state, metrics = of.train(state, told, batches_of(9, 9), settings)
     assert metrics.failed_step.tolist() == [-1] * len(trials)

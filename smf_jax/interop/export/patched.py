@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from smf_jax.checkpoints.files import write_text
-from smf_jax.checkpoints.run_lock import locked
+from smf_jax.checkpoints.run_lock import Lock, locked
 from smf_jax.interop.export.card import with_patches
 from smf_jax.interop.export.model import (
     MANIFEST,
@@ -63,7 +63,7 @@ def remove_patch(directory: Path, name: str) -> Patch:
         return patch
 
 
-def _held(directory: Path) -> AbstractContextManager[None]:
+def _held(directory: Path) -> AbstractContextManager[Lock | None]:
     """The lock of a model while its patches change."""
     if is_remote(directory):
         raise ValueError(f"{directory}: expected a local directory; copy the model there first")
