@@ -1,10 +1,6 @@
 """Writes what SentencePiece makes of some texts, for the tests of its tokenizers.
 
-<<<<<<< HEAD
 Run ``python -m tests.interop.gguf.make_sentencepiece``; it needs the package ``sentencepiece``.
-=======
-``python -m tests.interop.gguf.make_sentencepiece`` needs the package ``sentencepiece``, the tests do not.
->>>>>>> parent of 2d98d02 (--plain_wordings: questions of a stream trained too where the answer follows the question itself)
 """
 
 from __future__ import annotations
