@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -89,10 +88,10 @@ def as_one_program(told: DeviceConfig, out: str) -> Iterator[str]:
         checkpoints.copies.on = True
         held.callback(setattr, checkpoints.copies, "on", False)
         if not processes.is_first():
-            scratch = Path(held.enter_context(TemporaryDirectory(prefix="smf_jax-")))
+            scratch = as_path(held.enter_context(TemporaryDirectory(prefix="smf_jax-")))
             source, out = as_path(out), str(scratch / as_path(out).name)
             if source.exists():
-                copy(source, Path(out))
+                copy(source, as_path(out))
         processes.wait_for_all("before anything is written")
         yield out
         processes.wait_for_all("after everything is written")

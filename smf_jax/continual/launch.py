@@ -29,7 +29,7 @@ class LaunchConfig(Configuration):
     job_options: str = setting(
         "",
         "with --launcher: what submitit is told of the jobs, as in "
-        "timeout_min=600,gpus_per_node=1,slurm_partition=gpu; cluster=local runs them here",
+        "timeout_min=600,slurm_partition=gpu; cluster=local runs them on this machine",
     )
 
     def __post_init__(self) -> None:
@@ -90,7 +90,8 @@ def launch(config: LaunchConfig, values: Mapping[str, Any], out: str, command: s
             f'--launcher={config.launcher} needs a package: pip install -e ".[launch]"'
         ) from None
     path = as_path(out)
-    folder = Path(path.name if is_remote(path) else path).with_name(f"{path.name}.jobs")
+    folder = path.name if is_remote(path) else str(path)
+    folder = Path(folder).with_name(f"{path.name}.jobs")
     options = config.options()
     try:
         executor = submitit.AutoExecutor(folder, cluster=_text(options.pop("cluster", None)))

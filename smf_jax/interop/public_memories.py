@@ -92,10 +92,14 @@ _PATHS = ("query/kernel", "query/bias", "keys", "query_scale", "key_scale", *TAB
 _PATHS += tuple(f"query_norm/{leaf}" for leaf in ("scale", "bias", "mean", "variance"))
 _PATHS += ("gate/kernel", "gate/bias", "output/kernel", "output/bias")
 _PATHS += ("output_norm/scale", "output_norm/bias")
+# Choices that are newer than some of these files: where one is not told, it is the usual one.
+_NEWER = {name: getattr(MemoryConfig(), name) for name in ("router", "max_ngram", "join")}
 PLAIN_MEMORY = MemoryLayout(
     source="smf_jax",
     tensors={path: path for path in _PATHS},
-    choices=lambda given: {field.name: given[field.name] for field in fields(MemoryConfig)},
+    choices=lambda given: {
+        field.name: {**_NEWER, **given}[field.name] for field in fields(MemoryConfig)
+    },
     turned=False,
 )
 LAYOUTS = {each.source: each for each in (FACEBOOK_MEMORY, LUCIDRAINS_PKM, PLAIN_MEMORY)}

@@ -165,7 +165,7 @@ def test_a_batch_is_split_over_as_many_devices_as_divide_it():
     }
     with on_devices(3):
         assert data_mesh(80).size == 2
-        assert list(data_mesh(80).devices) == jax.local_devices()[:2]
+        assert list(data_mesh(80).devices.flat) == jax.local_devices()[:2]
 
 
 def dtypes(base: Base) -> tuple[str, set[str], set[str]]:

@@ -124,7 +124,7 @@ def test_block_joins_feed_forward_and_memory(mode):
         x, _ = block.attend(x, turned, mask, None)
         u = block.normalise(x)
         fed = block.feed(u) if mode == "add" else 0.0
-        return model.logits(model.final_norm(x + fed + model.memory(0, u, valid)))
+        return model.logits(model.final_norm(x + fed + model.memory(0, u, valid, None)))
 
     expected = jax.jit(partial(model.apply, method=parts))({"params": params})
     np.testing.assert_allclose(logits(config, params, tokens), expected, atol=2e-6)

@@ -18,7 +18,7 @@ from tests.taught.tiny import FLAGS
 from tests.tiny_sweep import on_devices
 
 TRAINING = {name: FLAGS[name] for name in ("facts_per_task", "steps", "steps_per_round", "slots")}
-TRAINING |= {"batch_size": FLAGS["batch_size"], "lr": FLAGS["lr"]}
+TRAINING |= {"mend": False, "batch_size": FLAGS["batch_size"], "lr": FLAGS["lr"]}
 MOST = 40  # prompts that may wait
 QUESTION, ANSWER = "5 5 5 5 5 5 5", "stands"  # the fact that the last patch taught
 
