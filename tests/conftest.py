@@ -24,6 +24,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # with XLA's own settings, in a process that this variable tells.
 if os.environ.get("SMF_JAX_TESTS_XLA") != "default":
     jax.config.update("jax_disable_most_optimizations", True)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of processes that tests start
     if metadata.version("jaxlib").startswith("0.10."):  # later ones end at a flag they dropped
         plain = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {plain}".strip()

@@ -117,7 +117,7 @@ def test_the_promises_hold_as_xla_compiles_by_default(tiny_base):
         "SMF_JAX_TESTS_XLA": "default",
         "SMF_JAX_TINY_BASE": str(tiny_base),
     }
-    for name in ("XLA_FLAGS", "PYTEST_XDIST_WORKER"):
+    for name in ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS", "PYTEST_XDIST_WORKER"):
         environment.pop(name, None)
     chosen = test_devices_and_a_resume_keep_every_bit_by_default.__name__
     command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", chosen]

@@ -9,5 +9,5 @@ from tests.damage import damage_all, prepare
 def test_no_damage_is_silent(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(write, "draw_pictures", lambda *_, **__: {})  # for time
     prepare(finished, tmp_path)
-    told = damage_all(tmp_path, flips=6, truncations=4, told=lambda _: None)
-    assert told == {"flip": 6, "truncation": 4, "silent": 0, "of": []}
+    told = damage_all(tmp_path, flips=4, truncations=3, told=lambda _: None)
+    assert told == {"flip": 4, "truncation": 3, "silent": 0, "of": []}
