@@ -7,9 +7,9 @@ import pytest
 from tests.fuzz import TARGETS, fuzz
 
 # So many that all together take a few seconds: parsing 130 flags takes longest.
-CASES = {"flags": 20, "gguf": 20, "model config": 20, "safetensors": 30}
+CASES = {"flags": 10, "gguf": 20, "model config": 20, "safetensors": 30}
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_wrong_input_ends_in_an_error_with_words(name):
-    assert fuzz(name, CASES.get(name, 100)) <= CASES.get(name, 100)
+    fuzz(name, CASES.get(name, 100))  # which raises what a case fails of
