@@ -31,7 +31,7 @@ body { font: 16px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; 
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; font-size: .9rem; width: 100%; }
 th, td { text-align: left; padding: .25rem .6rem .25rem 0; border-bottom: 1px solid #ddd;
-  vertical-align: top; overflow-wrap: anywhere; }
+  vertical-align: top; overflow-wrap: break-word; }
 th { color: #666; font-weight: normal; } p { color: #444; }
 """
 Section = tuple[str, str, str]  # title, words, HTML
