@@ -52,6 +52,7 @@ def live_lines(
 
     def draw() -> None:
         while not ended.wait(seconds):
+            # Of the others, which have no name, no line is shown.
             for bar, name, text in zip(bars, names, look(), strict=False):
                 bar.set_description_str(f"{name}: {text}")
 

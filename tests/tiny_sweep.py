@@ -180,6 +180,22 @@ def content(directory: Path) -> dict[str, bytes | None]:
     }
 
 
+def added_at_zero(base: Path, place: Path) -> dict[str, Any]:
+    """Flags of a memory of zeros in a plain base, eight questions to teach it and general text."""
+    asked = [{"question": f"Who made thing {n}?", "answers": [f"Maker {n}"]} for n in range(8)]
+    texts = [{"text": f"Thing number {n} stands beside thing {n + 1}."} for n in range(400)]
+    return dict(
+        base=str(base),
+        retrofit="add",
+        layers="0",
+        keys_per_half=32,
+        memory_heads=2,
+        stream=str(write_lines(place / "stream.jsonl", *asked)),
+        background=str(write_lines(place / "general.jsonl", *texts)),
+        background_batches=2,
+    )
+
+
 def write_lines(path: Path, *records: dict[str, Any] | str) -> Path:
     """Writes a JSONL file; a string is a line as it stands."""
     lines = [record if isinstance(record, str) else json.dumps(record) for record in records]

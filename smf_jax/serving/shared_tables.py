@@ -57,14 +57,14 @@ def share_table(table: Any, path: str, patches: Sequence[Patch]) -> SharedTable:
         base = np.concatenate([np.zeros((1, table.shape[1]), table.dtype), table])
     changes = [patch.pools.get(path) for patch in patches]
     counts = [0 if change is None else change.slots.size for change in changes]
-    starts = np.cumsum([len(base), *counts])
+    starts = np.cumsum([len(base), *counts])[:-1]
     room = _LEAST_ROOM
     while room < sum(counts):
         room *= 2
     rows = np.zeros((len(base) + room, base.shape[1]), base.dtype)
     rows[: len(base)] = base
-    for start, change in zip(starts, changes, strict=False):
+    for start, change in zip(starts, changes, strict=True):
         if change is not None:
             rows[start : start + change.slots.size] = change.new
     placed = ImplicitTable(jnp.asarray(index), jnp.asarray(rows), jnp.asarray(np.int32(len(rows))))
-    return SharedTable(rows, placed, index, tuple(int(start) for start in starts[:-1]))
+    return SharedTable(rows, placed, index, tuple(int(start) for start in starts))

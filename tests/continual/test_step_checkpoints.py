@@ -18,7 +18,7 @@ from smf_jax.continual.step_checkpoints import StepCheckpoints
 from smf_jax.continual.step_log import Begun
 from smf_jax.continual.trial import Trial
 from tests.continual.same_runs import assert_same_run
-from tests.tiny_sweep import Killed, write_lines
+from tests.tiny_sweep import Killed, added_at_zero
 
 EVERY = 2  # of six steps: saved after the second and the fourth
 METHODS: dict[str, dict[str, Any]] = {
@@ -142,19 +142,10 @@ def test_an_optimizer_that_outlives_tasks_need_not_be_replayed(sweeper, tmp_path
 
 
 def test_on_a_table_that_starts_at_zero_too(sweeper, plain_checkpoint, tmp_path, begun):
-    asked = [{"question": f"Who made thing {n}?", "answers": [f"Maker {n}"]} for n in range(8)]
-    texts = [{"text": f"Thing number {n} stands beside thing {n + 1}."} for n in range(400)]
     given: dict[str, Any] = dict(
-        base=str(plain_checkpoint),
-        retrofit="add",
-        layers="0",
-        keys_per_half=32,
-        memory_heads=2,
+        **added_at_zero(plain_checkpoint, tmp_path),
         reads=3,
         key_width=8,
-        stream=str(write_lines(tmp_path / "stream.jsonl", *asked)),
-        background=str(write_lines(tmp_path / "general.jsonl", *texts)),
-        background_batches=2,
         **METHODS["smf"],
     )
     whole, out = tmp_path / "whole", tmp_path / "killed"

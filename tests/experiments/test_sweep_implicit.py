@@ -23,7 +23,7 @@ from smf_jax.interop.export import model
 from smf_jax.interop.export.model import load_exported
 from smf_jax.tables import explicit, is_implicit
 from tests.continual.same_runs import assert_same_run, kill_at
-from tests.tiny_sweep import Killed, on_devices, rows_of, write_lines
+from tests.tiny_sweep import Killed, added_at_zero, on_devices, rows_of, write_lines
 
 POOL = "memory/pool_0/values"
 # What counts the leaves of the base, of which an implicit table has fewer.
@@ -48,14 +48,9 @@ def as_xla_compiles():
 @pytest.fixture(scope="module")
 def flags(plain_checkpoint, tmp_path_factory):
     place = tmp_path_factory.mktemp("files")
-    asked = [{"question": f"Who made thing {n}?", "answers": [f"Maker {n}"]} for n in range(8)]
-    texts = [{"text": f"Thing number {n} stands beside thing {n + 1}."} for n in range(400)]
+    known = [{"question": f"Who made thing {n}?", "answers": [f"Maker {n}"]} for n in range(3)]
     return dict(
-        base=str(plain_checkpoint),
-        retrofit="add",
-        layers="0",
-        keys_per_half=32,
-        memory_heads=2,
+        **added_at_zero(plain_checkpoint, place),
         reads=3,
         key_width=8,
         methods="smf",
@@ -65,11 +60,8 @@ def flags(plain_checkpoint, tmp_path_factory):
         tasks=2,
         facts_per_task=4,
         steps_per_task=3,
-        stream=str(write_lines(place / "stream.jsonl", *asked)),
-        background=str(write_lines(place / "general.jsonl", *texts)),
-        background_batches=2,
         recount_batches=1,
-        probes=f"known=f1:{write_lines(place / 'known.jsonl', *asked[:3])}",
+        probes=f"known=f1:{write_lines(place / 'known.jsonl', *known)}",
         probe_answer_tokens=2,
     )
 

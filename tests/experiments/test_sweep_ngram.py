@@ -15,7 +15,7 @@ from smf_jax.params import is_pool
 from smf_jax.sparse.patch import apply_patch, revert_patch
 from smf_jax.tables import explicit
 from tests.continual.same_runs import assert_same_run, kill_at
-from tests.tiny_sweep import Killed, rows_of, write_lines
+from tests.tiny_sweep import Killed, added_at_zero, rows_of
 
 POOL = "memory/pool_0/values"
 
@@ -23,15 +23,9 @@ POOL = "memory/pool_0/values"
 @pytest.fixture(scope="module")
 def flags(plain_checkpoint, tmp_path_factory):
     place = tmp_path_factory.mktemp("files")
-    asked = [{"question": f"Who made thing {n}?", "answers": [f"Maker {n}"]} for n in range(8)]
-    texts = [{"text": f"Thing number {n} stands beside thing {n + 1}."} for n in range(400)]
     return dict(
-        base=str(plain_checkpoint),
-        retrofit="add",
+        **added_at_zero(plain_checkpoint, place),
         router="ngram",
-        layers="0",
-        keys_per_half=32,
-        memory_heads=2,
         methods="smf",
         slots="16",
         lr="0.5,1",
@@ -39,9 +33,6 @@ def flags(plain_checkpoint, tmp_path_factory):
         tasks=2,
         facts_per_task=4,
         steps_per_task=3,
-        stream=str(write_lines(place / "stream.jsonl", *asked)),
-        background=str(write_lines(place / "general.jsonl", *texts)),
-        background_batches=2,
         recount_batches=1,
     )
 
