@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,17 +18,17 @@ from smf_jax.continual.run_base import ask_untouched, load_run_base
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.sections import ProbeConfig, QuestionDataConfig
 from smf_jax.data.readers import Reader
-from smf_jax.errors import blame_flag, require_writable
+from smf_jax.errors import require_writable
+from smf_jax.evaluation.harness import HarnessConfig
 from smf_jax.evaluation.probe import ProbeContext, ProbeOptions, refer_to_base, run_probes
 from smf_jax.evaluation.probes.registry import Item, asks_base, parse_probes, read_probes
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import Params
-from smf_jax.paths import as_path, local
+from smf_jax.paths import as_path
 from smf_jax.progress import say
 from smf_jax.version import __version__
 
-HARNESS = "tasks of lm-evaluation-harness, as in hellaswag,nq_open, under --probe_limit too"
-PROBES, NEEDED = "The probes", 'lm-evaluation-harness: pip install "smf_jax[lm-eval]"'
+PROBES = "The probes"
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,7 @@ class EvaluateConfig(Configuration):
 
     model: ModelSection = part(ModelSection(), "The model")
     probes: ProbeConfig = part(ProbeConfig(), PROBES)
-    harness: str = setting("", HARNESS, heading=PROBES, first=True)
-    harness_path: PathText = setting("", "directory with more tasks, as YAML", heading=PROBES)
-    harness_chat: bool = setting(False, "put its tasks by the chat template", heading=PROBES)
+    harness: HarnessConfig = part(HarnessConfig(), PROBES)
     data: QuestionDataConfig = part(QuestionDataConfig(), PROBES)
     out: PathText = setting("", "JSON file to write; must not exist", heading="Output", first=True)
     overwrite: bool = setting(False, "replace the file at --out", heading="Output")
@@ -73,15 +69,12 @@ class EvaluateConfig(Configuration):
 
 def check(config: EvaluateConfig) -> tuple[Item, ...]:
     """Refuses what makes no evaluation; returns the items of ``--probes``."""
-    harness, out = config.harness, config.out
-    if not (config.probes.probes or harness):
+    out = config.out
+    if not (config.probes.probes or config.harness.harness):
         raise ValueError("--probes and --harness are empty; give --probes=nq=f1:nq_open.jsonl, say")
-    if harness and importlib.util.find_spec("lm_eval") is None:
-        raise ValueError(f"--harness={harness} needs {NEEDED}")
+    config.harness.check_installed()
     if not out:
         raise ValueError("--out is empty; name the JSON file to write")
-    if config.harness_path and not as_path(config.harness_path).is_dir():
-        raise FileNotFoundError(f"--harness_path={config.harness_path}: no such directory")
     require_writable(out, "out")
     if (target := as_path(out)).is_dir() or (target.exists() and not config.overwrite):
         raise FileExistsError(f"--out={out} exists; give another file or --overwrite")
@@ -103,17 +96,6 @@ def find_model(config: ModelSection) -> tuple[Base, Params, dict[str, Any]]:
     return base.cast(config.dtype), replace(base, params=params).cast(config.dtype).params, about
 
 
-def run_harness(config: EvaluateConfig, base: Base, params: Params) -> Iterator[dict[str, Any]]:
-    """Runs the tasks of ``--harness``, for which the harness is imported only here."""
-    from smf_jax.evaluation.lm_eval import SmfLM, run_tasks
-
-    model = SmfLM(base.model, params, base.tokenizer, config.probes.eval_batch_size)
-    limit = config.probes.probe_limit or None
-    path = str(local(config.harness_path)) if config.harness_path else None
-    with blame_flag(f"--harness={config.harness}: "):
-        return run_tasks(model, config.harness.split(","), limit, path, config.harness_chat)
-
-
 def main(config: EvaluateConfig) -> int:
     """Measures the probes and writes ``--out``, after each of them anew."""
     items, told, options = check(config), config.probes, ProbeOptions.of(config.probes)
@@ -126,7 +108,8 @@ def main(config: EvaluateConfig) -> int:
     probes = read_probes(told.probes, using).whole()
     scorer = Scorer(base.model, told.eval_batch_size)
     refer_to_base(probes, scorer, base.params)
-    harness = run_harness(config, base, params) if config.harness else ()
+    rows, limit = told.eval_batch_size, told.probe_limit or None
+    harness = config.harness.run(base, params, rows, limit)
     result: dict[str, Any] = {
         "model": {**model, "dtype": base.config.dtype},
         "options": {**asdict(options), "chat_template_args": told.chat_template_args},
