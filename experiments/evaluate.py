@@ -109,7 +109,7 @@ def main(config: EvaluateConfig) -> int:
     scorer = Scorer(base.model, told.eval_batch_size)
     refer_to_base(probes, scorer, base.params)
     rows, limit = told.eval_batch_size, told.probe_limit or None
-    harness = config.harness.run(base, params, rows, limit)
+    harness = config.harness.run(base.model, params, base.tokenizer, rows, limit)
     result: dict[str, Any] = {
         "model": {**model, "dtype": base.config.dtype},
         "options": {**asdict(options), "chat_template_args": told.chat_template_args},

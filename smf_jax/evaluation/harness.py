@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from smf_jax.bases.base import Base
 from smf_jax.configuration import Configuration, PathText, setting
+from smf_jax.data.tokenizer import Tokenizer
 from smf_jax.errors import blame_flag
+from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params
 from smf_jax.paths import as_path, local
 
@@ -37,7 +38,7 @@ class HarnessConfig(Configuration):
             raise FileNotFoundError(f"--harness_path={self.harness_path}: no such directory")
 
     def run(
-        self, base: Base, params: Params, rows: int, limit: int | None
+        self, model: Decoder, params: Params, tokenizer: Tokenizer, rows: int, limit: int | None
     ) -> Iterator[dict[str, Any]]:
         """Scores of ``params`` by task; ``rows`` are asked at once, ``limit`` items of each.
 
@@ -48,7 +49,7 @@ class HarnessConfig(Configuration):
         # The harness takes seconds to import, where it is at all.
         from smf_jax.evaluation.lm_eval import SmfLM, run_tasks
 
-        model = SmfLM(base.model, params, base.tokenizer, rows)
+        asked = SmfLM(model, params, tokenizer, rows)
         path = str(local(self.harness_path)) if self.harness_path else None
         with blame_flag(f"--harness={self.harness}: "):
-            return run_tasks(model, self.harness.split(","), limit, path, self.harness_chat)
+            return run_tasks(asked, self.harness.split(","), limit, path, self.harness_chat)
