@@ -85,16 +85,17 @@ def as_one_program(told: DeviceConfig, out: str) -> Iterator[str]:
         return
     processes.join(told.coordinator, told.processes, told.process)
     with ExitStack() as held:
+        own = not processes.is_first()
+        scratch = [held.enter_context(TemporaryDirectory(prefix="smf_jax-"))] if own else []
+        held.enter_context(processes.together(*scratch))
         checkpoints.copies.on = True
         held.callback(setattr, checkpoints.copies, "on", False)
-        if not processes.is_first():
-            scratch = as_path(held.enter_context(TemporaryDirectory(prefix="smf_jax-")))
-            source, out = as_path(out), str(scratch / as_path(out).name)
+        for place in scratch:
+            source, out = as_path(out), str(as_path(place) / as_path(out).name)
             if source.exists():
                 copy(source, as_path(out))
         processes.wait_for_all("before anything is written")
         yield out
-        processes.wait_for_all("after everything is written")
 
 
 def mesh_for(told: DeviceConfig, trials: int) -> Mesh:
