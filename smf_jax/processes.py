@@ -46,10 +46,11 @@ def join(address: str = "", processes: int = 0, process: int = -1) -> None:
     given = (address, processes, process) if address else (None, None, None)
     # It would take SIGTERM for itself, and what is done would not be put away (`interrupts`).
     jax.config.update("jax_enable_preemption_service", False)
+    limits = {"initialization_timeout": WAIT, "heartbeat_timeout_seconds": SILENT}
     try:
-        jax.distributed.initialize(
-            *given, initialization_timeout=WAIT, heartbeat_timeout_seconds=SILENT
-        )
+        with last_words(f"stopped: {_ADVICE}"):
+            jax.distributed.initialize(*given, **limits)
+            _is_first = jax.process_index() == 0
     except (ValueError, RuntimeError) as error:
         told = f"--coordinator={address} --processes={processes} --process={process}"
         what = told if address else "--distributed: nothing here tells of other processes"
@@ -57,7 +58,6 @@ def join(address: str = "", processes: int = 0, process: int = -1) -> None:
             f"{what}: {str(error).splitlines()[0]:.200}; expected HOST:PORT of the first process, "
             "how many there are and which is this, or a cluster that JAX knows"
         ) from None
-    _is_first = jax.process_index() == 0
 
 
 @contextmanager

@@ -28,7 +28,7 @@ ROOMS = {
     "split_tables": ("shapes", "mesh"),
     "last_words": (),
     "processes": ("interrupts", "last_words"),
-    "sharding": ("mesh", "split_tables", "processes"),
+    "sharding": ("mesh", "split_tables", "processes", "tables"),
     "tables": ("shapes", "split_tables", "processes"),
     "params": ("paths", "tables"),
     "progress": ("interrupts", "processes"),

@@ -126,9 +126,10 @@ def check_tables(told: DeviceConfig, placement: MemoryPlacement | None) -> None:
     memory, remedy = placement.memory, "leave memory out of --mesh"
     if memory.experts:
         raise ValueError(f"--mesh={told.mesh}: tables of experts are not split; {remedy}")
-    if placement.init_rows == "zero":
+    if placement.init_rows == "zero" and told.table_layout == "rows":
         raise ValueError(
-            f"--mesh={told.mesh}: tables that start at zero hold the rows that were written, and "
-            f"are not split; {remedy}, or retrofit with --memory_init=normal"
+            "--table_layout=rows: a table that starts at zero holds its rows in the order in which "
+            "they were written, so that no device has some of its slots; choose columns, or "
+            "retrofit with --memory_init=normal"
         )
     check_split("the memory", (memory.slots, memory.value_width), parts, told.table_layout)
