@@ -7,6 +7,7 @@ those of the first are the run's, the others' are scratch (`smf_jax.continual.de
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -25,11 +26,14 @@ WAIT = 300  # seconds that one waits for the others to be there
 SILENT = 100  # seconds after which JAX takes one that is not heard of for dead, as is its default
 _LINGER = 1.0  # seconds in which others may tell an error of their own
 _ADVICE = (
-    "of the processes that run as one another has ended, so this one cannot go on; what is done is "
+    "another of the processes that run as one has ended, so this one cannot go on; what is done is "
     "kept: start all of them again with --resume"
 )
-# Errors of XLA that a process has of itself.
-_OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "NOT_FOUND", "OUT_OF_RANGE")
+# What XLA says of a computation that another has left, where it does not wait for ever.
+_LEFT = re.compile(
+    "^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)|gloo|nccl|peer|connection|heartbeat|barrier",
+    re.IGNORECASE,
+)
 _is_first = True
 
 
@@ -86,7 +90,7 @@ def _of_others(error: BaseException | None) -> str:
     """What XLA tells of a computation that others have left, if an error came about by that."""
     while error is not None:
         told = str(error).partition("\n")[0]
-        if isinstance(error, jax.errors.JaxRuntimeError) and not told.startswith(_OWN):
+        if isinstance(error, jax.errors.JaxRuntimeError) and _LEFT.search(told):
             return told
         error = error.__cause__ or error.__context__
     return ""
