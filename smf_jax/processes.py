@@ -25,10 +25,10 @@ from smf_jax.last_words import last_words
 WAIT = 300  # seconds that one waits for the others to be there
 SILENT = 100  # seconds after which JAX takes one that is not heard of for dead, as is its default
 _LINGER = 1.0  # seconds in which others may tell an error of their own
-_ADVICE = (
-    "another of the processes that run as one has ended, so this one cannot go on; what is done is "
-    "kept: start all of them again with --resume"
-)
+_ON = "what is done is kept: start all of them again with --resume"
+_ADVICE = f"another of the processes that run as one has ended, so this one cannot go on; {_ON}"
+# Of one that could tell nothing itself.
+_GONE = f"stopped: killed, or aborted as another of the processes that run as one has ended; {_ON}"
 # What XLA says of a computation that another has left, where it does not wait for ever.
 _LEFT = re.compile(
     "^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)|gloo|nccl|peer|connection|heartbeat|barrier",
@@ -52,7 +52,7 @@ def join(address: str = "", processes: int = 0, process: int = -1) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     limits = {"initialization_timeout": WAIT, "heartbeat_timeout_seconds": SILENT}
     try:
-        with last_words(f"stopped: {_ADVICE}"):
+        with last_words(_GONE):
             jax.distributed.initialize(*given, **limits)
             _is_first = jax.process_index() == 0
     except (ValueError, RuntimeError) as error:
@@ -75,7 +75,7 @@ def together(*scratch: str) -> Iterator[None]:
     Raises:
       Stopped: if it was noticed here; its status is that of an abort, as if JAX had.
     """
-    with last_words(f"stopped: {_ADVICE}", *scratch):
+    with last_words(_GONE, *scratch):
         try:
             yield
             wait_for_all("the end")

@@ -130,6 +130,10 @@ class Process:
         """What it has written to its terminal."""
         return self.log.read_bytes()[self.spoken :].decode()
 
+    def advised(self) -> bool:
+        """Whether it told how to go on."""
+        return "--resume" in self.words() or "HOST:PORT" in self.words()
+
 
 class Share:
     """A sweep, or a share of one: a process, or several that run as one."""
@@ -169,15 +173,17 @@ class Share:
                     each.kill()
                 raise AssertionError(f"{left[0].log}: it did not end after another was killed")
             time.sleep(0.02)
+        seconds = time.monotonic() - at
         for each in left:
-            words = each.words()
-            told = f"{each.log} ended with {each.status}:\n{words[-2000:]}"
+            told = f"{each.log} ended with {each.status}:\n"
             if each.status == 0:
-                assert is_done(), told
-            else:
-                assert each.status in (-signal.SIGABRT, 128 + signal.SIGABRT, 2), told
-                assert "--resume" in words or "HOST:PORT" in words, told
-        return time.monotonic() - at
+                assert is_done(), told + each.words()[-2000:]
+                continue
+            assert each.status in (-signal.SIGABRT, 128 + signal.SIGABRT, 2), told
+            while not each.advised():  # of one that is aborted it is said when it is gone
+                assert time.monotonic() - at < seconds + HEARD, told + each.words()[-2000:]
+                time.sleep(0.02)
+        return seconds
 
 
 def finish(shares: Sequence[Share]) -> None:
