@@ -256,6 +256,7 @@ def kill_and_resume(told: argparse.Namespace, base: Path, place: Path) -> dict[s
                 running[victim].kill(noise, number, lambda o=out: len(rows_of(o)) == wanted)
             )
             done, by_kind[kind] = done + 1, by_kind[kind] + 1
+            print(f"{done} of {told.kills}: {kind}, {left[-1]:.1f} s", file=sys.stderr, flush=True)
             apart(partial(require_whole, out, whole, ended=False))
             running[victim] = Share(out, victim, base, told.processes)
         finish(list(running.values()))
