@@ -50,10 +50,11 @@ def join(address: str = "", processes: int = 0, process: int = -1) -> None:
     given = (address, processes, process) if address else (None, None, None)
     # It would take SIGTERM for itself, and what is done would not be put away (`interrupts`).
     jax.config.update("jax_enable_preemption_service", False)
-    limits = {"initialization_timeout": WAIT, "heartbeat_timeout_seconds": SILENT}
     try:
         with last_words(_GONE):
-            jax.distributed.initialize(*given, **limits)
+            jax.distributed.initialize(
+                *given, initialization_timeout=WAIT, heartbeat_timeout_seconds=SILENT
+            )
             _is_first = jax.process_index() == 0
     except (ValueError, RuntimeError) as error:
         told = f"--coordinator={address} --processes={processes} --process={process}"
