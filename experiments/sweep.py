@@ -18,6 +18,7 @@ from smf_jax.continual.launch import launch
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.sweep import Tools, run_sweep
 from smf_jax.paths import as_path
+from smf_jax.processes import is_first
 from smf_jax.progress import say
 
 
@@ -34,6 +35,8 @@ def main(
         RunDirectory(told.out).check(config)
         return launch(config.launch, config.values(), told.out, "experiments.sweep:run_share")
     directory, failed = run_sweep(config, base_recipe(config), tools)
+    if not is_first():  # whose copy of the run is gone, and needs no report
+        return 1 if failed else 0
     table = report(directory.path)
     say(f"\n{table}\n\n{directory.path / 'report.md'}")
     for line in failed:

@@ -21,6 +21,7 @@ from smf_jax.checkpoints.run_lock import Lock, locked
 from smf_jax.configuration import Configuration, Flag, flags_of
 from smf_jax.errors import blame_flag
 from smf_jax.paths import as_path, is_remote
+from smf_jax.processes import leave
 
 Config = TypeVar("Config", bound=Configuration)
 
@@ -144,10 +145,10 @@ def run(
         if os.environ.get("SMF_JAX_TRACEBACK"):
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        leave(2)
     except FloatingPointError as error:
         print(f"failed: {error}", file=sys.stderr)
-        sys.exit(1)
+        leave(1)
 
 
 def _writing(config: Configuration) -> AbstractContextManager[Lock | None]:

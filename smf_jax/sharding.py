@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from smf_jax.mesh import MEMORY, TRIAL, make_mesh
 from smf_jax.processes import are_several, fetched, shared_by_owner
 from smf_jax.split_tables import SplitTable, TableLayout, check_split, is_split, whole
+from smf_jax.tables import ImplicitTable
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
@@ -73,7 +74,8 @@ def split_tables(
 ) -> dict[str, Any]:
     """The leaves by path, tables to be split along ``memory``; where that has size 1, as they are.
 
-    A ValueError tells of a table that the devices do not divide.
+    Of an implicit table the store is, by columns. A ValueError tells of a table that the devices do
+    not divide.
     """
     parts = mesh.shape[MEMORY]
     if parts == 1:
@@ -82,9 +84,10 @@ def split_tables(
     def split(path: str, leaf: Any) -> Any:
         if not is_table(path, leaf):
             return leaf
-        shape = leaf.shape[-2:]
-        check_split(path, shape, parts, layout)
-        return SplitTable(leaf, shape, layout, parts)
+        check_split(path, leaf.shape[-2:], parts, layout)
+        rows = leaf.rows if isinstance(leaf, ImplicitTable) else leaf
+        split_rows = SplitTable(rows, rows.shape[-2:], layout, parts)
+        return replace(leaf, rows=split_rows) if isinstance(leaf, ImplicitTable) else split_rows
 
     return {path: split(path, leaf) for path, leaf in params.items()}
 

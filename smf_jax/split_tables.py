@@ -65,6 +65,11 @@ def whole(leaf: Any) -> Any:
     return leaf.part if isinstance(leaf, SplitTable) else leaf
 
 
+def shared(leaf: Any) -> Any:
+    """Inside of what the mesh runs over several devices a split table itself, else its `whole`."""
+    return leaf if parts_along(MEMORY) > 1 else whole(leaf)
+
+
 def zeros_beside(table: SplitTable, rows: int, dtype: Any) -> Any:
     """Zeros ``(rows, v)``, over the devices of a table by columns; whole if these do not divide."""
     width = table.shape[1]

@@ -9,7 +9,7 @@ nothing else knows the difference.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, DTypeLike, Int
 from smf_jax import split_tables
 from smf_jax.processes import fetched
 from smf_jax.shapes import Rows, SlotIds, Table
-from smf_jax.split_tables import SplitTable
+from smf_jax.split_tables import SplitTable, is_split
 
 # What of an implicit table is saved, each below the path of the table.
 _SAVED = ("slots", "rows", "table_slots")
@@ -36,7 +36,9 @@ class ImplicitTable:
 
     # ``(N,)`` int32, the number in `rows` of a slot's row; 0 of one that was never written.
     index: Any
-    rows: Any  # ``(R, v)``; the first is zero, the last ones may be unused yet
+    # ``(R, v)``; the first is zero, the last ones may be unused yet. Where devices share the table,
+    # a `SplitTable` by columns.
+    rows: Any
     used: Any  # int32 scalar, rows in use, the first included
 
     @property
@@ -78,7 +80,7 @@ class ImplicitTable:
 
     def __getitem__(self, slots: Any) -> Any:
         """The rows ``(s, v)`` of slots in ``[0, N)``."""
-        return self.rows[self.index[slots]]
+        return split_tables.whole(self.rows)[self.index[slots]]
 
 
 AnyTable = ImplicitTable | SplitTable | Table
@@ -91,15 +93,19 @@ def empty_table(table_slots: int, width: int, dtype: DTypeLike = jnp.float32) ->
 
 
 def located(table: Any, slots: Int[Array, ...]) -> tuple[Any, Int[Array, ...]]:
-    """An array of rows and the places in it of slots in ``[0, N)``: where a table is to be read."""
+    """Rows and the places in them of slots in ``[0, N)``: where a table is to be read.
+
+    The rows are an array, or a `SplitTable` within a function that devices share.
+    """
     if isinstance(table, ImplicitTable):
-        return table.rows, jnp.asarray(table.index).at[slots].get(mode="promise_in_bounds")
-    return split_tables.whole(table), slots
+        places = jnp.asarray(table.index).at[slots].get(mode="promise_in_bounds")
+        return split_tables.shared(table.rows), places
+    return split_tables.shared(table), slots
 
 
 def gather(table: ImplicitTable, slots: SlotIds) -> Rows:
     """The rows of ``slots``, ``(s, v)``; zeros at unused places, whose id is ``N``."""
-    return table.rows.at[_places(table, slots)].get(mode="promise_in_bounds")
+    return _rows_at(table.rows, _places(table, slots))
 
 
 def has_room(table: Any, slots: SlotIds) -> Bool[Array, ""]:
@@ -117,9 +123,22 @@ def scatter(table: ImplicitTable, slots: SlotIds, rows: Rows) -> ImplicitTable:
     where = jnp.where(slots < len(table), places, table.rows.shape[0])
     return ImplicitTable(
         index=table.index.at[slots].set(places, mode="drop"),
-        rows=table.rows.at[where].set(rows.astype(table.dtype), mode="drop"),
+        rows=_with_rows(table.rows, where, rows),
         used=table.used + jnp.sum(is_new, dtype=jnp.int32),
     )
+
+
+def _rows_at(store: Any, places: Int[Array, " s"]) -> Rows:
+    if isinstance(store, SplitTable):
+        return split_tables.gather(store, places)
+    return store.at[places].get(mode="promise_in_bounds")
+
+
+def _with_rows(store: Any, places: Int[Array, " s"], rows: Rows) -> Any:
+    """The store with rows written; those at places beyond it are dropped."""
+    if isinstance(store, SplitTable):
+        return split_tables.scatter(store, places, rows)
+    return store.at[places].set(rows.astype(store.dtype), mode="drop")
 
 
 def _places(table: ImplicitTable, slots: SlotIds) -> Int[Array, " s"]:
@@ -143,9 +162,18 @@ def rows_moved(before: Any, after: Any) -> Bool[Array, " N"]:
         slots = slots.at[one.index].set(jnp.arange(len(one), dtype=jnp.int32))
         number = jnp.arange(slots.size)
         slots = jnp.where((number > 0) & (number < one.used), slots, len(one))
-        differ = jnp.any(one.rows != gather(other, slots), axis=1)
+        differ = _rows_differ(one.rows, other.rows, _places(other, slots))
         moved = moved.at[slots].max(differ, mode="drop")
     return moved
+
+
+def _rows_differ(store: Any, other: Any, places: Int[Array, " R"]) -> Bool[Array, " R"]:
+    """Whether each row of a store differs from that of another at its place."""
+    if not isinstance(store, SplitTable):
+        return jnp.any(store != _rows_at(other, places), axis=1)
+    # Part by part, as the whole of all rows would be a table.
+    beside = replace(store, part=other.part.at[places].get(mode="promise_in_bounds"))
+    return split_tables.rows_moved(store, beside)
 
 
 # --- room for rows, at the start of a task -------------------------------------------------------
@@ -153,14 +181,15 @@ def rows_moved(before: Any, after: Any) -> Bool[Array, " N"]:
 
 def with_capacity(table: ImplicitTable, capacity: int) -> ImplicitTable:
     """The same table with a store of so many rows; leading axes stay where they are."""
-    lead = [(0, 0)] * (table.rows.ndim - 2)
-    missing = (*lead, (0, capacity - table.rows.shape[-2]), (0, 0))
-    if isinstance(table.rows, np.ndarray):
-        rows = np.pad(table.rows, missing)
+    rows = split_tables.whole(table.rows)
+    missing = (*[(0, 0)] * (rows.ndim - 2), (0, capacity - rows.shape[-2]), (0, 0))
+    if isinstance(rows, np.ndarray):
+        rows = np.pad(rows, missing)
     else:
-        pad = jax.jit(lambda rows: jnp.pad(rows, missing), out_shardings=table.rows.sharding)
-        rows = pad(table.rows)
-    return ImplicitTable(table.index, rows, table.used)
+        rows = jax.jit(lambda rows: jnp.pad(rows, missing), out_shardings=rows.sharding)(rows)
+    if isinstance(table.rows, SplitTable):
+        rows = replace(table.rows, part=rows, shape=(capacity, table.rows.shape[1]))
+    return replace(table, rows=rows)
 
 
 def with_room(table: Any, wanted: int) -> Any:
@@ -204,12 +233,12 @@ def _tables_of(tree: Any) -> list[ImplicitTable]:
 
 def on_host(leaf: Any) -> Any:
     """A leaf of parameters in NumPy, of the kind it is."""
-    return jax.tree.map(np.asarray, leaf)
+    return jax.tree.map(lambda part: np.asarray(split_tables.whole(part)), leaf, is_leaf=is_split)
 
 
 def written_rows(table: ImplicitTable) -> tuple[np.ndarray, np.ndarray]:
     """Slots, ascending, and rows of all that are not zero to the bit: the table's content."""
-    index, rows = np.asarray(table.index), np.asarray(table.rows)
+    index, rows = np.asarray(table.index), np.asarray(split_tables.whole(table.rows))
     slots = np.flatnonzero(index)
     found = rows[index[slots]]
     kept = found.view(f"u{found.dtype.itemsize}").any(axis=1)

@@ -17,9 +17,15 @@ def main() -> int:
     from tests.continual import test_trial_group_mesh as meshes
 
     for name, case in meshes.CASES.items():
+        if not case.sizes:
+            continue
         meshes.test_a_mesh_gives_what_one_device_gives(name)
         told = ",".join(f"{axis}:{size}" for axis, size in case.sizes.items())
-        print(f"{told}, tables by {case.layout}: as one device")
+        if "trial" in case.sizes:
+            meshes.test_what_a_mesh_has_saved_goes_on_anywhere_and_is_probed_alike(name)
+            told += ", saved and resumed"
+        zero = " of written rows" * case.at_zero
+        print(f"{told}, tables{zero} by {case.layout}: as one device", flush=True)
     return 0
 
 

@@ -15,7 +15,7 @@ FLAX_OR_ABOVE = ("flax", "smf_jax.models", "smf_jax.training", "smf_jax.memory.l
 GROUND = (
     *("shapes", "version", "errors", "configuration", "interrupts", "progress"),
     *("params", "losses", "sharding", "cpu_kernels", "typed_json", "tables", "hashing"),
-    *("mesh", "split_tables", "processes"),
+    *("mesh", "split_tables", "processes", "last_words"),
 )
 BELOW_BASES = (
     *("checkpoints", "data", "memory", "sparse", "models", "training", "evaluation", "interop"),
@@ -26,8 +26,9 @@ ROOMS = {
     "hashing": (),
     "mesh": (),
     "split_tables": ("shapes", "mesh"),
-    "processes": (),
-    "sharding": ("mesh", "split_tables", "processes"),
+    "last_words": (),
+    "processes": ("interrupts", "last_words"),
+    "sharding": ("mesh", "split_tables", "processes", "tables"),
     "tables": ("shapes", "split_tables", "processes"),
     "params": ("paths", "tables"),
     "progress": ("interrupts", "processes"),
@@ -52,7 +53,7 @@ ROOMS = {
     "continual": (*("paths", *GROUND), *BELOW_BASES, "bases"),
     "taught": (*("paths", *GROUND), *BELOW_BASES, "bases", "continual"),
     # The command line: the shell, and the verbs of `smf`.
-    "command": ("paths", "errors", "configuration", "interrupts", "checkpoints"),
+    "command": ("paths", "errors", "configuration", "interrupts", "checkpoints", "processes"),
     "serving": (*("paths", *GROUND), *BELOW_BASES, "bases", "continual", "taught"),
     "__main__": ("progress", "command", "taught", "serving"),
 }

@@ -30,10 +30,12 @@ def run_sweep(base: str, out: str, devices: int, told: dict[str, str | int]) -> 
     jax.config.update("jax_disable_most_optimizations", True)
     from experiments import sweep
     from smf_jax.continual.config import SweepConfig
+    from smf_jax.continual.run_config import read_config
     from tests.tiny_sweep import TINY_SWEEP
 
     config = SweepConfig.of(**{**TINY_SWEEP, **SWEEP, "base": base, "out": out, **told})
-    return sweep.main(config, report=lambda _: "")
+    # As a report, it needs a run, which the first alone has at the end.
+    return sweep.main(config, report=lambda place: f"{read_config(place).run.out} is a run")
 
 
 def started(base: str, out: Path, devices: int, *more: str) -> subprocess.Popen[str]:
@@ -44,11 +46,16 @@ def started(base: str, out: Path, devices: int, *more: str) -> subprocess.Popen[
     return subprocess.Popen(command, cwd=ROOT, env=dict(os.environ), **pipes)  # pyright: ignore
 
 
-def together(base: str, out: Path, *more: str) -> None:
-    """The sweep by two processes as one; both have to succeed."""
+def free_address() -> str:
+    """Where the first of several processes may be found by the others."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
-        address = f"localhost:{probe.getsockname()[1]}"
+        return f"localhost:{probe.getsockname()[1]}"
+
+
+def together(base: str, out: Path, *more: str) -> None:
+    """The sweep by two processes as one; both have to succeed."""
+    address = free_address()
     both = [started(base, out, 4, f"--coordinator={address}", f"--process={p}", *more)
             for p in range(2)]  # fmt: skip
     try:

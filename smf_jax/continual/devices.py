@@ -85,16 +85,17 @@ def as_one_program(told: DeviceConfig, out: str) -> Iterator[str]:
         return
     processes.join(told.coordinator, told.processes, told.process)
     with ExitStack() as held:
+        own = not processes.is_first()
+        scratch = [held.enter_context(TemporaryDirectory(prefix="smf_jax-"))] if own else []
+        held.enter_context(processes.together(*scratch))
         checkpoints.copies.on = True
         held.callback(setattr, checkpoints.copies, "on", False)
-        if not processes.is_first():
-            scratch = as_path(held.enter_context(TemporaryDirectory(prefix="smf_jax-")))
-            source, out = as_path(out), str(scratch / as_path(out).name)
+        for place in scratch:
+            source, out = as_path(out), str(as_path(place) / as_path(out).name)
             if source.exists():
                 copy(source, as_path(out))
         processes.wait_for_all("before anything is written")
         yield out
-        processes.wait_for_all("after everything is written")
 
 
 def mesh_for(told: DeviceConfig, trials: int) -> Mesh:
@@ -125,9 +126,10 @@ def check_tables(told: DeviceConfig, placement: MemoryPlacement | None) -> None:
     memory, remedy = placement.memory, "leave memory out of --mesh"
     if memory.experts:
         raise ValueError(f"--mesh={told.mesh}: tables of experts are not split; {remedy}")
-    if placement.init_rows == "zero":
+    if placement.init_rows == "zero" and told.table_layout == "rows":
         raise ValueError(
-            f"--mesh={told.mesh}: tables that start at zero hold the rows that were written, and "
-            f"are not split; {remedy}, or retrofit with --memory_init=normal"
+            "--table_layout=rows: a table that starts at zero holds its rows in the order in which "
+            "they were written, so that no device has some of its slots; choose columns, or "
+            "retrofit with --memory_init=normal"
         )
     check_split("the memory", (memory.slots, memory.value_width), parts, told.table_layout)

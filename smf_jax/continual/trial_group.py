@@ -34,7 +34,7 @@ from smf_jax.sharding import (
 )
 from smf_jax.sparse.usage import PoolUsage
 from smf_jax.split_tables import TableLayout, is_split, whole
-from smf_jax.tables import is_implicit, of_one_capacity
+from smf_jax.tables import of_one_capacity
 from smf_jax.training.step import Lower, Settings, Shared, StepMetrics
 from smf_jax.training.trainers import State, Trainer
 
@@ -284,11 +284,7 @@ class TrialGroup(Generic[State]):
 
     def _split(self, params: Params) -> Params:
         """The leaves of which the tables are to be split among devices along ``memory``."""
-
-        def is_table(path: str, leaf: Any) -> bool:
-            return is_pool(path) and not is_implicit(leaf)  # that has no row that was not written
-
-        return split_tables(params, self.mesh, self._table_layout, is_table)
+        return split_tables(params, self.mesh, self._table_layout, lambda path, _: is_pool(path))
 
     def _right(self, scored: int) -> Callable[[Shared, State, Batch], Array]:
         """Which rows are answered, of probes with at most so many targets of weight in a row."""

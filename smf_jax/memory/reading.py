@@ -17,7 +17,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, DTypeLike, Float, Int
 
-from smf_jax.mesh import MEMORY, joined_parts, parts_along, summed_parts, to_parts
+from smf_jax.mesh import MEMORY, joined_parts, summed_parts, to_parts
 from smf_jax.shapes import Table
 from smf_jax.split_tables import SplitTable, own_places
 from smf_jax.tables import AnyTable, located
@@ -43,9 +43,10 @@ def read(
     that differentiates the reads instead (`smf_jax.training.sparse_step`) never creates it.
     ``slots`` are int32 in ``[0, N)`` and not checked. In the dtype of ``weights``.
     """
-    if isinstance(values, SplitTable) and parts_along(MEMORY) > 1:
-        return _read_split(values, slots, weights)
-    return _read(*located(values, slots), weights)
+    table, places = located(values, slots)
+    if isinstance(table, SplitTable):
+        return _read_split(table, places, weights)
+    return _read(table, places, weights)
 
 
 def read_rows(
@@ -55,12 +56,12 @@ def read_rows(
 
     ``slots`` are int32 in ``[0, N)`` and not checked. In the dtype of ``weights``.
     """
-    if isinstance(values, SplitTable) and parts_along(MEMORY) > 1:
+    table, places = located(values, slots)
+    if isinstance(table, SplitTable):
         raise ValueError(
             "join='concat' reads rows as they stand, and devices along memory share this table; "
             "give join='sum', or a mesh without memory"
         )
-    table, places = located(values, slots)
     return jnp.expand_dims(weights, 2) * _rows(table, places).astype(weights.dtype)
 
 

@@ -14,7 +14,7 @@ from smf_jax.shapes import Rows, SlotIds
 from smf_jax.sparse.each_row import check_each_row, each_row
 from smf_jax.sparse.rows import gather_rows, where_rows, write_rows
 from smf_jax.split_tables import SplitTable, is_split, zeros_beside
-from smf_jax.tables import AnyTable, has_room
+from smf_jax.tables import AnyTable, ImplicitTable, has_room
 
 
 class RowStore(NamedTuple):
@@ -58,9 +58,11 @@ def create_store(
     if not jax.tree.leaves(shapes) and not needs_masters:
         return None
 
+    table = values.rows if isinstance(values, ImplicitTable) else values
+
     def zeros(leaf: jax.ShapeDtypeStruct) -> Any:
-        if isinstance(values, SplitTable) and leaf.shape == rows.shape:
-            return zeros_beside(values, capacity, leaf.dtype)
+        if isinstance(table, SplitTable) and leaf.shape == rows.shape:
+            return zeros_beside(table, capacity, leaf.dtype)
         return jnp.zeros(leaf.shape, leaf.dtype)
 
     return RowStore(

@@ -41,6 +41,9 @@ def rows_at(table: Any, place: int, slots: np.ndarray) -> np.ndarray:
     padded = np.resize(slots, 1 << len(slots).bit_length())
     if isinstance(table, SplitTable):
         return _rows_of_parts(unstack(table.part, place), padded)[: len(slots)]
+    if is_implicit(table) and isinstance(table.rows, SplitTable):
+        places = np.asarray(unstack(table.index, place)[padded])
+        return _rows_of_parts(unstack(table.rows.part, place), places)[: len(slots)]
     found = unstack(table, place)[padded] if is_implicit(table) else unstack(table, place, padded)
     return np.array(found)[: len(slots)]
 

@@ -21,7 +21,7 @@ from smf_jax.params import pool_path
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.sparse.usage import PoolUsage
 from smf_jax.split_tables import TableLayout, is_split
-from smf_jax.tables import on_host
+from smf_jax.tables import empty_table, explicit, is_implicit, on_host
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
 from tests.training import tiny
@@ -30,6 +30,7 @@ from tests.training import tiny
 MEMORY_SHAPE = replace(tiny.MEMORY, keys_per_half=16, value_width=8)
 PLACEMENT = MemoryPlacement((0, 1), "pretrain", MEMORY_SHAPE)
 MODEL = replace(tiny.model_config(layers=(0, 1)), memory=PLACEMENT)
+AT_ZERO = replace(MODEL, memory=replace(PLACEMENT, mode="add", init_rows="zero"))
 SLOTS, POOLS = MEMORY_SHAPE.slots, [pool_path(0), pool_path(1)]
 STEPS, ROWS = 2, 8
 TRIALS = [tiny.settings(0.02, 5, seed=0), tiny.settings(0.05, 11, seed=1)]
@@ -43,6 +44,7 @@ class Case(NamedTuple):
     sizes: dict[str, int]
     layout: TableLayout = "columns"
     config: SparseConfig = CHOICES
+    at_zero: bool = False  # tables that hold written rows only
 
 
 BY_MASS = replace(CHOICES, rule="mass")
@@ -50,7 +52,15 @@ CASES = {
     "data": Case({DATA: 8}),
     "memory columns": Case({MEMORY: 8}),
     "memory rows": Case({MEMORY: 8}, "rows"),
+    "memory at zero": Case({MEMORY: 8}, at_zero=True),
     "all": Case({TRIAL: 2, DATA: 2, MEMORY: 2}, "rows", BY_MASS),
+    "all at zero": Case({TRIAL: 2, DATA: 2, MEMORY: 2}, at_zero=True),
+}
+# What one device does, to compare with.
+CASES |= {
+    "alone": Case({}),
+    "alone mass": Case({}, config=BY_MASS),
+    "alone at zero": Case({}, at_zero=True),
 }
 
 
@@ -61,13 +71,26 @@ def usage():
             for pool in POOLS}  # fmt: skip
 
 
+def base_of(case: Case) -> dict[str, Any]:
+    """The leaves that trials begin with."""
+    if not case.at_zero:
+        return tiny.params(MODEL)
+    added = replace(AT_ZERO, memory=replace(PLACEMENT, mode="add"))
+    return {**tiny.params(added), **{pool: empty_table(SLOTS, 8) for pool in POOLS}}
+
+
 @cache
 def group(name: str) -> TrialGroup:
-    case = CASES[name] if name in CASES else Case({}, config=BY_MASS if "mass" in name else CHOICES)
-    trainer = sparse_trainer(Decoder(MODEL), case.config, capacity=64)
+    case = CASES[name]
+    model = Decoder(AT_ZERO if case.at_zero else MODEL)
+    trainer = sparse_trainer(model, case.config, capacity=64)
     devices = jax.devices()[: int(np.prod([*case.sizes.values()]))]
     mesh = make_mesh(case.sizes, devices)
-    return TrialGroup(trainer, tiny.params(MODEL), usage(), mesh, 8, case.layout)
+    return TrialGroup(trainer, base_of(case), usage(), mesh, 8, case.layout)
+
+
+def alone_of(case: Case) -> str:
+    return "alone" + " at zero" * case.at_zero + " mass" * (case.config is BY_MASS)
 
 
 def batches_of(trial, task):
@@ -102,34 +125,35 @@ def found(of: TrialGroup, trials: list[int]) -> Found:
     state, metrics = taught(of, trials, 0)
     parts = of.mesh.shape[MEMORY]
     if parts > 1:
-        assert all(map(is_split, state.tables.values()))
+        stored = [t.rows if is_implicit(t) else t for t in state.tables.values()]
+        assert all(map(is_split, stored))
         assert is_split(state.stores[POOLS[0]].opt_state[0][0].mu)
-        part = state.tables[POOLS[0]].part.addressable_shards[0].data
-        assert part.size == SLOTS * 8 // parts
+        part = stored[0].part.addressable_shards[0].data
+        assert part.size == len(stored[0]) * 8 // parts
     tables = [jax.device_get(of.trained(state, place)) for place in range(len(trials))]
     return Found(
         metrics.losses,
         jax.device_get(state.written),
-        [{pool: np.asarray(of_trial[pool]) for pool in POOLS} for of_trial in tables],
+        [{pool: np.asarray(explicit(of_trial[pool])) for pool in POOLS} for of_trial in tables],
     )
 
 
 @cache
-def alone(kind: str, trial: int) -> Found:
-    return found(group(f"alone {kind}"), [trial])
+def alone(name: str, trial: int) -> Found:
+    return found(group(name), [trial])
 
 
 @pytest.mark.parametrize("name", ["all"])
 def test_a_mesh_gives_what_one_device_gives(name):
     case = CASES[name]
     trials = list(range(case.sizes.get(TRIAL, 1)))
-    many, base = found(group(name), trials), tiny.params(MODEL)
+    many, base = found(group(name), trials), base_of(case)
     for place, trial in enumerate(trials):
-        one = alone("mass" if case.config is BY_MASS else "counts", trial)
+        one = alone(alone_of(case), trial)
         np.testing.assert_allclose(many.losses[place], one.losses[0], rtol=1e-5)
         for pool in POOLS:
             np.testing.assert_array_equal(many.written[pool][place], one.written[pool][0])
-            before, after = np.asarray(base[pool]), one.tables[0][pool]
+            before, after = np.asarray(explicit(base[pool])), one.tables[0][pool]
             moved = np.abs(after - before)
             assert moved.max() > 0.01
             # Adam turns rounding of a tiny gradient into a visible step: half a percent of one.
@@ -141,12 +165,15 @@ def test_a_mesh_gives_what_one_device_gives(name):
             np.testing.assert_array_equal(same, after[untouched].view(np.int32))
 
 
-def test_what_a_mesh_has_saved_goes_on_anywhere_and_is_probed_alike():
-    of, probe = group("all"), tiny.batch(5, rows=11)
+@pytest.mark.parametrize("name", ["all"])
+def test_what_a_mesh_has_saved_goes_on_anywhere_and_is_probed_alike(name):
+    of, probe = group(name), tiny.batch(5, rows=11)
     state, _ = taught(of, [0, 1], 0)
-    saved = [on_host(jax.device_get(of.saved(state, place))) for place in range(2)]
+    saved = [
+        {path: on_host(leaf) for path, leaf in of.saved(state, place).items()} for place in range(2)
+    ]
     state, metrics = taught(of, [0, 1], 1, saved)
-    one = group("alone mass")
+    one = group(alone_of(CASES[name]))
     alone, of_one = taught(one, [1], 1, saved[1:])
     np.testing.assert_allclose(metrics.losses[1], of_one.losses[0], rtol=1e-5)
     np.testing.assert_array_equal(of.answers(state, probe)[1], one.answers(alone, probe)[0])
