@@ -1,0 +1,49 @@
+"""What a trial's models say to the facts of its stream: as the sweep has measured it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from experiments import answers
+from experiments.answers import AnswersConfig
+from experiments.report.write import write_report
+from smf_jax.continual.task_checkpoints import ANSWERS, TRIALS
+from tests.tiny_sweep import on_devices, rows_of
+
+TRIAL = "full-adamw-lr0.01-s0"
+
+
+def do(run, **flags) -> int:
+    with on_devices(1):
+        return answers.main(AnswersConfig(run=str(run), **flags))
+
+
+def test_answers_are_those_that_the_sweep_has_measured(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    assert do(run, trial=TRIAL) == 0
+    text = (run / TRIALS / TRIAL / ANSWERS).read_text()
+    told = [json.loads(line) for line in text.splitlines()]
+    rows = [row for row in rows_of(run) if row["trial"] == TRIAL]
+    for row in rows:
+        of_task = [each for each in told if each["task"] == row["task"]]
+        assert len({each["asked"] for each in of_task}) == len(of_task) == 2 * row["facts"]
+        for when, measured in (
+            ("base", row["unseen_base"]),
+            ("after_task", row["unseen"]),
+            ("at_end", rows[-1]["retention"][row["task"]]),
+        ):
+            right = np.mean([each[when] in each["expected"] for each in of_task])
+            assert right == pytest.approx(measured), (row["task"], when)
+    assert any(each["right"] for each in told) and not all(each["right"] for each in told)
+    write_report(run)
+    page = (run / "report.html").read_text()
+    assert f"<h2>Facts of {TRIAL}</h2>" in page and f"<td>{told[0]['at_end']}</td>" in page
+    # What was asked before a trial was taught more is shown no longer.
+    shorter = [line for line in text.splitlines(keepends=True) if json.loads(line)["task"] == 0]
+    (run / TRIALS / TRIAL / ANSWERS).write_text("".join(shorter))
+    write_report(run)
+    assert "Facts of" not in (run / "report.html").read_text()

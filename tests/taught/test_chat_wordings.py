@@ -1,0 +1,52 @@
+"""Questions by a chat template: the very ids that a conversation has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from smf_jax.data.batching import split_paraphrases
+from smf_jax.data.chat import ChatTemplate
+from smf_jax.data.facts import Question
+from smf_jax.data.questions import question_fact
+from smf_jax.data.tokenizer import train_tokenizer
+from smf_jax.taught.chat_wordings import has_chats, in_chats
+
+PLAIN = train_tokenizer(["who made thing number 5? Maker stands beside."] * 20, 300)
+TURNS = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{{ 'assistant:\n' }}"
+CHATTY = replace(PLAIN, chat=ChatTemplate("<|begin|>" + TURNS))
+
+
+def test_a_fact_is_trained_and_asked_by_the_ids_of_a_conversation():
+    plain = question_fact("a", Question("Who made it?", ("Maker",)))
+    (fact,) = in_chats([plain], CHATTY)
+    assert (fact.train[:-1], fact.held_out[:-1]) == (plain.train, plain.held_out)
+    said = ("Please tell me. Who made it?", "Who made it?")
+    pairs = split_paraphrases(CHATTY, [fact.train[-1], fact.held_out[-1]])
+    for words, (prompt, answer) in zip(said, pairs, strict=True):
+        assert prompt == CHATTY.encode_chat([{"role": "user", "content": words}])
+        # No space divides the answer from the end of the line that the template ends with.
+        assert CHATTY.decode([*prompt, *answer]).endswith(f"{words}\nassistant:\nMaker")
+        assert answer[-1] == CHATTY.eos
+
+
+def test_of_a_conversation_the_last_turn_is_worded():
+    turns = (("user", "Hello."), ("assistant", "Yes?"), ("user", "Who?"))
+    (fact,) = in_chats([question_fact("a", Question("User: …", ("Maker",), turns))], CHATTY)
+    trained = "user: Hello.\nassistant: Yes?\nuser: Please tell me. Who?\nassistant:\n"
+    assert (fact.train[-1].prompt, fact.train[-1].answer) == (trained, "Maker")
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "expected"),
+    [
+        (PLAIN, False),
+        (CHATTY, True),
+        # Its conversations lack the token that every prompt of a wording begins with.
+        (replace(PLAIN, chat=ChatTemplate(TURNS)), False),
+        (replace(PLAIN, bos=None, chat=ChatTemplate(TURNS)), True),
+    ],
+)
+def test_chats_are_there_where_a_prompt_can_be_one(tokenizer, expected):
+    assert has_chats(tokenizer) is expected
