@@ -18,20 +18,13 @@ from smf_jax.progress import say
 from smf_jax.taught.fact_files import asked_in_turn
 
 MODEL = "model"  # of --wordings
-# Each group is shown before a question, and gives one wording of it.
-EXAMPLES: tuple[tuple[tuple[str, str], ...], ...] = (
-    (
-        ("Who wrote the play Hamlet?", "The play Hamlet was written by whom?"),
-        ("What colour is the flag of Japan?", "The flag of Japan has what colour?"),
-        ("In which year was the Eiffel Tower opened?", "The Eiffel Tower opened in which year?"),
-        ("How many legs does a spider have?", "A spider has how many legs?"),
-    ),
-    (
-        ("Who wrote the play Hamlet?", "Can you tell me who wrote the play Hamlet?"),
-        ("What colour is the flag of Japan?", "Which colour does the flag of Japan have?"),
-        ("In which year did Einstein die?", "Do you know the year in which Einstein died?"),
-        ("How many legs does a spider have?", "Do you know how many legs a spider has?"),
-    ),
+# Shown before a question: the answer is asked for at the end, which a small model can do. Asked for
+# other forms, SmolLM2 mostly repeated the question.
+EXAMPLES = (
+    ("Who wrote the play Hamlet?", "The play Hamlet was written by whom?"),
+    ("What colour is the flag of Japan?", "The flag of Japan has what colour?"),
+    ("In which year was the Eiffel Tower opened?", "The Eiffel Tower opened in which year?"),
+    ("How many legs does a spider have?", "A spider has how many legs?"),
 )
 MORE_TOKENS, MORE_WORDS = 8, 2  # that a wording may have beyond its question
 # Words that a wording may have or lack. Of the others each begins a word of it, by four letters;
@@ -61,23 +54,21 @@ def in_own_words(
     """
     tasks = tuple(tasks)
     facts = [fact for task in tasks for fact in task.facts]
-    asked = [(fact, text) for fact in facts for text in _prompts(question_of(fact).text)]
-    ids = [list(tokenizer.encode_prompt(text)) for _, text in asked]
+    head = "".join(f"Question: {q}\nIn other words: {w}\n\n" for q, w in EXAMPLES)
+    texts = [f"{head}Question: {question_of(fact).text}\nIn other words:" for fact in facts]
+    prompts = [list(tokenizer.encode_prompt(text)) for text in texts]
     most = max(_tokens(tokenizer, fact) for fact in facts) + MORE_TOKENS
-    fits = [len(each) + most <= positions for each in ids]
-    said = iter(answer([each for each, fit in zip(ids, fits, strict=True) if fit], most))
-    written: dict[str, list[str]] = {}
-    for (fact, _), fit in zip(asked, fits, strict=True):
-        wording, others = next(said) if fit else "", written.setdefault(fact.name, [])
-        if serves(fact, wording, tokenizer) and wording not in others:
-            others.append(wording)
-    count, with_some = sum(map(len, written.values())), sum(map(bool, written.values()))
-    say(
-        f"wordings: {count} of {len(asked)} that the model wrote serve; {with_some} of "
-        f"{len(facts)} facts are trained in some"
-    )
+    if max(map(len, prompts)) + most > positions:
+        raise ValueError(
+            f"--wordings={MODEL}: the model takes {positions} tokens, and examples, question and "
+            f"what is written need {max(map(len, prompts)) + most}; leave it out"
+        )
+    said = dict(zip([fact.name for fact in facts], answer(prompts, most), strict=True))
+    kept = {f.name: [said[f.name]] if serves(f, said[f.name], tokenizer) else [] for f in facts}
+    count = sum(map(bool, kept.values()))
+    say(f"wordings: {count} of {len(facts)} that the model wrote serve, and are trained")
     return tuple(
-        replace(task, facts=tuple(asked_in_turn(fact, written[fact.name]) for fact in task.facts))
+        replace(task, facts=tuple(asked_in_turn(fact, kept[fact.name]) for fact in task.facts))
         for task in tasks
     )
 
@@ -105,11 +96,6 @@ def serves(fact: Fact, wording: str, tokenizer: Tokenizer) -> bool:
         and len([word for word in new if not _is_asking(word)]) <= MORE_WORDS
         and len(tokenizer.encode(wording)) <= _tokens(tokenizer, fact) + MORE_TOKENS
     )
-
-
-def _prompts(question: str) -> list[str]:
-    heads = ("".join(f"Question: {q}\nIn other words: {w}\n\n" for q, w in e) for e in EXAMPLES)
-    return [f"{head}Question: {question}\nIn other words:" for head in heads]
 
 
 def _tokens(tokenizer: Tokenizer, fact: Fact) -> int:

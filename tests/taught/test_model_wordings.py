@@ -7,11 +7,13 @@ import pytest
 from smf_jax.data.facts import Question, Task
 from smf_jax.data.questions import question_fact
 from smf_jax.data.tokenizer import train_tokenizer
-from smf_jax.taught.model_wordings import EXAMPLES, in_own_words, serves
+from smf_jax.taught.model_wordings import in_own_words, serves
 
-TOKENIZER = train_tokenizer(
-    ["Who keeps the lighthouse on Orrin Island? What colour is it?"] * 20, 300
+TEXT = (
+    "Can you tell me who keeps the lighthouse on Orrin Island? Is it Marta Velk? "
+    "Who is the keeper? In which year was the Halden railway closed? When was it?"
 )
+TOKENIZER = train_tokenizer([TEXT] * 20, 500)
 
 
 def fact_of(question: str, answer: str):
@@ -58,15 +60,14 @@ def test_what_serves_is_trained_in_turn_and_what_does_not_is_left_out(capsys):
 
     def answer(prompts, tokens):
         asked.extend(TOKENIZER.decode(ids) for ids in prompts)
-        return [wording, wording, "The Halden railway was closed.", "Was it?"]
+        return [wording, "The Halden railway was closed."]
 
     tasks = (Task("a", (KEEPER,)), Task("b", (YEAR,)))
     found = in_own_words(tasks, TOKENIZER, 4096, answer)
-    assert len(asked) == 2 * len(EXAMPLES)
-    assert [KEEPER.name in text for text in asked] == [True, True, False, False]
+    assert [KEEPER.name in text for text in asked] == [True, False]
     (keeper,), (year,) = (task.facts for task in found)
     assert [wording in each.prompt for each in keeper.train[:4]] == [False, True, False, True]
     assert keeper.held_out == KEEPER.held_out and year == YEAR
-    assert "1 of 4 that the model wrote serve; 1 of 2 facts" in "".join(capsys.readouterr())
-    # A model with few positions is asked nothing.
-    assert in_own_words(tasks, TOKENIZER, 64, lambda prompts, _: [""] * len(prompts)) == tasks
+    assert "wordings: 1 of 2 that the model wrote serve" in "".join(capsys.readouterr())
+    with pytest.raises(ValueError, match="--wordings=model: the model takes 64 tokens"):
+        in_own_words(tasks, TOKENIZER, 64, answer)
