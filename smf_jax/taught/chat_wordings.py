@@ -15,17 +15,19 @@ from smf_jax.taught.lessons import worded
 TRAINED, ASKED = "Please tell me. {}", "{}"
 
 
-def has_chats(tokenizer: Tokenizer) -> bool:
-    """Whether a wording can be what the model is given when a user asks.
+def require_chats(tokenizer: Tokenizer) -> None:
+    """Refuses a tokenizer by which no wording is what a model is given when a user asks.
 
-    That takes a chat template, whose conversations begin as every text of the model begins. A
-    ValueError if jinja2 is missing.
+    A ValueError if there is no chat template, if jinja2 is missing, or if conversations do not
+    begin as every text of the model does.
     """
-    if tokenizer.chat is None or not tokenizer.chat.text:
-        return False
-    prompt = chat_prompt(tokenizer, Question("Who?", ()))
     asked = [{"role": "user", "content": "Who?"}]
-    return list(tokenizer.encode_prompt(prompt)) == list(tokenizer.encode_chat(asked))
+    prompt = tokenizer.encode_prompt(chat_prompt(tokenizer, Question("Who?", ())))
+    if list(prompt) != list(tokenizer.encode_chat(asked)):
+        raise ValueError(
+            "conversations by the model's chat template do not begin with the token that opens "
+            "every text of it, so that no wording is one; leave the flag out"
+        )
 
 
 def chat_prompt(tokenizer: Tokenizer, question: Question, wording: str = ASKED) -> str:

@@ -36,9 +36,9 @@ class FactsSection(Configuration):
         first=True,
     )
     chat: bool = setting(
-        True,
-        "train questions also as a user's turn by the model's chat template, and ask them so, "
-        "where it has one",
+        False,
+        "train questions also as a user's turn by the model's chat template, and ask them so; "
+        "told when DIR is made",
         first=True,
     )
 

@@ -25,7 +25,7 @@ from smf_jax.evaluation.probes.known import KNOWN, KnownProbe
 from smf_jax.paths import remove
 from smf_jax.progress import say
 from smf_jax.sparse.usage import Background
-from smf_jax.taught.chat_wordings import has_chats, in_chats
+from smf_jax.taught.chat_wordings import in_chats
 from smf_jax.taught.config import TeachConfig
 from smf_jax.taught.directory import BASE, TaughtDirectory
 from smf_jax.taught.lessons import blame_argument, key_of
@@ -73,11 +73,6 @@ def read_making(
     sweep = config.sweep(base="MODEL", **_memory_of(config, base))
     using = _using(sweep, base, reader)
     return Making(sweep, base, _with_formats(config, sweep, base, using, tasks))
-
-
-def uses_chats(config: TeachConfig, base: Base) -> bool:
-    """Whether questions are asked by the chat template as well."""
-    return config.facts.chat and has_chats(base.tokenizer)
 
 
 def _memory_of(config: TeachConfig, base: Base) -> dict[str, Any]:
@@ -141,7 +136,7 @@ def _with_formats(
     if not others:
         changes["background_questions"] = ""
     sweep = sweep.with_values(**changes)
-    if uses_chats(config, base):
+    if config.facts.chat:
         others = in_chats(others, base.tokenizer)
     try:
         return _encoded(sweep, base, using, tasks, others)

@@ -14,6 +14,7 @@ from smf_jax.continual.stream_data import chunked
 from smf_jax.data.batching import Batch
 from smf_jax.data.facts import Fact, Task
 from smf_jax.data.readers import Reader
+from smf_jax.errors import blame_flag
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.interop.gguf.package import PACKAGE
 from smf_jax.paths import as_path, is_remote
@@ -23,7 +24,7 @@ from smf_jax.sparse.usage import Background
 from smf_jax.taught.answers import ROWS, Answers
 from smf_jax.taught.call import Call, Clock
 from smf_jax.taught.capacity import room_for, room_lines
-from smf_jax.taught.chat_wordings import in_chats
+from smf_jax.taught.chat_wordings import in_chats, require_chats
 from smf_jax.taught.config import TeachConfig
 from smf_jax.taught.directory import RECORD, TaughtDirectory
 from smf_jax.taught.fact_files import kind_of, read_facts, read_wordings
@@ -35,7 +36,7 @@ from smf_jax.taught.lessons import (
     find_lesson,
     tasks_of,
 )
-from smf_jax.taught.making import Making, make, of_kept_base, read_base, read_making, uses_chats
+from smf_jax.taught.making import Making, make, of_kept_base, read_base, read_making
 from smf_jax.taught.model_wordings import MODEL, in_own_words
 from smf_jax.taught.record import Lesson, Record
 from smf_jax.taught.task_trainer import TaskTrainer
@@ -43,8 +44,6 @@ from smf_jax.taught.task_trainer import TaskTrainer
 # Settings that may differ from lesson to lesson.
 _OF_LESSON = ("facts_per_task", "steps", "steps_per_round", "lr", "slots", "batch_size", "seed")
 _OF_LESSON += ("mend",)
-# Settings of making that older records do not tell, as they were then.
-_OLDER = {"chat": False}
 
 
 class Taught(NamedTuple):
@@ -68,9 +67,12 @@ def teach(config: TeachConfig, now: Callable[[], float] = time.monotonic) -> Tau
         reader = Reader(**config.data.values())
         facts = _facts(config, reader, source)
         record = _record(config, reader, model, directory)
-        config = config.with_values(**{**_OLDER, **record.making})
+        config = config.with_values(**record.making)
         base = read_base(config, record, directory)
-        if _are_questions(config, source) and uses_chats(config, base):
+        if config.facts.chat:
+            with blame_flag("--chat: "):
+                require_chats(base.tokenizer)
+        if config.facts.chat and _are_questions(config, source):
             facts = in_chats(facts, base.tokenizer)
         lesson = find_lesson(record, facts, source, config.training.facts_per_task)
         if lesson is None:
@@ -174,11 +176,10 @@ def _record(config: TeachConfig, reader: Reader, model: str, directory: TaughtDi
             f"--out={directory.path} was made of {record.model['path']}, and MODEL={model} is "
             "another model; choose another directory"
         )
-    made = {**_OLDER, **record.making}
     others = {
         name: value
         for name, value in told.items()
-        if value != made.get(name) and value != usual[name]
+        if value != record.making.get(name) and value != usual[name]
     }
     if others:
         flags = ", ".join(f"--{name}={value}" for name, value in sorted(others.items()))

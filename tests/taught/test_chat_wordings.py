@@ -11,7 +11,7 @@ from smf_jax.data.chat import ChatTemplate
 from smf_jax.data.facts import Question
 from smf_jax.data.questions import question_fact
 from smf_jax.data.tokenizer import train_tokenizer
-from smf_jax.taught.chat_wordings import has_chats, in_chats
+from smf_jax.taught.chat_wordings import in_chats, require_chats
 
 PLAIN = train_tokenizer(["who made thing number 5? Maker stands beside."] * 20, 300)
 TURNS = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{{ 'assistant:\n' }}"
@@ -38,15 +38,18 @@ def test_of_a_conversation_the_last_turn_is_worded():
     assert (fact.train[-1].prompt, fact.train[-1].answer) == (trained, "Maker")
 
 
+@pytest.mark.parametrize("tokenizer", [CHATTY, replace(PLAIN, bos=None, chat=ChatTemplate(TURNS))])
+def test_a_template_that_opens_as_every_text_does_serves(tokenizer):
+    require_chats(tokenizer)
+
+
 @pytest.mark.parametrize(
-    ("tokenizer", "expected"),
+    ("tokenizer", "message"),
     [
-        (PLAIN, False),
-        (CHATTY, True),
-        # Its conversations lack the token that every prompt of a wording begins with.
-        (replace(PLAIN, chat=ChatTemplate(TURNS)), False),
-        (replace(PLAIN, bos=None, chat=ChatTemplate(TURNS)), True),
+        (PLAIN, "the tokenizer has no chat template"),
+        (replace(PLAIN, chat=ChatTemplate(TURNS)), "do not begin with the token that opens"),
     ],
 )
-def test_chats_are_there_where_a_prompt_can_be_one(tokenizer, expected):
-    assert has_chats(tokenizer) is expected
+def test_what_makes_no_conversation_is_refused(tokenizer, message):
+    with pytest.raises(ValueError, match=message):
+        require_chats(tokenizer)

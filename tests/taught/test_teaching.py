@@ -160,7 +160,7 @@ def test_known_answers_are_asked_before_and_after_and_facts_as_chats_too(
     said = answers.to(base.params, prompts_of(base, questions), 4)
     records = [{"question": q, "answer": a} for q, a in zip(questions, said, strict=True) if a]
     known = write_lines(tmp_path / "known.jsonl", *records)
-    flags = {**FLAGS, "known": known, "probe_answer_tokens": 4}
+    flags = {**FLAGS, "known": known, "probe_answer_tokens": 4, "chat": True}
     found = teach_tiny(
         chatty, given["facts"], out=tmp_path / "out", background=given["text"], **flags
     )
@@ -186,6 +186,8 @@ def test_known_answers_are_asked_before_and_after_and_facts_as_chats_too(
         ({"known": "nothing"}, "--known=nothing: no such file"),
         ({"known": "text"}, "--known.*no question"),
         ({"others": "facts"}, "--others=.*holds 4 questions, expected 32"),
+        ({"chat": True}, "--chat: the tokenizer has no chat template"),
+        ({"arguments": ["MODEL", "lines"], "wordings": "model"}, "--wordings=model: .*are none"),
         ({"layers": "7"}, "--layers=7.*layers 0 to 1"),
         ({"slots": 5000}, "--slots=5000.*4096 slots"),
         ({"probe_limit": 10**6}, "--probe_limit=1000000"),
@@ -197,7 +199,12 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(
 ):
     given: dict = files(tmp_path)
     odd = [*FACTS[:2], {"question": "who who WHO who", "answer": "Nobody"}]
-    given |= {"MODEL": plain_checkpoint, "doubled": write_lines(tmp_path / "doubled.jsonl", *odd)}
+    (lines := tmp_path / "facts.txt").write_text("The ferry is orange.\n")
+    given |= {
+        "lines": lines,
+        "MODEL": plain_checkpoint,
+        "doubled": write_lines(tmp_path / "doubled.jsonl", *odd),
+    }
     before = content(tmp_path)
     flags = {**FLAGS, "out": tmp_path / "out", "background": "text", **changes}
     arguments = [given.get(name, name) for name in flags.pop("arguments", ["MODEL", "facts"])]
