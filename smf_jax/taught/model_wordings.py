@@ -13,7 +13,7 @@ from dataclasses import replace
 from smf_jax.continual.stream_tasks import question_of
 from smf_jax.data.facts import Fact, Task
 from smf_jax.data.shares import question_key
-from smf_jax.data.tokenizer import Tokenizer
+from smf_jax.data.tokenizer import Ids, Tokenizer
 from smf_jax.progress import say
 from smf_jax.taught.fact_files import asked_in_turn
 
@@ -45,7 +45,7 @@ def in_own_words(
     tasks: Iterable[Task],
     tokenizer: Tokenizer,
     positions: int,
-    answer: Callable[[Sequence[Sequence[int]], int], list[str]],
+    answer: Callable[[Sequence[Ids], int], list[str]],
 ) -> tuple[Task, ...]:
     """The facts of tasks, trained also in what the model has written of their questions.
 
