@@ -19,6 +19,7 @@ from benchmarks.load import LoadConfig
 from benchmarks.patches import PatchesConfig
 from experiments import evaluate, sweep
 from experiments.ablate import AblateConfig
+from experiments.answers import AnswersConfig
 from experiments.cli import parse
 from experiments.compare import CompareConfig
 from experiments.evaluate import EvaluateConfig
@@ -48,6 +49,7 @@ CONFIGS = {
     "experiments.compare": CompareConfig,
     "experiments.patch": PatchConfig,
     "experiments.ablate": AblateConfig,
+    "experiments.answers": AnswersConfig,
     "experiments.report": ReportConfig,
     "experiments.studies.heal": HealStudyConfig,
     "experiments.benchmark": BenchmarkConfig,

@@ -34,6 +34,7 @@ th, td { text-align: left; padding: .25rem .6rem .25rem 0; border-bottom: 1px so
   vertical-align: top; overflow-wrap: break-word; }
 th { color: #666; font-weight: normal; } p { color: #444; }
 """
+_WHEN = ("base", "after_task", "at_end")  # a fact was asked
 Section = tuple[str, str, str]  # title, words, HTML
 
 
@@ -42,8 +43,16 @@ def can_draw() -> bool:
     return find_spec("plotly") is not None
 
 
-def sweep_page(name: str, averages: Sequence[Setting], slots: ChangedSlots) -> str:
-    """The page of a sweep, from the means over its seeds and the slots that trials changed."""
+def sweep_page(
+    name: str,
+    averages: Sequence[Setting],
+    slots: ChangedSlots,
+    answers: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+) -> str:
+    """The page of a sweep: the means over its seeds, the slots that trials changed, and answers.
+
+    ``answers`` are the rows of `experiments.answers` by the id of a trial.
+    """
     sections: list[Section] = []
     if averages:
         sections.append(_frontier(averages))
@@ -52,6 +61,7 @@ def sweep_page(name: str, averages: Sequence[Setting], slots: ChangedSlots) -> s
         }
         if any(setting.outcomes[0].retention for setting in shown.values()):
             sections += [_over_time(shown), _tasks(shown)]
+        sections += [_answers(trial, rows) for trial, rows in (answers or {}).items()]
         if maps := {t: slots[s.trial.id] for t, s in shown.items() if slots.get(s.trial.id)}:
             sections.append(_slot_maps(maps))
     return _page(name, sections)
@@ -77,6 +87,23 @@ def taught_page(name: str, told: Mapping[str, Any], slots: Mapping[str, Any]) ->
     if slots:
         sections.append(_slot_maps({"all patches": list(slots.values())}, list(slots)))
     return _page(name, sections)
+
+
+def _answers(trial: str, rows: Sequence[Mapping[str, Any]]) -> Section:
+    cells = [
+        (
+            str(row["task"] + 1),
+            row["asked"],
+            row["expected"][0],
+            *("not kept" if row[each] is None else row[each] or "(nothing)" for each in _WHEN),
+            "" if row["right"] else "wrong",
+        )
+        for row in rows
+    ]
+    head = ("task", "asked", "expected", "the base says", "after its task", "at the end", "")
+    right = sum(row["right"] for row in rows)
+    words = f"{right} of {len(rows)} answers are right at the end, in wordings that facts were not "
+    return f"Facts of {trial}", f"{words}trained in.", _table(head, cells)
 
 
 def _said(said: Sequence[Mapping[str, Any]]) -> str:
@@ -168,7 +195,7 @@ def _over_time(shown: Mapping[str, Setting]) -> Section:
 
 
 def _tasks(shown: Mapping[str, Setting]) -> Section:
-    """The tasks of one trial of each setting; the files of a run hold no answer to a fact."""
+    """The tasks of one trial of each setting."""
     parts = []
     for title, setting in shown.items():
         retention = setting.outcomes[0].retention

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,9 @@ def write_report(directory: Path) -> str:
     with run.locks.starting():
         rows = run.rows()
         trials = [outcome.trial for outcome in summarise(rows)]
-        health = read_slot_health(directory)
-        return draw_report(directory, rows, read_changed_slots(run, trials), health, probes)
+        health, slots = read_slot_health(directory), read_changed_slots(run, trials)
+        answers = {trial.id: found for trial in trials if (found := run.read_answers(trial))}
+        return draw_report(directory, rows, slots, health, probes, answers)
 
 
 def read_changed_slots(run: RunDirectory, trials: Iterable[Trial]) -> ChangedSlots:
@@ -92,14 +93,19 @@ def read_changed_slots(run: RunDirectory, trials: Iterable[Trial]) -> ChangedSlo
 
 
 def draw_report(
-    directory: Path, rows: Iterable[Row], slots: ChangedSlots, health: Any = None, probes: str = ""
+    directory: Path,
+    rows: Iterable[Row],
+    slots: ChangedSlots,
+    health: Any = None,
+    probes: str = "",
+    answers: Mapping[str, Any] | None = None,
 ) -> str:
     """Write the tables and the pictures of a run, over those of an earlier report.
 
     These are `summary.csv`, `report.md`, `report.html` if plotly is installed, `frontier.png`, and
     `retention.png` and `slots.png` if there is something to draw. Trials in the rows may have
     failed or be unfinished; `slots` has, by their ids, the distinct slots that each task changed,
-    `health` is as of `read_slot_health`.
+    `health` is as of `read_slot_health`, `answers` are rows of `experiments.answers` by trial.
     """
     outcomes = summarise(rows, probes)
     averages = average(finished(outcomes))
@@ -115,7 +121,7 @@ def draw_report(
     write_text(directory / "summary.csv", summary_csv(outcomes))
     page = directory / PAGE
     if can_draw():
-        write_text(page, sweep_page(directory.name, averages, slots))
+        write_text(page, sweep_page(directory.name, averages, slots, answers))
     else:
         page.unlink(missing_ok=True)
         say(f"{PAGE} is left out: plotly is not installed (pip install 'plotly>=6')")

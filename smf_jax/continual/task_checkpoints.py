@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from smf_jax import checkpoints
+from smf_jax.checkpoints.files import write_text
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.run_config import read_config
 from smf_jax.continual.trial import Trial
@@ -19,7 +21,7 @@ from smf_jax.params import Params
 from smf_jax.paths import remove
 from smf_jax.sparse.patch import Patch, apply_patch
 
-TRIALS = "trials"
+TRIALS, ANSWERS = "trials", "answers.jsonl"
 
 
 class TaskCheckpoints:
@@ -104,11 +106,7 @@ class TaskCheckpoints:
                 f"--trial={name}: {self.path} has no such trial; it has "
                 f"{', '.join(there) or 'none'}"
             )
-        saved = {
-            int(path.name.removeprefix("task_")): path
-            for path in sorted((self.path / TRIALS / name).glob("task_*"))
-            if checkpoints.is_complete(path)
-        }
+        saved = self._kept(name)
         chosen = max(saved, default=0) if task is None else task
         if chosen not in saved:
             raise FileNotFoundError(
@@ -117,6 +115,32 @@ class TaskCheckpoints:
             )
         about = checkpoints.read_metadata(saved[chosen])
         return Trial.from_row(about), chosen
+
+    def kept_tasks(self, trial: Trial) -> tuple[int, ...]:
+        """The tasks after which the model of a trial is kept."""
+        return tuple(sorted(self._kept(trial.id)))
+
+    def _kept(self, name: str) -> dict[int, Path]:
+        return {
+            int(path.name.removeprefix("task_")): path
+            for path in sorted((self.path / TRIALS / name).glob("task_*"))
+            if checkpoints.is_complete(path)
+        }
+
+    def write_answers(self, trial: Trial, rows: Iterable[Mapping[str, Any]]) -> Path:
+        """Keeps what the models of a trial answer, over what was kept before; returns the file."""
+        file = self.path / TRIALS / trial.id / ANSWERS
+        write_text(file, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+        return file
+
+    def read_answers(self, trial: Trial) -> list[dict[str, Any]]:
+        """What `write_answers` kept; nothing where the trial was taught more tasks since then."""
+        file = self.path / TRIALS / trial.id / ANSWERS
+        if not file.is_file():
+            return []
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        asked, kept = {row["task"] for row in rows}, self.kept_tasks(trial)
+        return rows if kept and max(asked, default=-1) == max(kept) else []
 
     def load_model(self, trial: Trial, task: int, base: Params, base_fingerprint: str) -> Params:
         """The parameters that a trial has come to: patches applied, adapters merged.

@@ -10,6 +10,7 @@ from smf_jax.bases.base import Base
 from smf_jax.data.facts import Question
 from smf_jax.data.files import TEXT, file_format
 from smf_jax.data.readers import Reader, existing
+from smf_jax.errors import blame_flag
 from smf_jax.evaluation.probes.open import PROMPT
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import Params
@@ -68,6 +69,8 @@ def ask(config: AskConfig) -> list[Answer]:
     """Answers questions. A ValueError or a FileNotFoundError names the argument amiss."""
     if not config.arguments:
         raise ValueError('no DIR given; smf ask DIR "QUESTION", or smf ask DIR --file=FILE')
+    if config.plain and config.chat:
+        raise ValueError("--plain, --chat: two ways to put a question; leave one of them out")
     path, *texts = config.arguments
     directory = TaughtDirectory(path)
     directory.require()
@@ -77,7 +80,7 @@ def ask(config: AskConfig) -> list[Answer]:
     if not questions:
         raise ValueError('no question given; smf ask DIR "QUESTION", or --file=FILE')
     model = TaughtModel(directory)
-    prompts = prompts_of(model.base, [each.text for each in questions], config.plain)
+    prompts = _prompts(config, model.base, questions)
     positions = model.base.config.max_positions
     for question, ids in zip(questions, prompts, strict=True):
         if len(ids) + config.max_tokens > positions:
@@ -86,6 +89,14 @@ def ask(config: AskConfig) -> list[Answer]:
                 f"{config.max_tokens}, more than the model's {positions}; shorten one of the two"
             )
     return answers_of(model, questions, prompts, config.max_tokens, config.without)
+
+
+def _prompts(config: AskConfig, base: Base, questions: Sequence[Question]) -> list[list[int]]:
+    if not config.chat:
+        return prompts_of(base, [each.text for each in questions], config.plain)
+    asked = [[{"role": "user", "content": each.text}] for each in questions]
+    with blame_flag("--chat: "):
+        return [list(base.tokenizer.encode_chat(messages)) for messages in asked]
 
 
 def prompts_of(base: Base, texts: Sequence[str], plain: bool = False) -> list[list[int]]:

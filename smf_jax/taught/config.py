@@ -31,7 +31,14 @@ class FactsSection(Configuration):
     wordings: PathText = setting(
         "",
         "a text file of ways to put a question, one a line, with {} for it, in place of the "
-        "built-in ones; two of them are kept for asking",
+        "built-in ones, two of which are kept for asking; model: questions in the built-in ones, "
+        "and as the model itself puts them",
+        first=True,
+    )
+    chat: bool = setting(
+        False,
+        "train questions also as a user's turn by the model's chat template, and ask them so; "
+        "told when DIR is made",
         first=True,
     )
 
@@ -123,7 +130,7 @@ class TeachConfig(Configuration):
         """What decides the base and its background, by the names of flags."""
         told = self.values()
         names = [*self.retrofit.values(), "dtype", "background", "others", "background_batches"]
-        names += ["background_batch_size", "base_precision"]
+        names += ["background_batch_size", "base_precision", "chat"]
         return {name: told[name] for name in names}
 
     def sweep(self, **changes: Any) -> SweepConfig:
@@ -156,6 +163,9 @@ class AskConfig(Configuration):
     without: bool = setting(False, "also what the model says without its patches", first=True)
     plain: bool = setting(
         False, "questions are texts to go on with, in no wording around them", first=True
+    )
+    chat: bool = setting(
+        False, "questions are a user's turns, by the model's chat template", first=True
     )
     max_tokens: int = setting(32, "tokens of an answer at most", first=True, least=1)
     json: bool = setting(False, "print JSON instead of text", first=True)

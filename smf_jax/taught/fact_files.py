@@ -15,7 +15,7 @@ from smf_jax.data.shares import question_key
 from smf_jax.data.statements import sentences, statement_fact
 from smf_jax.errors import blame_flag
 from smf_jax.progress import say
-from smf_jax.taught.lessons import blame_argument, key_of
+from smf_jax.taught.lessons import blame_argument, key_of, worded
 
 FactsAs = Literal["auto", "questions", "statements", "documents"]
 WORDINGS = "wordings"  # of a record: other ways to ask its question
@@ -35,13 +35,10 @@ def read_facts(
     and answer otherwise, as one would undo the other; of documents the first of them stays.
     """
     with blame_argument("facts", "FACTS"):
-        kind = _kind(source) if facts_as == "auto" else facts_as
+        kind = kind_of(source, facts_as)
         found = _READ[kind](reader, source)
     if formats:
-        found = [
-            question_fact(f.name, question_of(f), relation=f.relation, turn=turn, formats=formats)
-            for turn, f in enumerate(found)
-        ]
+        found = [_in_formats(fact, turn, formats) for turn, fact in enumerate(found)]
     distinct: dict[str, Fact] = {}
     for fact in found:
         before = distinct.setdefault(question_key(question_of(fact).text), fact)
@@ -74,7 +71,10 @@ def read_wordings(reader: Reader, source: str) -> tuple[str, ...]:
     return found
 
 
-def _kind(source: str) -> FactsAs:
+def kind_of(source: str, facts_as: FactsAs = "auto") -> FactsAs:
+    """What FACTS are; ``auto``: by the name of the file. A FileNotFoundError if there is none."""
+    if facts_as != "auto":
+        return facts_as
     if source.partition(":")[0] in SCHEMES:
         return "questions"
     path = existing(source, "facts")
@@ -98,6 +98,14 @@ def _questions(reader: Reader, source: str) -> list[Fact]:
         return [_own(fact, record.get(WORDINGS), line) for fact, (line, record) in pairs]
 
 
+def _in_formats(fact: Fact, turn: int, formats: Sequence[str]) -> Fact:
+    question = question_of(fact)
+    found = question_fact(fact.name, question, relation=fact.relation, turn=turn, formats=formats)
+    prompts = ([each.prompt for each in part] for part in (found.train, found.held_out))
+    train, held_out = (tuple(worded(p, fact.answers[0]) for p in part) for part in prompts)
+    return replace(found, train=train, held_out=held_out)
+
+
 def _plain_too(fact: Fact) -> Fact:
     told, text = f" {fact.answers[0]}", question_of(fact).text
     plain = tuple(Paraphrase(each.format(text), told) for each in PLAIN_FORMATS)
@@ -105,11 +113,16 @@ def _plain_too(fact: Fact) -> Fact:
 
 
 def _own(fact: Fact, wordings: object, line: int) -> Fact:
-    """A fact whose trained prompts ask in turn as its question stands and in its own wordings."""
+    """A fact that a record words; a ValueError if what it holds are no wordings."""
     if not wordings:
         return fact
     if not isinstance(wordings, list) or not all(isinstance(w, str) and w for w in wordings):
         raise ValueError(f"line {line}: {WORDINGS!r} is no list of texts")
+    return asked_in_turn(fact, wordings)
+
+
+def asked_in_turn(fact: Fact, wordings: Sequence[str]) -> Fact:
+    """A fact whose trained prompts ask in turn as its question stands and in other wordings."""
     question = question_of(fact).text
     asked = [question, *wordings]
     train = tuple(

@@ -8,6 +8,7 @@ import numpy as np
 
 from smf_jax.sparse.patch import Patch, make_patch, pool_change
 from smf_jax.taught.asking import TaughtModel
+from smf_jax.taught.lessons import worded
 from smf_jax.taught.provenance import Reads
 from smf_jax.taught.record import PatchEntry, Record, TaughtFact
 
@@ -63,7 +64,10 @@ def shares_of(
     for each in (fact, *others):
         weights: dict[str, np.ndarray] = {}
         for prompt in (*(said.asked for said in each.before), *each.train[:2]):
-            ids = [*tokenizer.encode_prompt(prompt), *tokenizer.encode(f" {each.answers[0]}")]
+            ids = [
+                *tokenizer.encode_prompt(prompt),
+                *tokenizer.encode(worded(prompt, each.answers[0]).answer),
+            ]
             for table, (slots, of_slots) in reads.of(model.params, ids).items():
                 total = weights.setdefault(table, np.zeros(len(model.params[table])))
                 np.add.at(total, slots, of_slots)

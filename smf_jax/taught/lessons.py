@@ -31,6 +31,11 @@ def key_of(fact: Fact) -> tuple[str, str]:
     return question_key(question_of(fact).text), question_key(fact.answers[0])
 
 
+def worded(prompt: str, answer: str) -> Paraphrase:
+    """One way to say a fact; a space divides the answer from a prompt that does not end in one."""
+    return Paraphrase(prompt, answer if prompt[-1:].isspace() else f" {answer}")
+
+
 def find_lesson(
     record: Record, facts: Sequence[Fact], source: str, facts_per_task: int
 ) -> Lesson | None:
@@ -52,7 +57,6 @@ def find_lesson(
             question_of(fact).text,
             fact.answers,
             number // facts_per_task,
-            train=tuple(paraphrase.prompt for paraphrase in fact.train),
         )
         for number, fact in enumerate(missing)
     ]
@@ -78,14 +82,24 @@ def tasks_of(lesson: Lesson, facts: Sequence[Fact]) -> tuple[Task, ...]:
     )
 
 
+def as_trained(lesson: Lesson, tasks: Sequence[Task]) -> Lesson:
+    """The lesson with the prompts that the facts of its tasks are trained in."""
+    by_key = {key_of(fact): fact for task in tasks for fact in task.facts}
+    facts = (
+        replace(fact, train=tuple(each.prompt for each in by_key[fact.key].train))
+        for fact in lesson.facts
+    )
+    return replace(lesson, facts=tuple(facts))
+
+
 def facts_again(told: Sequence[TaughtFact]) -> tuple[Fact, ...]:
     """Facts of a record, as they were trained and asked."""
     return tuple(
         Fact(
             name=fact.question,
             relation="",
-            train=tuple(Paraphrase(prompt, f" {fact.answers[0]}") for prompt in fact.train),
-            held_out=tuple(Paraphrase(s.asked, f" {fact.answers[0]}") for s in fact.before),
+            train=tuple(worded(prompt, fact.answers[0]) for prompt in fact.train),
+            held_out=tuple(worded(said.asked, fact.answers[0]) for said in fact.before),
             answers=fact.answers,
             question=Question(fact.question, fact.answers),
         )

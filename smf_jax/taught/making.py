@@ -25,6 +25,7 @@ from smf_jax.evaluation.probes.known import KNOWN, KnownProbe
 from smf_jax.paths import remove
 from smf_jax.progress import say
 from smf_jax.sparse.usage import Background
+from smf_jax.taught.chat_wordings import in_chats
 from smf_jax.taught.config import TeachConfig
 from smf_jax.taught.directory import BASE, TaughtDirectory
 from smf_jax.taught.lessons import blame_argument, key_of
@@ -42,19 +43,29 @@ class Making:
     data: StreamData  # of the lesson's tasks; with general text where no background is measured
 
 
+def read_base(config: TeachConfig, record: Record, directory: TaughtDirectory) -> Base:
+    """The model as it is kept, with its memory, or as it was named where none is made yet."""
+    if _is_made(directory):
+        return directory.load_base()
+    with blame_argument("base", "MODEL"):
+        return load_base(record.model["path"], "base", config.dtype, config.base_precision)
+
+
+def _is_made(directory: TaughtDirectory) -> bool:
+    return directory.has_background and directory.has_text
+
+
 def read_making(
     config: TeachConfig,
     reader: Reader,
-    record: Record,
+    base: Base,
     directory: TaughtDirectory,
     tasks: Sequence[Task],
 ) -> Making:
     """Reads and checks all that is needed; nothing is computed, nothing written."""
-    if directory.has_background and directory.has_text:
-        base, sweep = directory.load_base(), of_kept_base(config, directory)
+    if _is_made(directory):
+        sweep = of_kept_base(config, directory)
         return Making(sweep, base, _encoded(sweep, base, _using(sweep, base, reader), tasks))
-    with blame_argument("base", "MODEL"):
-        base = load_base(record.model["path"], "base", config.dtype, config.base_precision)
     if not config.texts.background:
         raise ValueError(
             "--background is empty: rows are chosen against general text; give a file of it"
@@ -125,6 +136,8 @@ def _with_formats(
     if not others:
         changes["background_questions"] = ""
     sweep = sweep.with_values(**changes)
+    if config.facts.chat:
+        others = in_chats(others, base.tokenizer)
     try:
         return _encoded(sweep, base, using, tasks, others)
     except ValueError as error:

@@ -5,32 +5,39 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from smf_jax.bases.base import Base
 from smf_jax.continual.inputs import Inputs, digest_inputs
 from smf_jax.continual.stream_data import chunked
 from smf_jax.data.batching import Batch
-from smf_jax.data.facts import Task
+from smf_jax.data.facts import Fact, Task
 from smf_jax.data.readers import Reader
+from smf_jax.errors import blame_flag
+from smf_jax.evaluation.scorer import Scorer
 from smf_jax.interop.gguf.package import PACKAGE
 from smf_jax.paths import as_path, is_remote
 from smf_jax.progress import say
 from smf_jax.sparse.patch import Patch
 from smf_jax.sparse.usage import Background
+from smf_jax.taught.answers import ROWS, Answers
 from smf_jax.taught.call import Call, Clock
 from smf_jax.taught.capacity import room_for, room_lines
+from smf_jax.taught.chat_wordings import in_chats, require_chats
 from smf_jax.taught.config import TeachConfig
 from smf_jax.taught.directory import RECORD, TaughtDirectory
-from smf_jax.taught.fact_files import read_facts, read_wordings
+from smf_jax.taught.fact_files import kind_of, read_facts, read_wordings
 from smf_jax.taught.lessons import (
+    as_trained,
     blame_argument,
     earlier_facts,
     facts_again,
     find_lesson,
     tasks_of,
 )
-from smf_jax.taught.making import Making, make, of_kept_base, read_making
+from smf_jax.taught.making import Making, make, of_kept_base, read_base, read_making
+from smf_jax.taught.model_wordings import MODEL, in_own_words
 from smf_jax.taught.record import Lesson, Record
 from smf_jax.taught.task_trainer import TaskTrainer
 
@@ -58,19 +65,27 @@ def teach(config: TeachConfig, now: Callable[[], float] = time.monotonic) -> Tau
     model, source, directory = _arguments(config)
     with directory.held():
         reader = Reader(**config.data.values())
-        told = config.facts
-        formats = read_wordings(reader, told.wordings) if told.wordings else ()
-        facts = read_facts(reader, source, told.facts_as, formats)
+        facts = _facts(config, reader, source)
         record = _record(config, reader, model, directory)
         config = config.with_values(**record.making)
+        base = read_base(config, record, directory)
+        if config.facts.chat:
+            with blame_flag("--chat: "):
+                require_chats(base.tokenizer)
+        if config.facts.chat and _are_questions(config, source):
+            facts = in_chats(facts, base.tokenizer)
         lesson = find_lesson(record, facts, source, config.training.facts_per_task)
         if lesson is None:
             return Taught(directory, record, None)
         lesson = replace(lesson, settings={n: config.values()[n] for n in _OF_LESSON})
         tasks = tasks_of(lesson, facts)
         earlier = facts_again(earlier_facts(record, lesson))
-        read = (*tasks, Task("earlier", earlier)) if earlier else tasks
-        making = read_making(config, reader, record, directory, read)
+        others = (Task("earlier", earlier),) if earlier else ()
+        making = read_making(config, reader, base, directory, (*tasks, *others))
+        if config.facts.wordings == MODEL:
+            tasks = _in_own_words(tasks, base)
+            making = read_making(config, reader, base, directory, (*tasks, *others))
+        lesson = as_trained(lesson, tasks)
         directory.write(record)  # the directory is ours from here on
         directory.tidy(record)
         base, background = make(config, reader, directory, making)
@@ -82,6 +97,29 @@ def teach(config: TeachConfig, now: Callable[[], float] = time.monotonic) -> Tau
         call = Call(config, clock, directory, base, tasks, earlier, trainer)
         record = call.run(record, lesson)
         return Taught(directory, record, record.lesson(lesson.name))
+
+
+def _facts(config: TeachConfig, reader: Reader, source: str) -> tuple[Fact, ...]:
+    told = config.facts
+    if told.wordings == MODEL and not _are_questions(config, source):
+        raise ValueError(
+            f"--wordings={MODEL}: the model puts questions into other words, and FACTS={source} "
+            "are none; leave the flag out"
+        )
+    named = told.wordings not in ("", MODEL)
+    formats = read_wordings(reader, told.wordings) if named else ()
+    return read_facts(reader, source, told.facts_as, formats)
+
+
+def _are_questions(config: TeachConfig, source: str) -> bool:
+    with blame_argument("facts", "FACTS"):
+        return kind_of(source, config.facts.facts_as) == "questions"
+
+
+def _in_own_words(tasks: Sequence[Task], base: Base) -> tuple[Task, ...]:
+    answers = Answers(Scorer(base.model, ROWS), base.tokenizer)
+    positions = base.config.max_positions
+    return in_own_words(tasks, base.tokenizer, positions, partial(answers.to, base.params))
 
 
 def _with_room(

@@ -56,6 +56,8 @@ def test_questions_of_a_file_are_compared_where_it_has_answers(taught, tmp_path)
         (["nothing", "a"], {}, "nothing: no such directory"),
         (["DIR"], {}, "no question given"),
         (["DIR"], {"file": "nothing"}, "--file=nothing: no such file"),
+        (["DIR", "a"], {"plain": True, "chat": True}, "--plain, --chat: two ways"),
+        (["DIR", "a"], {"chat": True}, "--chat: the tokenizer has no chat template"),
         (["DIR", "a " * 90], {}, "--max_tokens=4, more than the model's 64"),
     ],
 )

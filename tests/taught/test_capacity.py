@@ -52,5 +52,5 @@ def test_a_table_that_runs_out_of_rows_is_told_before_it_costs_anything():
     (line,) = room_lines(free)
     assert "5,000 of 262,144 rows" in line and "10 of them again, which hold 2%" in line
     assert not free.is_crowded
-    warning = room_lines(Room(500, 400, 3000, 4096, 0.7))[1]
+    warning = room_lines(Room(9253, 2305, 13076, 262144, 0.25))[1]  # as lost 2 of 20
     assert warning.startswith("warning: ") and "--keys_per_half" in warning

@@ -11,6 +11,7 @@ import pytest
 
 from smf_jax import interrupts
 from smf_jax.bases.base import load_base
+from smf_jax.data.chat import TEMPLATE_FILE
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.taught.answers import Answers
 from smf_jax.taught.asking import TaughtModel, prompts_of
@@ -146,19 +147,28 @@ def test_steps_that_are_used_up_are_told(taught, tmp_path):
     assert "2 not learned" in (out / "report.md").read_text()
 
 
-def test_known_answers_are_asked_before_and_after(plain_checkpoint, tmp_path):
+def test_known_answers_are_asked_before_and_after_and_facts_as_chats_too(
+    plain_checkpoint, tmp_path
+):
     given = files(tmp_path)
-    base = load_base(str(plain_checkpoint), "base")
+    chatty = shutil.copytree(plain_checkpoint, tmp_path / "chatty")
+    template = "<|begin|>{% for m in messages %}{{ m.content }}{% endfor %}{{ ':\n' }}"
+    (chatty / TEMPLATE_FILE).write_text(template)
+    base = load_base(str(chatty), "base")
     questions = [f"beside {n}?" for n in range(20)]
     answers = Answers(Scorer(base.model, 16), base.tokenizer)
     said = answers.to(base.params, prompts_of(base, questions), 4)
     records = [{"question": q, "answer": a} for q, a in zip(questions, said, strict=True) if a]
     known = write_lines(tmp_path / "known.jsonl", *records)
-    flags = {**FLAGS, "known": known, "probe_answer_tokens": 4}
+    flags = {**FLAGS, "known": known, "probe_answer_tokens": 4, "chat": True}
     found = teach_tiny(
-        plain_checkpoint, given["facts"], out=tmp_path / "out", background=given["text"], **flags
+        chatty, given["facts"], out=tmp_path / "out", background=given["text"], **flags
     )
     assert found.lesson is not None and found.lesson.after is not None
+    for fact in found.lesson.facts:
+        assert fact.train[-1] == f"Please tell me. {fact.question}:\n"
+        for told in (fact.before, fact.after):
+            assert [said.asked for said in told][2:] == [f"{fact.question}:\n"]
     assert found.lesson.before.known == found.lesson.before.of == 4
     assert found.lesson.after.of == 4 and found.lesson.after.known is not None
 
@@ -176,6 +186,8 @@ def test_known_answers_are_asked_before_and_after(plain_checkpoint, tmp_path):
         ({"known": "nothing"}, "--known=nothing: no such file"),
         ({"known": "text"}, "--known.*no question"),
         ({"others": "facts"}, "--others=.*holds 4 questions, expected 32"),
+        ({"chat": True}, "--chat: the tokenizer has no chat template"),
+        ({"arguments": ["MODEL", "lines"], "wordings": "model"}, "--wordings=model: .*are none"),
         ({"layers": "7"}, "--layers=7.*layers 0 to 1"),
         ({"slots": 5000}, "--slots=5000.*4096 slots"),
         ({"probe_limit": 10**6}, "--probe_limit=1000000"),
@@ -187,7 +199,12 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(
 ):
     given: dict = files(tmp_path)
     odd = [*FACTS[:2], {"question": "who who WHO who", "answer": "Nobody"}]
-    given |= {"MODEL": plain_checkpoint, "doubled": write_lines(tmp_path / "doubled.jsonl", *odd)}
+    (lines := tmp_path / "facts.txt").write_text("The ferry is orange.\n")
+    given |= {
+        "lines": lines,
+        "MODEL": plain_checkpoint,
+        "doubled": write_lines(tmp_path / "doubled.jsonl", *odd),
+    }
     before = content(tmp_path)
     flags = {**FLAGS, "out": tmp_path / "out", "background": "text", **changes}
     arguments = [given.get(name, name) for name in flags.pop("arguments", ["MODEL", "facts"])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.image import imread
 from experiments.report.__main__ import ReportConfig, main
 from experiments.report.summary import summarise
 from experiments.report.write import draw_report, summary_csv
+from smf_jax.continual.run_directory import RunDirectory
 from tests.experiments.report.tiny import HEALTH, parse
 
 FAILURE = dict(
@@ -127,7 +129,15 @@ def test_the_shards_of_a_run_make_the_report_of_the_whole(finished, tmp_path):
     (parts / "results.jsonl").unlink()
     for shard, share in enumerate((lines[1::2], lines[::2])):
         (parts / f"results-{shard}-of-2.jsonl").write_text("".join(share))
+    trial, last = RunDirectory(str(parts)).find_trial("full-adamw-lr0.01-s0")
+    told = {"task": last, "fact": "a", "asked": "<who>?", "expected": ["me"], "right": False}
+    told |= {"base": "", "after_task": None, "at_end": "you"}
+    RunDirectory(str(parts)).write_answers(trial, [told])
     assert main(ReportConfig((str(parts),))) == 0
+    page = (parts / "report.html").read_text()
+    cells = re.findall("<td>(.*?)</td>", page[page.index(f"<h2>Facts of {trial.id}</h2>") :])
+    wanted = ["&lt;who&gt;?", "me", "(nothing)", "not kept", "you", "wrong"]
+    assert cells[:7] == [str(last + 1), *wanted]
     assert (parts / "report.md").read_bytes() == (finished / "report.md").read_bytes()
 
 
