@@ -218,11 +218,12 @@ def test_every_family_scores_and_answers(name):
     said = [("Who made the bridge?", " Ann Lee"), ("", "A boy rides"), ("He laughs,", " and")]
     found = of_family.loglikelihood([asked(*pair) for pair in said], disable_tqdm=True)
     for (context, follows), (total, _) in zip(said, found, strict=True):
-        first = [tokenizer().bos, *tokenizer().encode(context)]
-        logs = log_probabilities([tokenizer().bos, *tokenizer().encode(context + follows)], config)
-        assert total == pytest.approx(logs[len(first) - 1 :].sum(), rel=1e-5)
-    (whole,) = of_family.loglikelihood_rolling([asked("A boy rides")])
-    assert whole == pytest.approx(found[1][0], rel=1e-5)
+        before = len(tokenizer().encode(context))
+        whole = [*tokenizer().begin, *tokenizer().encode(context + follows)]
+        expected = log_probabilities(whole, config)[before:].sum()
+        assert total == pytest.approx(expected, rel=1e-5)
+    (rolling,) = of_family.loglikelihood_rolling([asked("A boy rides")])
+    assert rolling == pytest.approx(found[1][0], rel=1e-5)
     answers = of_family.generate_until([asked(said[0][0], {"until": [], "max_gen_toks": 4})])
     assert answers == [greedy_text(said[0][0], 4, config)]
 
