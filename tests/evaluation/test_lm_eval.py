@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -25,6 +26,7 @@ from smf_jax.evaluation.lm_eval import SmfLM, run_tasks
 from smf_jax.evaluation.probes.multiple_choice import choice_probe
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.interop.huggingface.checkpoint import load_huggingface
+from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import flatten
 from tests.evaluation.tiny import (
@@ -37,6 +39,7 @@ from tests.evaluation.tiny import (
     token_logits,
     tokenizer,
 )
+from tests.models.tiny import FAMILIES, random_params
 
 # `datasets` leaves its files to the garbage collector.
 pytestmark = [
@@ -176,11 +179,11 @@ def test_a_rolling_likelihood_scores_each_token_once(lm, length):
     assert math.isfinite(found)
 
 
-def greedy_text(prompt: str, steps: int) -> str:
+def greedy_text(prompt: str, steps: int, config: ModelConfig | None = None) -> str:
     ids = [tokenizer().bos, *tokenizer().encode(prompt)]
     start = len(ids)
     for _ in range(steps):
-        ids.append(int(token_logits(ids)[-1].argmax()))
+        ids.append(int(token_logits(ids, config)[-1].argmax()))
         if ids[-1] == tokenizer().eos:
             ids.pop()
             break
@@ -205,6 +208,24 @@ def test_an_open_task_runs(score, lm):
     assert score(lm, OPEN_TASK, records)["exact_match,none"] == 1
     records[0]["answer"] = "something else"
     assert score(lm, OPEN_TASK, records)["exact_match,none"] == 0.5
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_scores_and_answers(name):
+    """Likelihoods, whole texts and answers are those of its logits, one text at a time."""
+    config = replace(FAMILIES[name], vocabulary=tokenizer().size, max_positions=POSITIONS)
+    of_family = SmfLM(Decoder(config), flatten(random_params(config)), tokenizer(), rows=2)
+    said = [("Who made the bridge?", " Ann Lee"), ("", "A boy rides"), ("He laughs,", " and")]
+    found = of_family.loglikelihood([asked(*pair) for pair in said], disable_tqdm=True)
+    for (context, follows), (total, _) in zip(said, found, strict=True):
+        before = len(tokenizer().encode(context))
+        whole = [*tokenizer().begin, *tokenizer().encode(context + follows)]
+        expected = log_probabilities(whole, config)[before:].sum()
+        assert total == pytest.approx(expected, rel=1e-5)
+    (rolling,) = of_family.loglikelihood_rolling([asked("A boy rides")])
+    assert rolling == pytest.approx(found[1][0], rel=1e-5)
+    answers = of_family.generate_until([asked(said[0][0], {"until": [], "max_gen_toks": 4})])
+    assert answers == [greedy_text(said[0][0], 4, config)]
 
 
 @pytest.mark.parametrize(

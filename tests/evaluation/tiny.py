@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from smf_jax.data.multiple_choice import Choice
 from smf_jax.data.tokenizer import Tokenizer, train_tokenizer
 from smf_jax.evaluation.scorer import Scorer
+from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import flatten
 from tests.models.tiny import random_params, with_memory
@@ -49,21 +51,25 @@ def scorer(rows: int = 5) -> Scorer:
 
 
 @cache
-def _forward():
-    return jax.jit(lambda params, tokens, valid: model().apply({"params": params}, tokens, valid))
+def _forward(config: ModelConfig):
+    decoder, params = Decoder(config), random_params(config)
+    return jax.jit(lambda tokens, valid: decoder.apply({"params": params}, tokens, valid))
 
 
-def token_logits(ids: list[int]) -> np.ndarray:
-    """Logits after every id of one text, ``(len(ids), vocabulary)``, in float64."""
+def token_logits(ids: list[int], config: ModelConfig | None = None) -> np.ndarray:
+    """Logits after every id of one text, ``(len(ids), vocabulary)``, in float64.
+
+    Those of `model`, or of the random one of another configuration.
+    """
     tokens = np.zeros((1, POSITIONS), np.int32)
     tokens[0, : len(ids)] = ids
     valid = np.arange(POSITIONS)[None] < len(ids)
-    logits = _forward()(random_params(model().config), tokens, valid)
+    logits: Any = _forward(config or model().config)(tokens, valid)
     return np.asarray(logits, np.float64)[0, : len(ids)]
 
 
-def log_probabilities(ids: list[int]) -> np.ndarray:
+def log_probabilities(ids: list[int], config: ModelConfig | None = None) -> np.ndarray:
     """``log p(ids[i] | ids[:i])`` for every ``i`` but the first."""
-    logits = token_logits(ids[:-1])
+    logits = token_logits(ids[:-1], config)
     logs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     return logs[np.arange(len(ids) - 1), ids[1:]]

@@ -11,7 +11,7 @@ import numpy as np
 from smf_jax.memory.layer import MemoryConfig
 from smf_jax.models.config import MemoryPlacement, ModelConfig, PlacementMode
 from smf_jax.models.decoder import abstract_params
-from smf_jax.params import flatten, unflatten
+from smf_jax.params import flatten, is_memory, unflatten
 
 MEMORY = MemoryConfig(
     keys_per_half=6, heads=2, reads=3, key_width=8, value_width=10, query_norm="rms"
@@ -69,11 +69,13 @@ def with_memory(mode: str, layers: tuple[int, ...] = (1,), **choices: Any) -> Mo
 
 
 def random_params(config: ModelConfig, seed: int = 0) -> dict[str, Any]:
-    """Every leaf random: no bias is zero, no norm is one, α is near one."""
+    """Every leaf random: no bias is zero, no norm is one, norms and α are near one."""
     rng = np.random.default_rng(seed)
     flat = {}
     for path, leaf in flatten(abstract_params(config)).items():
         start = 1.0 if path.endswith(("scale", "alpha")) else 0.0
+        if config.norm_scale == "offset" and not is_memory(path):
+            start = 0.0  # one is added
         std = 0.2 if leaf.ndim < 2 else leaf.shape[-1 if "embedding" in path else -2] ** -0.5
         flat[path] = jnp.asarray(start + std * rng.standard_normal(leaf.shape), jnp.float32)
     return unflatten(flat)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from smf_jax.data.batching import Batch
 from smf_jax.interop.huggingface.checkpoint import (
     huggingface_name,
     load_huggingface,
@@ -28,12 +29,13 @@ from smf_jax.models.lora import (
     merge_lora,
 )
 from smf_jax.models.retrofit import retrofit
-from smf_jax.params import flatten, pool_path
+from smf_jax.params import flatten, pool_path, unflatten
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.tables import explicit
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
 from smf_jax.training.step import Shared
+from smf_jax.training.trainers import dense_trainer
 from smf_jax.typed_json import JsonObject
 from tests.interop.huggingface.make_golden import (
     CASES,
@@ -219,7 +221,7 @@ def test_lora_reaches_every_map_and_merges(name):
         for path, leaf in init_lora(params, 2, targets, jax.random.key(0)).items()
     }
     assert len(adapters) == 2 * len(targets) * config.layers
-    tokens = random_tokens(config, (2, 9))
+    tokens = random_tokens(config, (2, 12))
 
     @jax.jit
     @partial(jax.value_and_grad, has_aux=True)
@@ -232,6 +234,36 @@ def test_lora_reaches_every_map_and_merges(name):
     expected = logits(config, merge_lora(params, adapters, 4.0), tokens)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert all(np.abs(leaf).max() > 0 for leaf in gradient.values())
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_full_finetuning_follows_the_gradient_of_every_leaf(name):
+    """All move, but for embeddings of tokens not met; the loss falls by what the steps promise."""
+    config, before, rate = TINY[name], flatten(random_params(TINY[name])), 1e-3
+    tokens = random_tokens(config, (2, 13))
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    batch = Batch(inputs, targets, np.ones((2, 12), np.float32), np.ones((2, 12), bool))
+    trainer = dense_trainer(Decoder(config), OptimizerConfig("sgd"))
+    shared, state = Shared(trainer.frozen(before), None), trainer.begin(before, tiny.settings())
+    step, leaves, losses = jax.jit(trainer.step), [before], []
+    for _ in range(2):
+        state, metrics = step(shared, state, batch, tiny.settings(rate))
+        leaves.append(trainer.trained(state))
+        losses.append(float(metrics.loss))
+    found = np.asarray(logits(config, unflatten(before), inputs), np.float64)
+    right = np.take_along_axis(found, targets[..., None], 2)[..., 0]
+    expected = np.log(np.exp(found).sum(2)) - right
+    assert losses[0] == pytest.approx(expected.mean(), rel=1e-5)
+    wide = [{path: np.asarray(x, np.float64) for path, x in each.items()} for each in leaves]
+    fallen = 0.0
+    for path, leaf in wide[0].items():
+        first, second = leaf - wide[1][path], wide[1][path] - wide[2][path]
+        assert first.any(), path
+        fallen += np.sum((first + second) / 2 * first) / rate  # the trapezoid of ∇L along the step
+    assert losses[0] - losses[1] == pytest.approx(fallen, rel=1e-2)
+    if not config.tied:
+        moved = np.any(leaves[1]["embedder/embedding"] != before["embedder/embedding"], axis=1)
+        np.testing.assert_array_equal(np.flatnonzero(moved), np.unique(inputs))
 
 
 def parsed(name, **changes):
