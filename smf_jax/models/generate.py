@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from smf_jax.models.attention import Cache, empty_cache
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
 from smf_jax.models.layers import Hidden, Tokens, Valid
-from smf_jax.params import flatten, memory_part, unflatten
+from smf_jax.params import flatten, is_quantised, memory_part, unflatten
 
 Generated = Int[Array, "b steps"]
 
@@ -135,17 +135,15 @@ def _stop_mask(stop: Sequence[int], vocabulary: int) -> np.ndarray:
     return mask
 
 
-def _widened(config: ModelConfig, flat: Mapping[str, Array]) -> dict[str, Any]:
-    """Leaves narrower than the computation, widened once and not again for every token."""
+def widened(path: str, leaf: Any, dtype: DTypeLike) -> Any:
+    """A leaf in the dtype of the computation if it is narrower: once, and not for every token.
 
-    def wide(path: str, leaf: Array) -> Array:
-        part = memory_part(path)
-        # Of a table only few rows are read.
-        is_table = part is not None and part.kind == "pool"
-        narrow = leaf.dtype.itemsize < jnp.dtype(config.dtype).itemsize
-        return leaf.astype(config.dtype) if narrow and not is_table else leaf
-
-    return unflatten({path: wide(path, leaf) for path, leaf in flat.items()})
+    Tables, of which only few rows are read, and quantised matrices stay as they are.
+    """
+    part = memory_part(path)
+    is_table = part is not None and part.kind == "pool"
+    narrow = leaf.dtype.itemsize < jnp.dtype(dtype).itemsize
+    return leaf.astype(dtype) if narrow and not is_table and not is_quantised(path) else leaf
 
 
 def _filled_cache(
@@ -174,7 +172,8 @@ def _decode(
     temperature: Float[Array, ""] | None,
     keys: Array | None,
 ) -> Generated:
-    apply: Any = partial(model.apply, {"params": _widened(model.config, flat)})
+    wide = {path: widened(path, leaf, model.config.dtype) for path, leaf in flat.items()}
+    apply: Any = partial(model.apply, {"params": unflatten(wide)})
 
     def choose(x: Hidden, step: int | Array) -> Int[Array, " b"]:
         logits = apply(x[:, -1:], method="logits")[:, 0]

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from smf_jax.bases.base import Base
 from smf_jax.checkpoints.manifest import sha256_of_json
-from smf_jax.params import Params, is_pool, memory_part
+from smf_jax.models.generate import widened
+from smf_jax.params import Params, is_pool
 from smf_jax.serving.patch_names import listed_names, places_of, require_whole, written_over
 from smf_jax.serving.shared_tables import SharedTable, share_table
 from smf_jax.sparse.patch import Patch
@@ -92,7 +92,7 @@ class ServedModels:
         # Tables stay on the host: what is placed is the store that they are put into.
         self._tables: Params = {p: on_host(leaf) for p, leaf in params.items() if is_pool(p)}
         self._params: Params = {
-            path: _placed(path, leaf, self.base.config.dtype)
+            path: jnp.asarray(widened(path, leaf, self.base.config.dtype))
             for path, leaf in params.items()
             if not is_pool(path)
         }
@@ -149,11 +149,3 @@ class ServedModels:
         state = _State(record, patches, self._params, self._tables, self._fingerprint)
         state.find(tuple(range(len(patches))))  # every patch fits on those before it
         return state
-
-
-def _placed(path: str, leaf: jax.Array, dtype: str) -> jax.Array:
-    """A leaf on the device; narrower ones widened now and not at every token."""
-    narrow = leaf.dtype.itemsize < jnp.dtype(dtype).itemsize
-    part = memory_part(path)
-    is_table = part is not None and part.kind == "pool"
-    return jnp.asarray(leaf, dtype) if narrow and not is_table else jnp.asarray(leaf)

@@ -14,6 +14,7 @@ import pytest
 from smf_jax.models import quantised
 from smf_jax.models.config import MemoryPlacement, ModelConfig, Precision
 from smf_jax.models.decoder import Decoder, abstract_params, init_params
+from smf_jax.models.generate import generate
 from smf_jax.models.quantised import (
     LEVELS,
     dequantise,
@@ -132,6 +133,21 @@ def test_a_quantised_model_is_that_of_the_rounded_matrices(family, precision):
     expected = jax.jit(Decoder(config).apply)({"params": unflatten(rounded)}, tokens)
     # Logits of Gemma are larger, and its bound against transformers is too.
     np.testing.assert_allclose(found, expected, atol=1e-4 if family == "gemma3_text" else 1e-5)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_generation_is_that_of_the_rounded_matrices(precision):
+    """Codes are narrower than the computation, and no numbers to be widened."""
+    narrow = replace(PLAIN, precision=precision)
+    some = quantise_params(precision, flatten(random_params(PLAIN)))
+    rounded = dequantise_params(some, flatten(abstract_params(PLAIN)))
+    prompt, prefix = random_tokens(PLAIN, (2, 5)), random_tokens(PLAIN, (1, 3), seed=1)[0].tolist()
+    found, expected = (
+        generate(Decoder(config), leaves, prompt, np.ones((2, 5), bool), 6, prefix=prefix)
+        for config, leaves in ((narrow, some), (PLAIN, rounded))
+    )
+    np.testing.assert_array_equal(found, expected)
+    assert len(np.unique(expected)) > 3
 
 
 def test_a_token_outside_the_vocabulary_is_no_guess():
