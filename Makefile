@@ -26,6 +26,10 @@ WORKERS ?= 2
 
 python := $(VENV)/bin/python
 
+# Compiled modules are kept, whatever the shell says: tests start dozens of processes, and each would
+# compile the two thousand modules that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 # uv installs in seconds what takes pip half a minute; where uv cannot (an index or a proxy that
 # only pip is told of), pip does it.
 install = $(python) -m uv pip install --quiet --python $(python) $(1) \
