@@ -17,6 +17,7 @@ from smf_jax.continual.methods import METHODS
 from smf_jax.continual.run_config import read_config
 from smf_jax.continual.trial import Trial
 from smf_jax.continual.trial_group import CARRIED
+from smf_jax.errors import blame_flag
 from smf_jax.params import Params
 from smf_jax.paths import remove
 from smf_jax.sparse.patch import Patch, apply_patch
@@ -138,7 +139,8 @@ class TaskCheckpoints:
         file = self.path / TRIALS / trial.id / ANSWERS
         if not file.is_file():
             return []
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        with blame_flag(f"{file}: "):
+            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         asked, kept = {row["task"] for row in rows}, self.kept_tasks(trial)
         return rows if kept and max(asked, default=-1) == max(kept) else []
 

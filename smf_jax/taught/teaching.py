@@ -83,6 +83,7 @@ def teach(config: TeachConfig, now: Callable[[], float] = time.monotonic) -> Tau
         others = (Task("earlier", earlier),) if earlier else ()
         making = read_making(config, reader, base, directory, (*tasks, *others))
         if config.facts.wordings == MODEL:
+            # All is checked before the model is asked, and encoded anew with what it says.
             tasks = _in_own_words(tasks, base)
             making = read_making(config, reader, base, directory, (*tasks, *others))
         lesson = as_trained(lesson, tasks)

@@ -45,3 +45,6 @@ def test_answers_are_those_that_the_sweep_has_measured(finished, tmp_path):
     assert directory.read_answers(trial) == told and max(row["task"] for row in told) == last
     directory.write_answers(trial, [row for row in told if row["task"] < last])
     assert directory.read_answers(trial) == []
+    (run / TRIALS / TRIAL / ANSWERS).write_text(text[: len(text) // 2])
+    with pytest.raises(ValueError, match=f"{TRIAL}/{ANSWERS}: "):
+        directory.read_answers(trial)
