@@ -7,23 +7,23 @@ a directory of its own in ``--out`` and goes on where it stopped with ``--resume
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments.cli import run
 from experiments.configs import base_recipe, preset_of
-from experiments.dry_run import Planned, check_all, dry_run, trials_of
+from experiments.dry_run import MakeTools, Planned, check_all, dry_run, trials_of
 from experiments.report.ablation import write_ablation
 from smf_jax.checkpoints.files import write_text
-from smf_jax.configuration import Configuration, PathText, setting
+from smf_jax.configuration import Configuration, PathText, part, setting
 from smf_jax.continual.ablation import Cell, read_ablation
 from smf_jax.continual.config import SweepConfig
+from smf_jax.continual.devices import ProcessConfig, as_one_program
 from smf_jax.continual.plan import check_settings_of
 from smf_jax.continual.run_config import NOT_COMPARED
 from smf_jax.continual.sections import CALIBRATE_ALONE
-from smf_jax.continual.sweep import Tools, run_sweep
+from smf_jax.continual.sweep import run_sweep
 from smf_jax.errors import blame_flag, require_writable
 from smf_jax.paths import as_path, is_whole
 from smf_jax.progress import say
@@ -45,6 +45,7 @@ class AblateConfig(Configuration):
         "written to OUT.estimate.json",
     )
     json: bool = setting(False, "the list as JSON")
+    processes: ProcessConfig = part(ProcessConfig(), "Several processes as one")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,6 +66,11 @@ def lay_out(config: AblateConfig) -> tuple[Cell, ...]:
         for cell in cells:
             trials = trials_of(cell.config)
             with blame_flag(f"{cell.name}: "):
+                if cell.config.devices.are_several:
+                    raise ValueError(
+                        "distributed is set in the file, which does not know who runs it; leave it "
+                        "out, and give --distributed or --coordinator to the command"
+                    )
                 check_settings_of(cell.config, trials)
             for trial in trials:
                 if twice := sorted(cell.changes.keys() & dict(trial.varied).keys()):
@@ -72,15 +78,26 @@ def lay_out(config: AblateConfig) -> tuple[Cell, ...]:
     return cells
 
 
-def main(
-    config: AblateConfig, tools: Callable[[SweepConfig], Tools | None] = lambda _: None
-) -> int:
+def main(config: AblateConfig, tools: MakeTools = lambda _: None) -> int:
     """Runs the sweeps one after another, or lists them; returns 1 if a trial failed."""
     cells = lay_out(config)
     sweeps = [Planned(cell.name, dict(cell.changes), cell.config) for cell in cells]
     if config.dry_run:
         dry_run(sweeps, config.json, config.out if config.calibrate else "", tools)
         return 0
+    # Before anything asks for a device, and once for all sweeps.
+    with as_one_program(config.processes, config.out) as own:
+        failed = _run(cells, sweeps, config.with_values(out=own), tools)
+        say(f"\n{write_ablation(as_path(own), cells)}\n\n{as_path(own) / 'report.md'}")
+    for line in failed:
+        say(f"failed: {line}")
+    return 1 if failed else 0
+
+
+def _run(
+    cells: tuple[Cell, ...], sweeps: list[Planned], config: AblateConfig, tools: MakeTools
+) -> list[str]:
+    """Runs the sweeps one after another; a line for each trial that failed."""
     out, failed = as_path(config.out), []
     text = _told(cells)
     _require_room(out, text, config.resume)
@@ -89,14 +106,11 @@ def main(
     write_text(out / GRID, text)
     for number, cell in enumerate(cells, 1):
         say(f"sweep {number} of {len(cells)}: {cell.name}")
-        told = {"out": str(out / cell.name), "resume": config.resume}
+        told = {"out": str(out / cell.name), "resume": config.resume, **config.processes.values()}
         of_cell = cell.config.with_values(**told)
         _, lines = run_sweep(of_cell, base_recipe(of_cell), tools(of_cell))
         failed += [f"{cell.name}: {line}" for line in lines]
-    say(f"\n{write_ablation(out, cells)}\n\n{out / 'report.md'}")
-    for line in failed:
-        say(f"failed: {line}")
-    return 1 if failed else 0
+    return failed
 
 
 def _told(cells: tuple[Cell, ...]) -> str:

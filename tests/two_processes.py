@@ -1,16 +1,19 @@
 """A small sweep by two processes of four devices each, and by one of eight: the same results.
 
-``python -m tests.two_processes`` runs both and compares; it takes half a minute.
+``python -m tests.two_processes`` runs both and compares; it takes half a minute. ``--ablate`` has
+an ablation of two such sweeps run in its place.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import socket
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +41,28 @@ def run_sweep(base: str, out: str, devices: int, told: dict[str, str | int]) -> 
     return sweep.main(config, report=lambda place: f"{read_config(place).run.out} is a run")
 
 
+def run_ablation(base: str, out: str, devices: int, told: dict[str, str | int]) -> int:
+    """Two sweeps, one after the other, in this process."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)
+    jax.config.update("jax_disable_most_optimizations", True)
+    from experiments import ablate
+    from experiments.cli import parse
+    from tests.tiny_sweep import TINY_SWEEP
+
+    settings = {**TINY_SWEEP, **SWEEP, "base": base, "methods": "smf", "lr": "smf:30"}
+    del settings["optimizer"]
+    lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
+    with tempfile.TemporaryDirectory() as place:
+        grid = Path(place, "grid.toml")
+        grid.write_text("\n".join(["[settings]", *lines, "[cross]", 'rule = ["tfidf", "tf"]']))
+        flags = [f"--{name}={value}" for name, value in told.items()]
+        config, files = parse(ablate.AblateConfig, [f"--out={out}", *flags])
+        return ablate.main(replace(config, files=(str(grid), *files)))
+
+
 def started(base: str, out: Path, devices: int, *more: str) -> subprocess.Popen[str]:
     """The sweep in a process of its own."""
     command = [sys.executable, "-m", "tests.two_processes", f"--base={base}", f"--out={out}"]
@@ -56,8 +81,9 @@ def free_address() -> str:
 def together(base: str, out: Path, *more: str) -> None:
     """The sweep by two processes as one; both have to succeed."""
     address = free_address()
-    both = [started(base, out, 4, f"--coordinator={address}", f"--process={p}", *more)
-            for p in range(2)]  # fmt: skip
+    both = [
+        started(base, out, 4, f"--coordinator={address}", f"--process={p}", *more) for p in range(2)
+    ]
     try:
         for process in both:
             told, _ = process.communicate(timeout=LIMIT)
@@ -67,16 +93,25 @@ def together(base: str, out: Path, *more: str) -> None:
             process.kill()
 
 
-def compare(base: str, place: Path) -> str:
+def compare(base: str, place: Path, *more: str) -> str:
     """Runs the sweep both ways; what is equal, in words. AssertionError if something is not."""
-    from tests.tiny_sweep import checkpoints_of, rows_of
-
     if not (place / "one").exists():
-        alone = started(base, place / "one", 8)
+        alone = started(base, place / "one", 8, *more)
         told, _ = alone.communicate(timeout=LIMIT)
         assert alone.returncode == 0, told[-4000:]
-    together(base, place / "two")
-    one, two = rows_of(place / "one"), rows_of(place / "two")
+    together(base, place / "two", *more)
+    sweeps = sorted(path.parent.relative_to(place / "one")
+                    for path in (place / "one").rglob("config.json"))  # fmt: skip
+    assert sweeps
+    told = [compare_runs(place / "one" / each, place / "two" / each) for each in sweeps]
+    return "\n".join(told)
+
+
+def compare_runs(alone: Path, together: Path) -> str:
+    """What is equal in two directories of a run; AssertionError if something is not."""
+    from tests.tiny_sweep import checkpoints_of, rows_of
+
+    one, two = rows_of(alone), rows_of(together)
     assert [(row["trial"], row["task"]) for row in one] == [
         (row["trial"], row["task"]) for row in two
     ]
@@ -89,11 +124,11 @@ def compare(base: str, place: Path) -> str:
                 np.testing.assert_allclose(theirs[name], value, rtol=1e-4, err_msg=name)
             else:
                 assert theirs[name] == value, name
-    mine, theirs = checkpoints_of(place / "one"), checkpoints_of(place / "two")
+    mine, theirs = checkpoints_of(alone), checkpoints_of(together)
     assert mine == theirs  # digests and metadata
-    files = [sorted(str(p.relative_to(place / run)) for p in (place / run).rglob("*")
+    files = [sorted(str(p.relative_to(run)) for p in run.rglob("*")
                     if "array" not in str(p) and not p.name.startswith("."))
-             for run in ("one", "two")]  # fmt: skip
+             for run in (alone, together)]  # fmt: skip
     assert [name for name in files[0] if "manifest" not in name] == [
         name for name in files[1] if "manifest" not in name
     ]
@@ -107,6 +142,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("base", "out", "coordinator"):
         parser.add_argument(f"--{name}", default="")
+    parser.add_argument("--ablate", action="store_true")
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--process", type=int, default=-1)
     given = parser.parse_args()
@@ -114,7 +150,8 @@ def main() -> int:
         told: dict[str, str | int] = {}
         if given.coordinator:
             told = dict(coordinator=given.coordinator, processes=2, process=given.process)
-        return run_sweep(given.base, given.out, given.devices, told)
+        run = run_ablation if given.ablate else run_sweep
+        return run(given.base, given.out, given.devices, told)
     with tempfile.TemporaryDirectory() as place:
         base = given.base or str(Path(place, "base"))
         if not given.base:
@@ -125,7 +162,7 @@ def main() -> int:
                 f"pretrain.main(PretrainConfig.of(out={base!r}, **TINY_BASE))"
             )
             subprocess.run([sys.executable, "-c", make], cwd=ROOT, check=True)
-        print(compare(base, Path(place)))
+        print(compare(base, Path(place), *(["--ablate"] if given.ablate else [])))
     return 0
 
 

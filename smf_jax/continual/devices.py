@@ -21,19 +21,8 @@ from smf_jax.split_tables import TableLayout, check_split
 
 
 @dataclass(frozen=True)
-class DeviceConfig(Configuration):
-    """How a sweep uses the devices that it has."""
-
-    mesh: str = setting(
-        "",
-        "devices along the axes of the mesh, as in trial:4,data:2,memory:1: trials side by side, "
-        "devices that share a batch, devices that share the tables; empty: all along trial",
-    )
-    table_layout: TableLayout = setting(
-        "columns",
-        "what of a table a device along memory has: columns, some numbers of every row; rows, all "
-        "numbers of some rows",
-    )
+class ProcessConfig(Configuration):
+    """Whether several processes run as one, and which of them this is."""
 
     distributed: bool = setting(
         False,
@@ -62,6 +51,22 @@ class DeviceConfig(Configuration):
         """Whether several processes are to run as one."""
         return self.distributed or bool(self.coordinator)
 
+
+@dataclass(frozen=True)
+class DeviceConfig(ProcessConfig):
+    """How a sweep uses the devices that it has."""
+
+    mesh: str = setting(
+        "",
+        "devices along the axes of the mesh, as in trial:4,data:2,memory:1: trials side by side, "
+        "devices that share a batch, devices that share the tables; empty: all along trial",
+    )
+    table_layout: TableLayout = setting(
+        "columns",
+        "what of a table a device along memory has: columns, some numbers of every row; rows, all "
+        "numbers of some rows",
+    )
+
     @property
     def sizes(self) -> dict[str, int]:
         """Of all axes, for the devices that there are; ValueError if they do not make them up."""
@@ -74,13 +79,14 @@ def all_devices() -> Sequence[Any]:
 
 
 @contextmanager
-def as_one_program(told: DeviceConfig, out: str) -> Iterator[str]:
+def as_one_program(told: ProcessConfig, out: str) -> Iterator[str]:
     """Joins the processes that run as one; yields the directory that this one writes.
 
     That is ``out`` in the first. Every other has a copy of what stands there, which goes when the
-    block ends: so all find the same, and one alone writes what is kept.
+    block ends: so all find the same, and one alone writes what is kept. A program is joined once:
+    of blocks within each other the outermost does it, for all that run in it.
     """
-    if not told.are_several:
+    if not told.are_several or checkpoints.copies.on:
         yield out
         return
     processes.join(told.coordinator, told.processes, told.process)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from experiments import ablate
 from experiments.ablate import AblateConfig, lay_out, main
 from experiments.cli import parse
 from experiments.configs import base_recipe
@@ -49,6 +52,35 @@ def test_a_dry_run_lists_sweeps_trials_and_groups(file, tmp_path, capsys):
     assert said.endswith("4 sweeps, 6 trials, 4 groups that compile a step each\n")
     assert "slots16: smf-tfidf-sgd-t16-lr30-s0\n" in said
     assert not out.exists()
+
+
+def test_several_processes_are_joined_before_anything_asks_for_a_device(
+    file, tmp_path, monkeypatch
+):
+    joined = []
+
+    @contextmanager
+    def as_one_program(told, out):
+        joined.append((told.coordinator, told.process, out))
+        yield str(tmp_path / "own")
+
+    def asked(*_):
+        assert joined, "a device was asked for before"
+        raise ValueError("asked")
+
+    monkeypatch.setattr(ablate, "as_one_program", as_one_program)
+    monkeypatch.setattr(ablate, "check_all", asked)
+    flags = ["--coordinator=host:1", "--processes=2", "--process=1", f"--out={tmp_path}/out"]
+    told, _ = parse(AblateConfig, flags)
+    with pytest.raises(ValueError, match="asked"):
+        main(replace(told, files=(str(file),)))
+    assert joined == [("host:1", 1, f"{tmp_path}/out")] and not (tmp_path / "out").exists()
+
+
+def test_a_file_does_not_say_which_process_runs_it(file):
+    file.write_text(file.read_text().replace("[settings]", "[settings]\ndistributed = true"))
+    with pytest.raises(ValueError, match="unchanged: distributed is set .* give --distributed"):
+        lay_out(AblateConfig((str(file),)))
 
 
 def test_the_sweeps_run_and_are_reported_on_as_one(file, tmp_path, sweeper, capsys):
