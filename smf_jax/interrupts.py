@@ -26,6 +26,13 @@ def stop(error: BaseException) -> None:
     _pending = _pending or error
 
 
+def withdraw(error: BaseException) -> None:
+    """An error that was to `stop` this process has been met elsewhere."""
+    global _pending
+    if _pending is error:
+        _pending = None
+
+
 def check() -> None:
     """Raises what is to stop this process; called between steps, never within a save.
 

@@ -39,6 +39,7 @@ WIDTH = 8  # inches: 100 of the 800 pixels each
 OTHER_COLOUR = "#666666"
 MARKERS = {"smf": "osXpDP^v", "full": "^<>", "lora": "vd", "replay": "D"}
 OTHER_MARKERS = "Ph8*"
+_PANELS = 4  # side by side
 STYLE: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": "0.6",
@@ -141,9 +142,11 @@ def _looks(curves: Mapping[str, Sequence[Setting]]) -> dict[str, dict]:
     """Give each curve its label, colour and marker: a hue a method, paler from curve to curve."""
     methods = grouped((curve[0] for curve in curves.values()), "trial.method")
     labels, places = curve_labels(curves), list(curves)
-    looks = {}
+    looks, others = {}, [method for method in methods if method not in MARKERS]
     for method, settings in methods.items():
-        markers, colour = MARKERS.get(method, OTHER_MARKERS), np.array(to_rgb(colour_of(method)))
+        first = others.index(method) % len(OTHER_MARKERS) if method in others else 0
+        rotated = OTHER_MARKERS[first:] + OTHER_MARKERS[:first]
+        markers, colour = MARKERS.get(method, rotated), np.array(to_rgb(colour_of(method)))
         # The last curve of a method, the largest budget of its last rule, has the full hue.
         for place, name in enumerate(setting.trial.sweep for setting in reversed(settings)):
             pale = 0.6 * place / max(len(settings) - 1, 2)
@@ -189,18 +192,23 @@ def _scale_frontier(axes: Axes, forgotten: str) -> None:
 def draw_matrices(
     matrices: Mapping[str, Matrix], rows: str, columns: str, colours: str, limit: float = 1.0
 ) -> Figure:
-    """Draw one to four task × task shares by title side by side, NaN where there is none.
+    """Draw task × task shares by title, at most four side by side, NaN where there is none.
 
     What follows a title's first comma is set smaller; `limit` is the top of the colour scale.
     """
     with rc_context(STYLE):
         norm = Normalize(0, limit)
-        side = min(2.6, 6.3 / len(matrices))
+        rows_of_panels = math.ceil(len(matrices) / _PANELS)
+        across = math.ceil(len(matrices) / rows_of_panels)
+        side = min(2.6, 6.3 / across)
         titles = [_break_title(title, int(15 * side)) for title in matrices]
         lines = max(map(len, titles)) - 1
-        figure = Figure(figsize=(WIDTH, side + 0.7 + 0.15 * lines), layout="compressed")
-        panels = figure.subplots(1, len(matrices), sharex=True, sharey=True, squeeze=False).flat
-        for axes, matrix, title in zip(panels, matrices.values(), titles, strict=True):
+        height = rows_of_panels * (side + 0.45 + 0.15 * lines) + 0.25
+        figure = Figure(figsize=(WIDTH, height), layout="compressed")
+        panels = figure.subplots(rows_of_panels, across, sharex=True, sharey=True, squeeze=False)
+        for axes in panels.flat[len(matrices) :]:
+            axes.remove()
+        for axes, matrix, title in zip(figure.axes, matrices.values(), titles, strict=True):
             axes.imshow(matrix, norm=norm, cmap="viridis")
             name, *details = title
             axes.set_title(name, loc="left", pad=6 + 11 * lines)
@@ -209,8 +217,12 @@ def draw_matrices(
             axes.spines[:].set_visible(False)
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-            axes.set_xlabel(columns)
-        figure.axes[0].set_ylabel(rows)
+        for place, axes in enumerate(figure.axes):
+            if place % across == 0:
+                axes.set_ylabel(rows)
+            if place + across >= len(matrices):  # the lowest of its column
+                axes.set_xlabel(columns)
+                axes.tick_params(labelbottom=True)
         percent = PercentFormatter(1)  # as many digits as tell the ticks apart
         image = ScalarMappable(norm, "viridis")
         figure.colorbar(image, ax=list(figure.axes), label=colours, format=percent)

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,10 +37,12 @@ from smf_jax.continual.stream_data import StreamData, chunked
 from smf_jax.continual.tracking import Tracking
 from smf_jax.continual.trial import Trial
 from smf_jax.continual.trial_group import Pauses, TaskMetrics, TrialGroup
+from smf_jax.continual.writer import Writer
 from smf_jax.data.batching import Batch
 from smf_jax.evaluation.probe import refer_to_base
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.paths import as_path, copy
+from smf_jax.processes import are_several
 from smf_jax.progress import say
 from smf_jax.sparse.usage import PoolUsage
 from smf_jax.tables import on_host
@@ -132,7 +135,8 @@ class TrialBatch:
     def __post_init__(self) -> None:
         """Finds what an earlier run has left of the trials."""
         sweep = self.sweep
-        self.steps = StepCheckpoints(sweep.run, sweep.base_fingerprint)
+        self.writer = Writer()
+        self.steps = StepCheckpoints(sweep.run, sweep.base_fingerprint, self.writer)
         for trial in self.trains:
             self.done[trial], failed_step = sweep.run.completed(trial)
             if failed_step is not None:
@@ -181,14 +185,14 @@ class TrialBatch:
             told = (sweep.config.probes, sweep.base, sweep.stream_data, sweep.scorer)
             sweep.base_scores = self._measure(state, None)[0] | measure_in_context(*told)
         going = [t for t in self.trials if self.done[t] < tasks and t not in self.failed]
-        with self.steps, self.sweep.tracking.of(going):
+        with self.sweep.tracking.of(going), self.writer:
             for task in range(first, tasks):
                 state = self._restore(state, settings, task)
                 with _profiled(self.sweep.config.run.profile if task == first else ""):
                     # The rule `random` draws anew for each task, a resumed task the same.
                     of_task = settings._replace(seed=settings.seed + np.uint32(task * 1_000_003))
                     state, metrics, seconds = self._train(state, task, of_task)
-                self._log_and_save(state, task, metrics, seconds)
+                self._evaluate_and_save(state, task, metrics, seconds)
                 advance(len(self.trains))
                 if self.failed.issuperset(self.trains):
                     advance((tasks - task - 1) * len(self.trains))
@@ -206,7 +210,7 @@ class TrialBatch:
         spent = {t: seconds for t, (_, seconds) in left.items()}
 
         def see(step: int, begun: Callable[[int], Begun]) -> None:
-            self.steps.wait()  # or the host would hold both
+            self.writer.wait()  # or the host would hold both
             now = {t: begun(place) for t, place in places.items() if starts[t] < step}
             seconds = time.monotonic() - started
             self.steps.write(task, now, {t: seconds + spent.get(t, 0.0) for t in now})
@@ -223,7 +227,6 @@ class TrialBatch:
             first=min(starts.values(), default=0),
             pauses=Pauses(every, see) if every else None,
         )
-        self.steps.wait()
         seconds = time.monotonic() - started
         return state, metrics, {t: seconds + spent.get(t, 0.0) for t in self.trials}
 
@@ -259,28 +262,48 @@ class TrialBatch:
         places = {p: restored[t] for p, t in enumerate(self.filled) if t in restored}
         return self.group.resume(state, settings, places)
 
-    def _log_and_save(
+    def _evaluate_and_save(
         self, state: Any, task: int, metrics: TaskMetrics, seconds: Mapping[Trial, float]
     ) -> None:
-        """Evaluates every trial after a task, saves its checkpoint, appends its result row."""
-        run = self.sweep.run
+        """Evaluates every trial after a task, and has its checkpoint and result row written.
+
+        That is done while the next task trains, but where several processes run as one, which save
+        together.
+        """
         scores = self._measure(state, task)
+        ended: list[tuple[ResultRow, np.ndarray, Callable[[], None] | None]] = []
         for place, trial in enumerate(self.trials):
             if not self._is_due(trial, task):
                 continue
             row = self._row(place, task, metrics, scores[place], seconds[trial])
+            save = None
             if row.failed_step is None:
-                row = replace(row, rows_changed=self._save(state, place, task))
+                changed, save = self._to_save(state, place, task)
+                row = replace(row, rows_changed=changed)
             else:
                 self._fail(trial, task, row.failed_step)
+            ended.append((row, metrics.losses[place], save))
+        write = partial(self._write, ended)
+        write() if are_several() else self.writer.do(write)
+        if on_task := self.sweep.on_task:
+            self.writer.wait()
+            for place, trial in enumerate(self.trials):
+                if self._is_due(trial, task):
+                    on_task(trial, task, self.group.trained(state, place))
+
+    def _write(
+        self, ended: Sequence[tuple[ResultRow, np.ndarray, Callable[[], None] | None]]
+    ) -> None:
+        """Writes what trials have come to after a task: the checkpoint, then the row."""
+        run = self.sweep.run
+        for row, losses, save in ended:
+            if save is not None:
+                save()
             run.append(row)
-            self.sweep.tracking.log_task(row, metrics.losses[place])
-            self.steps.drop(trial)
-            if row.failed_step is None:
-                if keep := self.sweep.config.run.checkpoints_kept:
-                    run.drop_params_before(trial, task, keep)
-                if self.sweep.on_task:
-                    self.sweep.on_task(trial, task, self.group.trained(state, place))
+            self.sweep.tracking.log_task(row, losses)
+            self.steps.drop(row.trial)
+            if save is not None and (keep := self.sweep.config.run.checkpoints_kept):
+                run.drop_params_before(row.trial, row.task, keep)
             say(result_line(row))
 
     def _measure(self, state: Any, task: int | None) -> list[Scores]:
@@ -336,19 +359,20 @@ class TrialBatch:
             seconds=seconds,
         )
 
-    def _save(self, state: Any, place: int, task: int) -> int | None:
-        """Saves what a task changed; returns the rows of its patch, for methods that have one."""
+    def _to_save(self, state: Any, place: int, task: int) -> tuple[int | None, Callable[[], None]]:
+        """The rows of a task's patch, for methods that have one, and what saves what it changed."""
         trial, run = self.trials[place], self.sweep.run
         if trial not in self.histories:
             saved = self.group.saved(state, place)
-            run.save_params(trial, task, saved, self.sweep.base_fingerprint)
-            return None
+            if not are_several():
+                # Copies: the buffers are the next task's.
+                saved = {path: np.array(leaf) for path, leaf in saved.items()}
+            return None, partial(run.save_params, trial, task, saved, self.sweep.base_fingerprint)
         slots = written_slots(state, place)
         rows, scalars = written_rows(state, place, slots)
         name = self.sweep.stream_data.tasks[task].name
         patch = self.histories[trial].patch(name, rows, scalars)
-        run.save_patch(trial, task, patch)
-        return patch.rows
+        return patch.rows, partial(run.save_patch, trial, task, patch)
 
     def _fail(self, trial: Trial, task: int, step: int) -> None:
         """Runs a trial no further, and keeps why, for the terminal."""

@@ -7,37 +7,27 @@ checkpoints like all others, so that one whose writing was cut short is never re
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from smf_jax import checkpoints
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.step_log import Begun
 from smf_jax.continual.trial import Trial
+from smf_jax.continual.writer import Writer
 from smf_jax.paths import remove
 
 _STATE = "state/"  # before the paths of the state
 
 
 class StepCheckpoints:
-    """Those of the trials that this process runs; a context that ends when all is written."""
+    """Those of the trials that this process runs."""
 
-    def __init__(self, run: RunDirectory, base: str) -> None:
+    def __init__(self, run: RunDirectory, base: str, writer: Writer) -> None:
         """Of a run, and the fingerprint of its base; nothing is touched."""
         self._run = run
         self._base = base
-        # Orbax can save in the background; a thread of our own has the digests made there too.
-        self._writer = ThreadPoolExecutor(1, "step checkpoints")
-        self._written: Future[None] | None = None
-
-    def __enter__(self) -> StepCheckpoints:
-        return self
-
-    def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
-        self._writer.shutdown()
-        if error is None:
-            self.wait()
+        self._writer = writer
 
     def find(self, trial: Trial, task: int) -> Path | None:
         """The last one of a trial within a task; all others of the trial are removed.
@@ -73,14 +63,7 @@ class StepCheckpoints:
 
         Waits until what was written last is whole. Raises OSError if that could not be saved.
         """
-        self.wait()
-        self._written = self._writer.submit(self._write, task, begun, seconds)
-
-    def wait(self) -> None:
-        """Waits until nothing is being written; raises OSError if it could not be saved."""
-        if (written := self._written) is not None:
-            self._written = None
-            written.result()
+        self._writer.do(partial(self._write, task, begun, seconds))
 
     def drop(self, trial: Trial) -> None:
         """Removes those of a trial whose task has ended."""

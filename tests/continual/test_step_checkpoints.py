@@ -17,6 +17,7 @@ from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.step_checkpoints import StepCheckpoints
 from smf_jax.continual.step_log import Begun
 from smf_jax.continual.trial import Trial
+from smf_jax.continual.writer import Writer
 from tests.continual.same_runs import assert_same_run
 from tests.tiny_sweep import Killed, added_at_zero
 
@@ -49,7 +50,7 @@ def killed_at(number: int, half: bool = False):
         seen[0] += 1
         if seen[0] == number:
             if not half:
-                self.wait()
+                self._writer.wait()
             raise Killed
 
     def half_saved(path, *told, **more):
@@ -168,7 +169,7 @@ def steps(tmp_path) -> StepCheckpoints:
     config = SweepConfig.of(methods="full", out=str(tmp_path / "run"))
     run = RunDirectory(config.run.out)
     run.open(config)
-    return StepCheckpoints(run, "base")
+    return StepCheckpoints(run, "base", Writer())
 
 
 def some(step: int) -> dict[Trial, Begun]:
@@ -177,16 +178,15 @@ def some(step: int) -> dict[Trial, Begun]:
 
 
 def test_one_is_kept_and_its_damage_is_told(steps):
-    with steps:
-        for step in (1, 2, 3):
-            steps.write(7, some(step), {TRIAL: 0.5 * step})
-            steps.wait()
-            path = steps.find(TRIAL, 7)
-            assert path is not None and len(list(path.parent.iterdir())) == 1
+    for step in (1, 2, 3):
+        steps.write(7, some(step), {TRIAL: 0.5 * step})
+        steps._writer.wait()
+        path = steps.find(TRIAL, 7)
+        assert path is not None and len(list(path.parent.iterdir())) == 1
     begun, seconds = steps.load(path)
     assert (begun.step, seconds) == (3, 1.5) and begun.state["a/b"].tolist() == [0, 3, 6]
     assert begun.losses.tolist() == begun.selected.tolist() == [0, 1, 2]
-    of_another = StepCheckpoints(steps._run, "another")
+    of_another = StepCheckpoints(steps._run, "another", Writer())
     with pytest.raises(ValueError, match="belongs to another base"):
         of_another.load(path)
     file = path / "manifest" / "data.json"
@@ -202,7 +202,7 @@ def test_a_write_that_fails_is_not_passed_over(steps, monkeypatch):
 
     monkeypatch.setattr(checkpoints, "save", full)
     steps.write(0, some(1), {TRIAL: 0.0})
-    with pytest.raises(OSError, match="no space"), steps:
+    with pytest.raises(OSError, match="no space"), steps._writer:
         pass
 
 
