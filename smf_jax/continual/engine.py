@@ -366,7 +366,7 @@ class TrialBatch:
             saved = self.group.saved(state, place)
             if not are_several():
                 # Copies: the buffers are the next task's.
-                saved = {path: np.array(leaf) for path, leaf in saved.items()}
+                saved = jax.tree.map(np.array, saved)
             return None, partial(run.save_params, trial, task, saved, self.sweep.base_fingerprint)
         slots = written_slots(state, place)
         rows, scalars = written_rows(state, place, slots)
