@@ -22,7 +22,7 @@ from smf_jax.params import count_bytes
 from smf_jax.paths import as_path
 from smf_jax.progress import say
 
-WAYS = ("bfloat16", "float32", "int8", "nf4")
+WAYS = ("bfloat16", "float32", "int8", "int4", "nf4")
 OVER_LEAVES, BESIDE = 1.3, 2**29  # what the peak in bfloat16 may be: the leaves are a file's size
 
 
@@ -47,7 +47,7 @@ class LoadConfig(Configuration):
 def load(base: str, way: str) -> dict[str, Any]:
     """Loads a base: seconds, the bytes of its leaves, of the process now and at its peak."""
     jax.block_until_ready(jax.numpy.zeros(()))
-    kinds = {"int8": (None, "int8"), "nf4": (None, "nf4")}
+    kinds = {precision: (None, precision) for precision in ("int8", "int4", "nf4")}
     began = time.perf_counter()
     found = load_base(base, "base", *kinds.get(way, (way,)))  # pyright: ignore[reportArgumentType]
     jax.block_until_ready(found.params)

@@ -15,8 +15,8 @@ DTYPE_HELP = (
     "float32 for a Hugging Face checkpoint"
 )
 BASE_PRECISION_HELP = (
-    "bits that the frozen matrices of the base are held in, for method smf: int8 by row or NF4 by "
-    "block; empty: floats, in --dtype"
+    "bits that the frozen matrices of the base are held in, for method smf: int8 by row, int4 or "
+    "NF4 by block; empty: floats, in --dtype"
 )
 
 BACKGROUND_BATCH_SIZE = 32  # windows of text, of a run that is not told

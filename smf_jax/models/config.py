@@ -14,7 +14,7 @@ NormScale = Literal["rounded", "wide", "offset"]
 Activation = Literal["silu", "gelu_tanh"]
 PlacementMode = Literal["pretrain", "replace", "add"]
 ComputeType = Literal["float32", "bfloat16", "float16", "float64"]
-Precision = Literal["int8", "nf4"]
+Precision = Literal["int8", "int4", "nf4"]
 
 
 @dataclass(frozen=True)

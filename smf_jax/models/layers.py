@@ -55,10 +55,10 @@ def _quantised(
     """The codes and scales of a module's matrix; fresh ones are zeros."""
     assert config.precision is not None
     precision = precision_at(config.precision, module.path[0])
-    codes, dtype, scales = code_shapes(precision, rows, columns)
+    codes, kind, scales, scales_kind = code_shapes(precision, rows, columns)
     return (
-        module.param("codes", nn.initializers.zeros, codes, dtype),
-        module.param("scales", nn.initializers.zeros, scales, jnp.float32),
+        module.param("codes", nn.initializers.zeros, codes, kind),
+        module.param("scales", nn.initializers.zeros, scales, scales_kind),
     )
 
 

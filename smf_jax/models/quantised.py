@@ -1,20 +1,22 @@
-"""Frozen matrices held in eight or four bits: int8 by row, NF4 by block (QLoRA, 2305.14314).
+"""Frozen matrices in eight or four bits: int8 by row, NF4 (QLoRA, 2305.14314) or int4 by block.
 
 A matrix is held by rows, an output or a token to each, as model files have them. In its place in
-the parameters stand ``codes`` and float32 ``scales``::
+the parameters stand ``codes`` and ``scales``::
 
-  int8  codes (rows, columns) int8         scales (rows,)
-  nf4   codes (rows, blocks, 32) uint8     scales (rows, blocks)
+  int8  codes (rows, columns) int8         scales (rows,) float32
+  nf4   codes (rows, blocks, 32) uint8     scales (rows, blocks) float32
+  int4  codes (rows, blocks, 16) uint8     scales (rows, blocks, 2) float16: a step, and the least
 
-A block is 64 numbers of one row; byte ``j`` of it has number ``j`` in its low half and number
-``j + 32`` in its high half. The last block of a row is filled up with zeros.
+A block is 64 numbers of one row, of int4 32; byte ``j`` of it has number ``j`` in its low half and
+in its high half the one that is half of a block further. The last block of a row is filled up.
+Numbers of int4 are ``least + code · step``, as the files have them that are called Q4_1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +26,8 @@ from jaxtyping import Array, DTypeLike, Float, Int8, Num, UInt8
 from smf_jax.models.config import Precision
 from smf_jax.params import Params, is_memory, is_quantised
 
-BLOCK = 64  # numbers that share a scale
-_HALF, _LARGEST = BLOCK // 2, 127
+BLOCK = {"nf4": 64, "int4": 32}  # numbers that share a scale
+_LARGEST, _STEPS = 127, 15  # of int8, and of int4 from the least number on
 # The levels of NF4, appendix E of 2305.14314: quantiles of a normal distribution, zero among them.
 LEVELS = np.array(
     [
@@ -37,11 +39,13 @@ LEVELS = np.array(
     np.float32,
 )
 _BETWEEN = (LEVELS[1:] + LEVELS[:-1]) / 2
+_SAME = 1e-3  # share of what a block spans, below which two of its numbers are one
+_LEAST_STEP = np.float16(2.0**-24)  # above zero, in half precision
 # Numbers that are float32 at a time, here and in a step: 32 MiB.
 _AT_ONCE = 2**23
 
 Codes = Int8[Array, "rows _columns"] | UInt8[Array, "rows blocks half"]
-Scales = Float[Array, " rows"] | Float[Array, "rows blocks"]
+Scales = Float[Array, " rows"] | Float[Array, "rows blocks"] | Float[Array, "rows blocks 2"]
 
 
 def precision_at(precision: Precision, module: str) -> Precision:
@@ -54,12 +58,14 @@ def precision_at(precision: Precision, module: str) -> Precision:
 
 def code_shapes(
     precision: Precision, rows: int, columns: int
-) -> tuple[tuple[int, ...], DTypeLike, tuple[int, ...]]:
-    """Shape and dtype of a matrix's codes, and the shape of its scales."""
+) -> tuple[tuple[int, ...], DTypeLike, tuple[int, ...], DTypeLike]:
+    """Shape and dtype of a matrix's codes, and those of its scales."""
     if precision == "int8":
-        return (rows, columns), jnp.int8, (rows,)
-    blocks = -(-columns // BLOCK)
-    return (rows, blocks, _HALF), jnp.uint8, (rows, blocks)
+        return (rows, columns), jnp.int8, (rows,), jnp.float32
+    blocks, half = -(-columns // BLOCK[precision]), BLOCK[precision] // 2
+    if precision == "int4":
+        return (rows, blocks, half), jnp.uint8, (rows, blocks, 2), jnp.float16
+    return (rows, blocks, half), jnp.uint8, (rows, blocks), jnp.float32
 
 
 def quantise(
@@ -68,13 +74,15 @@ def quantise(
     """Codes and scales of a matrix ``(rows, columns)``; ``read`` gives some of its rows at a time.
 
     A scale is the largest magnitude of what shares it, over 127 for int8, and each number the
-    nearest that its codes can express. A number that is not finite is a ValueError.
+    nearest that its codes can express. Of int4 the step is a fifteenth of what a block spans, or
+    its own where its numbers lie on a grid of 16 already, as those of a four-bit file do: these
+    stay as they are, to half precision. A number that is not finite is a ValueError.
     """
     rows, columns = shape
-    codes_shape, kind, scales_shape = code_shapes(precision, rows, columns)
-    codes, scales = np.empty(codes_shape, kind), np.empty(scales_shape, np.float32)
+    codes_shape, kind, scales_shape, scales_kind = code_shapes(precision, rows, columns)
+    codes, scales = np.empty(codes_shape, kind), np.empty(scales_shape, scales_kind)
     step = max(1, _AT_ONCE // columns)
-    encode = _int8 if precision == "int8" else _nf4
+    encode = {"int8": _int8, "nf4": _nf4, "int4": _int4}[precision]
     for first in range(0, rows, step):
         part = slice(first, min(rows, first + step))
         numbers = np.asarray(read(part.start, part.stop), np.float32)
@@ -88,11 +96,47 @@ def _int8(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _nf4(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    rows, columns = numbers.shape
-    blocks = np.pad(numbers, ((0, 0), (0, -columns % BLOCK))).reshape(rows, -1, BLOCK)
+    blocks = _blocks(numbers, BLOCK["nf4"], "constant")
     scales = np.abs(blocks).max(axis=2)
-    codes = np.searchsorted(_BETWEEN, blocks / _over(scales)[..., None]).astype(np.uint8)
-    return codes[..., :_HALF] | codes[..., _HALF:] << 4, scales
+    codes = np.searchsorted(_BETWEEN, blocks / _over(scales)[..., None])
+    return _pairs(codes), scales
+
+
+def _int4(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    blocks = _blocks(numbers, BLOCK["int4"], "edge")
+    ordered = np.sort(blocks, axis=2)
+    least, span = ordered[..., 0], ordered[..., -1] - ordered[..., 0]
+    _over(span)
+    step = span / _STEPS
+    # The least distance of two numbers that differ, or a part of it, as not all codes may be there.
+    gaps = np.diff(ordered, axis=2)
+    closest = np.where(gaps > _SAME * span[..., None], gaps, span[..., None]).min(axis=2)
+    for parts in (3, 2, 1):
+        own = closest / parts
+        counts = gaps / _over(own)[..., None]
+        on_grid = (np.abs(counts - np.rint(counts)) < _SAME * _STEPS).all(axis=2)
+        step = np.where(on_grid & (span < (_STEPS + 0.5) * own), own, step)
+    half = np.stack([step, least], axis=2)
+    if np.abs(half).max() > np.finfo(np.float16).max:
+        raise ValueError("it holds numbers beyond 65,504, which int4 cannot express; choose int8")
+    half = half.astype(np.float16)
+    # What half precision cannot tell from zero would leave a block with one number.
+    half[..., 0] = np.where(span > 0, np.maximum(half[..., 0], _LEAST_STEP), half[..., 0])
+    step, least = half[..., :1].astype(np.float32), half[..., 1:].astype(np.float32)
+    codes = np.rint((blocks - least) / np.where(step > 0, step, 1)).clip(0, _STEPS)
+    return _pairs(codes), half
+
+
+def _blocks(numbers: np.ndarray, size: int, filled: Literal["constant", "edge"]) -> np.ndarray:
+    """``(rows, blocks, size)``, the last filled up with zeros or with the last number."""
+    rows, columns = numbers.shape
+    return np.pad(numbers, ((0, 0), (0, -columns % size)), filled).reshape(rows, -1, size)
+
+
+def _pairs(codes: np.ndarray) -> np.ndarray:
+    """Two codes a byte."""
+    first, second = np.split(codes.astype(np.uint8), 2, axis=-1)
+    return first | second << 4
 
 
 def _over(scales: np.ndarray) -> np.ndarray:
@@ -109,8 +153,13 @@ def dequantise(
     if codes.dtype == jnp.int8:
         return codes.astype(jnp.float32) * scales[..., None]
     halves = jnp.concatenate([codes & 15, codes >> 4], axis=-1)
-    levels = jnp.asarray(LEVELS).at[halves].get(mode="promise_in_bounds")
-    return (levels * scales[..., None]).reshape(len(codes), -1)[:, :columns]
+    if scales.ndim == codes.ndim:
+        step, least = jnp.split(scales.astype(jnp.float32), 2, axis=-1)
+        numbers = halves.astype(jnp.float32) * step + least
+    else:
+        levels = jnp.asarray(LEVELS).at[halves].get(mode="promise_in_bounds")
+        numbers = levels * scales[..., None]
+    return numbers.reshape(len(codes), -1)[:, :columns]
 
 
 def product(

@@ -237,7 +237,7 @@ def test_files_and_packages_that_are_no_base_are_told_with_the_flag(tmp_path):
             load_base(path)
 
 
-@pytest.mark.parametrize("precision", ["int8", "nf4"])
+@pytest.mark.parametrize("precision", ["int8", "int4", "nf4"])
 def test_a_base_is_held_in_few_bits_however_it_comes(base, plain_checkpoint, precision, tmp_path):
     """Read so, or rounded later; saved and read again; cast without its matrices."""
     found = load_base(str(plain_checkpoint), "base", None, precision)

@@ -31,7 +31,7 @@ from smf_jax.training.step import Shared
 from tests.models.tiny import FAMILIES, PLAIN, random_params, random_tokens
 from tests.training import tiny
 
-PRECISIONS: tuple[Precision, ...] = ("int8", "nf4")
+PRECISIONS: tuple[Precision, ...] = ("int8", "int4", "nf4")
 
 
 def matrix(rows: int = 9, columns: int = 150) -> np.ndarray:
@@ -82,6 +82,43 @@ def test_nf4_is_the_nearest_level_of_each_block():
     nearest = levels[np.abs(shares[..., None] - levels).argmin(axis=-1)]
     expected = (nearest * largest).reshape(9, 192)[:, :150]
     np.testing.assert_allclose(dequantise(codes, scales, 150), expected, rtol=1e-6)
+
+
+def test_int4_is_the_nearest_of_sixteen_steps_of_each_block():
+    numbers = matrix()[2:]  # the steps of smaller rows are below half precision's
+    codes, scales = held("int4", numbers)
+    assert (codes.dtype, codes.shape) == (jnp.uint8, (7, 5, 16))
+    assert (scales.dtype, scales.shape) == (jnp.float16, (7, 5, 2))
+    exact = np.pad(numbers.astype(np.float64), ((0, 0), (0, 10)), "edge").reshape(7, 5, 32)
+    least, span = exact.min(axis=2), np.ptp(exact, axis=2)
+    np.testing.assert_allclose(scales[..., 0], span / 15, rtol=1e-3)
+    np.testing.assert_allclose(scales[..., 1], least, rtol=1e-3)
+    found = np.pad(dequantise(codes, scales, 150), ((0, 0), (0, 10)), "edge").reshape(7, 5, 32)
+    # Half a step, and what half precision has of the least number and of fifteen steps.
+    bound = 0.5 * span / 15 + 2.0**-11 * (np.abs(least) + span)
+    assert (np.abs(found - exact) <= 1.001 * bound[..., None])[..., :22].all()
+
+
+def test_int4_keeps_what_lies_on_a_grid_of_sixteen():
+    """As a four-bit file's: steps of half precision from a least number, not all of them taken."""
+    rng = np.random.default_rng(0)
+    step, least = rng.uniform(0.01, 0.2, (2, 6, 4, 1)).astype(np.float16).astype(np.float32)
+    taken = rng.integers(0, 16, (6, 4, 32))
+    taken[1] = np.minimum(taken[1], 9)  # no code of the highest
+    taken[2] = taken[2] // 5 * 5  # one in five
+    taken[3] = np.where(taken[3] < 8, 3, 5)  # two numbers
+    taken[4] = 7  # one
+    taken[5] = np.array([0, 2, 5, 8])[taken[5] % 4]  # distances that are multiples of half of one
+    numbers = (taken * step - 8 * least).reshape(6, 128).astype(np.float32)
+    found = dequantise(*held("int4", numbers), 128)
+    # Of the least number half precision is kept, of a step everything.
+    lowest = np.abs(numbers.reshape(6, 4, 32).min(axis=2)).max()
+    np.testing.assert_allclose(found, numbers, atol=2.0**-11 * lowest)
+
+
+def test_int4_refuses_numbers_beyond_half_precision():
+    with pytest.raises(ValueError, match="numbers beyond 65,504, which int4 cannot express"):
+        held("int4", np.array([[1e6, 2.0, 3.0]], np.float32))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -74,7 +74,7 @@ def expected(config, params, kind):
     return unflatten(rounded)
 
 
-@pytest.mark.parametrize("precision", ["int8", "nf4"])
+@pytest.mark.parametrize("precision", ["int8", "int4", "nf4"])
 def test_quantised_anew_it_is_what_its_numbers_are(precision, tmp_path):
     """Also where rows are turned around on the way."""
     path = write_gguf(
