@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -102,15 +102,24 @@ def test_the_legend_covers_no_panel_and_stays_in_the_picture(make_rows, rules):
     assert page.contains(box.x1, box.y1)
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 6, 13])
 def test_panels_and_their_titles_do_not_overlap(count):
     matrix = np.tril(np.ones((5, 5)))
     titles = [f"smf, random, per_task, momentum, budget {8**n}, lr 0.0003" for n in range(count)]
     figure = draw_matrices(dict.fromkeys(titles, matrix), "after task", "accuracy on task", "")
     figure.draw_without_rendering()
     boxes = [box_of(axes) for axes in figure.axes]
-    assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
+    assert len(boxes) == count + 1  # with the scale of colours
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
     assert all(box.y1 <= figure.bbox.y1 for box in boxes)
+    rows = {round(axes.get_position().y0, 3) for axes in figure.axes if axes.images}
+    assert len(rows) == -(-count // 4)
+
+
+def test_methods_without_markers_of_their_own_have_different_ones(make_rows):
+    methods = ("replay_stream", "ewc", "ffn_rows")
+    left, _ = draw_frontier(averages_of([row for m in methods for row in make_rows(m)])).axes
+    assert len({line.get_marker() for line in left.lines}) == 3
 
 
 def test_overlaps_are_drawn_for_four_sweeps_at_most(make_rows):
