@@ -13,6 +13,7 @@ from experiments import compare, evaluate, export, sweep
 from experiments.report import __main__ as report
 from smf_jax import checkpoints
 from smf_jax.bases.base import load_base, save_base
+from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.sweep import Tools
 from smf_jax.interop.export.model import load_exported
 from tests.object_store import put
@@ -23,17 +24,21 @@ SMF, FULL = "smf-tfidf-sgd-t16-lr30-s0", "full-adamw-lr0.01-s0"
 
 @pytest.fixture
 def run(store, sweeper, finished) -> str:
-    """A run in the store that was killed after its first task, and resumed."""
+    """A run in the store that was killed when its first row was written, and resumed."""
     out = "gs://bucket/runs/mine"
     given = dict(methods="smf,full", keep_checkpoints="last", profile="gs://bucket/trace")
     config = sweeper.config(out, **given)
 
-    def kill(trial, task, trained):
+    append = RunDirectory.append
+
+    def kill(self, row):
+        append(self, row)
         raise Killed
 
     with on_devices(2):
-        with pytest.raises(Killed):
-            sweep.main(config, dataclasses.replace(sweeper.tools(config), on_task=kill))
+        with pytest.raises(Killed), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(RunDirectory, "append", kill)
+            sweep.main(config, sweeper.tools(config))
         assert len(epath.Path(f"{out}/results.jsonl").read_text().splitlines()) <= 1
         config = config.with_values(resume=True)
         assert sweep.main(config, sweeper.tools(config)) == 0
