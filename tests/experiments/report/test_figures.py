@@ -119,7 +119,7 @@ def test_panels_and_their_titles_do_not_overlap(count):
 def test_methods_without_markers_of_their_own_have_different_ones(make_rows):
     methods = ("replay_stream", "ewc", "ffn_rows")
     left, _ = draw_frontier(averages_of([row for m in methods for row in make_rows(m)])).axes
-    assert len({line.get_marker() for line in left.lines}) == 3
+    assert len({str(line.get_marker()) for line in left.lines}) == 3
 
 
 def test_overlaps_are_drawn_for_four_sweeps_at_most(make_rows):
