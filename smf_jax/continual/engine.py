@@ -91,6 +91,14 @@ class TaskInput(NamedTuple):
     rows: Batch | None  # what batches are dealt from, where that is not examples one by one
 
 
+class Ended(NamedTuple):
+    """A task of one trial that is over, and what is yet to be written of it."""
+
+    row: ResultRow
+    losses: np.ndarray  # ``(steps,)``
+    save: Callable[[], None] | None  # writes the checkpoint; ``None`` if the task failed
+
+
 def task_input(
     method: Method[Any], setup: Setup, data: StreamData, trials: Sequence[Trial], task: int
 ) -> TaskInput:
@@ -271,7 +279,7 @@ class TrialBatch:
         together.
         """
         scores = self._measure(state, task)
-        ended: list[tuple[ResultRow, np.ndarray, Callable[[], None] | None]] = []
+        ended: list[Ended] = []
         for place, trial in enumerate(self.trials):
             if not self._is_due(trial, task):
                 continue
@@ -282,7 +290,7 @@ class TrialBatch:
                 row = replace(row, rows_changed=changed)
             else:
                 self._fail(trial, task, row.failed_step)
-            ended.append((row, metrics.losses[place], save))
+            ended.append(Ended(row, metrics.losses[place], save))
         write = partial(self._write, ended)
         write() if are_several() else self.writer.do(write)
         if on_task := self.sweep.on_task:
@@ -291,9 +299,7 @@ class TrialBatch:
                 if self._is_due(trial, task):
                     on_task(trial, task, self.group.trained(state, place))
 
-    def _write(
-        self, ended: Sequence[tuple[ResultRow, np.ndarray, Callable[[], None] | None]]
-    ) -> None:
+    def _write(self, ended: Sequence[Ended]) -> None:
         """Writes what trials have come to after a task: the checkpoint, then the row."""
         run = self.sweep.run
         for row, losses, save in ended:
