@@ -96,8 +96,9 @@ def test_another_machine_lives_as_long_as_it_is_heard(tmp_path, monkeypatch):
 
 def test_who_is_on_another_machine_is_named_with_when_it_was_heard(tmp_path):
     leave(tmp_path / "lock", machine="another", host="node7", beat=time.time() - 7)
-    told = "process .* on node7, since 20.* and heard of [789] seconds ago; wait until it ends "
-    told += r"\(if that machine is gone, try again in .* seconds\), stop it, or give another --out"
+    told = r"process .* on node7, since 20.* and heard of ([7-9]|\d\d+) seconds ago; "
+    told += r"wait until it ends \(if that machine is gone, try again in .* seconds\), stop it, "
+    told += "or give another --out"
     with pytest.raises(BlockingIOError, match=told), locked(tmp_path / "lock", "--out=a"):
         pass
 
@@ -181,7 +182,7 @@ def test_signs_of_life_are_given_and_a_lost_lock_ends_the_process(tmp_path, monk
         with pytest.raises(
             OSError, match="was taken from this silent process: process .* on elsewhere has it"
         ):
-            for _ in range(400):
+            for _ in range(12_000):
                 leave(path, token="another", host="elsewhere")
                 time.sleep(0.005)
                 interrupts.check()

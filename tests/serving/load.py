@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +35,7 @@ from smf_jax.serving.patch_names import listed_names, places_of, require_whole
 from smf_jax.taught.directory import TaughtDirectory
 
 STEPS = 8  # tokens of an answer
+PATIENCE = 900  # seconds: of a client, which are those of the longest run and some
 CLOSE = 2e-3  # nats: of rounding; two sets differ by far more, or a text does not tell them apart
 PROMPTS = ("Question: 5 5 5 5 5 5 5\nAnswer:", "Thing number 5 stands beside", "Who who who who?")
 
@@ -77,11 +78,11 @@ def references(path: str, prompts: tuple[str, ...] = PROMPTS) -> References:
 
 
 class Client(threading.Thread):
-    """Asks until it is over, in every way, and looks at each answer."""
+    """Asks a question a turn, in every way, and looks at each answer."""
 
-    def __init__(self, url: str, known: References, end: float, seed: int) -> None:
+    def __init__(self, url: str, known: References, turns: Iterable[object], seed: int) -> None:
         super().__init__(daemon=True)
-        self._url, self._known, self._end = url, known, end
+        self._url, self._known, self._turns = url, known, turns
         self._random = random.Random(seed)
         self.counts: Counter[str] = Counter()
         self.faults: list[str] = []
@@ -90,7 +91,7 @@ class Client(threading.Thread):
         ways = [self._score] * 4 + [self._complete] * 3 + [self._stream] * 2
         ways += [self._hang_up, self._ask]
         with httpx.Client(base_url=self._url, timeout=120) as http:
-            while time.monotonic() < self._end:
+            for _ in self._turns:
                 name = self._random.choice(sorted(self._known))
                 prompt = self._random.choice(sorted(self._known[name]))
                 way = self._random.choice(ways)
@@ -153,14 +154,22 @@ class Client(threading.Thread):
             self.faults.append(f"{what} by {name}: the answer is not that of this set")
 
 
-def hammer(url: str, known: References, seconds: float, clients: int) -> tuple[Counter, list[str]]:
-    """Lets clients ask for so long; what they counted, and every fault."""
+def turns_for(seconds: float) -> Iterator[None]:
+    """Turns until so many seconds have gone by."""
     end = time.monotonic() + seconds
-    asking = [Client(url, known, end, seed) for seed in range(clients)]
+    while time.monotonic() < end:
+        yield
+
+
+def hammer(
+    url: str, known: References, turns: Callable[[], Iterable[object]], clients: int
+) -> tuple[Counter, list[str]]:
+    """Lets clients ask, each as many turns as `turns` makes; what they counted, and every fault."""
+    asking = [Client(url, known, turns(), seed) for seed in range(clients)]
     for each in asking:
         each.start()
     for each in asking:
-        each.join(seconds + 300)
+        each.join(PATIENCE)
     counts, faults = Counter(), [fault for each in asking for fault in each.faults]
     for each in asking:
         counts += each.counts
@@ -219,12 +228,13 @@ def main() -> int:
         known = references(path)
         print(f"{len(known)} sets: {', '.join(known)}", flush=True)
         with process(path) as (server, url):
-            hammer(url, known, min(20, told.seconds), told.clients)  # programs are compiled
+            first = min(20.0, told.seconds)  # in which programs are compiled
+            hammer(url, known, lambda: turns_for(first), told.clients)
             held = [megabytes(server)]
             begun, counts, faults = time.monotonic(), Counter(), []
             part = told.seconds / 4
             for _ in range(4):
-                some, wrong = hammer(url, known, part, told.clients)
+                some, wrong = hammer(url, known, lambda: turns_for(part), told.clients)
                 counts, faults = counts + some, faults + wrong
                 held.append(megabytes(server))
             seconds, alive = time.monotonic() - begun, server.poll() is None

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import socket
 import struct
-import time
 
 import httpx
 import pytest
 
-from tests.serving.tiny import ANSWER, MOST, QUESTION, busy, post, serving
+from tests.serving.tiny import ANSWER, MOST, QUESTION, busy, post, serving, wait_until_idle
 
 PROMPT = f"Question: {QUESTION}\nAnswer:"
 JSON = {"Content-Type": "application/json"}
@@ -175,11 +174,7 @@ def test_early_hang_ups_harm_nobody(server):
     with socket.create_connection(("127.0.0.1", server.port), 20) as link:  # half a body
         link.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n")
         link.sendall(b"Content-Type: application/json\r\n\r\n{")
-    for _ in range(100):  # what nobody waits for ends soon
-        if not server.worker.load:
-            break
-        time.sleep(0.1)
-    assert server.worker.load == 0
+    wait_until_idle(server)
     found = post(server, "/v1/completions", model="taught", prompt=PROMPT, max_tokens=6)
     assert found.json()["choices"][0]["text"].strip() == ANSWER
 

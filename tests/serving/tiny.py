@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -61,6 +62,14 @@ def busy(server: Server) -> Iterator[None]:
         yield
     finally:
         held.set()
+
+
+def wait_until_idle(server: Server) -> None:
+    """Waits until nothing is generated: what nobody waits for ends soon, but not at once."""
+    until = time.monotonic() + 60
+    while server.worker.load:
+        assert time.monotonic() < until, "what nobody waits for goes on"
+        time.sleep(0.05)
 
 
 def post(server: Server, path: str, **body: Any) -> httpx.Response:
