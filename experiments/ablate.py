@@ -16,6 +16,7 @@ from experiments.configs import base_recipe, preset_of
 from experiments.dry_run import MakeTools, Planned, check_all, dry_run, trials_of
 from experiments.report.ablation import write_ablation
 from smf_jax.checkpoints.files import write_text
+from smf_jax.command import writing
 from smf_jax.configuration import Configuration, PathText, part, setting
 from smf_jax.continual.ablation import Cell, read_ablation
 from smf_jax.continual.config import SweepConfig
@@ -86,7 +87,7 @@ def main(config: AblateConfig, tools: MakeTools = lambda _: None) -> int:
         dry_run(sweeps, config.json, config.out if config.calibrate else "", tools)
         return 0
     # Before anything asks for a device, and once for all sweeps.
-    with as_one_program(config.processes, config.out) as own:
+    with as_one_program(config.processes, config.out) as own, writing(config):
         failed = _run(cells, sweeps, config.with_values(out=own), tools)
         say(f"\n{write_ablation(as_path(own), cells)}\n\n{as_path(own) / 'report.md'}")
     for line in failed:
@@ -144,4 +145,5 @@ if __name__ == "__main__":
         "sweeps that differ in any settings, from a grid file",
         "python -m experiments.ablate experiments/ablations/rule.toml --out=runs/rule",
         positional="files",
+        locks=False,  # it takes that of --out itself, when its processes are joined
     )

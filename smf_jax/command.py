@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 from absl import flags
 
 from smf_jax import interrupts
-from smf_jax.checkpoints.run_lock import Lock, locked
+from smf_jax.checkpoints.run_lock import Lock, lock_of, locked
 from smf_jax.configuration import Configuration, Flag, flags_of
 from smf_jax.errors import blame_flag
 from smf_jax.paths import as_path, is_remote
@@ -135,7 +135,7 @@ def run(
             told = replace(told, **{positional: tuple(rest)})
         elif rest:
             raise ValueError(f"{rest[0]!r} is not a flag; --help lists them")
-        with _writing(told) if locks else nullcontext():
+        with writing(told) if locks else nullcontext():
             status = main(told)
         interrupts.finish()
         sys.exit(status)
@@ -151,14 +151,18 @@ def run(
         leave(1)
 
 
-def _writing(config: Configuration) -> AbstractContextManager[Lock | None]:
-    """The lock of ``--out`` while a command runs; shares of a sweep have locks of their own."""
+def writing(config: Configuration) -> AbstractContextManager[Lock | None]:
+    """The lock of a command's ``--out``; shares of a sweep have locks of their own.
+
+    Of several processes that run as one the first has it, once they are joined.
+    """
     told, out = config.values(), as_path(config.values().get("out", ""))
     if "shard" in told or told.get("dry_run") or not out.name or is_remote(out):
         return nullcontext()
-    above = next(each for each in out.absolute().parents if each.exists())
+    lock = lock_of(out)
+    above = next(each for each in lock.parents if each.exists())
     if os.access(above, os.W_OK | os.X_OK):  # or the command refuses it by its flag
-        return locked(out.with_name(f".{out.name}.lock"), f"--out={out}")
+        return locked(lock, f"--out={out}")
     return nullcontext()
 
 

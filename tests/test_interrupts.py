@@ -57,9 +57,10 @@ def test_a_signal_ends_a_process_with_one_line(number, body, grace, times, out):
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout and process.stdout.readline() == "ready\n"
-        for _ in range(times):
-            process.send_signal(number)
+        process.send_signal(number)
+        while times > 1 and process.poll() is None:  # two that come at once are one
             time.sleep(0.1)
-        told = process.communicate(timeout=30)
+            process.send_signal(number)
+        told = process.communicate(timeout=120)
     line = f"stopped by {number.name}: go on with --resume"
     assert (process.returncode, told[0], told[1].strip()) == (128 + number, out, line)

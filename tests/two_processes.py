@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import runpy
 import socket
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -41,15 +42,13 @@ def run_sweep(base: str, out: str, devices: int, told: dict[str, str | int]) -> 
     return sweep.main(config, report=lambda place: f"{read_config(place).run.out} is a run")
 
 
-def run_ablation(base: str, out: str, devices: int, told: dict[str, str | int]) -> int:
-    """Two sweeps, one after the other, in this process."""
+def run_ablation(base: str, out: str, devices: int, told: dict[str, str | int]) -> NoReturn:
+    """Two sweeps, one after the other, by the command, in this process, which ends with it."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
     jax.config.update("jax_disable_most_optimizations", True)
-    from experiments import ablate
-    from experiments.cli import parse
     from tests.tiny_sweep import TINY_SWEEP
 
     settings = {**TINY_SWEEP, **SWEEP, "base": base, "methods": "smf", "lr": "smf:30"}
@@ -59,8 +58,9 @@ def run_ablation(base: str, out: str, devices: int, told: dict[str, str | int]) 
         grid = Path(place, "grid.toml")
         grid.write_text("\n".join(["[settings]", *lines, "[cross]", 'rule = ["tfidf", "tf"]']))
         flags = [f"--{name}={value}" for name, value in told.items()]
-        config, files = parse(ablate.AblateConfig, [f"--out={out}", *flags])
-        return ablate.main(replace(config, files=(str(grid), *files)))
+        sys.argv = ["ablate", str(grid), f"--out={out}", *flags]
+        runpy.run_module("experiments.ablate", run_name="__main__", alter_sys=True)
+    raise AssertionError("a command ends its process")
 
 
 def started(base: str, out: Path, devices: int, *more: str) -> subprocess.Popen[str]:

@@ -61,12 +61,14 @@ class Holder:
     def refuse(self, work: str) -> None:
         """Refuses what this process is doing already."""
         heard, remedy = "", ""
+        # Not every command that writes somewhere has the flag.
+        other = ", stop it, or give another --out" if work.startswith("--out=") else ", or stop it"
         if self.machine != _machine():
             heard = f" and heard of {abs(time.time() - self.beat):.0f} seconds ago"
             remedy = f" (if that machine is gone, try again in {SILENT:.0f} seconds)"
         raise BlockingIOError(
             f"{work} is being written by process {self.pid} on {self.host}, since {self.since}"
-            f"{heard}; wait until it ends{remedy}, stop it, or give another --out"
+            f"{heard}; wait until it ends{remedy}{other}"
         )
 
 
@@ -141,6 +143,12 @@ def locked(
         if made and not is_remote(path):  # a store has no directories
             with suppress(OSError):  # something has been written into it
                 path.parent.rmdir()
+
+
+def lock_of(path: Path) -> Path:
+    """Where the lock of a file or a directory lies: beside what links lead to."""
+    whole = path if is_remote(path) else path.resolve()
+    return whole.with_name(f".{whole.name}.lock")
 
 
 def _is_first() -> bool:

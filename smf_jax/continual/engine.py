@@ -304,6 +304,7 @@ class TrialBatch:
         run = self.sweep.run
         for row, losses, save in ended:
             if save is not None:
+                run.locks.require()  # or it would take the place of another's
                 save()
             run.append(row)
             self.sweep.tracking.log_task(row, losses)

@@ -73,6 +73,7 @@ class StepCheckpoints:
     def _write(
         self, task: int, begun: Mapping[Trial, Begun], seconds: Mapping[Trial, float]
     ) -> None:
+        self._run.locks.require()  # those of another that took over would go
         for trial, each in begun.items():
             state = {_STATE + path: leaf for path, leaf in each.state.items()}
             arrays = {**state, "losses": each.losses, "selected": each.selected}

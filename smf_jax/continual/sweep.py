@@ -13,7 +13,7 @@ from smf_jax.bases.base import PARAMS, Base, cached_path, load_base, save_base
 from smf_jax.bases.pretrain_config import PretrainConfig
 from smf_jax.bases.pretraining import abstract_base, pretrain, recipe_of
 from smf_jax.bases.retrofitting import retrofit_base
-from smf_jax.checkpoints.run_lock import locked
+from smf_jax.checkpoints.run_lock import lock_of, locked
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.devices import all_devices, as_one_program
 from smf_jax.continual.engine import MakeGroup, Sweep, new_group, run_group
@@ -212,7 +212,7 @@ def _untouched(config: SweepConfig, base: Base, tools: Tools) -> Base:
     if not base.is_abstract or recipe is None:
         return base
     path = cached_path(recipe.recipe(), config.base.base_cache)
-    with locked(path.with_name(f".{path.name}.lock"), str(path), wait=lambda: None):
+    with locked(lock_of(path), str(path), wait=lambda: None):
         if not path.is_dir():
             tools.save_base(path, tools.pretrain(recipe))
     told = config.base

@@ -123,9 +123,11 @@ class TaskCheckpoints:
 
     def _kept(self, name: str) -> dict[int, Path]:
         return {
-            int(path.name.removeprefix("task_")): path
+            int(number): path
             for path in sorted((self.path / TRIALS / name).glob("task_*"))
-            if checkpoints.is_complete(path)
+            # A save that was killed leaves others, which are whole too: the new one and the old.
+            if (number := path.name.removeprefix("task_")).isdecimal()
+            and checkpoints.is_complete(path)
         }
 
     def write_answers(self, trial: Trial, rows: Iterable[Mapping[str, Any]]) -> Path:

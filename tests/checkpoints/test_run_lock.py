@@ -210,9 +210,10 @@ def test_shares_have_their_trials_and_a_whole_run_has_all(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_who_starts_is_waited_for_and_it_is_said(tmp_path, capsys):
+def test_who_starts_is_waited_for_and_it_is_said(tmp_path, monkeypatch):
     one, two = RunLocks(tmp_path, "0/2"), RunLocks(tmp_path, "1/2")
-    order = []
+    order, told, waits = [], [], threading.Event()
+    monkeypatch.setattr(run_lock, "say", lambda text: (told.append(text), waits.set()))
 
     def second():
         with two.starting():
@@ -221,9 +222,20 @@ def test_who_starts_is_waited_for_and_it_is_said(tmp_path, capsys):
     with one.starting():
         thread = threading.Thread(target=second)
         thread.start()
-        time.sleep(0.1)
+        assert waits.wait(60)
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
-    told = capsys.readouterr().out
-    assert told == f"--out={tmp_path}: waiting for process {os.getpid()} on {platform.node()}\n"
+    assert told == [f"--out={tmp_path}: waiting for process {os.getpid()} on {platform.node()}"]
+
+
+def test_by_whatever_link_a_lock_is_that_of_what_it_leads_to(tmp_path):
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    (tmp_path / "current").symlink_to(tmp_path / "models" / "mine")
+    lock = run_lock.lock_of(tmp_path / "models" / "mine")
+    assert lock == tmp_path.resolve() / "models" / ".mine.lock"
+    assert run_lock.lock_of(tmp_path / "current") == lock
+    refused = pytest.raises(BlockingIOError, match="current is being written .*ends, or stop it$")
+    other = locked(run_lock.lock_of(tmp_path / "current"), "current")
+    with locked(lock, "mine"), refused, other:
+        pass

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from smf_jax import checkpoints
+from smf_jax.checkpoints.run_lock import RunLocks
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.step_checkpoints import StepCheckpoints
@@ -194,6 +195,31 @@ def test_one_is_kept_and_its_damage_is_told(steps):
     with pytest.raises(ValueError, match=f"Or remove {re.escape(str(path))}: its task is then run"):
         steps.load(path)
     assert steps.find(TRIAL, 6) is None and not path.exists()  # of a task that is none any more
+
+
+def test_who_lost_the_lock_writes_none_and_removes_none_of_the_others(steps, monkeypatch):
+    steps.write(1, some(4), {TRIAL: 1.0})
+    steps._writer.wait()
+    kept = steps.find(TRIAL, 1)
+
+    def taken(self):
+        raise OSError("the lock was taken")
+
+    monkeypatch.setattr(RunLocks, "require", taken)
+    with pytest.raises(OSError, match="the lock was taken"):
+        steps.write(1, some(6), {TRIAL: 1.0})
+        steps._writer.wait()
+    assert steps.find(TRIAL, 1) == kept and kept is not None and kept.is_dir()
+
+
+def test_nor_the_checkpoint_of_a_task(sweeper, tmp_path, monkeypatch):
+    def taken(self):
+        raise OSError("the lock was taken")
+
+    monkeypatch.setattr(RunLocks, "require", taken)
+    with pytest.raises(OSError, match="the lock was taken"):
+        sweeper(tmp_path / "run", devices=1, **METHODS["smf"])
+    assert not list(tmp_path.rglob("task_*"))
 
 
 def test_a_write_that_fails_is_not_passed_over(steps, monkeypatch):

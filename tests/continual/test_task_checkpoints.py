@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -32,6 +34,17 @@ def test_half_a_checkpoint_is_replaced(run):
     remove(run.task_path(FULL, 0) / "manifest")
     run.save_params(FULL, 0, {"a": np.ones(2)}, "mark")
     np.testing.assert_array_equal(run.load_params(FULL, 0)["a"], np.ones(2))
+
+
+@pytest.mark.parametrize("left", ["task_01.incoming", "task_01.outgoing"])
+def test_what_a_killed_save_left_is_no_task(run, left):
+    for task in (0, 1):
+        run.save_params(FULL, task, {"a": np.zeros(2)}, "mark")
+    saved = run.task_path(FULL, 1)
+    shutil.copytree(saved, saved.with_name(left))
+    assert checkpoints.is_complete(saved.with_name(left))
+    assert run.kept_tasks(FULL) == (0, 1)
+    assert run.find_trial(FULL.id) == (FULL, 1)
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(1, [3]), (2, [2, 3]), (9, [0, 1, 2, 3])])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from experiments import ablate
+from experiments import dry_run
 from experiments.ablate import AblateConfig, lay_out, main
 from experiments.cli import parse
 from experiments.configs import base_recipe
+from smf_jax.continual import devices
 from smf_jax.continual.config import SweepConfig
 from tests.tiny_sweep import TINY_SWEEP, rows_of
 
@@ -54,26 +56,29 @@ def test_a_dry_run_lists_sweeps_trials_and_groups(file, tmp_path, capsys):
     assert not out.exists()
 
 
-def test_several_processes_are_joined_before_anything_asks_for_a_device(
-    file, tmp_path, monkeypatch
+def test_several_processes_are_joined_before_they_lock_or_ask_for_a_device(
+    file, tmp_path, monkeypatch, capsys
 ):
-    joined = []
+    joined, lock = [], tmp_path / ".out.lock"
 
     @contextmanager
     def as_one_program(told, out):
+        assert not lock.exists(), "the first of them alone has it, which is not known before"
         joined.append((told.coordinator, told.process, out))
         yield str(tmp_path / "own")
 
     def asked(*_):
-        assert joined, "a device was asked for before"
+        assert joined and lock.exists()
         raise ValueError("asked")
 
-    monkeypatch.setattr(ablate, "as_one_program", as_one_program)
-    monkeypatch.setattr(ablate, "check_all", asked)
+    monkeypatch.setattr(devices, "as_one_program", as_one_program)
+    monkeypatch.setattr(dry_run, "check_all", asked)
     flags = ["--coordinator=host:1", "--processes=2", "--process=1", f"--out={tmp_path}/out"]
-    told, _ = parse(AblateConfig, flags)
-    with pytest.raises(ValueError, match="asked"):
-        main(replace(told, files=(str(file),)))
+    monkeypatch.setattr(sys, "argv", ["ablate", str(file), *flags])
+    monkeypatch.delitem(sys.modules, "experiments.ablate")
+    with pytest.raises(SystemExit):  # by the command, as a person has it
+        runpy.run_module("experiments.ablate", run_name="__main__", alter_sys=True)
+    assert capsys.readouterr().err == "error: asked\n"
     assert joined == [("host:1", 1, f"{tmp_path}/out")] and not (tmp_path / "out").exists()
 
 

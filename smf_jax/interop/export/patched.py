@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from smf_jax.checkpoints.files import write_text
-from smf_jax.checkpoints.run_lock import Lock, locked
+from smf_jax.checkpoints.run_lock import Lock, lock_of, locked
 from smf_jax.interop.export.card import with_patches
 from smf_jax.interop.export.model import (
     MANIFEST,
@@ -69,7 +69,7 @@ def _held(directory: Path) -> AbstractContextManager[Lock | None]:
         raise ValueError(f"{directory}: expected a local directory; copy the model there first")
     if not is_exported(directory):
         raise FileNotFoundError(f"{directory} is no exported model; see experiments.export")
-    return locked(directory.with_name(f".{directory.name}.lock"), str(directory))
+    return locked(lock_of(directory), str(directory))
 
 
 def _replace_patches(directory: Path, was: Sequence[Patch], patches: Sequence[Patch]) -> None:
