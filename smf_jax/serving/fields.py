@@ -73,13 +73,15 @@ class Fields:
             raise wrong(name, value, "true or false")
         return bool(value)
 
-    def texts(self, name: str, most: int) -> tuple[str, ...]:
+    def texts(self, name: str, most: int, longest: int = 1000) -> tuple[str, ...]:
         """A text or a list of them, none empty; none if it is absent."""
         value = self.take(name)
         listed = [] if value is None else [value] if isinstance(value, str) else value
         fits = isinstance(listed, list) and len(listed) <= most
-        if not fits or not all(isinstance(text, str) and 0 < len(text) <= 1000 for text in listed):
-            raise wrong(name, value, f"a text of 1 to 1000 characters, or a list of {most} at most")
+        lengths = (len(text) if isinstance(text, str) else 0 for text in listed)
+        if not fits or not all(0 < length <= longest for length in lengths):
+            told = f"a text of 1 to {longest} characters, or a list of {most} at most"
+            raise wrong(name, value, told)
         return tuple(encodable(name, text) for text in listed)
 
     def ignore(self, *names: str) -> None:

@@ -19,6 +19,7 @@ from smf_jax.serving.fields import Fields, parse_object
 from smf_jax.serving.guard import read_body
 from smf_jax.serving.jobs import ReadWeights, Tracing
 from smf_jax.serving.openai_routes import find_set, unless_gone
+from smf_jax.serving.patch_names import MOST
 from smf_jax.serving.served_models import PatchSet, ServedModels
 from smf_jax.serving.worker import Worker
 from smf_jax.taught.asking import Answer
@@ -78,7 +79,7 @@ class PageRoutes:
                 "lesson": entry.lesson,
                 "rows": entry.rows,
                 "needs": of_patch,
-                "facts": [_fact(fact) for fact in record.lesson(entry.lesson).of_task(entry.task)],
+                "facts": [_fact(fact) for fact in record.facts_of(entry)],
             }
             for entry, of_patch in zip(record.patches, needs, strict=True)
         ]
@@ -90,7 +91,8 @@ class PageRoutes:
     async def ask(self, request: Request) -> Response:
         """What each of some sets of patches answers to a question, and where it was read."""
         fields = Fields(parse_object(await read_body(request, self._max_body)))
-        question, names = fields.text("question", _MOST_TEXT), fields.texts("models", _MOST_MODELS)
+        question = fields.text("question", _MOST_TEXT)
+        names = fields.texts("models", _MOST_MODELS, MOST)
         steps = fields.whole("max_tokens", _ANSWER_TOKENS, 1, self._max_tokens)
         fields.end()
         if not names:

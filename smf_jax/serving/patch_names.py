@@ -1,7 +1,7 @@
 """Names of sets of patches: what clients give as a model's name.
 
 ``base`` is the model before it was taught, ``taught`` the model with all patches, and
-``base+A+B`` the one with some of them, each named by itself or by its lesson.
+``base+A+B`` the one with some of them, each named by itself or, if none is, by its lesson.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from smf_jax.sparse.patch import Patch, shared_places
 from smf_jax.taught.record import Record
 
 BASE, TAUGHT, JOIN = "base", "taught", "+"
-MOST = 512  # characters of a name
+MOST = 20_000  # characters of a name: some hundred patches
 
 
 class UnknownModel(ValueError):
@@ -29,17 +29,17 @@ def places_of(record: Record, name: str) -> tuple[int, ...]:
     head, join, rest = name[:MOST].partition(JOIN)
     if head != BASE or len(name) > MOST or (join and not rest):
         raise _unknown(record, name)
+    names = {each for entry in record.patches for each in (entry.name, entry.lesson)}
+    # A patch that was made of two may have a + in its name: the longest name counts.
+    parts = {each: tuple(each.split(JOIN)) for each in sorted(names, key=len, reverse=True)}
     places: set[int] = set()
-    words = rest.split(JOIN) if rest else []
-    while words:
-        # A patch that was made of two may have a + in its name: the longest name counts.
-        for count in range(len(words), 0, -1):
-            if found := _named(record, JOIN.join(words[:count])):
-                places |= found
-                words = words[count:]
-                break
-        else:
+    words, at = tuple(rest.split(JOIN)) if rest else (), 0
+    while at < len(words):
+        here = (each for each, part in parts.items() if words[at : at + len(part)] == part)
+        if (found := next(here, None)) is None:
             raise _unknown(record, name)
+        places.update(record.places(found))
+        at += len(parts[found])
     return tuple(sorted(places))
 
 
@@ -65,11 +65,6 @@ def listed_names(record: Record) -> Iterator[str]:
     yield from (BASE, TAUGHT)
     names = [entry.lesson for entry in record.patches] + [entry.name for entry in record.patches]
     yield from (BASE + JOIN + name for name in dict.fromkeys(names))
-
-
-def _named(record: Record, name: str) -> set[int]:
-    entries = enumerate(record.patches)
-    return {place for place, entry in entries if name in (entry.name, entry.lesson)}
 
 
 def _unknown(record: Record, name: str) -> UnknownModel:

@@ -19,7 +19,7 @@ from smf_jax import checkpoints
 from smf_jax.bases.base import PARAMS, Base, load_base
 from smf_jax.checkpoints.files import write_text
 from smf_jax.checkpoints.manifest import fingerprint
-from smf_jax.checkpoints.run_lock import locked
+from smf_jax.checkpoints.run_lock import lock_of, locked
 from smf_jax.checkpoints.sealed_json import seal, unseal
 from smf_jax.data.batching import Batch
 from smf_jax.errors import blame_flag, require_writable
@@ -74,8 +74,7 @@ class TaughtDirectory:
     @contextmanager
     def held(self) -> Iterator[None]:
         """The lock of the model while it changes."""
-        absolute = self.path.absolute()
-        with locked(absolute.with_name(f".{absolute.name}.lock"), self.named):
+        with locked(lock_of(self.path), self.named):
             yield
 
     def read(self) -> Record:

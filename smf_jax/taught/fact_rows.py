@@ -32,14 +32,23 @@ def find_fact(record: Record, text: str) -> TaughtFact:
 
 
 def patches_of(record: Record, fact: TaughtFact) -> list[int]:
-    """The places of the patches that taught a fact: its task's, and those that did once more."""
+    """The places of the patches that taught a fact: its task's, and those that did once more.
+
+    A ValueError if no patch did.
+    """
     lesson = next(each for each in record.lessons if any(f is fact for f in each.facts))
-    return [
+    places = [
         place
         for place, entry in enumerate(record.patches)
         if (entry.lesson, entry.task) == (lesson.name, fact.task)
         or fact.question in (*entry.questions, *entry.beside)
     ]
+    if not places:
+        raise ValueError(
+            f"--fact={fact.question}: no patch taught it, so that there is nothing to take back; "
+            "smf list tells what each has taught"
+        )
+    return places
 
 
 def taught_by(record: Record, entry: PatchEntry) -> list[TaughtFact]:

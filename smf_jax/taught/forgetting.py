@@ -132,21 +132,16 @@ def _written_later(patches: Sequence[Patch], record: Record, places: Sequence[in
 
 
 def chosen_places(record: Record, names: Sequence[str]) -> set[int]:
-    """Places of the patches that are named, each by itself or by its lesson."""
+    """Places of the patches that are named, each by itself or, if none is, by its lesson."""
     places: set[int] = set()
     for name in names:
-        found = {
-            place
-            for place, entry in enumerate(record.patches)
-            if name in (entry.name, entry.lesson)
-        }
-        if not found:
+        if not (found := record.places(name)):
             has = ", ".join(entry.name for entry in record.patches)
             raise ValueError(
                 f"PATCH={name}: no such patch or lesson; expected one of: "
                 f"{has or 'none, there are no patches'}"
             )
-        places |= found
+        places.update(found)
     return places
 
 

@@ -41,13 +41,17 @@ def find_lesson(
 ) -> Lesson | None:
     """The lesson to go on with, or a new one of the facts that the model was not taught.
 
-    ``None`` if it knows all of them. A lesson that stopped goes on if it holds all that is missing.
+    ``None`` if it knows all of them. A lesson that stopped goes on if it is to teach all that is
+    missing; what it has taught and was then forgotten it does not teach again.
     """
     wanted = {key_of(fact): fact for fact in facts}
     known = {fact.key for fact in record.current().values()}
     for lesson in reversed(record.lessons):
         keys = {fact.key for fact in lesson.facts}
-        if lesson.goes_on and keys <= wanted.keys() and wanted.keys() - keys <= known:
+        keys -= {fact.key for fact in lesson.facts if fact.status == "forgotten"}
+        # The last one may have been stopped when it was taught, and nothing was asked yet.
+        goes_on = lesson.left() or (lesson.after is None and lesson is record.lessons[-1])
+        if goes_on and keys and keys <= wanted.keys() and wanted.keys() - keys <= known:
             return lesson
     missing = [fact for key, fact in wanted.items() if key not in known]
     if not missing:
@@ -124,7 +128,4 @@ def _name(record: Record, source: str) -> str:
     """A name for a new lesson, by its file."""
     stem = as_path(source).name.partition(".")[0]
     stem = re.sub(r"[^\w-]+", "-", stem).strip("-")[:32] or "facts"
-    taken, number = {lesson.name for lesson in record.lessons}, 1
-    while (name := stem if number == 1 else f"{stem}-{number}") in taken:
-        number += 1
-    return name
+    return record.free_name(stem)

@@ -89,17 +89,17 @@ def _joined(
 
 
 def _with_lessons(record: Record, other: Record) -> Record:
-    """A record with the lessons and patches of another behind its own, under names of their own."""
+    """A record with the lessons and patches of another behind its own, under names of their own.
+
+    Patches keep their order, in which those of lessons may take turns.
+    """
+    names = {}
     for lesson in other.lessons:
-        taken, name, number = {each.name for each in record.lessons}, lesson.name, 1
-        while name in taken:
-            number += 1
-            name = f"{lesson.name}-{number}"
-        entries = tuple(
-            replace(entry, lesson=name, name=entry.name.replace(lesson.name, name, 1))
-            for entry in other.patches
-            if entry.lesson == lesson.name
-        )
-        record = record.with_lesson(replace(lesson, name=name))
-        record = replace(record, patches=(*record.patches, *entries))
+        names[lesson.name] = record.free_name(lesson.name)
+        record = record.with_lesson(replace(lesson, name=names[lesson.name]))
+    for entry in other.patches:
+        lesson, of_task = names[entry.lesson], entry.name.removeprefix(f"{entry.lesson}_")
+        name = entry.name if of_task == entry.name else f"{lesson}_{of_task}"
+        new = replace(entry, lesson=lesson, name=record.free_patch_name(name))
+        record = replace(record, patches=(*record.patches, new))
     return record

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, count
 from typing import Any, Literal, NamedTuple
 
 from smf_jax.data.shares import question_key
@@ -50,8 +52,9 @@ class TaughtFact:
         """The same after it was asked again, once it has been taught."""
         if not all(each.right for each in said):
             status: Status = "lost" if self.is_done else self.status
-        else:
-            status = "known" if self.status == "known" else "learned"
+        else:  # what was answered before the lesson no patch has taught
+            was_known = bool(self.before) and all(each.right for each in self.before)
+            status = "known" if was_known else "learned"
         return replace(self, status=status, after=said)
 
 
@@ -89,11 +92,6 @@ class Lesson:
         """The tasks that are yet to be taught."""
         return tuple(sorted({fact.task for fact in self.facts if fact.status == "left"}))
 
-    @property
-    def goes_on(self) -> bool:
-        """Whether a call that was stopped goes on with it."""
-        return self.after is None or bool(self.left())
-
     def with_task(self, task: int, facts: Iterable[TaughtFact]) -> Lesson:
         """The lesson with what has come of a task, whose facts are told in their order."""
         told = iter(facts)
@@ -128,6 +126,30 @@ class Record:
     def lesson(self, name: str) -> Lesson:
         """The lesson of a name."""
         return next(lesson for lesson in self.lessons if lesson.name == name)
+
+    def places(self, name: str) -> tuple[int, ...]:
+        """The places of the patch of a name, or of those of the lesson of that name; or none."""
+        names = [entry.name for entry in self.patches]
+        if name not in names:
+            names = [entry.lesson for entry in self.patches]
+        return tuple(place for place, each in enumerate(names) if each == name)
+
+    def facts_of(self, entry: PatchEntry) -> tuple[TaughtFact, ...]:
+        """The facts that a patch taught: those of its task, or the ones that it names."""
+        if not entry.questions:
+            return self.lesson(entry.lesson).of_task(entry.task)
+        every = (fact for lesson in self.lessons for fact in lesson.facts)
+        return tuple(fact for fact in every if fact.question in entry.questions)
+
+    def free_name(self, name: str) -> str:
+        """The name, or one like it, for a new lesson: neither it nor its patches meet others."""
+        taken = {each.name for each in (*self.lessons, *self.patches)}
+        return _first_free(name, lambda new: any(_meet(new, each) for each in taken))
+
+    def free_patch_name(self, name: str) -> str:
+        """The name, or one like it, for a new patch."""
+        taken = {entry.name for entry in self.patches}
+        return _first_free(name, taken.__contains__)
 
     def with_lesson(self, lesson: Lesson) -> Record:
         """With a lesson in place of the one of its name, or after all others."""
@@ -183,6 +205,17 @@ class Record:
             return cls(values["model"], values["making"], lessons, patches)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{place}: not what was written ({error}); restore a copy") from None
+
+
+def _meet(name: str, other: str) -> bool:
+    """Whether two names are one, or one is as those of the other's patches are."""
+    of_patch = (re.fullmatch(rf"{re.escape(a)}_\d+", b) for a, b in ((name, other), (other, name)))
+    return name == other or any(of_patch)
+
+
+def _first_free(name: str, is_taken: Callable[[str], bool]) -> str:
+    numbered = (f"{name}-{number}" for number in count(2))
+    return next(each for each in chain([name], numbered) if not is_taken(each))
 
 
 def _lesson(values: Mapping[str, Any]) -> Lesson:

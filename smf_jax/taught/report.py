@@ -74,10 +74,7 @@ def lesson_line(lesson: Lesson, task: int, entry: PatchEntry | None) -> str:
 
 def patch_line(record: Record, entry: PatchEntry) -> str:
     """What a patch taught, and its size."""
-    facts = record.lesson(entry.lesson).of_task(entry.task)
-    if entry.questions:
-        every = (fact for lesson in record.lessons for fact in lesson.facts)
-        facts = tuple(fact for fact in every if fact.question in entry.questions)
+    facts = record.facts_of(entry)
     learned = len({fact.key for fact in facts if fact.status == "learned"})
     told = f"{learned} of {len({fact.key for fact in facts})} facts learned"
     return f"{told}, {entry.rows:,} rows, {entry.steps} steps"

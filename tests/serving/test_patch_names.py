@@ -25,6 +25,7 @@ def record() -> Record:
         ("base+b_01+a_02", (1, 2)),  # in the order in which they were taught
         ("base+a_01+a_01", (0,)),
         ("base+a", (0, 1, 3)),  # a lesson
+        ("base+" + "+".join(NAMES), (0, 1, 2, 3)),
         ("base+b+a_01", (0, 2)),
         ("base+a_02+a_01+b_01", (1, 3)),  # a patch that was made of two
     ],
@@ -50,6 +51,14 @@ def test_a_name_stands_for_patches(name, places):
 def test_other_names_are_refused_with_those_that_there_are(name):
     with pytest.raises(UnknownModel, match=r"expected base, taught or base\+PATCH\+….*a_01, a_02"):
         places_of(record(), name)
+
+
+def test_of_many_patches_all_can_be_named():
+    names = [f"company-handbook-questions_{n:02d}" for n in range(400)]
+    many = Record({}, {}, (), tuple(PatchEntry(n, "", "", 1, "a", 0, 1, 1.0) for n in names))
+    assert places_of(many, "+".join(["base", *names])) == tuple(range(400))
+    with pytest.raises(UnknownModel):
+        places_of(many, "+".join(["base", *names * 3]))
 
 
 def test_names_that_are_told_are_names():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from smf_jax.sparse.patch import make_patch, pool_change
+from smf_jax.sparse.patch_sets import chained
 from smf_jax.tables import explicit
 from smf_jax.taught.asking import TaughtModel
 from smf_jax.taught.config import ForgetConfig, MergeConfig
@@ -59,6 +60,59 @@ def test_patches_of_other_rows_stay_patches(pair):
     assert content(other) == theirs
     forget(ForgetConfig((str(mine), "facts-2_01")))
     assert explicit(params_of(mine)[pool]).tobytes() == explicit(before[pool]).tobytes()
+
+
+def test_patches_of_lessons_that_took_turns_keep_their_names(pair):
+    mine, other, (pool, _) = pair
+    theirs = TaughtDirectory(str(other))
+    record, own = theirs.read(), TaughtDirectory(str(mine))
+    used = [patch.pools[pool].slots for patch in own.load_patches(own.read())]
+    (first,) = theirs.load_patches(record)
+    change = first.pools[pool]
+    slots = np.setdiff1d(np.arange(change.table_slots), np.concatenate(used))[:3]
+    old = np.zeros((1, change.old.shape[1]), np.float32)
+    made = {
+        name: make_patch({pool: pool_change(slot[None], old, old + 1, change.table_slots)},
+                         task=name, base=first.base)
+        for name, slot in zip(("facts_01", "more_01", "facts_02"), slots, strict=True)
+    }  # fmt: skip
+    entries = [
+        replace(
+            record.patches[0],
+            name=name,
+            lesson=name[:-3],
+            task=int(name[-1]) - 1,
+            rows=1,
+            **theirs.save_patch(number, patch),
+        )
+        for number, (name, patch) in enumerate(
+            zip(made, chained(list(made.values()), first.base), strict=True)
+        )
+    ]
+    more = replace(record.lessons[0], name="more")
+    theirs.write(replace(record.with_lesson(more), patches=tuple(entries)))
+    _, joined = do(mine, other)
+    patches = {each.task: each for each in own.load_patches(joined)}
+    told = {"facts-2_01": slots[0], "more_01": slots[1], "facts-2_02": slots[2]}
+    assert [entry.name for entry in joined.patches][2:] == list(told)
+    assert {name: patches[name].pools[pool].slots.tolist() for name in told} == {
+        name: [slot] for name, slot in told.items()
+    }
+
+
+def test_two_that_were_merged_before_stay_two(pair):
+    mine, other, _ = pair
+    for path in (mine, other):
+        directory = TaughtDirectory(str(path))
+        record = directory.read()
+        *rest, last = directory.load_patches(record)
+        left = chained([*rest, replace(last, task="merged")], directory.base_fingerprint())
+        renamed = replace(record.patches[-1], name="merged")
+        directory.replace_patches(
+            record, [], list(zip([*record.patches[:-1], renamed], left, strict=True))
+        )
+    _, record = do(mine, other)
+    assert [entry.name for entry in record.patches] == ["facts_01", "merged", "merged-2"]
 
 
 def test_where_both_wrote_the_policy_decides(pair, taught):

@@ -50,6 +50,7 @@ function turn(name, on) {
 }
 
 function chosenModel() {
+  if (!state.patches.some((patch) => off.has(patch.name))) return "taught";
   const on = state.patches.filter((patch) => !off.has(patch.name)).map((patch) => patch.name);
   return ["base", ...on].join("+");
 }
