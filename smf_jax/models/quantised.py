@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Int8, Num, UInt8
 
 from smf_jax.models.config import Precision
-from smf_jax.params import Params, is_memory, is_quantised
+from smf_jax.params import Params, is_memory
 
 BLOCK = {"nf4": 64, "int4": 32}  # numbers that share a scale
 _LARGEST, _STEPS = 127, 15  # of int8, and of int4 from the least number on
@@ -260,16 +260,4 @@ def quantise_params(precision: Precision, params: Mapping[str, Any]) -> Params:
         rows = leaf.T if path.endswith("/kernel") else leaf
         read = lambda first, end, rows=rows: np.asarray(rows[first:end])  # noqa: E731
         found |= jax.tree.map(jnp.asarray, quantised_leaf(path, precision, rows.shape, read))
-    return dict(sorted(found.items()))
-
-
-def dequantise_params(params: Mapping[str, Any], shapes: Mapping[str, Any]) -> Params:
-    """The inverse, in float32: to leaves by path of the ``shapes`` of the float model."""
-    found = {path: leaf for path, leaf in params.items() if not is_quantised(path)}
-    for path in filter(is_matrix, shapes):
-        module = path.rpartition("/")[0]
-        is_kernel, shape = path.endswith("/kernel"), shapes[path].shape
-        columns = shape[0] if is_kernel else shape[1]
-        rows = dequantise(params[f"{module}/codes"], params[f"{module}/scales"], columns)
-        found[path] = rows.T if is_kernel else rows
     return dict(sorted(found.items()))

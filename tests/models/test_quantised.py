@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from statistics import NormalDist
 from typing import Any
@@ -18,7 +19,7 @@ from smf_jax.models.generate import generate
 from smf_jax.models.quantised import (
     LEVELS,
     dequantise,
-    dequantise_params,
+    is_matrix,
     product,
     quantise,
     quantise_params,
@@ -32,6 +33,18 @@ from tests.models.tiny import FAMILIES, PLAIN, random_params, random_tokens
 from tests.training import tiny
 
 PRECISIONS: tuple[Precision, ...] = ("int8", "int4", "nf4")
+
+
+def dequantise_params(params: Mapping[str, Any], shapes: Mapping[str, Any]) -> Params:
+    """The inverse of `quantise_params`: to leaves by path of the ``shapes`` of the float model."""
+    found = {path: leaf for path, leaf in params.items() if not is_quantised(path)}
+    for path in filter(is_matrix, shapes):
+        module = path.rpartition("/")[0]
+        is_kernel, shape = path.endswith("/kernel"), shapes[path].shape
+        columns = shape[0] if is_kernel else shape[1]
+        rows = dequantise(params[f"{module}/codes"], params[f"{module}/scales"], columns)
+        found[path] = rows.T if is_kernel else rows
+    return dict(sorted(found.items()))
 
 
 def matrix(rows: int = 9, columns: int = 150) -> np.ndarray:
