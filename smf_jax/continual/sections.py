@@ -245,6 +245,12 @@ class TrainingConfig(Configuration):
                 f"--warmup_steps={self.warmup_steps} leaves no step of --schedule=cosine over "
                 f"--steps_per_task={self.steps_per_task}; lower it"
             )
+        if self.keep_optimizer_state and (self.schedule != "constant" or self.warmup_steps):
+            raise ValueError(
+                f"--keep_optimizer_state counts steps on from task to task, --schedule="
+                f"{self.schedule} and --warmup_steps={self.warmup_steps} are of a task; leave out "
+                "one of them"
+            )
 
 
 @dataclass(frozen=True)

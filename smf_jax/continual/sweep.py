@@ -33,6 +33,7 @@ from smf_jax.progress import progress_bar, say
 from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.usage import SATURATED, Background, touched_share
 from smf_jax.training.background import measure_background, routing_fingerprint
+from smf_jax.training.memory_model import as_memory_model
 
 
 @dataclass(frozen=True)
@@ -240,6 +241,9 @@ def find_background(
     if measured is not None:
         with blame_flag(f"--background={told.background}: "):
             measured.require(routing_fingerprint(base.config, base.params), tokenizer)
+            model = as_memory_model(base.model)
+            sizes = {table: base.params[table].shape[0] for table in model.tables}
+            measured.require_memory(model.routing, sizes)
         return measured
     batches = stream_data.background_batches(told.background_batches, told.background_batch_size)
     corpus = "" if stream_data.general is None else stream_data.general.corpus

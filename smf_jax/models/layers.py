@@ -130,6 +130,8 @@ class Embedder(nn.Module):
 
     def __call__(self, tokens: Tokens) -> Hidden:
         """Embeddings ``(b, t, d)``; a token outside the vocabulary becomes NaN, never a guess."""
+        # Below zero jnp.take would count from the end.
+        tokens = jnp.where(tokens < 0, self.config.vocabulary, tokens)
         take = partial(jnp.take, indices=tokens, axis=0, mode="fill", fill_value=jnp.nan)
         if self.config.precision is None:
             rows = take(self.embedding)

@@ -10,7 +10,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt
 
 from smf_jax.cpu_kernels.library import is_available
 from smf_jax.cpu_kernels.sorted_runs import sorted_runs
@@ -23,7 +23,7 @@ Form = Literal["vector", "sorted"]
 # Weights are rounded to this before they are summed, so that their sums are those of integers.
 MASS_UNIT = 2.0**-20
 _LARGEST_WEIGHT = 2047.0
-_LOW_BITS = 8
+_BITS = 31  # of a number that is summed
 
 
 @jax.tree_util.register_dataclass
@@ -154,22 +154,40 @@ def _masses(
     """Sums of weights at their places, and of all, as of integers: whatever the order."""
     weights = jnp.minimum(jnp.abs(weights.astype(jnp.float32)), _LARGEST_WEIGHT)
     whole = jnp.where(valid, jnp.round(weights / MASS_UNIT), 0).astype(jnp.int32)
-    sums = jnp.zeros((2, length), jnp.int32).at[:, places].add(_words(whole), mode="drop")
-    total = jnp.sum(_words(whole), axis=1)
-    sums, total = sum_over(DATA, (sums, total))
-    return _joined(sums) * MASS_UNIT, _joined(total) * MASS_UNIT
+    words, bits = _words(whole)
+    sums = jnp.zeros((len(words), length), jnp.uint32).at[:, places].add(words, mode="drop")
+    total = jnp.sum(words, axis=1, dtype=jnp.uint32)
+    sums, total = sum_over(DATA, (_carried(sums, bits), _carried(total, bits)))
+    return _joined(sums, bits) * MASS_UNIT, _joined(total, bits) * MASS_UNIT
 
 
 def exact_sum(whole: Int[Array, " m"]) -> Float[Array, ""]:
-    """Sum of non-negative int32 numbers that may exceed one, rounded once, whatever the order."""
-    return _joined(jnp.sum(_words(whole), axis=1))
+    """Sum of non-negative int32 numbers that may exceed one, the same whatever the order."""
+    words, bits = _words(whole)
+    return _joined(_carried(jnp.sum(words, axis=1, dtype=jnp.uint32), bits), bits)
 
 
-def _words(whole: Int[Array, " m"]) -> Int[Array, "2 m"]:
-    # High and low: one word of 32 bits would be full at 2,048 tokens that read one slot.
-    return jnp.stack([whole >> _LOW_BITS, whole & (2**_LOW_BITS - 1)])
+def _words(whole: Int[Array, " m"]) -> tuple[UInt[Array, "words m"], int]:
+    """Numbers in words of so few bits, the lowest first, that the sum of all ``m`` fits in 32.
+
+    The last word is empty: it is for what is carried, also where devices add up their sums.
+    """
+    bits = 32 - max(1, whole.shape[0]).bit_length()
+    parts = [(whole >> first) & (2**bits - 1) for first in range(0, _BITS, bits)]
+    return jnp.stack([*parts, jnp.zeros_like(whole)]).astype(jnp.uint32), bits
 
 
-def _joined(words: Int[Array, "2 ..."]) -> Float[Array, "..."]:
-    high, low = words[0] + (words[1] >> _LOW_BITS), words[1] & (2**_LOW_BITS - 1)
-    return high.astype(jnp.float32) * 2**_LOW_BITS + low.astype(jnp.float32)
+def _carried(words: UInt[Array, "words ..."], bits: int) -> UInt[Array, "words ..."]:
+    """The same sums with each word but the last below ``2^bits``."""
+    found, carry = [], jnp.zeros_like(words[0])
+    for word in words[:-1]:
+        word = word + carry
+        found.append(word & (2**bits - 1))
+        carry = word >> bits
+    return jnp.stack([*found, words[-1] + carry])
+
+
+def _joined(words: UInt[Array, "words ..."], bits: int) -> Float[Array, "..."]:
+    parts = [word.astype(jnp.float32) * 2.0 ** (bits * n)
+             for n, word in enumerate(_carried(words, bits))]  # fmt: skip
+    return sum(reversed(parts), jnp.zeros_like(parts[0]))

@@ -132,6 +132,10 @@ def _of_policy(values: Sequence[np.ndarray], policy: MergePolicy) -> np.ndarray:
     return values[0] if policy == "first" else values[-1]
 
 
+def _bits(rows: np.ndarray) -> np.ndarray:
+    return rows.view(f"u{rows.dtype.itemsize}")
+
+
 def _join_pool(changes: Sequence[PoolChange], policy: MergePolicy) -> PoolChange:
     slots, old, new, _ = zip(*changes, strict=True)
     slots, old, new = (np.concatenate(field) for field in (slots, old, new))
@@ -142,7 +146,10 @@ def _join_pool(changes: Sequence[PoolChange], policy: MergePolicy) -> PoolChange
         sums = np.zeros((distinct.size, new.shape[1]))
         np.add.at(sums, of, new.astype(np.float64))
         means = (sums / times[:, None]).astype(new.dtype)
-        rows = np.where(times[:, None] > 1, means, new[first])  # one of one stays, to the bit
+        # What all agree on, and one of one, stays to the bit.
+        differs = np.zeros(distinct.size, bool)
+        np.logical_or.at(differs, of, np.any(_bits(new) != _bits(new[first][of]), axis=1))
+        rows = np.where(differs[:, None], means, new[first])
     elif policy == "first":
         rows = new[first]
     else:

@@ -90,6 +90,7 @@ class RowStep(NamedTuple):
 
     slots: SlotIds  # ``(s,)`` ids to write; all unused where the store cannot hold the new ones
     rows: Rows  # ``(s, v)`` rows after the step, in master precision
+    moves: Bool[Array, " s"]  # whether a row will be another, as its table holds it
     states: Any  # their optax state, stacked over ``s``; ``None`` without a store
     places: Int[Array, " s"] | None  # ``(s,)`` of the rows in the store; ``None`` without one
     overflowed: Bool[Array, ""]  # out of places, at this step or since an earlier one
@@ -115,7 +116,8 @@ def step_rows(
         slots = jnp.where(is_full, values.shape[0], slots)
         rows = gather_rows(values, slots)
         updates, _ = each.update(gradients, each.init(rows), rows, **extra_args)
-        return RowStep(slots, rows + scale * updates, None, None, is_full)
+        after = rows + scale * updates
+        return RowStep(slots, after, _differ(values, rows, after), None, None, is_full)
 
     # A new row's place is the next one free; where too few are left, nothing is selected.
     table_slots, capacity = values.shape[0], capacity_of(store)
@@ -133,7 +135,13 @@ def step_rows(
         store.opt_state,
     )
     updates, states = each.update(gradients, states, rows, **extra_args)
-    return RowStep(slots, rows + scale * updates, states, places, overflowed)
+    after = rows + scale * updates
+    return RowStep(slots, after, _differ(values, rows, after), states, places, overflowed)
+
+
+def _differ(values: AnyTable, before: Rows, after: Rows) -> Bool[Array, " s"]:
+    """Which rows of two differ as numbers in a table's precision."""
+    return jnp.any(before.astype(values.dtype) != after.astype(values.dtype), axis=1)
 
 
 def write_step(

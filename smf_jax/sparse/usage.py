@@ -17,7 +17,7 @@ FORMAT = 1
 # rare ones to choose from.
 SATURATED = 0.1
 _STORED = ("document_frequency", "accesses", "batches")
-_RECORDED = ("tokens_per_batch", "corpus", "tokenizer", "fingerprint")
+_RECORDED = ("tokens_per_batch", "corpus", "tokenizer", "fingerprint", "routing")
 
 
 class Protection(NamedTuple):
@@ -126,6 +126,8 @@ class Background:
     corpus: str  # name of the text
     tokenizer: str  # fingerprint of the tokenizer
     fingerprint: str  # of all base params upstream of the reads, patches excluded
+    # The settings of the memory that decide what is read; empty where they are not known.
+    routing: str = ""
 
     def __post_init__(self) -> None:
         totalled = {pool: with_totals(usage) for pool, usage in self.pools.items()}
@@ -142,6 +144,19 @@ class Background:
                     f"background of another {name}: statistics of corpus {self.corpus!r} belong "
                     f"to {name} {mine[:12]}, this base has {theirs[:12]}; measure the background "
                     "again on this base"
+                )
+
+    def require_memory(self, routing: str, table_slots: Mapping[str, int]) -> None:
+        """Refuses a memory of other settings, ``""`` if unknown, or of other sizes by pool path."""
+        sizes = {pool: usage.accesses.shape[0] for pool, usage in self.pools.items()}
+        compared: list[tuple[str, Any, Any]] = [("slots by table", sizes, dict(table_slots))]
+        if self.routing and routing:  # what was measured by an earlier version tells none
+            compared.append(("settings", self.routing, routing))
+        for name, mine, theirs in compared:
+            if mine != theirs:
+                raise ValueError(
+                    f"background of another memory: statistics of corpus {self.corpus!r} are of "
+                    f"{name} {mine}, this base has {theirs}; measure the background again on it"
                 )
 
     def to_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -166,4 +181,5 @@ class Background:
         for pool in sorted({path.rsplit("/", 1)[0] for path in arrays}):
             frequency, accesses, batches = (jnp.asarray(arrays[f"{pool}/{f}"]) for f in _STORED)
             pools[pool] = PoolUsage(frequency, accesses, batches)
-        return cls(pools, **{name: metadata[name] for name in _RECORDED})
+        recorded = {name: metadata[name] for name in _RECORDED if name != "routing"}
+        return cls(pools, **recorded, routing=metadata.get("routing", ""))

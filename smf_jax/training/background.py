@@ -62,10 +62,11 @@ def measure_background(
         progress(index + 1)
     return Background(
         pools=usage,
-        tokens_per_batch=round(sum(float(np.sum(part.valid)) for part in parts) / total),
+        tokens_per_batch=round(sum(float(np.sum(part.valid != 0)) for part in parts) / total),
         corpus=corpus,
         tokenizer=tokenizer,
         fingerprint=_fingerprint(params, model.is_upstream),
+        routing=model.routing,
     )
 
 

@@ -14,9 +14,9 @@ from smf_jax.data.batching import Batch
 from smf_jax.models.decoder import Decoder, plain_logits
 from smf_jax.params import Params
 from smf_jax.sparse.optimizers import OptimizerConfig
-from smf_jax.training.dense_step import DenseState, LossFn, text_loss
+from smf_jax.training.dense_step import DenseState, LossFn, dense_step, text_loss
 from smf_jax.training.step import Settings, Shared, StepMetrics
-from smf_jax.training.trainers import Trainer, dense_trainer
+from smf_jax.training.trainers import Trainer, batch_rows_at_once, dense_trainer
 
 FfnRule = Literal["gradient", "random"]
 
@@ -86,11 +86,20 @@ def ffn_rows_trainer(
     def step(
         shared: Shared, state: FfnRowsState, batch: Batch, settings: Settings
     ) -> tuple[FfnRowsState, StepMetrics]:
-        after, metrics = whole.step(shared, state.dense, batch, settings)
-        params = {
-            path: jnp.where(state.chosen[path][:, None], leaf, state.params[path])
-            for path, leaf in after.params.items()
-        }
+        def chosen_rows(own: Params, others: Params) -> Params:
+            chosen = state.chosen
+            return {path: jnp.where(chosen[path][:, None], own[path], others[path]) for path in own}
+
+        def loss(params: Params, batch: Batch) -> tuple[Array, Params]:
+            # Rows that stay have no gradient: none that a bound of the norm would count.
+            own = {path: params[path] for path in state.params}
+            return minimised({**params, **chosen_rows(own, jax.lax.stop_gradient(own))}, batch)
+
+        rows = batch_rows_at_once(model, scored, batch)
+        after, metrics = dense_step(
+            loss, optimizer, shared.frozen, state.dense, batch, settings, rows
+        )
+        params = chosen_rows(after.params, state.params)
         return state._replace(dense=after._replace(params=params)), metrics
 
     return Trainer(
@@ -110,10 +119,16 @@ def ffn_rows_trainer(
 def gradient_norms(
     loss: LossFn, params: Params, frozen: Params, examples: Batch
 ) -> dict[str, Float[Array, " hidden"]]:
-    """By path the norms of the rows of the gradient, summed over chunks ``(chunks, b, t)``."""
+    """By path the norms of the rows of the gradient of all examples ``(chunks, b, t)``.
+
+    Chunks count by the weight of their targets: the last one may hold fewer examples.
+    """
 
     def add(total: Params, chunk: Batch) -> tuple[Params, None]:
-        gradients = jax.grad(lambda own: loss({**frozen, **own}, chunk)[0])(params)
+        def of_chunk(own: Params) -> Array:
+            return loss({**frozen, **own}, chunk)[0] * jnp.sum(chunk.weights)
+
+        gradients = jax.grad(of_chunk)(params)
         return jax.tree.map(jnp.add, total, gradients), None
 
     total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), examples)

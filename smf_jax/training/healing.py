@@ -73,11 +73,11 @@ def distillation_loss(model: Decoder) -> LossFn:
 
     def loss(params: Params, batch: Batch) -> tuple[Array, Params]:
         new, old = split(params, is_memory)
-        variables, valid = {"params": unflatten(new)[MEMORY]}, jnp.asarray(batch.valid)
+        variables, valid = {"params": unflatten(new)[MEMORY]}, jnp.asarray(batch.valid) != 0
         recent = recent_tokens(batch.tokens, batch.valid, count).tokens if count else None
         total, batch_stats = jnp.zeros(()), {}
         for layer, (x, wanted) in _feed_forwards(before, old, batch, placement.layers).items():
-            given = variables, layer, x, batch.valid, recent
+            given = variables, layer, x, valid, recent
             y, collections = memory.apply(*given, mutable=[STATISTICS])
             wide = jnp.promote_types(jnp.float32, y.dtype)
             each = jnp.mean(jnp.square(y.astype(wide) - wanted.astype(wide)), axis=-1)

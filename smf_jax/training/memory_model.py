@@ -6,7 +6,9 @@ Any Flax model in which a `smf_jax.memory.layer.MemoryLayer` stands can be train
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -16,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from smf_jax.memory.layer import PERTURBATIONS, READS, MemoryLayer, Read
+from smf_jax.models.config import MemoryPlacement
 from smf_jax.models.decoder import Decoder, LogitsFn, upstream_of_reads
 from smf_jax.models.layers import Logits, Segments, Tokens
 from smf_jax.params import Params, flatten, memory_layer_path, pool_path, unflatten
@@ -40,6 +43,9 @@ class MemoryModel(NamedTuple):
     tables: Mapping[str, tuple[str, ...]]
     # Whether a path has a say in which slots are read; once it changes, a background is stale.
     is_upstream: Callable[[str], bool]
+
+    # The settings of the memories that decide what is read, as text; empty if they are not known.
+    routing: str = ""
 
     # ``(params, tokens, valid) -> (b, t, d)`` that enters the lowest block with a memory, where it
     # pays to keep it.
@@ -134,12 +140,19 @@ def as_memory_model(model: Decoder | MemoryModel) -> MemoryModel:
         table = pool_path(placement.pool_of(layer))
         tables.setdefault(table, []).append(memory_layer_path(layer))
     found = memory_model(model, tables, is_upstream=partial(upstream_of_reads, model.config))
+    found = found._replace(routing=routing_of(placement))
 
     def below_memory(params: Params, tokens: Tokens, valid: Segments) -> Array:
         variables: Any = {"params": unflatten(params)}
         return cast(Array, model.apply(variables, tokens, valid, method=Decoder.below_memory))
 
     return found._replace(below_memory=below_memory) if min(placement.layers) >= _DEEP else found
+
+
+def routing_of(placement: MemoryPlacement) -> str:
+    """What decides, beside the parameters, which slots the memories read."""
+    told = {**asdict(placement.memory), "layers": placement.layers, "shared": placement.shared_pool}
+    return json.dumps(told, sort_keys=True, default=str)
 
 
 def _by_layer(collections: Mapping[str, Any], name: str) -> dict[str, Any]:

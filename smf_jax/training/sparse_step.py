@@ -102,7 +102,11 @@ def _move_selected_rows(
     for pool, table in state.tables.items():
         tables[pool], stores[pool] = write_step(table, state.stores[pool], steps[pool], accepted)
         slots = jnp.where(accepted, steps[pool].slots, table.shape[0])
-        written[pool] = state.written[pool].at[slots].set(True, mode="drop")
+        moving = slots
+        if state.history is not None:
+            # Those that stay as they are, to the number, are none that a resume would find.
+            moving = jnp.where(steps[pool].moves, slots, table.shape[0])
+        written[pool] = state.written[pool].at[moving].set(True, mode="drop")
         count += jnp.sum(slots < table.shape[0], dtype=jnp.int32)
     moved = state._replace(
         tables=tables, stores=stores, scalars=scalars, scalar_opt_state=opt_state, written=written

@@ -7,6 +7,8 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 from smf_jax.data.batching import Batch
@@ -14,6 +16,7 @@ from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params, split
 from smf_jax.shapes import SlotIds
 from smf_jax.sparse.row_optimizer import create_store, empty_store
+from smf_jax.sparse.rules import RULES
 from smf_jax.tables import is_implicit, rows_moved, with_room
 from smf_jax.training.memory_grads import Context, History, select_for_task
 from smf_jax.training.memory_model import MemoryModel, as_memory_model
@@ -67,8 +70,8 @@ class _Plan:
 
     def begin(self, base: Params, settings: Settings) -> SparseState:
         """Before the first task: the base's tables, nothing selected, nothing written."""
-        del settings
         config, optimizer = self.config, self.config.optimizer.transformation()
+        _require_size(config, settings, max(len(base[pool]) for pool in self.model.tables))
         rows_only = config.mask == "update"
         tables = {pool: base[pool] for pool in self.model.tables}
         if not rows_only and any(map(is_implicit, tables.values())):
@@ -106,17 +109,18 @@ class _Plan:
             for pool, past in state.history.items()
         }
         state = state._replace(written=written, history=history)
+        if not self.keep_optimizer_state:
+            params = state.scalars if self.config.mask == "update" else _trained(state)
+            state = state._replace(
+                stores={pool: empty_store(store) for pool, store in state.stores.items()},
+                scalar_opt_state=self.config.optimizer.transformation().init(params),
+                step=jnp.zeros_like(state.step),
+            )
         if self.config.granularity == "per_task":
+            # At step 0, as after a resume: what is drawn goes by the step.
             slots = self._task_slots(shared, state, examples, settings)
             state = state._replace(task_slots=slots)
-        if self.keep_optimizer_state:
-            return state
-        params = state.scalars if self.config.mask == "update" else _trained(state)
-        return state._replace(
-            stores={pool: empty_store(store) for pool, store in state.stores.items()},
-            scalar_opt_state=self.config.optimizer.transformation().init(params),
-            step=jnp.zeros_like(state.step),
-        )
+        return state
 
     def grow(self, state: SparseState, steps: int) -> SparseState:
         """The state, of one trial or of several, with room for all that so many steps can write."""
@@ -146,6 +150,18 @@ class _Plan:
     def _is_scalar(self, path: str) -> bool:
         layer, _, leaf = path.rpartition("/")
         return self.config.train_alpha and leaf == "alpha" and layer in self.model.layers
+
+
+def _require_size(config: SparseConfig, settings: Settings, table_slots: int) -> None:
+    """Refuses a budget, where it is known, that has no place in the static size."""
+    budget, size = settings.budget, min(config.size, table_slots)
+    if not RULES[config.rule].has_budget or isinstance(budget, Tracer):
+        return
+    if np.ndim(budget) == 0 and int(budget) > size:
+        raise ValueError(
+            f"budget={int(budget)} rows is more than size={config.size} of SparseConfig holds; "
+            "give size=budget_size(budget)"
+        )
 
 
 def _trained(state: SparseState) -> Params:

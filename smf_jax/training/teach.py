@@ -12,6 +12,7 @@ from smf_jax.data.batching import Batch
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params
 from smf_jax.sparse.patch import Patch, diff_params
+from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.selection import budget_size
 from smf_jax.sparse.usage import Background
 from smf_jax.tables import packed
@@ -40,8 +41,8 @@ def teach(
     hold earlier patches, ``parent`` the last of them, and stay as they are; every step sees the
     ``(b, t)`` batch. The background is of this very model, ``None`` only for rules without. Plain
     SGD wants a learning rate of tens, Adam about 0.03. A step may change ``budget`` rows in each
-    pool; the ``size`` of ``config`` follows from it. `apply_patch` writes what is returned,
-    `revert_patch` takes it back, bit for bit.
+    pool, by rule ``all`` any that it reads; the ``size`` of ``config`` follows from it.
+    `apply_patch` writes what is returned, `revert_patch` takes it back, bit for bit.
 
     Raises:
       ValueError: the background is another model's.
@@ -51,8 +52,11 @@ def teach(
     if background is not None:
         upstream = {path: leaf for path, leaf in params.items() if known.is_upstream(path)}
         background.require(fingerprint(packed(jax.device_get(upstream))), background.tokenizer)
+        background.require_memory(known.routing, {t: params[t].shape[0] for t in known.tables})
     slots = max(params[table].shape[0] for table in known.tables)
-    config = replace(config or SparseConfig(), size=min(budget_size(budget), slots))
+    config = config or SparseConfig()
+    size = budget_size(budget) if RULES[config.rule].has_budget else slots
+    config = replace(config, size=min(size, slots))
     trainer = sparse_trainer(known, config, min(slots, steps * config.places))
     settings = Settings(jnp.float32(learning_rate), jnp.int32(budget), jnp.uint32(0))
     shared = Shared(trainer.frozen(params), None if background is None else background.pools)

@@ -81,7 +81,7 @@ def _moments(
         with nn.intercept_methods(catch):
             model.apply({"params": unflatten(params)}, batch.tokens, batch.valid)
         queries = caught[0].reshape(-1, *mean.shape).astype(mean.dtype) - mean[None]
-        queries = jnp.where(jnp.expand_dims(batch.valid.reshape(-1), (1, 2)), queries, 0)
+        queries = jnp.where(jnp.expand_dims(batch.valid.reshape(-1) != 0, (1, 2)), queries, 0)
         return jnp.sum(queries, axis=0), jnp.einsum("tgc,tge->gce", queries, queries)
 
     def total(mean: Array) -> tuple[Array, Array]:
@@ -90,7 +90,7 @@ def _moments(
         return jax.tree.map(lambda *each: sum(each), *of_chunks)
 
     groups = params[f"{memory_layer_path(layer)}/query/bias"].size // half
-    tokens = jnp.maximum(jnp.sum(jnp.asarray(batch.valid)), 1)
+    tokens = jnp.maximum(jnp.sum(jnp.asarray(batch.valid) != 0), 1)
     mean = total(jnp.zeros((groups, half)))[0] / tokens
     return mean, total(mean)[1] / tokens
 

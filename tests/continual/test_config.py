@@ -36,5 +36,8 @@ def test_what_holds_between_settings_is_checked_at_once():
     with pytest.raises(ValueError, match="--warmup_steps=30 leaves no step of --schedule=cosine"):
         SweepConfig.of(schedule="cosine", warmup_steps=30)
     assert SweepConfig.of(schedule="cosine", warmup_steps=30, steps_per_task=31)
+    for of_a_task in (dict(schedule="cosine"), dict(warmup_steps=3)):
+        with pytest.raises(ValueError, match="--keep_optimizer_state counts steps on .* leave out"):
+            SweepConfig.of(keep_optimizer_state=True, **of_a_task)
     with pytest.raises(ValueError, match="--probe_limit=0: expected at least 1"):
         SweepConfig.of(probe_limit=0)

@@ -115,6 +115,21 @@ def test_the_mass_of_one_slot_may_exceed_what_an_integer_of_32_bits_holds(form):
     assert in_vector(found, found.amounts)[7] == tokens == float(found.total)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_the_mass_of_a_whole_batch_may_be_of_a_million_reads(form):
+    rows, reads = 20_000, 32
+    slots = np.tile(np.arange(reads, dtype=np.int32), (rows, 1))
+    slots[:, 0] = 999  # the heaviest by far
+    weights = np.ones((rows, reads), np.float32)
+    weights[:, 0] = 40
+    valid, given = jnp.ones(rows, bool), ([jnp.asarray(slots)], [jnp.asarray(weights)])
+    found = count_reads(given[0], valid, 1024, given[1], form)
+    assert float(found.total) == rows * (reads - 1 + 40)
+    amounts = in_vector(found, found.amounts)
+    assert amounts[999] == 40 * rows and amounts[1:reads].tolist() == [rows] * (reads - 1)
+    assert int(np.argmax(amounts)) == 999
+
+
 def test_negative_weights_count_by_their_size():
     slots, weights, valid = recorded()
     signed = [weight * np.where(np.arange(weight.shape[1]) % 2, -1, 1) for weight in weights]

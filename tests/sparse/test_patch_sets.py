@@ -134,6 +134,16 @@ def test_a_policy_settles_what_patches_disagree_on(policy):
     assert bits(revert_patch(apply_patch(base, merged), merged)) == bits(base)
 
 
+def test_what_all_agree_on_stays_to_the_bit_by_the_mean_too():
+    base = make_params()
+    changed = {**base, POOL: np.array(base[POOL])}
+    changed[POOL][3] = -0.0
+    same = [diff_params(base, changed, task=name, base=BASE) for name in "abc"]
+    assert (
+        merge_patches(same, "mean").pools[POOL].new.tobytes() == same[0].pools[POOL].new.tobytes()
+    )
+
+
 def test_policies_of_scalars_and_of_rows_that_agree():
     base = make_params()
     a, b = (

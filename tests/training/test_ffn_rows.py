@@ -37,7 +37,10 @@ def test_the_rows_with_the_largest_gradients_of_the_task_are_chosen():
     parts = [gradients_of(of.base, tiny.batch(seed)) for seed in range(2)]
     downs = sorted(filter(is_down, of.base))
     assert len(downs) == MODEL.layers
-    norms = [np.linalg.norm(parts[0][path] + parts[1][path], axis=1) for path in downs]
+    weights = examples.weights.sum(axis=(1, 2))
+    assert weights[0] != weights[1], "a chunk counts by what its targets weigh"
+    sums = {path: sum(w * p[path] for w, p in zip(weights, parts, strict=True)) for path in downs}
+    norms = [np.linalg.norm(sums[path], axis=1) for path in downs]
     best = np.argsort(-np.concatenate(norms))[:COUNT]
     expected = np.isin(np.arange(sum(map(len, norms))), best)
     found = np.concatenate([state.chosen[path] for path in downs])
@@ -60,6 +63,16 @@ def test_a_step_moves_the_chosen_rows_as_full_finetuning_does_and_no_other(optim
             expected = before[rows] - 0.1 * np.asarray(gradients[path])[rows]
             np.testing.assert_allclose(now[rows], expected, rtol=1e-5, atol=1e-7)
     assert moved == COUNT
+
+
+def test_a_bound_of_the_norm_counts_the_chosen_rows_alone():
+    clip = 1e-3
+    trainer = ffn_rows_trainer(Decoder(MODEL), OptimizerConfig("sgd", clip=clip), COUNT)
+    of = tiny.Run(trainer, MODEL, with_usage=False)
+    state = of.begin_task(of.start(), tiny.batches(2), tiny.settings())
+    after, _ = of.step(state, tiny.batch(), tiny.settings(1.0))
+    moved = [after.params[path] - of.base[path] for path in state.chosen]
+    assert float(jnp.sqrt(sum(jnp.sum(each**2) for each in moved))) == pytest.approx(clip, rel=0.01)
 
 
 def test_rows_at_random_are_others_in_each_task_and_for_each_seed():

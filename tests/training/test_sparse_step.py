@@ -211,6 +211,41 @@ def test_what_a_task_wrote_joins_the_history_of_the_next():
     jax.tree.map(np.testing.assert_array_equal, resumed.history[POOL], past)
 
 
+def test_rows_that_stay_as_they_are_are_no_history():
+    """A gradient that rounds away: a resume, which looks at the rows, would not know of it."""
+    run = tiny.sparse_run(SparseConfig(optimizer=SGD, protect_written=1.0))
+    settings = tiny.settings(1e-30)
+    state = run.begin_task(run.start(), tiny.batches(1), settings)
+    state, metrics = run.step(state, tiny.batch(), settings)
+    assert int(metrics.selected) == 5
+    past = run.begin_task(state, tiny.batches(1), settings).history[POOL]
+    resumed = run.trainer.resume(run.start(), run.trainer.trained(state)).history[POOL]
+    assert int(past.number) < 5
+    jax.tree.map(np.testing.assert_array_equal, resumed, past)
+
+
+def test_what_is_drawn_for_a_task_is_the_same_after_a_resume():
+    config = SparseConfig(rule="random", granularity="per_task", optimizer=SGD)
+    run, settings = tiny.sparse_run(config), tiny.settings()
+    state = run.begin_task(run.start(), tiny.batches(1), settings)
+    state, _ = run.step(state, tiny.batch(), settings)
+    resumed = run.trainer.resume(run.start(), run.trainer.trained(state))
+    slots = [
+        run.begin_task(each, tiny.batches(1), settings).task_slots for each in (state, resumed)
+    ]
+    np.testing.assert_array_equal(slots[0][POOL], slots[1][POOL])
+
+
+def test_a_budget_without_a_place_for_its_rows_is_refused():
+    run = tiny.sparse_run(SparseConfig(optimizer=SGD, size=8))
+    with pytest.raises(
+        ValueError, match=r"budget=9 rows is more than size=8 .*budget_size\(budget"
+    ):
+        run.start(tiny.settings(budget=9))
+    everything = tiny.sparse_run(SparseConfig(rule="all", optimizer=SGD, size=8))
+    everything.start(tiny.settings(budget=9))  # a rule without a budget
+
+
 def test_micro_batches_write_the_union_of_their_rows_in_one_step():
     config = SparseConfig(
         optimizer=OptimizerConfig("adamw"), granularity="per_micro_batch", micro_batches=tiny.ROWS
