@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import smf_jax as smf
+from smf_jax.tables import put
 
 FACT = smf.Paraphrase("The night train to Alder Mill leaves from", " Lisbon")
 # No background is at hand, so slots are ranked by counts alone.
@@ -39,7 +40,8 @@ def main(path: str, out: str) -> None:
     said = smf.complete_texts(base.model, taught, base.tokenizer, [FACT.prompt], max_tokens=4)
     print(f"{FACT.prompt}{said[0]}")
     pool, change = next(iter(patch.pools.items()))
-    other = {**base.params, pool: base.params[pool].at[change.slots[0]].add(1)}
+    slot, row = change.slots[:1], change.old[:1] + 1
+    other = {**base.params, pool: put(base.params[pool], slot, row)}
     try:
         smf.apply_patch(other, patch)
     except ValueError as refusal:

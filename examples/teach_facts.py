@@ -1,7 +1,7 @@
 """A stream of facts, task after task: ``python -m examples.teach_facts BASE``.
 
-BASE is what ``python -m experiments.pretrain --out=BASE`` has made, or a retrofitted model. Every
-task leaves a patch on top of those before it; known facts are asked before and after.
+BASE is what ``python -m experiments.pretrain --out=BASE`` has made. Every task leaves a
+patch on top of those before it; known facts are asked before and after.
 """
 
 from __future__ import annotations

@@ -93,6 +93,9 @@ class _Models(Mapping[int, Params]):
     def __getitem__(self, task: int) -> Params:
         return self._load(task)
 
+    def __contains__(self, task: object) -> bool:
+        return task in self._tasks  # that of a mapping would load it
+
     def __iter__(self):
         return iter(self._tasks)
 

@@ -14,7 +14,7 @@ from smf_jax.bases.base import Base, load_base
 from smf_jax.bases.sections import BASE_PRECISION_HELP, DTYPE_HELP, BasePrecision, Dtype
 from smf_jax.checkpoints.files import write_text
 from smf_jax.configuration import Configuration, PathText, part, setting
-from smf_jax.continual.run_base import ask_untouched, load_run_base
+from smf_jax.continual.run_base import ask_untouched, load_run_base, taught_in_run
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.sections import ProbeConfig, QuestionDataConfig
 from smf_jax.data.readers import Reader
@@ -105,6 +105,8 @@ def main(config: EvaluateConfig) -> int:
     asked = config.model.run, config.model.base, base, told.eval_batch_size
     asking = ask_untouched(*asked) if asks_base(items) else None
     using = ProbeContext(reader, base.tokenizer, base.config.max_positions, options, asking)
+    if config.model.run and asks_base(items):
+        using = using._replace(taught=taught_in_run(*asked))
     probes = read_probes(told.probes, using).whole()
     scorer = Scorer(base.model, told.eval_batch_size)
     refer_to_base(probes, scorer, base.params)

@@ -14,7 +14,7 @@ from smf_jax.progress import say
 def main(config: PretrainConfig) -> int:
     """Makes the base at ``--out``."""
     out = check_output(config.run.out, "out", config.run.overwrite)
-    inputs = digest_inputs(Reader(), texts=config.world.texts)
+    inputs = digest_inputs(Reader(**config.data.values()), texts=config.world.texts)
     base = pretrain(config)
     base_fingerprint = save_base(out, base, config.run.overwrite, inputs)
     say(f"{out}: base {base_fingerprint[:12]}, {base.size()}")

@@ -33,6 +33,8 @@ def write_ablation(out: Path, cells: Sequence[Cell]) -> str:
     table = draw_report(out, rows, {}, probes=probes)
     averages = average(finished(summarise(rows, probes)))
     axes = {flag: None for cell in cells for flag in cell.changes if flag != "seeds"}
+    if not axes:  # of seeds alone there are means, and nothing to compare
+        return table
     with whole_file(out / PICTURE) as partial:
         draw_axes(averages, list(axes)).savefig(partial, format="png")
     report = out / "report.md"

@@ -77,7 +77,9 @@ def draw_pictures(
 
     def overlap(setting: Setting) -> Matrix:
         trials = [outcome.trial.id for outcome in setting.outcomes]
-        given = [changed_slots[trial] for trial in trials if trial in changed_slots]
+        # Of a seed some patches may be missing.
+        whole = len(changed_slots[trials[0]])
+        given = [each for t in trials if len(each := changed_slots.get(t, ())) == whole]
         return np.mean([*map(overlap_matrix, given)], axis=0)
 
     pictures = {"frontier": draw_frontier(averages, note)}

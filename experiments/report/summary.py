@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, takewhile
 from operator import attrgetter
 from typing import Any
 
@@ -113,13 +114,17 @@ class Setting:
 def summarise(rows: Iterable[Row], probes: str = "") -> tuple[Outcome, ...]:
     """Sum up each trial of a run, whose `--probes` are given where they are known.
 
-    The last of repeated rows counts. The order is by method, the unknown ones last, rule and the
-    like, then budget, learning rate and seed as numbers, whichever was run first.
+    The last of repeated rows counts; where one is missing the trial ends before it. The order is by
+    method, the unknown ones last, rule and the like, then budget, learning rate and seed as
+    numbers, whichever was run first.
     """
     trials: dict[str, dict[int, Row]] = {}
     for row in rows:
         trials.setdefault(row["trial"], {})[row["task"]] = row
-    outcomes = [_outcome([tasks[i] for i in sorted(tasks)], probes) for tasks in trials.values()]
+    whole = [
+        [tasks[i] for i in takewhile(tasks.__contains__, count())] for tasks in trials.values()
+    ]
+    outcomes = [_outcome(of_trial, probes) for of_trial in whole if of_trial]
     return tuple(sorted(outcomes, key=lambda outcome: _place(outcome.trial)))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from smf_jax.bases.retrofit_config import MEMORY, MEMORY_NAMES, check_whitening
-from smf_jax.bases.sections import OutputSection, PresetConfig
+from smf_jax.bases.sections import DataConfig, OutputSection, PresetConfig
 from smf_jax.configuration import LIMIT, SEED, Configuration, PathText, part, setting
 from smf_jax.data.world.world import WorldConfig
 from smf_jax.errors import blame_flag
@@ -98,6 +98,7 @@ class PretrainConfig(Configuration):
     preset: PresetConfig = part(PresetConfig(), "Preset")
     run: OutputSection = part(OutputSection(), "Output")
     world: WorldSection = part(WorldSection(), "The built-in world")
+    data: DataConfig = part(DataConfig(), "Further text")
     model: DecoderSection = part(DecoderSection(), "The model")
     memory: MemorySection = part(MemorySection(), "The memory")
     training: PretrainingSection = part(PretrainingSection(), "Training")
@@ -118,5 +119,7 @@ class PretrainConfig(Configuration):
 
     def recipe(self) -> dict[str, Any]:
         """Everything that decides what the base is, by flag; a base's key in the cache."""
-        elsewhere = ("out", "overwrite", "preset", "scale")
+        elsewhere = {"out", "overwrite", "preset", "scale", "data_dir", "download"}
+        if not self.data.text_field:  # the key of bases from before there was one
+            elsewhere.add("text_field")
         return {name: each for name, each in self.values().items() if name not in elsewhere}

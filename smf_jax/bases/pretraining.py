@@ -50,6 +50,8 @@ def model_config(config: PretrainConfig, vocabulary: int) -> ModelConfig:
             f"--memory_layers={memory.memory_layers}: layers {outside} are outside of a model of "
             f"--layers={model.layers}, which has layers 0 to {model.layers - 1}"
         )
+    if len(set(layers)) < len(layers):
+        raise ValueError(f"--memory_layers={memory.memory_layers} names a layer twice")
     placement = None
     if layers:
         of_width = memory.memory.for_width(model.width)
@@ -96,7 +98,8 @@ def _read(config: PretrainConfig) -> tuple[World, list[str]]:
     """The world and further text."""
     with blame_flag("--"):
         world = make_world(config.world_config())
-    return world, list(Reader().texts(config.world.texts, "texts")) if config.world.texts else []
+    reader = Reader(**config.data.values())
+    return world, list(reader.texts(config.world.texts, "texts")) if config.world.texts else []
 
 
 def _abstract_base(config: PretrainConfig, world: World, further: list[str]) -> Base:
@@ -185,6 +188,11 @@ def _batches(config: PretrainConfig, world: World, further: list[str], base: Bas
     facts = encode_paraphrases(tokenizer, paraphrases, length, config.training.prompt_loss_weight)
     texts = pack_texts(tokenizer, world.neutral_train, length)
     if further:
+        if config.world.text_tokens < length:
+            raise ValueError(
+                f"--text_tokens={config.world.text_tokens} does not fill one window of {length} "
+                "tokens, the longest paraphrase; raise it"
+            )
         with blame_flag(f"--texts={config.world.texts}: "):
             packed = pack_texts(tokenizer, further, length, config.world.text_tokens)
         texts = concatenate([texts, packed])

@@ -165,6 +165,16 @@ def _whiten(config: RetrofitConfig, base: Base, windows: Batch) -> Base:
 
 def heal_windows(texts: Iterable[str], base: Base, config: HealingTextSection) -> Batch:
     """Windows of the text to heal on, ``(windows, t)``."""
+    length, positions = config.heal_length, base.config.max_positions
+    if length > positions:
+        raise ValueError(
+            f"--heal_length={length} is more than the {positions} positions of the base; lower it"
+        )
+    if config.heal_tokens < length:
+        raise ValueError(
+            f"--heal_tokens={config.heal_tokens} does not fill one window of --heal_length={length}"
+            "; raise it"
+        )
     with blame_flag(f"--heal_texts={config.heal_texts}: "):
         return pack_texts(base.tokenizer, texts, config.heal_length, config.heal_tokens)
 

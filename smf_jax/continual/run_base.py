@@ -7,6 +7,7 @@ from pathlib import Path
 from smf_jax.bases.asked_base import AskedBase
 from smf_jax.bases.base import Base, cached_path, load_base
 from smf_jax.continual.run_directory import BASE, RunDirectory
+from smf_jax.continual.stream_data import is_chosen_by_base, taught_questions
 from smf_jax.interop.gguf.package import locate_base
 from smf_jax.paths import as_path
 
@@ -33,3 +34,10 @@ def ask_untouched(run: str, path: str, base: Base, rows: int) -> AskedBase:
         named = told.base.base if base.recipe is None else str(cached_path(base.recipe, str(cache)))
         base = load_base(named, "base", told.base.dtype, told.base.base_precision)
     return AskedBase(base, directory.path, cache, rows)
+
+
+def taught_in_run(run: str, path: str, base: Base, rows: int) -> frozenset[str]:
+    """The keys of the questions that a run teaches, which its `known` probes leave out."""
+    told = RunDirectory(run).config()
+    asking = ask_untouched(run, path, base, rows) if is_chosen_by_base(told) else None
+    return taught_questions(told, base, asking)

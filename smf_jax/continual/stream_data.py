@@ -157,14 +157,33 @@ def load_stream_data(config: SweepConfig, base: Base, asking: Asking | None = No
     can be refused is refused before anything is computed. Raises ValueError, naming the flag, if a
     source is missing, malformed, or does not fit the base.
     """
-    base, reader = config.probes.with_chats(base), Reader(**config.data.values())
-    options, positions = ProbeOptions.of(config.probes), base.config.max_positions
-    using = ProbeContext(reader, base.tokenizer, positions, options, asking)
-    world = world_of(config, base)
+    base = config.probes.with_chats(base)
+    using, world = _using(config, base, asking), world_of(config, base)
     others = read_others(config, base, using)
-    sets_aside = bool(others) and not config.background.background_questions
-    stream = read_tasks(config, world, using, sets_aside)
+    stream = read_tasks(config, world, using, _sets_aside(config, others))
     return encode_stream(config, base, using, stream, others, world)
+
+
+def taught_questions(config: SweepConfig, base: Base, asking: Asking | None) -> frozenset[str]:
+    """The keys of the questions of a stream, which no `known` probe asks; raises as above."""
+    base = config.probes.with_chats(base)
+    using = _using(config, base, asking)
+    aside = _sets_aside(config, read_others(config, base, using))
+    return _keys(read_tasks(config, world_of(config, base), using, aside))
+
+
+def _using(config: SweepConfig, base: Base, asking: Asking | None) -> ProbeContext:
+    reader, options = Reader(**config.data.values()), ProbeOptions.of(config.probes)
+    return ProbeContext(reader, base.tokenizer, base.config.max_positions, options, asking)
+
+
+def _sets_aside(config: SweepConfig, others: Sequence[Fact]) -> bool:
+    """Whether the stream's own file has the other questions, which are then not taught."""
+    return bool(others) and not config.background.background_questions
+
+
+def _keys(stream: Sequence[Task]) -> frozenset[str]:
+    return frozenset(map(question_key, questions_of(stream)))
 
 
 def encode_stream(
@@ -180,7 +199,7 @@ def encode_stream(
     ``others`` are questions for the formats of the background; raises as `load_stream_data`.
     """
     reader = using.reader
-    using = using._replace(taught=frozenset(map(question_key, questions_of(stream))))
+    using = using._replace(taught=_keys(stream))
     facts = [fact for task in stream for fact in task.facts]
     spoken: list[Paraphrase] = [w for fact in facts for w in (*fact.train, *fact.held_out)]
     if world is not None:

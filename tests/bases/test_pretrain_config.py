@@ -12,8 +12,11 @@ from smf_jax.data.world.world import make_world
 def test_a_recipe_is_all_but_where_the_base_goes():
     config = PretrainConfig.of(out="a", overwrite=True, seed=3, texts="b")
     recipe = config.recipe()
-    assert recipe.keys() == flags_of(config).keys() - {"out", "overwrite", "preset", "scale"}
+    elsewhere = {"out", "overwrite", "preset", "scale", "data_dir", "download"}
+    assert recipe.keys() == flags_of(config).keys() - elsewhere - {"text_field"}
     assert PretrainConfig.of(**recipe) == config.with_values(out="", overwrite=False)
+    named = config.with_values(text_field="content").recipe()
+    assert named == recipe | {"text_field": "content"}, "another text is another base"
 
 
 def test_the_stream_does_not_change_what_the_base_is_taught():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from smf_jax.bases import pretraining
 from smf_jax.bases.base import load_base
 from smf_jax.bases.pretrain_config import PretrainConfig
 from smf_jax.bases.pretraining import recipe_of
+from smf_jax.data.batching import pack_texts
 from smf_jax.data.world.world import make_world
 from smf_jax.models.generate import generate, left_pad
 from smf_jax.params import unflatten
@@ -95,6 +97,7 @@ def test_training_that_is_not_finite_leaves_nothing_behind(tmp_path, monkeypatch
         (dict(heads=3), "--width=32 is not a multiple of twice --heads=3"),
         (dict(heads=32), "--width=32 is not a multiple of twice --heads=32"),
         (dict(memory_layers="1"), "--memory_layers=1: layers .1. are outside .*0 to 0"),
+        (dict(memory_layers="0,0"), "--memory_layers=0,0 names a layer twice"),
         (dict(memory_layers="one"), "--memory_layers=one: expected layer numbers"),
         (dict(reads=17), "--reads=17 per head exceed keys_per_half=16"),
         (dict(max_positions=8), "--max_positions=8: the longest paraphrase takes"),
@@ -109,6 +112,34 @@ def test_bad_input_is_refused_by_flag_before_any_compute(tmp_path, monkeypatch, 
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         pretrain.main(flags(**{"out": tmp_path / "base", **changes}))
     assert not list(tmp_path.iterdir())
+
+
+def test_further_text_is_read_as_it_is_told(tmp_path, monkeypatch):
+    texts = tmp_path / "t.jsonl"
+    texts.write_text('{"content": "Someone lives in the town."}\n')
+    with pytest.raises(ValueError, match="name the one to read with --text_field"):
+        pretrain.main(flags(out=tmp_path / "base", texts=str(texts)))
+    told = dict(out=tmp_path / "base", texts=str(texts), text_field="content")
+    with pytest.raises(
+        ValueError, match="--text_tokens=3 does not fill one window of .*; raise it"
+    ):
+        pretrain.main(flags(**told, text_tokens=3))
+    monkeypatch.setattr(pretraining, "fit", lambda *_, **__: sys.exit("read"))
+    monkeypatch.setattr(pretraining, "pack_texts", reading := Reading())
+    with pytest.raises(SystemExit, match="read"):
+        pretrain.main(flags(**told))
+    assert "Someone lives in the town." in reading.texts
+
+
+class Reading:
+    """Packs texts, and keeps what they were."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def __call__(self, tokenizer, texts, *more):
+        self.texts += (texts := list(texts))
+        return pack_texts(tokenizer, texts * 9, *more)
 
 
 def test_a_base_that_exists_is_replaced_only_when_asked(tiny_base, monkeypatch):

@@ -207,6 +207,14 @@ def test_the_outline_is_that_of_what_is_made(plain_checkpoint):
         ),
         (dict(heal_batch_size=0), "--heal_batch_size=0: expected at least 1"),
         (dict(heal_length=0), "--heal_length=0: expected at least 1"),
+        (
+            dict(heal_texts="short.txt", heal_length=4096),
+            "--heal_length=4096 is more than the .* positions of the base; lower it",
+        ),
+        (
+            dict(heal_texts="short.txt", heal_length=16, heal_tokens=10),
+            "--heal_tokens=10 does not fill one window of --heal_length=16; raise it",
+        ),
         (dict(heal_learning_rate=-1.0), "--heal_learning_rate=-1.0: expected a number above 0"),
         (dict(out=""), "--out is empty"),
     ],

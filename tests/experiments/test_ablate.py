@@ -15,8 +15,12 @@ from experiments import dry_run
 from experiments.ablate import AblateConfig, lay_out, main
 from experiments.cli import parse
 from experiments.configs import base_recipe
+from experiments.report import ablation
+from experiments.report.ablation import write_ablation
 from smf_jax.continual import devices
+from smf_jax.continual.ablation import Cell
 from smf_jax.continual.config import SweepConfig
+from tests.experiments.report.tiny import parse as parse_table
 from tests.tiny_sweep import TINY_SWEEP, rows_of
 
 GRID = """
@@ -127,6 +131,14 @@ def test_the_sweeps_run_and_are_reported_on_as_one(file, tmp_path, sweeper, caps
     file.write_text(file.read_text().replace('["16", "64"]', '["16", "32"]'))
     with pytest.raises(ValueError, match="is of another grid"):
         main(AblateConfig((str(file),), out=str(out), resume=True), sweeper.tools)
+
+
+def test_of_seeds_alone_there_is_a_table_and_no_picture(tmp_path, make_rows, monkeypatch):
+    cells = [Cell({"seeds": str(seed)}, SweepConfig.of()) for seed in range(2)]
+    rows = {cell.name: make_rows(seed=seed) for seed, cell in enumerate(cells)}
+    monkeypatch.setattr(ablation, "_rows_of", lambda run, cell: rows[run.name])
+    assert parse_table(write_ablation(tmp_path, cells))[2][1] == "2", "one setting of two seeds"
+    assert (tmp_path / "report.md").is_file() and not (tmp_path / ablation.PICTURE).exists()
 
 
 def test_a_wrong_grid_is_refused_before_anything_runs(file, tmp_path):

@@ -22,6 +22,18 @@ def do(run, **flags) -> int:
         return answers.main(AnswersConfig(run=str(run), **flags))
 
 
+def test_models_that_are_not_kept_are_left_out(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    trial, last = RunDirectory(str(run)).find_trial(TRIAL)
+    for task in range(last):
+        shutil.rmtree(RunDirectory(str(run)).task_path(trial, task))
+    assert do(run, trial=TRIAL) == 0
+    told = RunDirectory(str(run)).read_answers(trial)
+    assert {(row["task"], row["after_task"] is None) for row in told} == {
+        (task, task < last) for task in range(last + 1)
+    }
+
+
 def test_answers_are_those_that_the_sweep_has_measured(finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     assert do(run, trial=TRIAL) == 0

@@ -10,6 +10,9 @@ import pytest
 from experiments import evaluate
 from experiments.evaluate import EvaluateConfig
 from smf_jax.bases.base import load_base
+from smf_jax.continual import run_base
+from smf_jax.continual.run_base import load_run_base
+from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.data.readers import Reader
 from smf_jax.evaluation.probe import ProbeContext, ProbeOptions
 from smf_jax.evaluation.probes.open import OpenProbe
@@ -89,6 +92,27 @@ def test_the_command_measures_what_the_sweep_measured(run, probes, tmp_path, tri
     assert scores["town"]["loss"] == pytest.approx(row["probe_town_loss"], rel=1e-5)
     assert scores["asked"]["exact"] == row["known"]
     assert found["model"]["trial"] == trial and found["model"]["task"] == task
+
+
+def test_what_a_run_taught_is_no_question_that_is_known(run, probes, tmp_path, monkeypatch):
+    taught, asked = [], []
+
+    def read_stream(config, base, asking):
+        asked.append((config.stream, base.fingerprint(), asking))
+        return frozenset({"who"})
+
+    def read(told, using):
+        taught.append(using.taught)
+        raise ValueError("read")
+
+    monkeypatch.setattr(evaluate, "read_probes", read)
+    monkeypatch.setattr(run_base, "taught_questions", read_stream)
+    known = "k=known:" + probes.partition("nq=f1:")[2].partition(",")[0]
+    with pytest.raises(ValueError, match="read"):
+        scores_of(tmp_path / "a.json", known, run=str(run))
+    directory = RunDirectory(str(run))
+    base, _ = load_run_base(directory, "")
+    assert taught == [{"who"}] and asked == [(directory.config().stream, base.fingerprint(), None)]
 
 
 def test_a_run_alone_is_its_base(run, probes, tmp_path, capsys):

@@ -88,7 +88,7 @@ def licence_of(home: Path) -> str:
     if home.suffix == SUFFIX and home.is_file():
         return open_gguf(local(home)).told.get("general.license", str) or _UNKNOWN
     card = home / "README.md"
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     header = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
     found = re.search(r"^license:\s*(\S+)", header[1], re.MULTILINE) if header else None
     return found[1].strip("\"'") if found else _UNKNOWN

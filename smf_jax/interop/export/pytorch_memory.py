@@ -24,25 +24,34 @@ class Memory:
 
     def layer_norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
         scale, bias = self.get(f"{name}.scale"), self.get(f"{name}.bias")
-        return F.layer_norm(x.float(), x.shape[-1:], scale, bias, 1e-5)
+        return F.layer_norm(x.float(), x.shape[-1:], scale, bias, self.epsilon(1e-5))
+
+    def epsilon(self, usual: float) -> float:
+        told = self.config.get("norm_epsilon")
+        return usual if told is None else told
+
+    def rms_norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        return F.rms_norm(x, x.shape[-1:], self.get(name), self.epsilon(1e-6))
 
     def query(self, x: torch.Tensor) -> torch.Tensor:
         c, q = self.config, self.linear(x, "query").float()
         if c["query_norm"] == "batch":  # by its running statistics
-            names = ("mean", "variance", "scale", "bias")
-            q = F.batch_norm(q, *(self.get(f"query_norm.{name}") for name in names), eps=1e-5)
+            told = (
+                self.get(f"query_norm.{name}") for name in ("mean", "variance", "scale", "bias")
+            )
+            q = F.batch_norm(q, *told, eps=self.epsilon(1e-5))
         q = q.view(-1, c["heads"], 2, c["key_width"] // 2)
         if c["query_norm"] == "layer":
             return self.layer_norm(q, "query_norm")
         if c["query_norm"] == "rms":
-            return F.rms_norm(q, q.shape[-1:], self.get("query_norm.scale"), 1e-6)
-        return F.rms_norm(q, q.shape[-1:], self.get("query_scale"), 1e-6) if c["qk_norm"] else q
+            return self.rms_norm(q, "query_norm.scale")
+        return self.rms_norm(q, "query_scale") if c["qk_norm"] else q
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         c, rows = self.config, x.flatten(0, -2)
         keys = self.get("keys").float()
         if c["qk_norm"]:
-            keys = F.rms_norm(keys, keys.shape[-1:], self.get("key_scale"), 1e-6)
+            keys = self.rms_norm(keys, "key_scale")
         halves = torch.einsum("thpc,hpnc->pthn", self.query(rows), keys)
         (a, i), (b, j) = (half.topk(c["reads"]) for half in halves)
         scores, place = (a[..., :, None] + b[..., None, :]).flatten(-2).topk(c["reads"])

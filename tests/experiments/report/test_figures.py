@@ -134,6 +134,14 @@ def test_overlaps_are_drawn_for_four_sweeps_at_most(make_rows):
     np.testing.assert_allclose(shown(panels[0]), [[np.nan, 0.5], [1, np.nan]])
 
 
+def test_a_seed_whose_patches_are_missing_is_left_out_of_the_overlaps(make_rows):
+    rows = make_rows() + make_rows(seed=1)
+    one, two = dict.fromkeys(row["trial"] for row in rows)
+    changed = {one: [np.arange(4), np.arange(2, 6)], two: [np.arange(4)]}
+    (panel, *_) = draw_pictures(averages_of(rows), changed)["slots"].axes
+    np.testing.assert_allclose(shown(panel), [[np.nan, 0.5], [0.5, np.nan]])
+
+
 @pytest.mark.parametrize("changed", [{}, {"smf-tfidf-sgd-t64-lr30-s0": [np.arange(3)]}])
 def test_there_is_no_picture_of_overlaps_without_two_tasks(make_rows, changed):
     pictures = draw_pictures(averages_of(make_rows(tasks=1)), changed)

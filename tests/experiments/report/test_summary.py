@@ -72,6 +72,13 @@ def test_of_a_repeated_row_the_last_counts_whatever_the_order(make_rows):
     assert [len(accuracies) for accuracies in outcome.retention] == [1, 2, 3]
 
 
+def test_a_trial_ends_before_a_row_that_is_missing(make_rows):
+    first, gap, last = make_rows(tasks=3)
+    (outcome,) = summarise([first, last])
+    assert outcome.tasks == 1 and len(outcome.retention) == 1
+    assert summarise([gap, last]) == ()
+
+
 def test_what_was_not_measured_is_nan(make_rows):
     (outcome,) = summarise(make_rows("full", known_base=0.0, text_loss=None))
     assert math.isnan(outcome.known_kept)

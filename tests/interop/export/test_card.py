@@ -84,3 +84,5 @@ def test_the_licence_of_a_base_is_that_of_its_own_card(tmp_path):
     assert licence_of(tmp_path) == "unknown"
     (tmp_path / "README.md").write_text('---\ntags:\n- x\nlicense: "apache-2.0"\n---\n# x\n')
     assert licence_of(tmp_path) == "apache-2.0"
+    (tmp_path / "README.md").write_bytes(b"---\nlicense: mit\n---\nd\xe9j\xe0 vu\n")
+    assert licence_of(tmp_path) == "mit", "whatever else stands there"
