@@ -153,11 +153,11 @@ class _Plan:
 
 
 def _require_size(config: SparseConfig, settings: Settings, table_slots: int) -> None:
-    """Refuses a budget, where it is known, that has no place in the static size."""
-    budget, size = settings.budget, min(config.size, table_slots)
+    """Refuses a budget, where it is known, that the static size cuts: one of less than a table."""
+    budget = settings.budget
     if not RULES[config.rule].has_budget or isinstance(budget, Tracer):
         return
-    if np.ndim(budget) == 0 and int(budget) > size:
+    if np.ndim(budget) == 0 and int(budget) > config.size < table_slots:
         raise ValueError(
             f"budget={int(budget)} rows is more than size={config.size} of SparseConfig holds; "
             "give size=budget_size(budget)"

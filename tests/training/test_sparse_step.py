@@ -244,6 +244,8 @@ def test_a_budget_without_a_place_for_its_rows_is_refused():
         run.start(tiny.settings(budget=9))
     everything = tiny.sparse_run(SparseConfig(rule="all", optimizer=SGD, size=8))
     everything.start(tiny.settings(budget=9))  # a rule without a budget
+    whole = tiny.sparse_run(SparseConfig(optimizer=SGD, size=tiny.SLOTS))
+    whole.start(tiny.settings(budget=9 * tiny.SLOTS))  # all of the table
 
 
 def test_micro_batches_write_the_union_of_their_rows_in_one_step():
