@@ -32,8 +32,11 @@ from smf_jax.paths import as_path, is_whole
 from smf_jax.progress import progress_bar, say
 from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.usage import SATURATED, Background, touched_share
-from smf_jax.training.background import measure_background, routing_fingerprint
-from smf_jax.training.memory_model import as_memory_model
+from smf_jax.training.background import (
+    measure_background,
+    require_background,
+    routing_fingerprint,
+)
 
 
 @dataclass(frozen=True)
@@ -240,10 +243,7 @@ def find_background(
     told, tokenizer = config.background, base.tokenizer_fingerprint()
     if measured is not None:
         with blame_flag(f"--background={told.background}: "):
-            measured.require(routing_fingerprint(base.config, base.params), tokenizer)
-            model = as_memory_model(base.model)
-            sizes = {table: base.params[table].shape[0] for table in model.tables}
-            measured.require_memory(model.routing, sizes)
+            require_background(measured, base.model, base.params, tokenizer)
         return measured
     batches = stream_data.background_batches(told.background_batches, told.background_batch_size)
     corpus = "" if stream_data.general is None else stream_data.general.corpus

@@ -9,7 +9,7 @@ from typing import Any
 from smf_jax.data.tokenizer import Ids, Tokenizer
 from smf_jax.serving.errors import RequestError, wrong
 from smf_jax.serving.fields import Fields, encodable
-from smf_jax.serving.patch_names import MOST
+from smf_jax.serving.patch_names import LONGEST_NAME
 from smf_jax.serving.worker import MOST_OTHERS
 
 _USUAL_TOKENS = 16  # of an answer where a request does not say, as in OpenAI's first interface
@@ -102,7 +102,7 @@ class RequestReader:
         fields.ignore("user", "metadata", "store", "service_tier", "safety_identifier")
         fields.require_usual(_UNSUPPORTED)
         found = CompletionRequest(
-            model=fields.text("model", MOST),
+            model=fields.text("model", LONGEST_NAME),
             prompts=prompts,
             max_tokens=tokens,
             temperature=fields.number("temperature", 0.0, 0.0, 100.0),

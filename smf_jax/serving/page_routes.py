@@ -19,7 +19,7 @@ from smf_jax.serving.fields import Fields, parse_object
 from smf_jax.serving.guard import read_body
 from smf_jax.serving.jobs import ReadWeights, Tracing
 from smf_jax.serving.openai_routes import find_set, unless_gone
-from smf_jax.serving.patch_names import MOST
+from smf_jax.serving.patch_names import LONGEST_NAME
 from smf_jax.serving.served_models import PatchSet, ServedModels
 from smf_jax.serving.worker import Worker
 from smf_jax.taught.asking import Answer
@@ -92,7 +92,7 @@ class PageRoutes:
         """What each of some sets of patches answers to a question, and where it was read."""
         fields = Fields(parse_object(await read_body(request, self._max_body)))
         question = fields.text("question", _MOST_TEXT)
-        names = fields.texts("models", _MOST_MODELS, MOST)
+        names = fields.texts("models", _MOST_MODELS, LONGEST_NAME)
         steps = fields.whole("max_tokens", _ANSWER_TOKENS, 1, self._max_tokens)
         fields.end()
         if not names:

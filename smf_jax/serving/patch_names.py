@@ -12,7 +12,7 @@ from smf_jax.sparse.patch import Patch, shared_places
 from smf_jax.taught.record import Record
 
 BASE, TAUGHT, JOIN = "base", "taught", "+"
-MOST = 20_000  # characters of a name: some hundred patches
+LONGEST_NAME = 20_000  # characters: some hundred patches
 
 
 class UnknownModel(ValueError):
@@ -26,8 +26,8 @@ def places_of(record: Record, name: str) -> tuple[int, ...]:
     """
     if name == TAUGHT:
         return tuple(range(len(record.patches)))
-    head, join, rest = name[:MOST].partition(JOIN)
-    if head != BASE or len(name) > MOST or (join and not rest):
+    head, join, rest = name[:LONGEST_NAME].partition(JOIN)
+    if head != BASE or len(name) > LONGEST_NAME or (join and not rest):
         raise _unknown(record, name)
     names = {each for entry in record.patches for each in (entry.name, entry.lesson)}
     # A patch that was made of two may have a + in its name: the longest name counts.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -126,8 +126,8 @@ class Background:
     corpus: str  # name of the text
     tokenizer: str  # fingerprint of the tokenizer
     fingerprint: str  # of all base params upstream of the reads, patches excluded
-    # The settings of the memory that decide what is read; empty where they are not known.
-    routing: str = ""
+    # The settings of the memory, as JSON has them; empty where they are not known.
+    routing: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         totalled = {pool: with_totals(usage) for pool, usage in self.pools.items()}
@@ -146,13 +146,18 @@ class Background:
                     "again on this base"
                 )
 
-    def require_memory(self, routing: str, table_slots: Mapping[str, int]) -> None:
-        """Refuses a memory of other settings, ``""`` if unknown, or of other sizes by pool path."""
+    def require_memory(self, routing: Mapping[str, Any], table_slots: Mapping[str, int]) -> None:
+        """Refuses a memory of other sizes by pool path, or of other settings.
+
+        Settings that are known on one side alone are not compared: versions have more and fewer.
+        """
         sizes = {pool: usage.accesses.shape[0] for pool, usage in self.pools.items()}
-        compared: list[tuple[str, Any, Any]] = [("slots by table", sizes, dict(table_slots))]
-        if self.routing and routing:  # what was measured by an earlier version tells none
-            compared.append(("settings", self.routing, routing))
-        for name, mine, theirs in compared:
+        both = sorted(self.routing.keys() & routing.keys())
+        differ = [name for name in both if self.routing[name] != routing[name]]
+        for name, mine, theirs in (
+            ("slots by table", sizes, dict(table_slots)),
+            *((f"setting {name}", self.routing[name], routing[name]) for name in differ),
+        ):
             if mine != theirs:
                 raise ValueError(
                     f"background of another memory: statistics of corpus {self.corpus!r} are of "
@@ -182,4 +187,4 @@ class Background:
             frequency, accesses, batches = (jnp.asarray(arrays[f"{pool}/{f}"]) for f in _STORED)
             pools[pool] = PoolUsage(frequency, accesses, batches)
         recorded = {name: metadata[name] for name in _RECORDED if name != "routing"}
-        return cls(pools, **recorded, routing=metadata.get("routing", ""))
+        return cls(pools, **recorded, routing=metadata.get("routing", {}))

@@ -66,8 +66,21 @@ def measure_background(
         corpus=corpus,
         tokenizer=tokenizer,
         fingerprint=_fingerprint(params, model.is_upstream),
-        routing=model.routing,
+        routing=dict(model.routing),
     )
+
+
+def require_background(
+    background: Background, model: Decoder | MemoryModel, params: Params, tokenizer: str = ""
+) -> None:
+    """Refuses statistics of another model, by its params upstream of reads or its memories.
+
+    Those of another tokenizer too, if its fingerprint is given.
+    """
+    model = as_memory_model(model)
+    upstream = _fingerprint(params, model.is_upstream)
+    background.require(upstream, tokenizer or background.tokenizer)
+    background.require_memory(model.routing, {t: params[t].shape[0] for t in model.tables})
 
 
 def _fingerprint(params: Params, is_upstream: Callable[[str], bool]) -> str:

@@ -6,10 +6,10 @@ Any Flax model in which a `smf_jax.memory.layer.MemoryLayer` stands can be train
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
@@ -44,12 +44,11 @@ class MemoryModel(NamedTuple):
     # Whether a path has a say in which slots are read; once it changes, a background is stale.
     is_upstream: Callable[[str], bool]
 
-    # The settings of the memories that decide what is read, as text; empty if they are not known.
-    routing: str = ""
-
     # ``(params, tokens, valid) -> (b, t, d)`` that enters the lowest block with a memory, where it
     # pays to keep it.
     below_memory: Callable[[Params, Tokens, Segments], Array] | None = None
+    # The settings of the memories, as JSON has them; empty if they are not known.
+    routing: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -140,7 +139,7 @@ def as_memory_model(model: Decoder | MemoryModel) -> MemoryModel:
         table = pool_path(placement.pool_of(layer))
         tables.setdefault(table, []).append(memory_layer_path(layer))
     found = memory_model(model, tables, is_upstream=partial(upstream_of_reads, model.config))
-    found = found._replace(routing=routing_of(placement))
+    found = found._replace(routing=_routing(placement))
 
     def below_memory(params: Params, tokens: Tokens, valid: Segments) -> Array:
         variables: Any = {"params": unflatten(params)}
@@ -149,10 +148,10 @@ def as_memory_model(model: Decoder | MemoryModel) -> MemoryModel:
     return found._replace(below_memory=below_memory) if min(placement.layers) >= _DEEP else found
 
 
-def routing_of(placement: MemoryPlacement) -> str:
+def _routing(placement: MemoryPlacement) -> dict[str, Any]:
     """What decides, beside the parameters, which slots the memories read."""
-    told = {**asdict(placement.memory), "layers": placement.layers, "shared": placement.shared_pool}
-    return json.dumps(told, sort_keys=True, default=str)
+    layers = {"layers": list(placement.layers), "shared_pool": placement.shared_pool}
+    return {**asdict(placement.memory), **layers}
 
 
 def _by_layer(collections: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from smf_jax.sparse.rules import RULES
 from smf_jax.sparse.selection import budget_size
 from smf_jax.sparse.usage import Background
 from smf_jax.tables import packed
+from smf_jax.training.background import require_background
 from smf_jax.training.memory_model import MemoryModel, as_memory_model
 from smf_jax.training.sparse_config import SparseConfig
 from smf_jax.training.sparse_trainer import sparse_trainer
@@ -50,9 +51,7 @@ def teach(
     """
     known = as_memory_model(model)
     if background is not None:
-        upstream = {path: leaf for path, leaf in params.items() if known.is_upstream(path)}
-        background.require(fingerprint(packed(jax.device_get(upstream))), background.tokenizer)
-        background.require_memory(known.routing, {t: params[t].shape[0] for t in known.tables})
+        require_background(background, known, params)
     slots = max(params[table].shape[0] for table in known.tables)
     config = config or SparseConfig()
     size = budget_size(budget) if RULES[config.rule].has_budget else slots

@@ -83,19 +83,19 @@ def test_a_background_survives_storage():
 
 def test_a_background_of_another_memory_is_refused():
     sizes = {"memory/pool_2/values": SLOTS, "memory/pool_11/values": SLOTS}
-    background = replace(a_background(), routing='{"reads": 8}')
-    background.require_memory('{"reads": 8}', sizes)
-    with pytest.raises(ValueError, match=r"settings .*8.*, this base has .*16.*; measure the back"):
-        background.require_memory('{"reads": 16}', sizes)
+    background = replace(a_background(), routing={"reads": 8})
+    background.require_memory({"reads": 8}, sizes)
+    with pytest.raises(ValueError, match="setting reads 8, this base has 16; measure the back"):
+        background.require_memory({"reads": 16}, sizes)
     with pytest.raises(ValueError, match="another memory: .* slots by table"):
-        background.require_memory('{"reads": 8}', {**sizes, "memory/pool_2/values": SLOTS + 1})
+        background.require_memory({"reads": 8}, {**sizes, "memory/pool_2/values": SLOTS + 1})
     # Of one that an earlier version has measured the settings are not known, the sizes are.
     arrays, metadata = background.to_arrays()
     del metadata["routing"]
     earlier = Background.from_arrays(arrays, metadata)
-    earlier.require_memory('{"reads": 16}', sizes)
+    earlier.require_memory({"reads": 16}, sizes)
     with pytest.raises(ValueError, match="slots by table"):
-        earlier.require_memory("", {})
+        earlier.require_memory({}, {})
 
 
 def test_a_background_knows_its_totals():

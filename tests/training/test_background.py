@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +11,11 @@ import pytest
 from smf_jax.data.batching import Batch
 from smf_jax.models.decoder import Decoder, upstream_of_reads
 from smf_jax.params import pool_path
-from smf_jax.training.background import measure_background, routing_fingerprint
+from smf_jax.training.background import (
+    measure_background,
+    require_background,
+    routing_fingerprint,
+)
 from smf_jax.training.reads import read_counts
 from tests.training import tiny
 
@@ -77,6 +83,18 @@ def test_statistics_are_those_of_the_batches(counts):
     assert background.tokens_per_batch == round(batches.valid.sum() / 4)
     background.require(routing_fingerprint(MODEL, params), "t")
     assert (background.corpus, background.tokenizer) == ("text", "t")
+
+
+def test_statistics_of_a_memory_that_reads_otherwise_are_refused():
+    """Reads per head are in no parameter."""
+    params = tiny.params(MODEL)
+    background = measure_background(Decoder(MODEL), params, tiny.batches(1))
+    require_background(background, Decoder(MODEL), params)
+    assert MODEL.memory is not None
+    fewer = replace(MODEL.memory.memory, reads=MODEL.memory.memory.reads - 1)
+    other = replace(MODEL, memory=replace(MODEL.memory, memory=fewer))
+    with pytest.raises(ValueError, match="another memory: .* of setting reads"):
+        require_background(background, Decoder(other), params)
 
 
 def test_parts_of_a_batch_count_as_one(counts):
