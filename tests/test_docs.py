@@ -29,6 +29,7 @@ from experiments.report.__main__ import ReportConfig
 from experiments.studies.heal import HealStudyConfig
 from smf_jax.__main__ import VERBS
 from smf_jax.bases.pretrain_config import PretrainConfig
+from smf_jax.bases.quantise_config import QuantiseConfig
 from smf_jax.bases.retrofit_config import RetrofitCommandConfig
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.grid import grid
@@ -44,6 +45,7 @@ CONFIGS = {
     "experiments.sweep": SweepConfig,
     "experiments.pretrain": PretrainConfig,
     "experiments.retrofit": RetrofitCommandConfig,
+    "experiments.quantise": QuantiseConfig,
     "experiments.evaluate": EvaluateConfig,
     "experiments.export": ExportConfig,
     "experiments.compare": CompareConfig,

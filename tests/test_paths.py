@@ -21,13 +21,17 @@ from experiments.evaluate import EvaluateConfig
 from experiments.export import ExportConfig
 from experiments.studies.heal import HealStudyConfig
 from smf_jax.bases.pretrain_config import PretrainConfig
+from smf_jax.bases.quantise_config import QuantiseConfig
 from smf_jax.bases.retrofit_config import RetrofitCommandConfig
 from smf_jax.configuration import flags_of
 from smf_jax.continual.config import SweepConfig
 from smf_jax.paths import as_path, expand, is_remote, is_whole, local, remove, resolved
 from tests.test_imports import modules
 
-COMMANDS = (SweepConfig, PretrainConfig, RetrofitCommandConfig, HealStudyConfig, EvaluateConfig)
+COMMANDS = (
+    *(SweepConfig, PretrainConfig, RetrofitCommandConfig, QuantiseConfig),
+    *(HealStudyConfig, EvaluateConfig),
+)
 COMMANDS += (ExportConfig, CompareConfig, BenchmarkConfig, RandomConfig)
 FLAGS = [
     pytest.param(command, name, id=f"{command.__name__}-{name}")

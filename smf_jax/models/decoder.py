@@ -105,20 +105,20 @@ class Decoder(nn.Module):
     ) -> Hidden:
         """The normalised output ``(b, t, d)`` of the last block; arguments as for a call."""
         valid = jnp.ones(tokens.shape, bool) if valid is None else valid
-        x, first = (self._embed(tokens, valid), 0) if lower is None else (lower, self._lowest)
+        x, first = (self.embed(tokens, valid), 0) if lower is None else (lower, self._lowest)
         blocks = range(first, self.config.layers)
-        return self.final_norm(self._plain(x, tokens, valid, positions, blocks))
+        return self.final_norm(self.through(x, tokens, valid, positions, blocks))
 
     def below_memory(self, tokens: Tokens, valid: Segments) -> Hidden:
         """What enters the lowest block that has a memory, ``(b, t, d)``."""
-        x = self._embed(tokens, valid)
-        return self._plain(x, tokens, valid, None, range(self._lowest))
+        x = self.embed(tokens, valid)
+        return self.through(x, tokens, valid, None, range(self._lowest))
 
     @property
     def _lowest(self) -> int:
         return min(i for i in range(self.config.layers) if self.config.has_memory(i))
 
-    def _plain(
+    def through(
         self,
         x: Hidden,
         tokens: Tokens,
@@ -126,7 +126,7 @@ class Decoder(nn.Module):
         positions: Int[Array, "b t"] | None,
         blocks: range,
     ) -> Hidden:
-        """Some blocks, without a cache."""
+        """What some blocks, without a cache, make of what enters the first of them."""
         self._check_tokens(tokens, tokens.shape[-1])
         recent, _ = self._recent(tokens, valid)
         if jnp.issubdtype(valid.dtype, jnp.integer):
@@ -150,7 +150,7 @@ class Decoder(nn.Module):
         positions = count_positions(valid) + jnp.sum(cache.valid, axis=1, keepdims=True)
         views = block_views(self.config, positions, seen, mask)
         blocks = range(self.config.layers)
-        x, (recent, before) = self._embed(tokens, valid), self._recent(tokens, valid, cache.before)
+        x, (recent, before) = self.embed(tokens, valid), self._recent(tokens, valid, cache.before)
         x, (keys, values) = self._run(x, valid, views, cache, blocks, recent)
         length = cache.length + tokens.shape[1]
         return self.final_norm(x), Cache(keys, values, all_valid, length, before)
@@ -161,7 +161,8 @@ class Decoder(nn.Module):
             return self.embedder.attend(x)
         return self.head(x).astype(wide_dtype(self.config))
 
-    def _embed(self, tokens: Tokens, valid: Segments) -> Hidden:
+    def embed(self, tokens: Tokens, valid: Segments) -> Hidden:
+        """What enters the first block, ``(b, t, d)``."""
         # Pads may carry any id, also one outside the vocabulary.
         return self.embedder(jnp.where(valid != 0, tokens, 0))
 

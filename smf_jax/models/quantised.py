@@ -38,7 +38,7 @@ LEVELS = np.array(
     ],
     np.float32,
 )
-_BETWEEN = (LEVELS[1:] + LEVELS[:-1]) / 2
+BETWEEN = (LEVELS[1:] + LEVELS[:-1]) / 2
 _SAME = 1e-3  # share of what a block spans, below which two of its numbers are one
 _LEAST_STEP = np.float16(2.0**-24)  # above zero, in half precision
 # Numbers that are float32 at a time, here and in a step: 32 MiB.
@@ -98,11 +98,20 @@ def _int8(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _nf4(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     blocks = _blocks(numbers, BLOCK["nf4"], "constant")
     scales = np.abs(blocks).max(axis=2)
-    codes = np.searchsorted(_BETWEEN, blocks / _over(scales)[..., None])
-    return _pairs(codes), scales
+    codes = np.searchsorted(BETWEEN, blocks / _over(scales)[..., None])
+    return pairs(codes), scales
 
 
 def _int4(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    scales = int4_scales(numbers)
+    blocks = _blocks(numbers, BLOCK["int4"], "edge")
+    step, least = scales[..., :1].astype(np.float32), scales[..., 1:].astype(np.float32)
+    codes = np.rint((blocks - least) / np.where(step > 0, step, 1)).clip(0, _STEPS)
+    return pairs(codes), scales
+
+
+def int4_scales(numbers: np.ndarray) -> np.ndarray:
+    """The step and the least number of every block of rows, ``(rows, blocks, 2)`` float16."""
     blocks = _blocks(numbers, BLOCK["int4"], "edge")
     ordered = np.sort(blocks, axis=2)
     least, span = ordered[..., 0], ordered[..., -1] - ordered[..., 0]
@@ -122,9 +131,7 @@ def _int4(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     half = half.astype(np.float16)
     # What half precision cannot tell from zero would leave a block with one number.
     half[..., 0] = np.where(span > 0, np.maximum(half[..., 0], _LEAST_STEP), half[..., 0])
-    step, least = half[..., :1].astype(np.float32), half[..., 1:].astype(np.float32)
-    codes = np.rint((blocks - least) / np.where(step > 0, step, 1)).clip(0, _STEPS)
-    return _pairs(codes), half
+    return half
 
 
 def _blocks(numbers: np.ndarray, size: int, filled: Literal["constant", "edge"]) -> np.ndarray:
@@ -133,8 +140,8 @@ def _blocks(numbers: np.ndarray, size: int, filled: Literal["constant", "edge"])
     return np.pad(numbers, ((0, 0), (0, -columns % size)), filled).reshape(rows, -1, size)
 
 
-def _pairs(codes: np.ndarray) -> np.ndarray:
-    """Two codes a byte."""
+def pairs(codes: np.ndarray) -> np.ndarray:
+    """Codes below 16 ``(…, n)``, two a byte ``(…, n / 2)`` uint8."""
     first, second = np.split(codes.astype(np.uint8), 2, axis=-1)
     return first | second << 4
 

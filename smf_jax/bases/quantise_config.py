@@ -1,0 +1,43 @@
+"""What the command that rounds a base to four bits can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from smf_jax.bases.sections import DTYPE_HELP, DataConfig, Dtype, OutputSection
+from smf_jax.configuration import LIMIT, Configuration, PathText, part, setting
+from smf_jax.models.rounding import FourBit
+
+
+@dataclass(frozen=True)
+class QuantiseSource(Configuration):
+    """The model that is rounded, and to what."""
+
+    base: PathText = setting(
+        "", "directory (Hugging Face, a base), GGUF file, or package:NAME with one", first=True
+    )
+    dtype: Dtype = setting(None, DTYPE_HELP)
+    base_precision: FourBit = setting(
+        "nf4", "bits that its matrices are held in: nf4 or int4, by block", first=True
+    )
+
+
+@dataclass(frozen=True)
+class QuantiseText(Configuration):
+    """The text that it is rounded on."""
+
+    texts: PathText = setting(
+        "", "general text to round on: a file, a directory or tfds:NAME:SPLIT", first=True
+    )
+    text_length: int = setting(256, "tokens of a window of it", least=1)
+    text_tokens: int = setting(32_768, "tokens of --texts that are read", least=1, most=LIMIT)
+
+
+@dataclass(frozen=True)
+class QuantiseConfig(Configuration):
+    """What ``experiments.quantise`` is told."""
+
+    source: QuantiseSource = part(QuantiseSource(), "Base")
+    data: DataConfig = part(DataConfig(), "Text")
+    text: QuantiseText = part(QuantiseText(), "Text")
+    run: OutputSection = part(OutputSection(), "Output")
