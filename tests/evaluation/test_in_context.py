@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from smf_jax.data.facts import Fact, Paraphrase
-from smf_jax.evaluation.in_context import in_context_probe
+from smf_jax.evaluation.in_context import in_context_probe, unseen_questions
 from tests.evaluation.tiny import tokenizer
 
 
@@ -18,7 +18,7 @@ FACTS = (fact("bridge", ("Ann Lee", "Lee")), fact("hill", ("snow",)))
 
 
 def test_all_facts_stand_before_each_question_in_a_wording_that_was_not_told():
-    probe = in_context_probe(tokenizer(), FACTS, asked=1, positions=400, steps=4)
+    probe = in_context_probe(tokenizer(), FACTS, unseen_questions(FACTS, 1), positions=400, steps=4)
     told = "Told bridge: Ann Lee\n\nTold hill: snow\n\n"
     assert probe is not None
     assert all(ids[0] == tokenizer().bos for ids in probe.prompts)
@@ -28,8 +28,16 @@ def test_all_facts_stand_before_each_question_in_a_wording_that_was_not_told():
 
 
 def test_facts_that_fit_into_no_prompt_are_not_asked():
-    whole = in_context_probe(tokenizer(), FACTS, asked=2, positions=400, steps=4)
+    whole = in_context_probe(tokenizer(), FACTS, unseen_questions(FACTS, 2), positions=400, steps=4)
     assert whole is not None and len(whole.prompts) == 4
     needed = max(map(len, whole.prompts)) + 4
-    assert in_context_probe(tokenizer(), FACTS, asked=2, positions=needed, steps=4) is not None
-    assert in_context_probe(tokenizer(), FACTS, asked=2, positions=needed - 1, steps=4) is None
+    assert (
+        in_context_probe(tokenizer(), FACTS, unseen_questions(FACTS, 2), positions=needed, steps=4)
+        is not None
+    )
+    assert (
+        in_context_probe(
+            tokenizer(), FACTS, unseen_questions(FACTS, 2), positions=needed - 1, steps=4
+        )
+        is None
+    )
