@@ -21,8 +21,7 @@ from smf_jax.continual.results import (
 from smf_jax.continual.sections import ProbeConfig
 from smf_jax.continual.stream_data import ASKED, StreamData, all_rows
 from smf_jax.continual.trial_group import TrialGroup
-from smf_jax.data.facts import Fact, Question
-from smf_jax.evaluation.in_context import in_context_probe, unseen_questions
+from smf_jax.evaluation.in_context import exact_shares, in_context_probe, unseen_questions
 from smf_jax.evaluation.probe import refer_to_base
 from smf_jax.evaluation.probes.exact import ExactProbe, exact_match
 from smf_jax.evaluation.probes.registry import Probes
@@ -121,18 +120,19 @@ def measure_in_context(
     if not config.in_context:
         return {}
     positions, steps = base.config.max_positions, config.probe_answer_tokens
-
-    def exact(facts: Sequence[Fact], asked: Sequence[Question]) -> float | None:
-        probe = in_context_probe(base.tokenizer, facts, asked, positions, steps)
-        return None if probe is None else probe.measure(scorer, base.params)["exact"]
-
     unseen: list[float | None] = []
     kinds: dict[str, list[float | None]] = {kind: [] for kind in stream_data.kinds}
     with progress_bar(len(stream_data.tasks), "facts in the prompt", "task") as progress:
         for task in stream_data.tasks:
-            unseen.append(exact(task.facts, unseen_questions(task.facts, ASKED)))
-            for kind, shares in kinds.items():
-                shares.append(exact(task.facts, [q for f in task.facts for q in f.of_kind(kind)]))
+            asked = [unseen_questions(task.facts, ASKED)]
+            asked += [tuple(q for fact in task.facts for q in fact.of_kind(kind)) for kind in kinds]
+            probes = [
+                in_context_probe(base.tokenizer, task.facts, questions, positions, steps)
+                for questions in asked
+            ]
+            found = exact_shares(scorer, base.params, probes)
+            for shares, share in zip((unseen, *kinds.values()), found, strict=True):
+                shares.append(share)
             progress(len(unseen))
     if lacking := sum(None in of_task for of_task in zip(unseen, *kinds.values(), strict=True)):
         say(

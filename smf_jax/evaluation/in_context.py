@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
 
 from smf_jax.data.facts import Fact, Question, first_paraphrases
 from smf_jax.data.tokenizer import Tokenizer
+from smf_jax.evaluation.normalisation import exact_score
 from smf_jax.evaluation.probes.open import END, OpenProbe
+from smf_jax.evaluation.scorer import Scorer
+from smf_jax.params import Params
 
 
 def in_context_probe(
@@ -27,6 +34,28 @@ def in_context_probe(
     if max(map(len, prompts)) + steps > positions:
         return None
     return OpenProbe(tokenizer, prompts, tuple(question.answers for question in asked), steps)
+
+
+def exact_shares(
+    scorer: Scorer, params: Params, probes: Sequence[OpenProbe | None]
+) -> list[float | None]:
+    """The share of exact answers, 0 to 1, of each probe about the same facts, ``None`` for none.
+
+    They are asked at once: the facts before the questions are computed once, by one program.
+    """
+    asked = [probe for probe in probes if probe is not None]
+    if not asked:
+        return [None] * len(probes)
+    joined = replace(
+        asked[0],
+        prompts=tuple(ids for probe in asked for ids in probe.prompts),
+        answers=tuple(accepted for probe in asked for accepted in probe.answers),
+    )
+    right = map(exact_score, joined.predict(scorer, params), joined.answers)
+    return [
+        None if probe is None else float(np.mean([*islice(right, len(probe.prompts))]))
+        for probe in probes
+    ]
 
 
 def unseen_questions(facts: Sequence[Fact], count: int) -> tuple[Question, ...]:
