@@ -11,6 +11,7 @@ from smf_jax.bases.base import Base
 from smf_jax.continual.kinds import kind_columns
 from smf_jax.continual.results import (
     IN_CONTEXT,
+    KIND,
     OF_BASE,
     PROBE,
     STRICT,
@@ -30,8 +31,8 @@ from smf_jax.params import Params
 from smf_jax.progress import progress_bar, say
 
 Scores = dict[str, Any]
-# Shares of the base with a task's facts in its prompt, by task: of unseen paraphrases, and by kind.
-TOLD, TOLD_KINDS = "in_context", "kinds_in_context"
+# Shares of the base with a task's facts in its prompt, by task, in unseen paraphrases.
+TOLD = "in_context"
 
 
 def measure(
@@ -46,8 +47,8 @@ def measure(
 
     The task is the last that was taught, ``None`` before the stream; `whole_model` makes the
     parameters of a model from those of the base and of a trial. ``seen`` and ``unseen`` are of the
-    tasks so far, ``ahead`` of the next one, before the stream of all of them; ``kinds`` are of the
-    tasks so far, before the stream of all.
+    tasks so far, ``ahead`` of the next one, before the stream of all of them; ``asked_KIND`` is
+    of the tasks so far, before the stream of all.
     """
     scores: list[Scores] = [{} for _ in range(group.size)]
     taught = 0 if task is None else task + 1
@@ -57,12 +58,12 @@ def measure(
     for place, score in enumerate(scores):
         matched = _by_task(probes, right[place])
         score["seen"], score["unseen"] = matched[:taught], matched[taught : 2 * taught]
-        score["ahead"], score["kinds"] = matched[2 * taught :], {}
+        score["ahead"] = matched[2 * taught :]
     for kind, of_tasks in stream_data.kinds.items():
         probes = of_tasks[: None if task is None else taught]
         right = group.answers(state, all_rows(probes))
         for place, score in enumerate(scores):
-            score["kinds"][kind] = _by_task(probes, right[place])
+            score[KIND + kind] = _by_task(probes, right[place])
     for name, probe in stream_data.questions.items():
         right = group.answers(state, probe.batch)
         for place, score in enumerate(scores):
@@ -87,7 +88,7 @@ def measure_base(base: Base, stream_data: StreamData, scorer: Scorer) -> Scores:
         return _by_task(probes, scorer.score(base.params, all_rows(probes)).greedy)
 
     found: Scores = {"seen": [], "unseen": [], "ahead": matched(stream_data.unseen)}
-    found["kinds"] = {kind: matched(probes) for kind, probes in stream_data.kinds.items()}
+    found |= {KIND + kind: matched(probes) for kind, probes in stream_data.kinds.items()}
     refer_to_base(stream_data.named, scorer, base.params)
     probes = Probes(dict(stream_data.questions), dict(stream_data.texts), dict(stream_data.named))
     with progress_bar(len(probes.whole()), "probes of the base", "probe") as progress:
@@ -139,7 +140,7 @@ def measure_in_context(
             f"--in_context: the facts of {lacking} of {len(unseen)} tasks and a question are more "
             f"than the model's {positions} tokens; lower --facts_per_task to have them measured"
         )
-    return {TOLD: unseen, TOLD_KINDS: kinds}
+    return {TOLD: unseen} | {KIND + kind + IN_CONTEXT: shares for kind, shares in kinds.items()}
 
 
 def probe_columns(
@@ -165,9 +166,11 @@ def probe_columns(
         found[key], found[key + OF_BASE] = scores[key], base_scores[key]
     if told := base_scores.get(TOLD):
         found["unseen" + IN_CONTEXT] = told[task]
-    if kinds := scores["kinds"]:
-        found |= kind_columns(kinds, base_scores["kinds"], base_scores.get(TOLD_KINDS, {}), task)
-    return found
+    now, base, told = (
+        {kind: of[key] for kind in stream_data.kinds if (key := KIND + kind + ending) in of}
+        for of, ending in ((scores, ""), (base_scores, ""), (base_scores, IN_CONTEXT))
+    )
+    return found | kind_columns(now, base, told, task)
 
 
 def result_line(row: ResultRow) -> str:
