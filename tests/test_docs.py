@@ -17,6 +17,7 @@ import yaml
 from benchmarks.flags import BenchmarkConfig
 from benchmarks.load import LoadConfig
 from benchmarks.patches import PatchesConfig
+from examples.writes import WritesConfig
 from experiments import evaluate, sweep
 from experiments.ablate import AblateConfig
 from experiments.answers import AnswersConfig
@@ -55,6 +56,7 @@ CONFIGS = {
     "experiments.report": ReportConfig,
     "experiments.studies.heal": HealStudyConfig,
     "experiments.benchmark": BenchmarkConfig,
+    "examples.writes": WritesConfig,
     **{f"smf {name}": verb.config for name, verb in VERBS.items()},
 }
 # Scripts that take words, or flags of their own.

@@ -32,6 +32,7 @@ PRESETS: dict[str, Preset] = {
     "pkm2019": pkm2019.PLAIN,
     "smollm2": smollm2.QUESTIONS,
     "factoids": smollm2.FACTOIDS,
+    "cortex": smollm2.CORTEX,
     "long-stream": world.LONG,
     "updates": world.UPDATES,
 }

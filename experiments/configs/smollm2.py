@@ -27,7 +27,7 @@ SWEEP = RECIPE.with_values(
 _TINY: dict[str, Any] = {**TINY_RETROFIT, "heal_steps": None, "unknown_only": False, "layers": "2"}
 
 
-def _preset(source: str, about: str, **changes: Any) -> Preset:
+def _preset(source: str, about: str, *open_choices: str, **changes: Any) -> Preset:
     sweep = SWEEP.with_values(**changes)
     return Preset(
         source=source,
@@ -35,18 +35,34 @@ def _preset(source: str, about: str, **changes: Any) -> Preset:
         sweep=sweep,
         tiny_sweep=sweep.with_values(**_TINY),
         tiny_pretrain=PretrainConfig.of(**NO_MEMORY),
-        open_choices=("layers", "facts_per_task", "steps_per_task"),
+        open_choices=("layers", "steps_per_task", *open_choices),
     )
 
 
-QUESTIONS = _preset("2502.02737", "questions that the model cannot answer, eight a task")
+QUESTIONS = _preset(
+    "2502.02737", "questions that the model cannot answer, eight a task", "facts_per_task"
+)
 FACTOIDS = _preset(
     "2411.07175",
     "two sets of such questions, each until it is learned: is the first still known?",
+    "facts_per_task",
     methods="smf,lora,full,ewc,kl,replay_stream",
     lr="smf:0.5/lora:1e-3/full:1e-4/ewc:1e-4/kl:1e-4/replay_stream:1e-4",
     optimizer="smf:adam",
     tasks=2,
     facts_per_task=24,
     steps_per_task=72,
+)
+# The shorter of the paper's streams; --tasks=100 is the longer. `examples.writes` makes the facts.
+# A batch is one of them in its eight wordings.
+CORTEX = _preset(
+    "2607.11020",
+    "single facts, one write after another, asked in kinds of question and told in the prompt",
+    "batch_size",
+    lr="smf:0.5/lora:1e-3/full:1e-4",
+    tasks=20,
+    facts_per_task=1,
+    batch_size=8,
+    in_context=True,
+    unknown_only=False,
 )

@@ -26,7 +26,6 @@ from experiments.report.summary import (
     curve_labels,
     forgetting,
     grouped,
-    overlap_matrix,
     retention_matrix,
     sweeps,
 )
@@ -236,3 +235,16 @@ def _break_title(title: str, width: int) -> list[str]:
     name, _, details = title.partition(", ")
     whole = details.replace(" ", "\u00a0").replace(",\u00a0", ", ")
     return [name, *(line.replace("\u00a0", " ") for line in wrap(whole, width))]
+
+
+def overlap_matrix(changed: Sequence[Int[np.ndarray, "_"]]) -> Matrix:
+    """Share of the slots that the row's task changed which the column's task changed too.
+
+    Each task's slots are distinct. NaN on the diagonal and where the row's task changed nothing.
+    """
+    shares = np.full((len(changed), len(changed)), np.nan)
+    for row, slots in enumerate(changed):
+        if len(slots):
+            shares[row] = [np.isin(slots, others).mean() for others in changed]
+    np.fill_diagonal(shares, np.nan)
+    return shares

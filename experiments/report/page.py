@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from experiments.report.figures import ChangedSlots, colour_of
+from experiments.report.figures import ChangedSlots, colour_of, overlap_matrix
+from experiments.report.kinds import KINDS, kinds_cells
 from experiments.report.summary import (
     Setting,
     best,
     curve_labels,
     forgetting,
     grouped,
-    overlap_matrix,
     retention_matrix,
     sweeps,
 )
@@ -56,6 +56,8 @@ def sweep_page(
     sections: list[Section] = []
     if averages:
         sections.append(_frontier(averages))
+        if kinds := kinds_cells(averages):
+            sections.append(("Kinds of question", KINDS, _table(kinds[0], kinds[1:])))
         shown = {
             _title(averages, s): s for s in map(best, grouped(averages, "trial.method").values())
         }

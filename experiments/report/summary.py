@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.special import stdtrit
 
 from experiments.report.transfer import (
@@ -26,7 +26,7 @@ from experiments.report.transfer import (
     stream_average,
 )
 from smf_jax.continual.methods import METHODS
-from smf_jax.continual.results import OF_BASE, probe_keys, probe_metrics
+from smf_jax.continual.results import IN_CONTEXT, OF_BASE, kind_keys, probe_keys, probe_metrics
 from smf_jax.continual.trial import Trial
 from smf_jax.evaluation.probe import Metric
 
@@ -73,8 +73,9 @@ class Outcome:
     unseen_base: float  # accuracy of the untouched base, unseen, mean over tasks
     unseen_in_context: float  # the same with a task's facts in its prompt
     retention: tuple[tuple[float, ...], ...]  # accuracy, unseen, on every task so far, by task
-    probes: Mapping[str, float]  # named probes after the last task, by their keys in the rows
+    probes: Mapping[str, float]  # named, and kinds of question, after the last task, by row key
     probe_bases: Mapping[str, float]
+    kinds_in_context: Mapping[str, float]  # with a task's facts in its prompt, mean over tasks
     metrics: Mapping[str, Metric]  # what these keys measure, where that is known
 
     @property
@@ -152,6 +153,7 @@ def _outcome(rows: Sequence[Row], probes: str) -> Outcome:
     retention = tuple(tuple(map(_number, row["retention"] or ())) for row in rows)
     ahead, before = ([_number(row.get(key)) for row in rows] for key in ("ahead", "unseen_base"))
     accuracy, metrics = accuracy_matrix(retention, ahead, before), probe_metrics(last, probes)
+    asked = (*probe_keys(last), *kind_keys(last))
     return Outcome(
         trial=Trial.from_row(last),
         tasks=len(rows) - len(failed),
@@ -176,10 +178,11 @@ def _outcome(rows: Sequence[Row], probes: str) -> Outcome:
         optimizer_bytes=_number(last["optimizer_bytes"]),
         seconds=sum(_number(row["seconds"]) for row in rows),
         unseen_base=float(np.mean(before)),
-        unseen_in_context=float(np.mean([_number(r.get("unseen_in_context")) for r in rows])),
+        unseen_in_context=_mean(rows, "unseen" + IN_CONTEXT),
         retention=retention,
-        probes={key: _number(last[key]) for key in probe_keys(last)},
-        probe_bases={key: _number(last[key + OF_BASE]) for key in probe_keys(last)},
+        probes={key: _number(last[key]) for key in asked},
+        probe_bases={key: _number(last[key + OF_BASE]) for key in asked},
+        kinds_in_context={key: _mean(rows, key + IN_CONTEXT) for key in kind_keys(last)},
         metrics=metrics,
     )
 
@@ -198,7 +201,7 @@ def _number(value: float | None) -> float:
 
 
 def _mean(rows: Sequence[Row], key: str) -> float:
-    return float(np.mean([_number(row[key]) for row in rows]))
+    return float(np.mean([_number(row.get(key)) for row in rows]))
 
 
 def finished(trials: Iterable[Outcome]) -> tuple[Outcome, ...]:
@@ -283,16 +286,3 @@ def retention_matrix(setting: Setting) -> Matrix:
         for now, accuracies in enumerate(outcome.retention):
             matrix[now, : len(accuracies)] = accuracies
     return matrices.mean(axis=0)
-
-
-def overlap_matrix(changed: Sequence[Int[np.ndarray, "_"]]) -> Matrix:
-    """Share of the slots that the row's task changed which the column's task changed too.
-
-    Each task's slots are distinct. NaN on the diagonal and where the row's task changed nothing.
-    """
-    shares = np.full((len(changed), len(changed)), np.nan)
-    for row, slots in enumerate(changed):
-        if len(slots):
-            shares[row] = [np.isin(slots, others).mean() for others in changed]
-    np.fill_diagonal(shares, np.nan)
-    return shares

@@ -16,10 +16,11 @@ from jaxtyping import Int
 
 from experiments.report import tables
 from experiments.report.figures import ChangedSlots, draw_pictures
+from experiments.report.kinds import KINDS, kinds_cells
 from experiments.report.page import PAGE, can_draw, sweep_page
 from experiments.report.summary import Outcome, Row, Setting, average, finished, summarise
 from smf_jax.checkpoints.files import whole_file, write_text
-from smf_jax.continual.results import OF_BASE
+from smf_jax.continual.results import IN_CONTEXT, OF_BASE
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.slot_health import read_slot_health
 from smf_jax.continual.trial import Trial
@@ -153,6 +154,8 @@ def render(
     parts.append(FRONTIER)
     if tables.headlines(averages):
         parts += ["## Probes", tables.probe_table(averages), PROBES]
+    if kinds := kinds_cells(averages):
+        parts += ["## Kinds of question", tables.markdown_table(kinds[0], kinds[1:]), KINDS]
     if averages:
         parts += ["## Over the stream", tables.transfer_table(averages), TRANSFER]
         parts += ["## Forgetting at matched learning", tables.matched_tables(averages)]
@@ -169,11 +172,13 @@ def render(
 def summary_csv(outcomes: Iterable[Outcome]) -> str:
     """Return a line a trial: its settings and what it came to, empty where nothing was measured."""
     outcomes = tuple(outcomes)
-    apart = ("trial", "retention", "probes", "probe_bases", "metrics")
+    apart = ("trial", "retention", "probes", "probe_bases", "kinds_in_context", "metrics")
     header = ["trial", *(field.name for field in fields(Trial))]
     header += [field.name for field in fields(Outcome) if field.name not in apart]
     for key in dict.fromkeys(key for outcome in outcomes for key in outcome.probes):
         header += [key, key + OF_BASE]
+    for key in dict.fromkeys(key for outcome in outcomes for key in outcome.kinds_in_context):
+        header.append(key + IN_CONTEXT)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -182,6 +187,7 @@ def summary_csv(outcomes: Iterable[Outcome]) -> str:
         cells["varied"] = " ".join(f"{flag}={value}" for flag, value in outcome.trial.varied)
         cells |= outcome.probes
         cells |= {key + OF_BASE: value for key, value in outcome.probe_bases.items()}
+        cells |= {key + IN_CONTEXT: value for key, value in outcome.kinds_in_context.items()}
         writer.writerow([_cell(cells.get(name, math.nan)) for name in header])
     return text.getvalue()
 

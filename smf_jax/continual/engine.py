@@ -24,7 +24,6 @@ from smf_jax.continual.plan import setup_of
 from smf_jax.continual.results import ResultRow
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.scores import (
-    IN_CONTEXT,
     Scores,
     measure,
     measure_in_context,
@@ -333,9 +332,7 @@ class TrialBatch:
         trains = self.trains[trial]
         first_step = task * training.steps_per_task if training.keep_optimizer_state else 0
         failed = int(metrics.failed_step[place])
-        columns = probe_columns(data, scores, self.sweep.base_scores or {})
-        if in_context := (self.sweep.base_scores or {}).get(IN_CONTEXT):
-            columns[f"unseen_{IN_CONTEXT}"] = in_context[task]
+        columns = probe_columns(data, scores, self.sweep.base_scores or {}, task)
         selected = float(metrics.selected[place].mean()) if trial.is_sparse else None
         return ResultRow(
             trial=trial,

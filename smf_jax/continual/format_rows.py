@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from smf_jax.bases.base import Base
 from smf_jax.checkpoints.manifest import fingerprint
 from smf_jax.continual.config import SweepConfig
-from smf_jax.continual.stream_tasks import OWN_STREAM, question_of
+from smf_jax.continual.stream_tasks import OWN_STREAM, question_of, questions_of
 from smf_jax.data.batching import Batch, encode_paraphrases, pad_pairs, split_paraphrases
 from smf_jax.data.facts import Fact, Question, Task
 from smf_jax.data.shares import question_key, share_of
@@ -144,7 +144,7 @@ def _other_than(
 ) -> Iterable[Fact]:
     """Those that neither the stream nor a probe asks, and that no fact of the stream answers."""
     taught = [fact for task in tasks for fact in task.facts]
-    questions = asked | {question_key(question_of(fact).text) for fact in taught}
+    questions = asked | set(map(question_key, questions_of(tasks)))
     answers = {question_key(answer) for fact in taught for answer in fact.answers}
     for fact in others:
         in_common = answers & {question_key(answer) for answer in fact.answers}

@@ -13,6 +13,8 @@ from smf_jax.evaluation.probes.registry import find_metrics
 Row = Mapping[str, Any]
 # Keys of what is measured by a named probe, and of the same of the base.
 PROBE, OF_BASE = "probe_", "_base"
+# Of a kind of question, of the mean over the kinds, and of the base told the facts in its prompt.
+KIND, STRICT, IN_CONTEXT = "asked_", "strict", "_in_context"
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class ResultRow:
     trainable_share: float  # the same as a share of the model
     optimizer_bytes: int  # of the optimizer's state
     failed_step: int | None  # the first step that was not finite, ``None`` if all were
-    # Of all other probes, by key, and of the base, by key and ``_base``.
+    # Of all other probes and of kinds of question, by key, and of the base, by key and ``_base``,
+    # and with the facts in its prompt, by key and ``_in_context``.
     further: Mapping[str, float | None]
     seconds: float  # of the training
 
@@ -73,6 +76,12 @@ def probe_key(name: str, metric: str) -> str:
 def probe_keys(row: Row) -> list[str]:
     """The keys of the named probes of a row, but for those of the base."""
     return [key for key in row if key.startswith(PROBE) and key + OF_BASE in row]
+
+
+def kind_keys(row: Row) -> list[str]:
+    """The keys of the kinds of question of a row and of their mean, but for those of the base."""
+    keys = [key for key in row if key.startswith(KIND) or key == STRICT]
+    return [key for key in keys if key + OF_BASE in row]
 
 
 def probe_metrics(row: Row, probes: str = "") -> dict[str, Metric]:

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from smf_jax.bases.base import Base
-from smf_jax.continual.results import OF_BASE, PROBE, ResultRow, probe_key, probe_metrics
+from smf_jax.continual.kinds import kind_columns
+from smf_jax.continual.results import (
+    IN_CONTEXT,
+    KIND,
+    OF_BASE,
+    PROBE,
+    STRICT,
+    ResultRow,
+    probe_key,
+    probe_metrics,
+)
 from smf_jax.continual.sections import ProbeConfig
 from smf_jax.continual.stream_data import ASKED, StreamData, all_rows
 from smf_jax.continual.trial_group import TrialGroup
-from smf_jax.evaluation.in_context import in_context_probe
+from smf_jax.evaluation.in_context import exact_shares, in_context_probe, unseen_questions
 from smf_jax.evaluation.probe import refer_to_base
-from smf_jax.evaluation.probes.exact import exact_match
+from smf_jax.evaluation.probes.exact import ExactProbe, exact_match
 from smf_jax.evaluation.probes.registry import Probes
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import Params
 from smf_jax.progress import progress_bar, say
 
 Scores = dict[str, Any]
-# Of the base, a share for each task; in a row the task's own, with `unseen_` before it.
-IN_CONTEXT = "in_context"
+# Shares of the base with a task's facts in its prompt, by task, in unseen paraphrases.
+TOLD = "in_context"
 
 
 def measure(
@@ -37,19 +47,23 @@ def measure(
 
     The task is the last that was taught, ``None`` before the stream; `whole_model` makes the
     parameters of a model from those of the base and of a trial. ``seen`` and ``unseen`` are of the
-    tasks so far, ``ahead`` of the next one, before the stream of all of them.
+    tasks so far, ``ahead`` of the next one, before the stream of all of them; ``asked_KIND`` is
+    of the tasks so far, before the stream of all.
     """
     scores: list[Scores] = [{} for _ in range(group.size)]
     taught = 0 if task is None else task + 1
     ahead = stream_data.unseen[taught : None if task is None else taught + 1]
     probes = [*stream_data.seen[:taught], *stream_data.unseen[:taught], *ahead]
     right = group.answers(state, all_rows(probes))
-    ends = np.cumsum([len(probe.question) for probe in probes])
     for place, score in enumerate(scores):
-        parts = np.split(right[place], ends[:-1])
-        matched = [exact_match(p, part) for p, part in zip(probes, parts, strict=True)]
+        matched = _by_task(probes, right[place])
         score["seen"], score["unseen"] = matched[:taught], matched[taught : 2 * taught]
         score["ahead"] = matched[2 * taught :]
+    for kind, of_tasks in stream_data.kinds.items():
+        probes = of_tasks[: None if task is None else taught]
+        right = group.answers(state, all_rows(probes))
+        for place, score in enumerate(scores):
+            score[KIND + kind] = _by_task(probes, right[place])
     for name, probe in stream_data.questions.items():
         right = group.answers(state, probe.batch)
         for place, score in enumerate(scores):
@@ -69,11 +83,12 @@ def measure(
 
 def measure_base(base: Base, stream_data: StreamData, scorer: Scorer) -> Scores:
     """What `measure` finds before the stream, of a model that no trial begins from."""
-    asked = all_rows(stream_data.unseen)
-    ends = np.cumsum([len(probe.question) for probe in stream_data.unseen])
-    parts = np.split(scorer.score(base.params, asked).greedy, ends[:-1])
-    matched = [exact_match(p, part) for p, part in zip(stream_data.unseen, parts, strict=True)]
-    found: Scores = {"seen": [], "unseen": [], "ahead": matched}
+
+    def matched(probes: Sequence[ExactProbe]) -> list[float]:
+        return _by_task(probes, scorer.score(base.params, all_rows(probes)).greedy)
+
+    found: Scores = {"seen": [], "unseen": [], "ahead": matched(stream_data.unseen)}
+    found |= {KIND + kind: matched(probes) for kind, probes in stream_data.kinds.items()}
     refer_to_base(stream_data.named, scorer, base.params)
     probes = Probes(dict(stream_data.questions), dict(stream_data.texts), dict(stream_data.named))
     with progress_bar(len(probes.whole()), "probes of the base", "probe") as progress:
@@ -88,34 +103,50 @@ def measure_base(base: Base, stream_data: StreamData, scorer: Scorer) -> Scores:
     return found
 
 
+def _by_task(probes: Sequence[ExactProbe], right: np.ndarray) -> list[float]:
+    """The share that each probe has right, from the rows of all, one probe after another."""
+    ends = np.cumsum([len(probe.question) for probe in probes])
+    parts = np.split(right, ends[:-1])
+    return [exact_match(*of) for of in zip(probes, parts, strict=True)]
+
+
 def measure_in_context(
     config: ProbeConfig, base: Base, stream_data: StreamData, scorer: Scorer
 ) -> Scores:
     """What the base answers of each task with its facts in the prompt, where that is wanted.
 
-    The share of exact answers by task, ``None`` where a task's facts fit into no prompt.
+    The share of exact answers by task, ``None`` where a task's facts fit into no prompt, in unseen
+    paraphrases and by kind of question.
     """
     if not config.in_context:
         return {}
     positions, steps = base.config.max_positions, config.probe_answer_tokens
-    found: list[float | None] = []
+    unseen: list[float | None] = []
+    kinds: dict[str, list[float | None]] = {kind: [] for kind in stream_data.kinds}
     with progress_bar(len(stream_data.tasks), "facts in the prompt", "task") as progress:
         for task in stream_data.tasks:
-            probe = in_context_probe(base.tokenizer, task.facts, ASKED, positions, steps)
-            found.append(None if probe is None else probe.measure(scorer, base.params)["exact"])
-            progress(len(found))
-    if (lacking := found.count(None)) > 0:
+            asked = [unseen_questions(task.facts, ASKED)]
+            asked += [tuple(q for fact in task.facts for q in fact.of_kind(kind)) for kind in kinds]
+            probes = [
+                in_context_probe(base.tokenizer, task.facts, questions, positions, steps)
+                for questions in asked
+            ]
+            found = exact_shares(scorer, base.params, probes)
+            for shares, share in zip((unseen, *kinds.values()), found, strict=True):
+                shares.append(share)
+            progress(len(unseen))
+    if lacking := sum(None in of_task for of_task in zip(unseen, *kinds.values(), strict=True)):
         say(
-            f"--in_context: the facts of {lacking} of {len(found)} tasks and a question are more "
+            f"--in_context: the facts of {lacking} of {len(unseen)} tasks and a question are more "
             f"than the model's {positions} tokens; lower --facts_per_task to have them measured"
         )
-    return {IN_CONTEXT: found}
+    return {TOLD: unseen} | {KIND + kind + IN_CONTEXT: shares for kind, shares in kinds.items()}
 
 
 def probe_columns(
-    stream_data: StreamData, scores: Scores, base_scores: Scores
+    stream_data: StreamData, scores: Scores, base_scores: Scores, task: int
 ) -> dict[str, float | None]:
-    """The columns of all probes beside the stream, each with that of the base.
+    """The columns of all probes beside the stream and of its kinds, each with that of the base.
 
     The first question probe is ``known``, the first text probe ``text_loss``; both are there in
     every run, ``None`` without such a probe.
@@ -133,7 +164,13 @@ def probe_columns(
             found[f"{key}_base"] = base_scores[f"{prefix}_{name}"]
     for key in (key for key in scores if key.startswith(PROBE)):
         found[key], found[key + OF_BASE] = scores[key], base_scores[key]
-    return found
+    if told := base_scores.get(TOLD):
+        found["unseen" + IN_CONTEXT] = told[task]
+    now, base, told = (
+        {kind: of[key] for kind in stream_data.kinds if (key := KIND + kind + ending) in of}
+        for of, ending in ((scores, ""), (base_scores, ""), (base_scores, IN_CONTEXT))
+    )
+    return found | kind_columns(now, base, told, task)
 
 
 def result_line(row: ResultRow) -> str:
@@ -145,6 +182,8 @@ def result_line(row: ResultRow) -> str:
     ]
     if row.known is not None:
         parts.append(f"known {row.known:.1%};")
+    if (strict := row.further.get(STRICT)) is not None:
+        parts.append(f"strict {strict:.1%};")
     if row.text_loss is not None:
         parts.append(f"text loss {row.text_loss:.3f};")
     further = row.further

@@ -12,6 +12,7 @@ from smf_jax import checkpoints
 from smf_jax.bases.base import Base
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.format_rows import FormatRows, encode_others, read_others
+from smf_jax.continual.kinds import encode_kinds
 from smf_jax.continual.sections import BackgroundConfig, ProbeConfig
 from smf_jax.continual.stream_tasks import questions_of, read_tasks, world_of
 from smf_jax.data.batching import (
@@ -69,6 +70,8 @@ class StreamData:
     general: General | None  # background and replay; ``None`` if there is none
     # Probes that are measured on whole models, by name.
     named: Mapping[str, Probe] = field(default_factory=dict)
+    # By kind, per task, its facts asked in other kinds of question; empty if they are in none.
+    kinds: Mapping[str, tuple[ExactProbe, ...]] = field(default_factory=dict)
     pack: bool = False  # whether rows of batches hold several examples, see `dealt`
 
     @cached_property
@@ -210,6 +213,8 @@ def encode_stream(
             f"--stream={config.stream.stream or 'world'}: its longest question takes {length} "
             f"tokens, the model at most {base.config.max_positions}; leave out long questions"
         )
+    with blame_flag(f"--stream={config.stream.stream}: "):
+        kinds = encode_kinds(base.tokenizer, base.config.max_positions, stream)
     weight = config.training.prompt_loss_weight
 
     def encoded(task: Task) -> Batch:
@@ -239,6 +244,7 @@ def encode_stream(
         texts=probes.texts,
         general=general,
         named=probes.named,
+        kinds=kinds,
         pack=config.training.pack,
     )
 

@@ -8,6 +8,7 @@ from functools import partial
 from smf_jax.bases.base import Base
 from smf_jax.bases.pretraining import recipe_of
 from smf_jax.continual.config import SweepConfig
+from smf_jax.continual.kinds import kinds_of
 from smf_jax.data.facts import Fact, Question, Task, stream_of
 from smf_jax.data.shares import is_in
 from smf_jax.data.world.world import World, make_world
@@ -50,6 +51,8 @@ def read_tasks(
         chosen = tuple(fact for fact in facts if is_in(split, question_of(fact).text))
     else:
         chosen = facts
+    with blame_flag(f"--stream={told.stream}: "):
+        kinds_of(chosen)  # or a lack would show when the base has told which of them it knows
     pick = None
     if told.unknown_only:
         shown = examples_of([*map(question_of, facts)], using.options.shots, told.stream)
@@ -60,9 +63,11 @@ def read_tasks(
 
 
 def questions_of(tasks: Sequence[Task]) -> list[str]:
-    """The questions of a stream as they stand; none of a world's."""
-    asked = (fact.question for task in tasks for fact in task.facts)
-    return [question.text for question in asked if question is not None]
+    """The questions of a stream as they stand, in other kinds too; none of a world's."""
+    facts = [fact for task in tasks for fact in task.facts]
+    found = [fact.question for fact in facts if fact.question is not None]
+    found += [asked.question for fact in facts for asked in fact.asked]
+    return [question.text for question in found]
 
 
 def question_of(fact: Fact) -> Question:

@@ -28,6 +28,13 @@ class Question:
     turns: tuple[tuple[str, str], ...] = ()
 
 
+class Asked(NamedTuple):
+    """A further question about a fact, which is asked as it stands and never taught."""
+
+    kind: str  # such as ``reversed``; the facts of a stream are asked in the same kinds
+    question: Question
+
+
 @dataclass(frozen=True)
 class Fact:
     """A subject, a relation and an object, in the paraphrases it is taught and asked in."""
@@ -38,6 +45,11 @@ class Fact:
     held_out: tuple[Paraphrase, ...]  # those that only evaluation sees: the fact's probe
     answers: tuple[str, ...]  # all accepted ones, without the dividing space; the first is taught
     question: Question | None = None  # as it stands, ``None`` for what is no question of a file
+    asked: tuple[Asked, ...] = ()  # in other kinds of question; only evaluation sees them
+
+    def of_kind(self, kind: str) -> tuple[Question, ...]:
+        """The questions of a kind, none if it is not asked in it."""
+        return tuple(asked.question for asked in self.asked if asked.kind == kind)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from smf_jax.data.answer_order import AnswerOrder, typical_first
 from smf_jax.data.conversations import ANSWERING, say_turns, turns_of
-from smf_jax.data.facts import Fact, Paraphrase, Question, rotate_paraphrases
+from smf_jax.data.facts import Asked, Fact, Paraphrase, Question, rotate_paraphrases
 from smf_jax.data.files import fail_at, read_records
 from smf_jax.data.records import at, paths_of, texts_in, unlisted
 from smf_jax.errors import blame_flag
@@ -36,6 +36,9 @@ _QUOTED = re.compile(r"""\s*\[\s*['"{].*\]\s*\Z""", re.DOTALL)
 # How many of them a question is trained in, and how many others it is asked in.
 TRAINED, HELD_OUT = 8, 2
 RELATION_FIELD = "relation"  # optional: the group that the fact belongs to
+# Optional: further questions about the fact by their kind, which are asked and never taught.
+ASKED_FIELD = "asked"
+_KIND = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -73,23 +76,24 @@ def read_questions(
     path = as_path(path)
     found = _read(path, fields, needs_relation=relations is not None)
     if relations is not None:
-        existing = {relation for *_, relation in found}
+        existing = {each.relation for each in found}
         unknown = sorted(set(relations) - existing)
         if unknown or not relations:
             raise ValueError(
                 f"{path}: unknown relations {unknown}; the file has {', '.join(sorted(existing))}"
             )
-        found = [entry for entry in found if entry[-1] in relations]
+        found = [each for each in found if each.relation in relations]
     stem = path.name.partition(".")[0]
-    return tuple(
-        question_fact(f"{stem}:{line}", question, relation=relation, turn=turn)
-        for turn, (line, question, relation) in enumerate(found)
+    facts = (
+        question_fact(f"{stem}:{each.line}", each.question, relation=each.relation, turn=turn)
+        for turn, each in enumerate(found)
     )
+    return tuple(replace(fact, asked=each.asked) for fact, each in zip(facts, found, strict=True))
 
 
 def read_open_questions(path: PathLike, fields: Fields = USUAL) -> tuple[Question, ...]:
     """Read questions as they stand, in no paraphrase; errors are those of `read_questions`."""
-    return tuple(question for _, question, _ in _read(as_path(path), fields, needs_relation=False))
+    return tuple(each.question for each in _read(as_path(path), fields, needs_relation=False))
 
 
 def question_in(record: Mapping[str, Any], fields: Fields = USUAL) -> Question:
@@ -121,6 +125,43 @@ def question_in(record: Mapping[str, Any], fields: Fields = USUAL) -> Question:
     )
 
 
+def asked_in(record: Mapping[str, Any], fields: Fields = USUAL) -> tuple[Asked, ...]:
+    """The questions of a record's ``asked``, in its order; none if it has no such field.
+
+    It is a group from the name of a kind to a record with a question and its answers, which is read
+    as any other, or to a list of such. A ValueError names the kind, and what was expected.
+    """
+    found: list[Asked] = []
+    with blame_flag(f"{ASKED_FIELD!r}: "):
+        kinds = _value(record, ASKED_FIELD)
+        if kinds is None or kinds == "":  # the cell of a table
+            return ()
+        if not isinstance(kinds, Mapping):
+            raise ValueError(
+                f"found {str(kinds)[:80]!r}: expected a group of questions by their kind, as "
+                '{"reversed": {"question": "…", "answer": "…"}}; or leave the field out'
+            )
+        for kind, told in kinds.items():
+            if not _KIND.fullmatch(str(kind)):
+                raise ValueError(
+                    f"the kind {kind!r} is no name: expected letters, digits, - and _; rename it"
+                )
+            with blame_flag(f"{kind!r}: "):
+                found += [Asked(str(kind), question) for question in _questions(told, fields)]
+    return tuple(found)
+
+
+def _questions(told: Any, fields: Fields) -> list[Question]:
+    """Those of a record or of a list of such, one at least."""
+    records = told if isinstance(told, list | tuple) else [told]
+    if not records or not all(isinstance(each, Mapping) for each in records):
+        raise ValueError(
+            f"found {str(told)[:80]!r}: expected a question with its answers, as "
+            '{"question": "…", "answer": "…"}, or a list of such; give one or take the kind out'
+        )
+    return [question_in(each, fields) for each in records]
+
+
 def asks(record: Mapping[str, Any], fields: Fields = USUAL) -> bool:
     """Whether a record holds a question: one of any name, or of these two where it has a text."""
     doubtful = fields.question == USUAL.question and "text" in record
@@ -147,12 +188,20 @@ def question_fact(
     return Fact(name, relation, train, held_out, question.answers, question)
 
 
-def _read(path: Path, fields: Fields, needs_relation: bool) -> list[tuple[int, Question, str]]:
-    """The line, the question and the relation of every record."""
+class _Read(NamedTuple):
+    """What a record holds."""
+
+    line: int
+    question: Question
+    relation: str
+    asked: tuple[Asked, ...]
+
+
+def _read(path: Path, fields: Fields, needs_relation: bool) -> list[_Read]:
     found = []
     for line, record in read_records(path):
         with blame_flag(f"{path}, line {line}: "):
-            question = question_in(record, fields)
+            question, asked = question_in(record, fields), asked_in(record, fields)
         relation = record.get(RELATION_FIELD)
         if needs_relation and relation is None:
             fail_at(
@@ -161,7 +210,7 @@ def _read(path: Path, fields: Fields, needs_relation: bool) -> list[tuple[int, Q
                 f"no field {RELATION_FIELD!r}, but some relations are asked for: drop that choice "
                 "or take a file whose records name theirs",
             )
-        found.append((line, question, "" if relation is None else str(relation)))
+        found.append(_Read(line, question, "" if relation is None else str(relation), asked))
     if not found:
         raise ValueError(f"{path}: no questions in the file; expected at least one record")
     return found

@@ -7,7 +7,7 @@ import pytest
 from smf_jax.bases.base import load_base
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.stream_data import load_stream_data
-from smf_jax.evaluation.in_context import in_context_probe
+from smf_jax.evaluation.in_context import in_context_probe, unseen_questions
 from smf_jax.evaluation.scorer import Scorer
 from tests.tiny_sweep import rows_of
 
@@ -40,7 +40,8 @@ def test_the_base_is_asked_with_the_facts_of_a_task_in_its_prompt(
     data = load_stream_data(sweeper.config(tmp_path / "run", **told), base)
     scorer, expected = Scorer(base.model, 32), []
     for task in data.tasks:
-        probe = in_context_probe(base.tokenizer, task.facts, 2, base.config.max_positions, steps)
+        asked, positions = unseen_questions(task.facts, 2), base.config.max_positions
+        probe = in_context_probe(base.tokenizer, task.facts, asked, positions, steps)
         expected.append(probe and probe.measure(scorer, base.params)["exact"])
     assert [score is not None for score in expected] == [fits, fits]
     assert [row["unseen_in_context"] for row in rows_of(tmp_path / "run")] == expected

@@ -100,6 +100,10 @@ PINNED |= {
         "ewc-adamw-lr0.0001-s0 kl-adamw-lr0.0001-s0 replay_stream-adamw-lr0.0001-s0",
         SMOLLM2_MEMORY,
     ),
+    "cortex": (
+        "smf-tfidf-adam-t1536-lr0.5-s0 lora-adamw-lr0.001-s0 full-adamw-lr0.0001-s0",
+        SMOLLM2_MEMORY,
+    ),
     "long-stream": (
         "smf-tfidf-adam-t512-lr0.5-s0 full-adamw-lr3e-05-s0 full-adamw-lr0.0001-s0 "
         "full-adamw-lr0.0003-s0 lora-adamw-lr0.0003-s0 lora-adamw-lr0.001-s0 "
@@ -194,6 +198,7 @@ TRAINED |= {
         "lora": SMOLLM2_LORA,
         **dict.fromkeys(("full", "ewc", "kl", "replay_stream"), SMOLLM2_FULL),
     },
+    "cortex": {"smf": 1536 * 576, "full": SMOLLM2_FULL, "lora": SMOLLM2_LORA},
     # All but the table, which holds no rows: base, queries and their bias, keys, two scales.
     "long-stream": {
         "smf": 512 * 128,

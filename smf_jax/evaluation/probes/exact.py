@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from smf_jax.data.batching import Batch, encode_paraphrases, needed_length, split_paraphrases
-from smf_jax.data.facts import Fact, Paraphrase, first_paraphrases
+from smf_jax.data.facts import Fact, Paraphrase, Question, first_paraphrases
 from smf_jax.data.tokenizer import Tokenizer
 from smf_jax.evaluation.continuations import row_scores
 from smf_jax.evaluation.probe import Metric, ProbeContext, ProbeKind
@@ -48,9 +48,32 @@ def answer_probe(
     ``paraphrases`` are ``"held_out"`` (unseen in training) or ``"train"``. So many ``aliases``,
     accepted answers, are tried per question, the taught one first, if they fit the length.
     """
+    asked = [(each, fact.answers) for fact in facts for each in getattr(fact, paraphrases)]
+    return _encode(tokenizer, asked, length, aliases)
+
+
+def question_probe(
+    tokenizer: Tokenizer, questions: Sequence[Question], length: int, aliases: int = 4
+) -> ExactProbe:
+    """Encodes questions as they stand, in no paraphrase, else as `answer_probe` does."""
+    asked = [(as_it_stands(question), question.answers) for question in questions]
+    return _encode(tokenizer, asked, length, aliases)
+
+
+def as_it_stands(question: Question) -> Paraphrase:
+    """A question and its first answer, with nothing around them but the space between."""
+    return Paraphrase(question.text, f" {question.answers[0]}")
+
+
+def _encode(
+    tokenizer: Tokenizer,
+    asked: Sequence[tuple[Paraphrase, tuple[str, ...]]],
+    length: int,
+    aliases: int,
+) -> ExactProbe:
+    """A row for each paraphrase with one of its accepted answers."""
     candidates: list[Paraphrase] = []
     question: list[int] = []
-    asked = [(each, fact.answers) for fact in facts for each in getattr(fact, paraphrases)]
     for number, ((prompt, taught), answers) in enumerate(asked):
         space = " " if taught.startswith(" ") else ""
         spoken = list(dict.fromkeys([taught, *(space + answer for answer in answers)]))[:aliases]

@@ -17,6 +17,7 @@ from experiments.report.figures import (
     draw_frontier,
     draw_matrices,
     draw_pictures,
+    overlap_matrix,
 )
 from experiments.report.summary import average, summarise
 from smf_jax.continual.grid import METHODS
@@ -152,3 +153,9 @@ def test_tasks_that_changed_nothing_are_drawn_blank(make_rows):
     changed = {"smf-tfidf-sgd-t64-lr30-s0": [np.arange(0), np.arange(0)]}
     figure = draw_pictures(averages_of(make_rows(tasks=2)), changed)["slots"]
     assert np.isnan(shown(figure.axes[0]).filled(np.nan)).all()
+
+
+def test_overlap_is_the_share_of_the_rows_slots():
+    changed = [np.array([1, 2, 3, 4]), np.array([4, 9]), np.array([], np.int64)]
+    expected = [[np.nan, 0.25, 0], [0.5, np.nan, 0], [np.nan] * 3]
+    np.testing.assert_array_equal(overlap_matrix(changed), expected)

@@ -15,7 +15,6 @@ from experiments.report.summary import (
     forgetting,
     grouped,
     half_width,
-    overlap_matrix,
     retention_matrix,
     summarise,
     sweeps,
@@ -187,12 +186,6 @@ def test_retention_is_a_lower_triangle_averaged_over_seeds(make_rows):
     (setting,) = average(summarise(rows))
     expected = [[0.9, np.nan, np.nan], [0.5, 0.9, np.nan], [0.5, 0.5, 0.9]]
     np.testing.assert_allclose(retention_matrix(setting), expected)
-
-
-def test_overlap_is_the_share_of_the_rows_slots():
-    changed = [np.array([1, 2, 3, 4]), np.array([4, 9]), np.array([], np.int64)]
-    expected = [[np.nan, 0.25, 0], [0.5, np.nan, 0], [np.nan] * 3]
-    np.testing.assert_array_equal(overlap_matrix(changed), expected)
 
 
 def test_named_probes_are_those_after_the_last_task_and_their_change(make_rows):
