@@ -5,7 +5,8 @@ from __future__ import annotations
 from experiments.cli import run
 from smf_jax.bases.base import check_output, load_base, save_base
 from smf_jax.bases.retrofit_config import RetrofitCommandConfig
-from smf_jax.bases.retrofitting import check_retrofit, heal_windows, retrofit_base
+from smf_jax.bases.retrofitting import check_retrofit, retrofit_base
+from smf_jax.bases.text_windows import text_windows
 from smf_jax.continual.inputs import digest_inputs
 from smf_jax.data.readers import Reader
 from smf_jax.progress import say
@@ -24,7 +25,7 @@ def main(config: RetrofitCommandConfig) -> int:
     check_retrofit(config.retrofit, base, bool(texts), "--heal_texts")
     windows = None
     if texts:
-        windows = heal_windows(reader.texts(texts, "heal_texts"), base, config.text)
+        windows = text_windows(reader.texts(texts, "heal_texts"), base, config.text, "heal")
     base = retrofit_base(config.retrofit, base, windows, config.text.seed)
     base_fingerprint = save_base(out, base, config.run.overwrite, inputs)
     say(f"{out}: base {base_fingerprint[:12]}, {base.size()}")

@@ -18,7 +18,8 @@ from experiments.cli import run
 from experiments.report.tables import markdown_table
 from smf_jax.bases.base import Base, load_base
 from smf_jax.bases.retrofit_config import RetrofitCommandConfig
-from smf_jax.bases.retrofitting import check_retrofit, heal_windows, retrofit_base
+from smf_jax.bases.retrofitting import check_retrofit, retrofit_base
+from smf_jax.bases.text_windows import text_windows
 from smf_jax.checkpoints.files import write_text
 from smf_jax.configuration import Configuration, part, setting
 from smf_jax.continual.grid import one_of, parse_list, seed
@@ -113,7 +114,7 @@ def main(config: HealStudyConfig) -> int:
     probes = read_probes(study_of.probes, using).whole()
     if not probes:
         raise ValueError("--probes is empty; name texts to measure, as in wikitext2=FILE")
-    windows = heal_windows(reader.texts(texts, "heal_texts"), base, told.text)
+    windows = text_windows(reader.texts(texts, "heal_texts"), base, told.text, "heal")
     rows = []
     for row in study(told, base, windows, probes, runs):
         rows.append(row)

@@ -26,11 +26,13 @@ class QuantiseSource(Configuration):
 class QuantiseText(Configuration):
     """The text that it is rounded on."""
 
-    texts: PathText = setting(
+    round_texts: PathText = setting(
         "", "general text to round on: a file, a directory or tfds:NAME:SPLIT", first=True
     )
-    text_length: int = setting(256, "tokens of a window of it", least=1)
-    text_tokens: int = setting(32_768, "tokens of --texts that are read", least=1, most=LIMIT)
+    round_length: int = setting(256, "tokens of a window of it", least=1)
+    round_tokens: int = setting(
+        32_768, "tokens of --round_texts that are read", least=1, most=LIMIT
+    )
 
 
 @dataclass(frozen=True)

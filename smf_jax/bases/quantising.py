@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -14,8 +13,7 @@ import numpy as np
 from jaxtyping import Array
 
 from smf_jax.bases.base import Base
-from smf_jax.bases.quantise_config import QuantiseText
-from smf_jax.data.batching import Batch, in_chunks, pack_texts
+from smf_jax.data.batching import Batch, in_chunks
 from smf_jax.errors import blame_flag
 from smf_jax.models.decoder import Decoder
 from smf_jax.models.layers import Hidden, Linear
@@ -26,22 +24,6 @@ from smf_jax.progress import progress_bar
 
 # Windows of text that are run at a time.
 ROWS = 8
-
-
-def rounding_windows(texts: Iterable[str], base: Base, config: QuantiseText) -> Batch:
-    """Windows of the text to round on, ``(windows, t)``; a ValueError names the flag amiss."""
-    length, positions = config.text_length, base.config.max_positions
-    if length > positions:
-        raise ValueError(
-            f"--text_length={length} is more than the {positions} positions of the base; lower it"
-        )
-    if config.text_tokens < length:
-        raise ValueError(
-            f"--text_tokens={config.text_tokens} does not fill one window of "
-            f"--text_length={length}; raise it"
-        )
-    with blame_flag(f"--texts={config.texts}: "):
-        return pack_texts(base.tokenizer, texts, length, config.text_tokens)
 
 
 def quantise_base(base: Base, precision: FourBit, windows: Batch) -> Base:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 
 import jax
 import numpy as np
@@ -11,12 +10,11 @@ import numpy as np
 from smf_jax.bases.base import Base, abstract_params_of, data_mesh
 from smf_jax.bases.retrofit_config import (
     SIZES,
-    HealingTextSection,
     RetrofitConfig,
     check_whitening,
 )
 from smf_jax.bases.sections import BACKGROUND_BATCH_SIZE
-from smf_jax.data.batching import Batch, pack_texts, sample_batches
+from smf_jax.data.batching import Batch, sample_batches
 from smf_jax.errors import blame_flag, require_memory
 from smf_jax.models.retrofit import retrofit
 from smf_jax.params import Params, count_parameters, flatten, unflatten
@@ -161,22 +159,6 @@ def _whiten(config: RetrofitConfig, base: Base, windows: Batch) -> Base:
         return base
     some = _spread(windows, max(1, WHITENING_TOKENS // windows.tokens.shape[1]))
     return dataclasses.replace(base, params=whiten_queries(base.model, base.params, some))
-
-
-def heal_windows(texts: Iterable[str], base: Base, config: HealingTextSection) -> Batch:
-    """Windows of the text to heal on, ``(windows, t)``."""
-    length, positions = config.heal_length, base.config.max_positions
-    if length > positions:
-        raise ValueError(
-            f"--heal_length={length} is more than the {positions} positions of the base; lower it"
-        )
-    if config.heal_tokens < length:
-        raise ValueError(
-            f"--heal_tokens={config.heal_tokens} does not fill one window of --heal_length={length}"
-            "; raise it"
-        )
-    with blame_flag(f"--heal_texts={config.heal_texts}: "):
-        return pack_texts(base.tokenizer, texts, config.heal_length, config.heal_tokens)
 
 
 def _heal(config: RetrofitConfig, base: Base, removed: Params, windows: Batch, seed: int) -> Base:

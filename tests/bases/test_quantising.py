@@ -13,7 +13,8 @@ from experiments import quantise
 from smf_jax import checkpoints
 from smf_jax.bases.base import Base, load_base
 from smf_jax.bases.quantise_config import QuantiseConfig
-from smf_jax.bases.quantising import quantise_base, rounding_windows
+from smf_jax.bases.quantising import quantise_base
+from smf_jax.bases.text_windows import text_windows
 from smf_jax.data.batching import Batch
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import plain_logits
@@ -87,7 +88,7 @@ def test_what_is_held_in_bits_or_not_finite_is_refused(checkpoint):
 
 
 def flags(**changes: Any) -> QuantiseConfig:
-    return QuantiseConfig.of(**{"text_length": 16, "text_tokens": 64, **changes})
+    return QuantiseConfig.of(**{"round_length": 16, "round_tokens": 64, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -100,28 +101,29 @@ def test_the_command_writes_a_base_that_every_command_reads(
     plain_checkpoint, checkpoint, texts, tmp_path, capsys
 ):
     out = tmp_path / "made"
-    given = flags(base=str(plain_checkpoint), texts=str(texts), out=str(out), base_precision="int4")
+    usual = dict(base=str(plain_checkpoint), round_texts=str(texts), out=str(out))
+    given = flags(**usual, base_precision="int4")
     assert quantise.main(given) == 0
     assert "int4 and float32" in capsys.readouterr().out
     made = load_base(str(out), "base", None, "int4")
-    windows = rounding_windows(
-        [f"Who made thing {i}? Maker stands." for i in range(40)], *(checkpoint, given.text)
-    )
+    said = [f"Who made thing {i}? Maker stands." for i in range(40)]
+    windows = text_windows(said, checkpoint, given.text, "round")
     assert made.fingerprint() == quantise_base(checkpoint, "int4", windows).fingerprint()
     assert made.fingerprint() != checkpoint.quantised("int4").fingerprint()
     inputs = checkpoints.read_metadata(out / "leaves")["inputs"]
-    assert (inputs["base"]["path"], inputs["texts"]["path"]) == (str(plain_checkpoint), str(texts))
+    assert inputs["base"]["path"] == str(plain_checkpoint)
+    assert inputs["round_texts"]["path"] == str(texts)
 
 
 def test_what_cannot_be_done_is_refused_before_anything_is_computed(
     plain_checkpoint, texts, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(quantise, "quantise_base", None)
-    usual = dict(base=str(plain_checkpoint), texts=str(texts), out=str(tmp_path / "made"))
+    usual = dict(base=str(plain_checkpoint), round_texts=str(texts), out=str(tmp_path / "made"))
     refusals = {
-        "--texts is empty: .*--base_precision=nf4 to the command that uses": {"texts": ""},
-        "--text_length=65 is more than the 64 positions": {"text_length": 65},
-        "--text_tokens=8 does not fill one window of --text_length=16": {"text_tokens": 8},
+        "--round_texts is empty: .*or name --base_precision=nf4 to the command": {"round_texts": ""},
+        "--round_length=65 is more than the 64 positions": {"round_length": 65},
+        "--round_tokens=8 does not fill one window of --round_length=16": {"round_tokens": 8},
         "--out is empty": {"out": ""},
     }
     for message, changes in refusals.items():

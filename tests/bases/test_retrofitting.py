@@ -16,6 +16,7 @@ from smf_jax import checkpoints
 from smf_jax.bases import retrofitting
 from smf_jax.bases.base import load_base
 from smf_jax.bases.retrofit_config import RetrofitCommandConfig, RetrofitConfig
+from smf_jax.bases.text_windows import text_windows
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params, unflatten
@@ -84,7 +85,7 @@ def healed(plain_checkpoint, tmp_path_factory):
 
     def made(**changes):
         given = flags(plain_checkpoint, place / "made", **{**shared, **changes})
-        windows = retrofitting.heal_windows([line["text"] for line in lines], base, given.text)
+        windows = text_windows([line["text"] for line in lines], base, given.text, "heal")
         with on_devices(1):
             return retrofitting.retrofit_base(given.retrofit, base, windows)
 
