@@ -121,7 +121,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_computed(
     monkeypatch.setattr(quantise, "quantise_base", None)
     usual = dict(base=str(plain_checkpoint), round_texts=str(texts), out=str(tmp_path / "made"))
     refusals = {
-        "--round_texts is empty: .*or name --base_precision=nf4 to the command": {"round_texts": ""},
+        "--round_texts is empty: .*or name --base_precision=nf4 to": {"round_texts": ""},
         "--round_length=65 is more than the 64 positions": {"round_length": 65},
         "--round_tokens=8 does not fill one window of --round_length=16": {"round_tokens": 8},
         "--out is empty": {"out": ""},
