@@ -212,7 +212,7 @@ class WritesConfig(Configuration):
     """What ``examples.writes`` is told."""
 
     facts: int = setting(
-        200,
+        500,
         "facts to invent; each answer stands once in a relation, which bounds them",
         first=True,
         least=1,
@@ -295,5 +295,5 @@ if __name__ == "__main__":
         main,
         WritesConfig,
         "invent facts, each with questions of five kinds",
-        "python -m examples.writes --facts=200 --seed=0 --out=writes.jsonl",
+        "python -m examples.writes --facts=500 --seed=0 --out=writes.jsonl",
     )

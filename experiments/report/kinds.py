@@ -12,7 +12,8 @@ from smf_jax.continual.results import KIND, STRICT
 KINDS = """\
 Exact answers after the last task, in percent, to questions about all facts of the stream that are
 asked as they stand and were never taught. strict: the mean over the kinds. Facts in the prompt: of
-each task by itself. docs/metrics.md has the formula."""
+each task by itself; where a prompt begins a sentence, only if the line ends behind the answer.
+docs/metrics.md has the formula."""
 
 
 def kinds_cells(averages: Sequence[Setting]) -> list[tuple[str, ...]]:

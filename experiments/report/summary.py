@@ -178,11 +178,11 @@ def _outcome(rows: Sequence[Row], probes: str) -> Outcome:
         optimizer_bytes=_number(last["optimizer_bytes"]),
         seconds=sum(_number(row["seconds"]) for row in rows),
         unseen_base=float(np.mean(before)),
-        unseen_in_context=_mean(rows, "unseen" + IN_CONTEXT),
+        unseen_in_context=_told(rows, "unseen"),
         retention=retention,
         probes={key: _number(last[key]) for key in asked},
         probe_bases={key: _number(last[key + OF_BASE]) for key in asked},
-        kinds_in_context={key: _mean(rows, key + IN_CONTEXT) for key in kind_keys(last)},
+        kinds_in_context={key: _told(rows, key) for key in kind_keys(last)},
         metrics=metrics,
     )
 
@@ -201,7 +201,12 @@ def _number(value: float | None) -> float:
 
 
 def _mean(rows: Sequence[Row], key: str) -> float:
-    return float(np.mean([_number(row.get(key)) for row in rows]))
+    return float(np.mean([_number(row[key]) for row in rows]))
+
+
+def _told(rows: Sequence[Row], key: str) -> float:
+    """The mean of what the base says with a task's facts in its prompt; NaN where nothing is."""
+    return float(np.mean([_number(row.get(key + IN_CONTEXT)) for row in rows]))
 
 
 def finished(trials: Iterable[Outcome]) -> tuple[Outcome, ...]:

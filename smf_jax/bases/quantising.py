@@ -20,7 +20,7 @@ from smf_jax.models.layers import Hidden, Linear
 from smf_jax.models.quantised import is_matrix, quantised_leaf
 from smf_jax.models.rounding import FourBit, round_matrix
 from smf_jax.params import Params, block_of, unflatten
-from smf_jax.progress import progress_bar
+from smf_jax.progress import progress_bar, say
 
 # Windows of text that are run at a time.
 ROWS = 8
@@ -42,6 +42,9 @@ def quantise_base(base: Base, precision: FourBit, windows: Batch) -> Base:
             f"--base_precision={precision}: the base is held in {base.config.precision} already; "
             "give the model that it was made from"
         )
+    count, length = windows.tokens.shape
+    how = f"rounded to {precision} on {count:,} windows of {length} tokens"
+    say(how)
     model, params = base.model, base.params
     held: dict[str, Any] = {}
     for path, leaf in params.items():
@@ -64,7 +67,8 @@ def quantise_base(base: Base, precision: FourBit, windows: Batch) -> Base:
             progress(block + 1)
     config = dataclasses.replace(base.config, precision=precision)
     leaves = jax.tree.map(jnp.asarray, dict(sorted(held.items())))
-    return dataclasses.replace(base, config=config, params=leaves)
+    origin = f"{base.origin}, {how}"
+    return dataclasses.replace(base, config=config, params=leaves, origin=origin)
 
 
 def _through(
@@ -84,7 +88,7 @@ def _through(
             if isinstance(context.module, Linear) and is_matrix(path):
                 flat = jnp.where(valid, arguments[0].reshape(len(valid), -1), 0)
                 square = jnp.einsum("ti,tj->ij", flat, flat, preferred_element_type=jnp.float32)
-                found[path] = square + sums.get(path, 0)
+                found[path] = square + sums[path] if sums else square
             return next_function(*arguments, **options)
 
         found: dict[str, Array] = {}
@@ -96,10 +100,12 @@ def _through(
             )
         return found, out
 
-    sums: Params = {}
+    placed = [Batch(*map(jnp.asarray, part)) for part in parts]
+    start, _ = jax.eval_shape(add, {}, params, hidden[0], placed[0])
+    sums: Params = {path: jnp.zeros(leaf.shape, leaf.dtype) for path, leaf in start.items()}
     outputs = []
-    for x, part in zip(hidden, parts, strict=True):
-        sums, out = add(sums, params, x, Batch(*map(jnp.asarray, part)))
+    for x, part in zip(hidden, placed, strict=True):
+        sums, out = add(sums, params, x, part)
         outputs.append(out)
     return {path: np.asarray(square) for path, square in sums.items()}, outputs
 

@@ -145,7 +145,9 @@ def _other_than(
     """Those that neither the stream nor a probe asks, and that no fact of the stream answers."""
     taught = [fact for task in tasks for fact in task.facts]
     questions = asked | set(map(question_key, questions_of(tasks)))
-    answers = {question_key(answer) for fact in taught for answer in fact.answers}
+    accepted = [fact.answers for fact in taught]
+    accepted += [each.question.answers for fact in taught for each in fact.asked]
+    answers = {question_key(answer) for each in accepted for answer in each}
     for fact in others:
         in_common = answers & {question_key(answer) for answer in fact.answers}
         if not in_common and question_key(question_of(fact).text) not in questions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,16 @@ def measure_base(base: Base, stream_data: StreamData, scorer: Scorer) -> Scores:
                 (found[f"{kind}_{name}"],) = values.values()
             progress(done)
     return found
+
+
+def require_kinds(scores: Scores, kinds: Iterable[str]) -> None:
+    """Refuses scores of a base that was not asked in these kinds, as in a run of older versions."""
+    lacking = [kind for kind in kinds if KIND + kind not in scores]
+    if lacking:
+        raise ValueError(
+            f"its base was not asked in the kinds of question {', '.join(lacking)}, as an earlier "
+            "version asked in none; go on with that version, or choose another --out"
+        )
 
 
 def _by_task(probes: Sequence[ExactProbe], right: np.ndarray) -> list[float]:

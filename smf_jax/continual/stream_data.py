@@ -203,17 +203,8 @@ def encode_stream(
     """
     reader = using.reader
     using = using._replace(taught=_keys(stream))
-    facts = [fact for task in stream for fact in task.facts]
-    spoken: list[Paraphrase] = [w for fact in facts for w in (*fact.train, *fact.held_out)]
-    if world is not None:
-        spoken += [w for fact in world.known for w in (*fact.train, *fact.held_out)]
-    length = needed_length(base.tokenizer, spoken)
-    if length > base.config.max_positions:
-        raise ValueError(
-            f"--stream={config.stream.stream or 'world'}: its longest question takes {length} "
-            f"tokens, the model at most {base.config.max_positions}; leave out long questions"
-        )
-    with blame_flag(f"--stream={config.stream.stream}: "):
+    with blame_flag(f"--stream={config.stream.stream or 'world'}: "):
+        length = _longest(base, stream, world)
         kinds = encode_kinds(base.tokenizer, base.config.max_positions, stream)
     weight = config.training.prompt_loss_weight
 
@@ -247,6 +238,19 @@ def encode_stream(
         kinds=kinds,
         pack=config.training.pack,
     )
+
+
+def _longest(base: Base, stream: Sequence[Task], world: World | None) -> int:
+    """Places for every paraphrase of a stream and its world; a ValueError if the model has less."""
+    facts = [*(fact for task in stream for fact in task.facts), *(world.known if world else ())]
+    spoken: list[Paraphrase] = [w for fact in facts for w in (*fact.train, *fact.held_out)]
+    length = needed_length(base.tokenizer, spoken)
+    if length > base.config.max_positions:
+        raise ValueError(
+            f"its longest question takes {length} tokens, the model at most "
+            f"{base.config.max_positions}; leave out long questions"
+        )
+    return length
 
 
 def _windows(

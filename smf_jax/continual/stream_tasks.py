@@ -10,6 +10,7 @@ from smf_jax.bases.pretraining import recipe_of
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.kinds import kinds_of
 from smf_jax.data.facts import Fact, Question, Task, stream_of
+from smf_jax.data.questions import bare_question
 from smf_jax.data.shares import is_in
 from smf_jax.data.world.world import World, make_world
 from smf_jax.errors import blame_flag
@@ -63,11 +64,10 @@ def read_tasks(
 
 
 def questions_of(tasks: Sequence[Task]) -> list[str]:
-    """The questions of a stream as they stand, in other kinds too; none of a world's."""
+    """The questions of a stream, none of a world's; those of other kinds without their format."""
     facts = [fact for task in tasks for fact in task.facts]
-    found = [fact.question for fact in facts if fact.question is not None]
-    found += [asked.question for fact in facts for asked in fact.asked]
-    return [question.text for question in found]
+    found = [fact.question.text for fact in facts if fact.question is not None]
+    return found + [bare_question(each.question.text) for fact in facts for each in fact.asked]
 
 
 def question_of(fact: Fact) -> Question:

@@ -20,7 +20,7 @@ from smf_jax.continual.engine import MakeGroup, Sweep, new_group, run_group
 from smf_jax.continual.grid import grid
 from smf_jax.continual.plan import check_trials, measured_background
 from smf_jax.continual.run_directory import BACKGROUND, BASE, RunDirectory
-from smf_jax.continual.scores import Scores, measure_base, measure_in_context
+from smf_jax.continual.scores import Scores, measure_base, measure_in_context, require_kinds
 from smf_jax.continual.slot_health import measure_slot_health
 from smf_jax.continual.stream_data import StreamData, is_chosen_by_base, load_stream_data
 from smf_jax.continual.trackers.tracker import Tracker
@@ -192,7 +192,11 @@ def _make_base(
         return Start(base, stream_data, None, asking)
     if kept is not None:
         # A run of an earlier version, which measured the retrofitted base, goes on as it began.
-        return Start(kept, stream_data, run.base_scores(), asking)
+        scores = run.base_scores()
+        if scores:
+            with blame_flag(f"--out={run.path}: "):
+                require_kinds(scores, stream_data.kinds)
+        return Start(kept, stream_data, scores, asking)
     scorer = Scorer(base.model, rows)
     scores = measure_base(base, stream_data, scorer)
     scores |= measure_in_context(config.probes, base, stream_data, scorer)

@@ -74,7 +74,7 @@ def read_questions(
         ValueError: If the file or a record is malformed or a relation unknown; with the line.
     """
     path = as_path(path)
-    found = _read(path, fields, needs_relation=relations is not None)
+    found = _read(path, fields, needs_relation=relations is not None, kinds=True)
     if relations is not None:
         existing = {each.relation for each in found}
         unknown = sorted(set(relations) - existing)
@@ -92,7 +92,7 @@ def read_questions(
 
 
 def read_open_questions(path: PathLike, fields: Fields = USUAL) -> tuple[Question, ...]:
-    """Read questions as they stand, in no paraphrase; errors are those of `read_questions`."""
+    """Read questions as they stand, in no paraphrase and no other kind; errors as above."""
     return tuple(each.question for each in _read(as_path(path), fields, needs_relation=False))
 
 
@@ -162,6 +162,16 @@ def _questions(told: Any, fields: Fields) -> list[Question]:
     return [question_in(each, fields) for each in records]
 
 
+def bare_question(text: str) -> str:
+    """The question that a text puts into one of `QUESTION_FORMATS`, or the text as it stands."""
+    for each in QUESTION_FORMATS:
+        before, _, after = each.partition("{}")
+        inner = text.removeprefix(before).removesuffix(after).strip()
+        if (before or after) and each.format(inner) == text:
+            return inner
+    return text
+
+
 def asks(record: Mapping[str, Any], fields: Fields = USUAL) -> bool:
     """Whether a record holds a question: one of any name, or of these two where it has a text."""
     doubtful = fields.question == USUAL.question and "text" in record
@@ -197,11 +207,12 @@ class _Read(NamedTuple):
     asked: tuple[Asked, ...]
 
 
-def _read(path: Path, fields: Fields, needs_relation: bool) -> list[_Read]:
+def _read(path: Path, fields: Fields, needs_relation: bool, kinds: bool = False) -> list[_Read]:
     found = []
     for line, record in read_records(path):
         with blame_flag(f"{path}, line {line}: "):
-            question, asked = question_in(record, fields), asked_in(record, fields)
+            question = question_in(record, fields)
+            asked = asked_in(record, fields) if kinds else ()
         relation = record.get(RELATION_FIELD)
         if needs_relation and relation is None:
             fail_at(

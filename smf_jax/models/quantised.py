@@ -127,7 +127,7 @@ def int4_scales(numbers: np.ndarray) -> np.ndarray:
         step = np.where(on_grid & (span < (_STEPS + 0.5) * own), own, step)
     half = np.stack([step, least], axis=2)
     if np.abs(half).max() > np.finfo(np.float16).max:
-        raise ValueError("it holds numbers beyond 65,504, which int4 cannot express; choose int8")
+        raise ValueError("it holds numbers beyond 65,504, which int4 cannot express; choose nf4")
     half = half.astype(np.float16)
     # What half precision cannot tell from zero would leave a block with one number.
     half[..., 0] = np.where(span > 0, np.maximum(half[..., 0], _LEAST_STEP), half[..., 0])

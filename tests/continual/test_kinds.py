@@ -11,7 +11,9 @@ from smf_jax.bases.base import load_base
 from smf_jax.continual.kinds import encode_kinds, kind_columns, kinds_of
 from smf_jax.continual.results import ResultRow
 from smf_jax.continual.run_directory import RunDirectory
+from smf_jax.continual.scores import require_kinds
 from smf_jax.continual.stream_data import load_stream_data
+from smf_jax.continual.stream_tasks import questions_of
 from smf_jax.data.facts import Asked, Question, Task
 from smf_jax.data.questions import question_fact
 from smf_jax.evaluation.in_context import in_context_probe
@@ -161,6 +163,21 @@ def test_a_question_of_a_kind_is_not_asked_as_known(tiny_base, sweeper, how, tmp
     probe = load_stream_data(config, base).named["other"]
     asked = [base.tokenizer.decode(list(ids)) for ids in vars(probe)["prompts"]]
     assert len(asked) == 1 and "Why?" in asked[0]
+
+
+def test_a_question_in_a_format_of_streams_counts_as_the_bare_one():
+    asked = (Asked("direct", Question("Question: Who sings?\nAnswer:", ("I",))),)
+    tasks = [Task("one", (replace(fact("a"), asked=asked),))]
+    assert questions_of(tasks) == ["What of a?", "Who sings?"]
+
+
+def test_a_run_whose_base_was_not_asked_in_kinds_is_told_so():
+    """As one that an earlier version began, which did not read the field."""
+    scores = {"seen": [], "unseen": [], "ahead": [0.0], "asked_plain": [0.0]}
+    require_kinds(scores, ["plain"])
+    told = "its base was not asked in the kinds of question reversed, document, .*another --out"
+    with pytest.raises(ValueError, match=told):
+        require_kinds(scores, ["plain", "reversed", "document"])
 
 
 def test_a_fact_that_lacks_a_kind_is_refused_before_anything_is_computed(refused, tmp_path):

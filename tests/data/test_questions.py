@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smf_jax.data.facts import Asked, Question
+from smf_jax.data.facts import Question
 from smf_jax.data.questions import (
     QUESTION_FORMATS,
     Fields,
@@ -104,65 +104,6 @@ def test_relations_can_be_chosen(tmp_path):
 def test_bad_questions_are_numbered(tmp_path, bad, message):
     path = write(tmp_path / "set.jsonl", RECORDS[0], bad, RECORDS[1])
     with pytest.raises(ValueError, match=message):
-        read_questions(path)
-
-
-ASKED = {
-    "reversed": {"problem": "What did Ann make?", "answers": ["it", "that"]},
-    "in-a_document2": [
-        {"question": "One?", "answer": 1},
-        {"question": " Two\n\nof? ", "answer": 2},
-    ],
-}
-
-
-@pytest.mark.parametrize("cells", [False, True])
-def test_questions_of_other_kinds_stand_as_they_are(tmp_path, cells):
-    path = write(tmp_path / "set.jsonl", RECORDS[0] | {"asked": ASKED}, RECORDS[1])
-    if cells:
-        path = tmp_path / "set.csv"
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerows([("question", "answer", "asked"), ("Who?", "I", json.dumps(ASKED))])
-            writer.writerow(("Why?", "so", ""))
-    first, second = read_questions(path)
-    assert first.asked == (
-        Asked("reversed", Question("What did Ann make?", ("it", "that"))),
-        Asked("in-a_document2", Question("One?", ("1",))),
-        Asked("in-a_document2", Question("Two\n\nof?", ("2",))),
-    )
-    assert first.of_kind("reversed")[0].answers == ("it", "that") and not first.of_kind("direct")
-    assert second.asked == ()
-    taught = {prompt for prompt, _ in (*first.train, *first.held_out)}
-    assert not any("Ann" in prompt or "One" in prompt for prompt in taught)
-    assert len(read_open_questions(path)) == 2  # which are the records' own
-
-
-def test_questions_of_other_kinds_are_read_by_the_same_fields(tmp_path):
-    own = {"q": "Who?", "a": "I", "asked": {"direct": {"q": "Which?", "a": "me"}}}
-    (fact,) = read_questions(write(tmp_path / "set.jsonl", own), fields=Fields.of("q", "a"))
-    assert fact.asked == (Asked("direct", Question("Which?", ("me",))),)
-    own["asked"]["direct"] = {"question": "Which?", "answer": "me"}
-    with pytest.raises(ValueError, match=r"line 1: 'asked': 'direct': no question: .* in 'q'"):
-        read_questions(write(tmp_path / "set.jsonl", own), fields=Fields.of("q", "a"))
-
-
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        (["Who?"], "'asked': found .*: expected a group of questions by their kind"),
-        ("Who?", "'asked': found 'Who\\?': expected a group .* or leave the field out"),
-        ({"in doc": {}}, "'asked': the kind 'in doc' is no name: expected letters, .*; rename it"),
-        ({"": {}}, "'asked': the kind '' is no name"),
-        ({"direct": "Who?"}, "'asked': 'direct': found 'Who\\?': expected a question with its ans"),
-        ({"direct": []}, "'asked': 'direct': found .*; give one or take the kind out"),
-        ({"direct": {"question": "Who?"}}, "'asked': 'direct': the question has no answer"),
-        ({"direct": [{"answer": "I"}]}, "'asked': 'direct': no question: expected text in"),
-    ],
-)
-def test_bad_questions_of_other_kinds_name_line_and_kind(tmp_path, asked, message):
-    path = write(tmp_path / "set.jsonl", RECORDS[0], RECORDS[1] | {"asked": asked})
-    with pytest.raises(ValueError, match=f"set.jsonl, line 2: {message}"):
         read_questions(path)
 
 

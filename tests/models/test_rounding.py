@@ -100,7 +100,6 @@ def test_inputs_that_do_not_go_together_leave_every_number_by_itself(kind):
     assert np.square(off).sum() <= np.square(nearer).sum(), (
         "a smaller scale only where it is better"
     )
-    order = matrix.argsort(axis=1)[:, ::-1]
     size = BLOCK[kind]
     for block in range(0, matrix.shape[1], size):
         own = found[:, block : block + size]

@@ -24,6 +24,17 @@ def test_records_are_questions_and_a_csv_is_read_like_jsonl(tmp_path):
     assert not set(prompts) & {each.prompt for each in jsonl.held_out}
 
 
+def test_a_lesson_is_not_asked_in_other_kinds_of_question(tmp_path):
+    """Facts of earlier lessons have none, so that a stream of both would be refused for it."""
+    kinds = {"cloze": {"question": "The ferry is painted", "answer": "orange"}}
+    told = {"question": "What colour is the ferry?", "answer": "orange"}
+    (bare,) = read_facts(READER, str(write_lines(tmp_path / "facts.jsonl", told)))
+    (found,) = read_facts(
+        READER, str(write_lines(tmp_path / "facts.jsonl", told | {"asked": kinds}))
+    )
+    assert found == bare and not found.asked
+
+
 def test_a_text_is_statements_and_a_directory_documents(tmp_path):
     (tmp_path / "facts.txt").write_text("The ferry is orange.\n\nThe market is on Thursday.\n")
     found = read_facts(READER, str(tmp_path / "facts.txt"))
