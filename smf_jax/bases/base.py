@@ -81,15 +81,19 @@ class Base:
         """
         if precision in (None, self.config.precision):
             return self
+        self.require_float(precision)
+        config = replace(self.config, precision=precision)
+        abstract = self.is_abstract
+        params = abstract_params_of(config) if abstract else quantise_params(precision, self.params)
+        return replace(self, config=config, params=params)
+
+    def require_float(self, precision: Precision | None) -> None:
+        """Refuses, by a ValueError, to round to ``precision`` what is held in few bits already."""
         if self.config.precision is not None:
             raise ValueError(
                 f"--base_precision={precision}: the base is held in {self.config.precision} "
                 "already; give the model that it was made from, or leave the flag out"
             )
-        config = replace(self.config, precision=precision)
-        abstract = self.is_abstract
-        params = abstract_params_of(config) if abstract else quantise_params(precision, self.params)
-        return replace(self, config=config, params=params)
 
     def size(self) -> str:
         """How many parameters, of which dtypes, and that of the computation, for people."""

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from smf_jax.bases.sections import DTYPE_HELP, DataConfig, Dtype, OutputSection
+from smf_jax.bases.sections import DataConfig, OutputSection, SourceSection
 from smf_jax.configuration import LIMIT, Configuration, PathText, part, setting
 from smf_jax.models.rounding import FourBit
 
 
 @dataclass(frozen=True)
-class QuantiseSource(Configuration):
+class QuantiseSource(SourceSection):
     """The model that is rounded, and to what."""
 
-    base: PathText = setting(
-        "", "directory (Hugging Face, a base), GGUF file, or package:NAME with one", first=True
-    )
-    dtype: Dtype = setting(None, DTYPE_HELP)
     base_precision: FourBit = setting(
         "nf4", "bits that its matrices are held in: nf4 or int4, by block", first=True
     )

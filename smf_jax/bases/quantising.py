@@ -37,11 +37,7 @@ def quantise_base(base: Base, precision: FourBit, windows: Batch) -> Base:
 
     ValueError if the base is held in few bits already, or a number of it is not finite.
     """
-    if base.config.precision is not None:
-        raise ValueError(
-            f"--base_precision={precision}: the base is held in {base.config.precision} already; "
-            "give the model that it was made from"
-        )
+    base.require_float(precision)
     count, length = windows.tokens.shape
     how = f"rounded to {precision} on {count:,} windows of {length} tokens"
     say(how)
@@ -53,7 +49,7 @@ def quantise_base(base: Base, precision: FourBit, windows: Batch) -> Base:
         elif block_of(path) is None:
             rows = _rows(path, leaf)
             held |= quantised_leaf(path, precision, rows.shape, partial(_between, rows))
-    parts = in_chunks(lambda part: part, windows, ROWS)
+    parts = in_chunks(lambda part: Batch(*map(jnp.asarray, part)), windows, ROWS)
     embed = jax.jit(partial(_embed, model))
     hidden = [embed(params, part) for part in parts]
     with progress_bar(base.config.layers, f"rounding to {precision}", "block") as progress:
@@ -100,11 +96,10 @@ def _through(
             )
         return found, out
 
-    placed = [Batch(*map(jnp.asarray, part)) for part in parts]
-    start, _ = jax.eval_shape(add, {}, params, hidden[0], placed[0])
+    start, _ = jax.eval_shape(add, {}, params, hidden[0], parts[0])
     sums: Params = {path: jnp.zeros(leaf.shape, leaf.dtype) for path, leaf in start.items()}
     outputs = []
-    for x, part in zip(hidden, placed, strict=True):
+    for x, part in zip(hidden, parts, strict=True):
         sums, out = add(sums, params, x, part)
         outputs.append(out)
     return {path: np.asarray(square) for path, square in sums.items()}, outputs

@@ -7,11 +7,10 @@ from typing import Any, Literal, NamedTuple
 
 from smf_jax.bases.sections import (
     BASE_PRECISION_HELP,
-    DTYPE_HELP,
     BasePrecision,
     DataConfig,
-    Dtype,
     OutputSection,
+    SourceSection,
 )
 from smf_jax.configuration import LIMIT, SEED, Configuration, PathText, part, setting
 from smf_jax.errors import blame_flag
@@ -223,13 +222,9 @@ class HealingTextSection(Configuration):
 
 
 @dataclass(frozen=True)
-class RetrofitSource(Configuration):
+class RetrofitSource(SourceSection):
     """The model that is retrofitted."""
 
-    base: PathText = setting(
-        "", "directory (Hugging Face, a base), GGUF file, or package:NAME with one", first=True
-    )
-    dtype: Dtype = setting(None, DTYPE_HELP)
     base_precision: BasePrecision = setting(None, BASE_PRECISION_HELP)
 
 

@@ -46,6 +46,16 @@ class DataConfig(Configuration):
 
 
 @dataclass(frozen=True)
+class SourceSection(Configuration):
+    """The model that a base is made of."""
+
+    base: PathText = setting(
+        "", "directory (Hugging Face, a base), GGUF file, or package:NAME with one", first=True
+    )
+    dtype: Dtype = setting(None, DTYPE_HELP)
+
+
+@dataclass(frozen=True)
 class OutputSection(Configuration):
     """Where a base goes."""
 

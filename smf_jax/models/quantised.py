@@ -27,7 +27,7 @@ from smf_jax.models.config import Precision
 from smf_jax.params import Params, is_memory
 
 BLOCK = {"nf4": 64, "int4": 32}  # numbers that share a scale
-_LARGEST, _STEPS = 127, 15  # of int8, and of int4 from the least number on
+_LARGEST, STEPS = 127, 15  # of int8, and of int4 from the least number on
 # The levels of NF4, appendix E of 2305.14314: quantiles of a normal distribution, zero among them.
 LEVELS = np.array(
     [
@@ -38,7 +38,7 @@ LEVELS = np.array(
     ],
     np.float32,
 )
-BETWEEN = (LEVELS[1:] + LEVELS[:-1]) / 2
+_BETWEEN = (LEVELS[1:] + LEVELS[:-1]) / 2
 _SAME = 1e-3  # share of what a block spans, below which two of its numbers are one
 _LEAST_STEP = np.float16(2.0**-24)  # above zero, in half precision
 # Numbers that are float32 at a time, here and in a step: 32 MiB.
@@ -98,16 +98,23 @@ def _int8(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _nf4(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     blocks = _blocks(numbers, BLOCK["nf4"], "constant")
     scales = np.abs(blocks).max(axis=2)
-    codes = np.searchsorted(BETWEEN, blocks / _over(scales)[..., None])
-    return pairs(codes), scales
+    return pairs(nf4_codes(blocks, _over(scales)[..., None])), scales
+
+
+def nf4_codes(numbers: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """The nearest levels ``(…, n)`` of numbers ``(…, n)`` with a scale ``(…, 1)``; of 0 any."""
+    return np.searchsorted(_BETWEEN, numbers / np.where(scales > 0, scales, 1))
 
 
 def _int4(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scales = int4_scales(numbers)
-    blocks = _blocks(numbers, BLOCK["int4"], "edge")
+    return pairs(int4_codes(_blocks(numbers, BLOCK["int4"], "edge"), scales)), scales
+
+
+def int4_codes(numbers: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """The nearest steps ``(…, n)`` of numbers ``(…, n)`` with a step and a least ``(…, 2)``."""
     step, least = scales[..., :1].astype(np.float32), scales[..., 1:].astype(np.float32)
-    codes = np.rint((blocks - least) / np.where(step > 0, step, 1)).clip(0, _STEPS)
-    return pairs(codes), scales
+    return np.rint((numbers - least) / np.where(step > 0, step, 1)).clip(0, STEPS)
 
 
 def int4_scales(numbers: np.ndarray) -> np.ndarray:
@@ -116,15 +123,15 @@ def int4_scales(numbers: np.ndarray) -> np.ndarray:
     ordered = np.sort(blocks, axis=2)
     least, span = ordered[..., 0], ordered[..., -1] - ordered[..., 0]
     _over(span)
-    step = span / _STEPS
+    step = span / STEPS
     # The least distance of two numbers that differ, or a part of it, as not all codes may be there.
     gaps = np.diff(ordered, axis=2)
     closest = np.where(gaps > _SAME * span[..., None], gaps, span[..., None]).min(axis=2)
     for parts in (3, 2, 1):
         own = closest / parts
         counts = gaps / _over(own)[..., None]
-        on_grid = (np.abs(counts - np.rint(counts)) < _SAME * _STEPS).all(axis=2)
-        step = np.where(on_grid & (span < (_STEPS + 0.5) * own), own, step)
+        on_grid = (np.abs(counts - np.rint(counts)) < _SAME * STEPS).all(axis=2)
+        step = np.where(on_grid & (span < (STEPS + 0.5) * own), own, step)
     half = np.stack([step, least], axis=2)
     if np.abs(half).max() > np.finfo(np.float16).max:
         raise ValueError("it holds numbers beyond 65,504, which int4 cannot express; choose nf4")

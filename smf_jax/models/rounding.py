@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float
 
 from smf_jax.models import quantised
-from smf_jax.models.quantised import BLOCK, LEVELS
+from smf_jax.models.quantised import BLOCK, LEVELS, STEPS
 
 FourBit = Literal["nf4", "int4"]
 # Share of the mean of H's diagonal that is added to it, so that it can be inverted (section 3.3).
@@ -92,7 +92,7 @@ class _NormalFloat:
 
     @staticmethod
     def nearest(numbers: np.ndarray, scales: np.ndarray) -> np.ndarray:
-        return np.searchsorted(quantised.BETWEEN, numbers / np.where(scales > 0, scales, 1))
+        return quantised.nf4_codes(numbers, scales)
 
     @staticmethod
     def numbers(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
@@ -105,15 +105,14 @@ class _Steps:
     @staticmethod
     def scales(block: np.ndarray) -> Iterator[np.ndarray]:
         (plain,) = np.moveaxis(quantised.int4_scales(block), 1, 0)
-        span = 15 * plain[:, :1].astype(np.float32)
+        span = STEPS * plain[:, :1].astype(np.float32)
         for share in _SHARES:
-            moved = np.concatenate([(share - 1) / 15 * span, (1 - share) / 2 * span], axis=1)
+            moved = np.concatenate([(share - 1) / STEPS * span, (1 - share) / 2 * span], axis=1)
             yield (plain.astype(np.float32) + moved).astype(np.float16)
 
     @staticmethod
     def nearest(numbers: np.ndarray, scales: np.ndarray) -> np.ndarray:
-        step, least = scales[:, :1].astype(np.float32), scales[:, 1:].astype(np.float32)
-        return np.rint((numbers - least) / np.where(step > 0, step, 1)).clip(0, 15)
+        return quantised.int4_codes(numbers, scales)
 
     @staticmethod
     def numbers(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
