@@ -96,6 +96,12 @@ def find_model(config: ModelSection) -> tuple[Base, Params, dict[str, Any]]:
     return base.cast(config.dtype), replace(base, params=params).cast(config.dtype).params, about
 
 
+def told_of(base: Base) -> dict[str, Any]:
+    """What tells how a base is held, for a reader of the file."""
+    held = base.config
+    return {"dtype": held.dtype, "precision": held.precision, "origin": base.origin}
+
+
 def main(config: EvaluateConfig) -> int:
     """Measures the probes and writes ``--out``, after each of them anew."""
     items, told, options = check(config), config.probes, ProbeOptions.of(config.probes)
@@ -113,7 +119,7 @@ def main(config: EvaluateConfig) -> int:
     rows, limit = told.eval_batch_size, told.probe_limit or None
     harness = config.harness.run(base.model, params, base.tokenizer, rows, limit)
     result: dict[str, Any] = {
-        "model": {**model, "dtype": base.config.dtype},
+        "model": {**model, **told_of(base)},
         "options": {**asdict(options), "chat_template_args": told.chat_template_args},
         "probes": {},
         "harness": {},

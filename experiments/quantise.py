@@ -23,9 +23,9 @@ def main(config: QuantiseConfig) -> int:
         )
     reader = Reader(**config.data.values())
     inputs = digest_inputs(reader, base=source.base, round_texts=text.round_texts)
-    base = load_base(source.base, "base", source.dtype)
+    base = load_base(source.base, "base")  # cast when it is rounded, not rounded twice
     windows = text_windows(reader.texts(text.round_texts, "round_texts"), base, text, "round")
-    made = quantise_base(base, source.base_precision, windows)
+    made = quantise_base(base, source.base_precision, windows).cast(source.dtype)
     fingerprint = save_base(out, made, config.run.overwrite, inputs)
     say(f"{out}: base {fingerprint[:12]}, {made.size()}")
     return 0

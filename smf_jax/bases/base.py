@@ -92,19 +92,24 @@ class Base:
         if self.config.precision is not None:
             raise ValueError(
                 f"--base_precision={precision}: the base is held in {self.config.precision} "
-                "already; give the model that it was made from, or leave the flag out"
+                "already; give the model that it was made from"
             )
 
     def size(self) -> str:
         """How many parameters, of which dtypes, and that of the computation, for people."""
         held = {path: leaf for path, leaf in self.params.items() if not is_quantised(path)}
         kinds = " and ".join(sorted({leaf.dtype.name for leaf in held.values()}))
-        count = count_parameters(self.params)
         if self.config.precision is not None:
-            matrices = filter(is_matrix, shapes := abstract_params_of(self.config.in_float))
-            count = count_parameters([held, [shapes[path] for path in matrices]])
             kinds = f"{self.config.precision} and {kinds}"
-        return f"{count:,} parameters in {kinds}, computing in {self.config.dtype}"
+        return f"{self.parameters():,} parameters in {kinds}, computing in {self.config.dtype}"
+
+    def parameters(self) -> int:
+        """How many, of a quantised matrix the numbers that it stands for."""
+        if self.config.precision is None:
+            return count_parameters(self.params)
+        held = [leaf for path, leaf in self.params.items() if not is_quantised(path)]
+        matrices = filter(is_matrix, shapes := abstract_params_of(self.config.in_float))
+        return count_parameters([held, [shapes[path] for path in matrices]])
 
     def fingerprint(self) -> str:
         """Of all leaves."""
@@ -194,7 +199,8 @@ def load_base(
     It is cast to ``dtype`` as by `Base.cast`. Without one a base or an exported model is what it
     was saved as, and what others made float32, whatever its file holds. ``package:NAME`` is the
     GGUF file in an installed package, see `locate_base`. Matrices are held in few bits where a
-    ``precision`` is given (`smf_jax.models.quantised`).
+    ``precision`` is given (`smf_jax.models.quantised`), rounded from what was saved, whatever
+    ``dtype`` the others are in.
 
     Raises:
       FileNotFoundError: if it is not there, or is none of these.
@@ -223,13 +229,13 @@ def load_base(
         directory = local(directory)
     if (directory / PARAMS).is_dir():
         with blame_flag(f"--{flag}={path}: "):
-            return _load_saved(directory).cast(dtype).quantised(precision)
+            return _load_saved(directory).quantised(precision).cast(dtype)
     if is_exported(directory):
         with blame_flag(f"--{flag}={path}: "):
             config, params, _ = load_exported(directory)
             tokenizer = load_tokenizer(directory, config.vocabulary)
         base = Base(config, params, tokenizer, f"exported model {directory.name}")
-        return base.cast(dtype).quantised(precision)
+        return base.quantised(precision).cast(dtype)
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(
             f"--{flag}={path} is neither a base ({PARAMS}/ is missing) nor a Hugging Face "

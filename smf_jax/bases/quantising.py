@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from smf_jax.bases.base import Base
 from smf_jax.data.batching import Batch, in_chunks
-from smf_jax.errors import blame_flag
+from smf_jax.errors import blame_flag, require_memory
 from smf_jax.models.decoder import Decoder
 from smf_jax.models.layers import Hidden, Linear
 from smf_jax.models.quantised import is_matrix, quantised_leaf
@@ -32,13 +32,16 @@ def quantise_base(base: Base, precision: FourBit, windows: Batch) -> Base:
     Every matrix of a block is rounded for what is multiplied with it in the float model (GPTQ,
     2210.17323, which measures it behind the blocks that are rounded already: worse here, see
     docs/models.md). Embedding and head are int8; memories, norms and biases stay. The float model
-    is held meanwhile, what enters a block for all of the text, and of one block the second moments
-    of all inputs, float32.
+    is held meanwhile, what enters a block and what leaves it for all of the text, and of one block
+    the second moments of all inputs, float32.
 
-    ValueError if the base is held in few bits already, or a number of it is not finite.
+    ValueError if the base is held in few bits already, a number of it is not finite, or the text is
+    more than this machine can hold.
     """
     base.require_float(precision)
     count, length = windows.tokens.shape
+    held_twice = 2 * windows.tokens.size * base.config.width * jnp.dtype(base.config.dtype).itemsize
+    require_memory(held_twice, f"--round_tokens={windows.tokens.size}")
     how = f"rounded to {precision} on {count:,} windows of {length} tokens"
     say(how)
     model, params = base.model, base.params

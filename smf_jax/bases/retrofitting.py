@@ -17,7 +17,7 @@ from smf_jax.bases.sections import BACKGROUND_BATCH_SIZE
 from smf_jax.data.batching import Batch, sample_batches
 from smf_jax.errors import blame_flag, require_memory
 from smf_jax.models.retrofit import retrofit
-from smf_jax.params import Params, count_parameters, flatten, unflatten
+from smf_jax.params import Params, count_bytes, count_parameters, flatten, unflatten
 from smf_jax.progress import progress_bar, say
 from smf_jax.sparse.optimizers import OptimizerConfig
 from smf_jax.sparse.usage import SATURATED, touched_share
@@ -70,7 +70,7 @@ def check_retrofit(
     model = base.config.with_memory(config.placement(base.config.width, base.config.layers))
     params = abstract_params_of(model)
     told = f"--keys_per_half={config.memory.keys_per_half}"
-    require_memory(4 * count_parameters(params), told)
+    require_memory(count_bytes(params), told)
     return dataclasses.replace(base, config=model, params=params)
 
 

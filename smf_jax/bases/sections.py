@@ -16,7 +16,7 @@ DTYPE_HELP = (
 )
 BASE_PRECISION_HELP = (
     "bits that the frozen matrices of the base are held in, for method smf: int8 by row, int4 or "
-    "NF4 by block; empty: floats, in --dtype"
+    "NF4 by block; empty: as the base holds them"
 )
 
 BACKGROUND_BATCH_SIZE = 32  # windows of text, of a run that is not told

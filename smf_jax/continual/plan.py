@@ -76,7 +76,8 @@ def check_trials(
         if others:
             raise ValueError(
                 f"--methods={','.join(others)} with a base held in {base.config.precision}, of "
-                "which only a memory can be trained: choose smf, or leave out --base_precision"
+                "which only a memory can be trained: choose smf, or a base in floats (without "
+                "--base_precision)"
             )
     for trial in {(trial.method, trial.varied): trial for trial in trials}.values():
         METHODS[trial.method].check(setup_of(config, trial, base, stream_data), has_text)

@@ -31,7 +31,9 @@ def ask_untouched(run: str, path: str, base: Base, rows: int) -> AskedBase:
     told, (base, _) = directory.config(), load_run_base(directory, path)
     cache = as_path(told.base.base_cache)
     if told.retrofit.is_wanted:
-        named = told.base.base if base.recipe is None else str(cached_path(base.recipe, str(cache)))
+        named = told.base.base
+        if base.recipe is not None and named == "world":
+            named = str(cached_path(base.recipe, str(cache)))
         base = load_base(named, "base", told.base.dtype, told.base.base_precision)
     return AskedBase(base, directory.path, cache, rows)
 

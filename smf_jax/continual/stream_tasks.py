@@ -47,7 +47,7 @@ def read_tasks(
     relations = tuple(filter(None, told.relation.split(","))) or None
     if told.stream in OWN_STREAM:
         return _own_tasks(config, world)
-    facts = using.reader.questions(told.stream, "stream", relations)
+    facts = using.reader.questions(told.stream, "stream", relations, kinds=True)
     if sets_aside or told.unknown_only or split != "all":
         chosen = tuple(fact for fact in facts if is_in(split, question_of(fact).text))
     else:

@@ -163,7 +163,7 @@ def _find_base(config: SweepConfig, recipe: PretrainConfig, tools: Tools) -> Bas
     if is_whole(path):
         return tools.load_base(str(path), "base_cache", named.dtype, named.base_precision)
     require_writable(named.base_cache, "base_cache")
-    return abstract_base(recipe).cast(named.dtype).quantised(named.base_precision)
+    return abstract_base(recipe).quantised(named.base_precision).cast(named.dtype)
 
 
 class Start(NamedTuple):

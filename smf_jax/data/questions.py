@@ -63,18 +63,24 @@ USUAL = Fields()
 
 
 def read_questions(
-    path: PathLike, *, relations: Sequence[str] | None = None, fields: Fields = USUAL
+    path: PathLike,
+    *,
+    relations: Sequence[str] | None = None,
+    fields: Fields = USUAL,
+    kinds: bool = False,
 ) -> tuple[Fact, ...]:
     """Read questions with their answers, of some relations or all, and put them into paraphrases.
 
-    Facts are in the order of the file, one per record, named by file and line.
+    Facts are in the order of the file, one per record, named by file and line. Their questions in
+    other ``kinds`` are read only where they are asked for: elsewhere a field of that name may hold
+    anything, such as a date.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file or a record is malformed or a relation unknown; with the line.
     """
     path = as_path(path)
-    found = _read(path, fields, needs_relation=relations is not None, kinds=True)
+    found = _read(path, fields, needs_relation=relations is not None, kinds=kinds)
     if relations is not None:
         existing = {each.relation for each in found}
         unknown = sorted(set(relations) - existing)

@@ -42,9 +42,17 @@ class Reader:
         return Fields.of(self.question_field, self.answers_field, self.answer_order)
 
     def questions(
-        self, source: str, flag: str, relations: Sequence[str] | None = None
+        self,
+        source: str,
+        flag: str,
+        relations: Sequence[str] | None = None,
+        *,
+        kinds: bool = False,
     ) -> tuple[Fact, ...]:
-        """The questions of a source in paraphrases, of all relations or of some."""
+        """The questions of a source in paraphrases, of all relations or of some.
+
+        With ``kinds`` the questions about a fact in other kinds are read too.
+        """
         picked = "" if relations is None else f" --relation={','.join(relations)}"
         with self._opened(source, flag, picked) as opened:
             if relations is not None and not opened.has_relations:
@@ -52,7 +60,7 @@ class Reader:
                     f"{picked.strip()} picks from a file's relations, but --{flag}={source} is a "
                     "set without; leave it out"
                 )
-            return opened.questions(relations)
+            return opened.questions(relations, kinds)
 
     def open_questions(self, source: str, flag: str) -> tuple[Question, ...]:
         """The questions of a source as they stand, in no paraphrase."""
@@ -96,8 +104,9 @@ class Source:
     def files(self) -> list[Path]:
         return text_files(self._path)
 
-    def questions(self, relations: Sequence[str] | None) -> tuple[Fact, ...]:
-        return read_questions(self._path, relations=relations, fields=self._reader.fields)
+    def questions(self, relations: Sequence[str] | None, kinds: bool) -> tuple[Fact, ...]:
+        fields = self._reader.fields
+        return read_questions(self._path, relations=relations, fields=fields, kinds=kinds)
 
     def open_questions(self) -> tuple[Question, ...]:
         return read_open_questions(self._path, self._reader.fields)
@@ -123,7 +132,7 @@ class TfdsSource(Source):
     def files(self) -> list[Path]:
         return tfds_files(self._split)
 
-    def questions(self, relations: Sequence[str] | None) -> tuple[Fact, ...]:
+    def questions(self, relations: Sequence[str] | None, kinds: bool) -> tuple[Fact, ...]:
         return read_tfds_questions(self._split, self._reader.fields, download=self._reader.download)
 
     def open_questions(self) -> tuple[Question, ...]:

@@ -31,14 +31,13 @@ def read_facts(
     """The facts of a file or a directory, each once and in its order.
 
     ``auto``: statements of a .txt file, documents of a directory, questions of records. Questions
-    are put into ``formats`` where these are given; kinds of question that a record has besides are
-    left out, as a lesson is not asked in them. A ValueError names two facts that ask the same
-    and answer otherwise, as one would undo the other; of documents the first of them stays.
+    are put into ``formats`` where these are given, and asked in no other kinds. A ValueError names
+    two facts that ask the same and answer otherwise, as one would undo the other; of documents the
+    first of them stays.
     """
     with blame_argument("facts", "FACTS"):
         kind = kind_of(source, facts_as)
         found = _READ[kind](reader, source)
-    found = [replace(fact, asked=()) for fact in found]
     if formats:
         found = [_in_formats(fact, turn, formats) for turn, fact in enumerate(found)]
     distinct: dict[str, Fact] = {}

@@ -245,6 +245,7 @@ def test_a_base_is_held_in_few_bits_however_it_comes(base, plain_checkpoint, pre
     assert found.size() == base.size().replace(" in float32", f" in {precision} and float32", 1)
     expected = base.quantised(precision)
     assert found.fingerprint() == expected.fingerprint() != base.fingerprint()
+    assert found.parameters() == base.parameters()
     save_base(tmp_path / "saved", found)
     again = load_base(str(tmp_path / "saved"), "base", None, precision)
     assert again.fingerprint() == found.fingerprint() and again.config == found.config
@@ -256,6 +257,11 @@ def test_a_base_is_held_in_few_bits_however_it_comes(base, plain_checkpoint, pre
     assert {p: (a.shape, a.dtype) for p, a in outline.params.items()} == {
         p: (a.shape, a.dtype) for p, a in found.params.items()
     }
+    save_base(tmp_path / "floats", base)
+    save_exported(tmp_path / "exported", base)
+    for path in (plain_checkpoint, tmp_path / "floats", tmp_path / "exported"):
+        once = load_base(str(path), "base", "bfloat16", precision)  # not by bfloat16 to bits
+        assert once.config.dtype == "bfloat16" and once.fingerprint() == narrow.fingerprint(), path
     other = "nf4" if precision == "int8" else "int8"
     told = f"^--base_precision={other}: the base is held in {precision} already; give the model"
     with pytest.raises(ValueError, match=told):

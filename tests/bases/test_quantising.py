@@ -81,6 +81,9 @@ def test_what_is_held_in_bits_or_not_finite_is_refused(checkpoint):
     told = "^--base_precision=nf4: the base is held in int8 already; give the model that it was"
     with pytest.raises(ValueError, match=told):
         quantise_base(checkpoint.quantised("int8"), "nf4", windows)
+    most = np.broadcast_to(np.int32(1), (2**34, 16))  # of no memory
+    with pytest.raises(ValueError, match="^--round_tokens=274877906944 takes .* GiB"):
+        quantise_base(checkpoint, "nf4", Batch(most, most, most, most))
     path = next(path for path in checkpoint.params if is_matrix(path) and "layers_1" in path)
     broken = {**checkpoint.params, path: checkpoint.params[path].at[0, 0].set(np.nan)}
     with pytest.raises(ValueError, match=f"^{path}: .*not finite"):
@@ -110,6 +113,11 @@ def test_the_command_writes_a_base_that_every_command_reads(
     windows = text_windows(said, checkpoint, given.text, "round")
     assert made.fingerprint() == quantise_base(checkpoint, "int4", windows).fingerprint()
     assert made.fingerprint() != checkpoint.quantised("int4").fingerprint()
+    half = flags(**usual | {"out": str(tmp_path / "half")}, base_precision="int4", dtype="bfloat16")
+    assert quantise.main(half) == 0
+    narrow = load_base(str(tmp_path / "half"))
+    assert narrow.config.dtype == "bfloat16"
+    assert narrow.fingerprint() == made.cast("bfloat16").fingerprint(), "rounded from float32"
     inputs = checkpoints.read_metadata(out / "leaves")["inputs"]
     assert inputs["base"]["path"] == str(plain_checkpoint)
     assert inputs["round_texts"]["path"] == str(texts)

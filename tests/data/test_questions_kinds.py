@@ -39,7 +39,7 @@ def test_questions_of_other_kinds_stand_as_they_are(tmp_path, cells):
             writer = csv.writer(file)
             writer.writerows([("question", "answer", "asked"), ("Who?", "I", json.dumps(ASKED))])
             writer.writerow(("Why?", "so", ""))
-    first, second = read_questions(path)
+    first, second = read_questions(path, kinds=True)
     assert first.asked == (
         Asked("reversed", Question("What did Ann make?", ("it", "that"))),
         Asked("in-a_document2", Question("One?", ("1",))),
@@ -54,11 +54,12 @@ def test_questions_of_other_kinds_stand_as_they_are(tmp_path, cells):
 
 def test_questions_of_other_kinds_are_read_by_the_same_fields(tmp_path):
     own = {"q": "Who?", "a": "I", "asked": {"direct": {"q": "Which?", "a": "me"}}}
-    (fact,) = read_questions(write_lines(tmp_path / "set.jsonl", own), fields=Fields.of("q", "a"))
+    path, named = write_lines(tmp_path / "set.jsonl", own), Fields.of("q", "a")
+    (fact,) = read_questions(path, fields=named, kinds=True)
     assert fact.asked == (Asked("direct", Question("Which?", ("me",))),)
     own["asked"]["direct"] = {"question": "Which?", "answer": "me"}
     with pytest.raises(ValueError, match=r"line 1: 'asked': 'direct': no question: .* in 'q'"):
-        read_questions(write_lines(tmp_path / "set.jsonl", own), fields=Fields.of("q", "a"))
+        read_questions(write_lines(path, own), fields=named, kinds=True)
 
 
 @pytest.mark.parametrize(
@@ -77,8 +78,8 @@ def test_questions_of_other_kinds_are_read_by_the_same_fields(tmp_path):
 def test_bad_questions_of_other_kinds_name_line_and_kind(tmp_path, asked, message):
     path = write_lines(tmp_path / "set.jsonl", RECORDS[0], RECORDS[1] | {"asked": asked})
     with pytest.raises(ValueError, match=f"set.jsonl, line 2: {message}"):
-        read_questions(path)
-    assert len(read_open_questions(path)) == 2, "a probe asks no kinds, whatever the field holds"
+        read_questions(path, kinds=True)
+    assert len(read_open_questions(path)) == len(read_questions(path)) == 2, "which ask no kinds"
 
 
 @pytest.mark.parametrize("each", QUESTION_FORMATS)

@@ -27,6 +27,17 @@ def test_questions_and_texts_are_read_from_files(tmp_path):
     assert list(reader.texts(str(tmp_path / "texts"), "background")) == ["One.", "Two."]
 
 
+def test_only_a_stream_has_kinds_of_question_and_elsewhere_the_field_holds_anything(tmp_path):
+    kinds = {"direct": {"question": "By whom?", "answer": "A maker"}}
+    path = str(write_lines(tmp_path / "q.jsonl", ASKED | {"asked": kinds}))
+    assert Reader().questions(path, "stream", kinds=True)[0].of_kind("direct")
+    assert Reader().questions(path, "probes")[0].asked == ()
+    dated = str(write_lines(tmp_path / "dated.jsonl", ASKED | {"asked": "2019-05-01"}))
+    assert Reader().questions(dated, "background_questions")[0].answers == ("A maker", "Another")
+    with pytest.raises(ValueError, match="^--stream: .*'2019-05-01': expected a group"):
+        Reader().questions(dated, "stream", kinds=True)
+
+
 def test_fields_are_named_for_all_sources(tmp_path):
     record = {"a": {"q": "Who made it?", "names": ["A maker"]}, "b": {"text": "One."}}
     path = str(write_lines(tmp_path / "q.jsonl", record))

@@ -68,7 +68,7 @@ def test_the_file_is_a_stream_of_facts_with_kinds(tmp_path, capsys):
     out = tmp_path / "writes.jsonl"
     assert writes.main(WritesConfig(facts=20, out=str(out))) == 0
     assert f"{out}: 20 facts of 16 relations" in capsys.readouterr().out
-    facts = read_questions(out)
+    facts = read_questions(out, kinds=True)
     assert kinds_of(facts) == KINDS and len(facts) == 20
     first = json.loads(out.read_text().splitlines()[0])
     assert (facts[0].answers, facts[0].relation) == ((first["answer"],), first["relation"])

@@ -24,9 +24,14 @@ def test_records_are_questions_and_a_csv_is_read_like_jsonl(tmp_path):
     assert not set(prompts) & {each.prompt for each in jsonl.held_out}
 
 
-def test_a_lesson_is_not_asked_in_other_kinds_of_question(tmp_path):
-    """Facts of earlier lessons have none, so that a stream of both would be refused for it."""
-    kinds = {"cloze": {"question": "The ferry is painted", "answer": "orange"}}
+@pytest.mark.parametrize(
+    "kinds", [{"cloze": {"question": "The ferry is painted", "answer": "orange"}}, "2019-05-01"]
+)
+def test_a_lesson_is_not_asked_in_other_kinds_of_question(tmp_path, kinds):
+    """Facts of earlier lessons have none, so that a stream of both would be refused for it.
+
+    What else a field of that name holds is no concern of a lesson's.
+    """
     told = {"question": "What colour is the ferry?", "answer": "orange"}
     (bare,) = read_facts(READER, str(write_lines(tmp_path / "facts.jsonl", told)))
     (found,) = read_facts(

@@ -8,7 +8,7 @@ from typing import Any
 from smf_jax.configuration import Configuration, setting
 from smf_jax.continual.methods.method import Method, Setup, TrainableSummary, optimizer_of
 from smf_jax.continual.trial import Trial
-from smf_jax.params import Params, count_bytes, count_parameters
+from smf_jax.params import Params, count_bytes
 from smf_jax.training.ffn_rows import FfnRowsState, FfnRule, ffn_rows_trainer, is_down
 from smf_jax.training.trainers import Trainer
 
@@ -58,7 +58,7 @@ class FfnRows(Method[FfnRowsConfig]):
         """Counts the rows of a task, not the maps in which they stand."""
         downs = _downs(setup.base.params)
         parameters = setup.own.count * next(iter(downs.values())).shape[1]
-        share = parameters / count_parameters(setup.base.params)
+        share = parameters / setup.base.parameters()
         return TrainableSummary(setup.own.count, parameters, share, count_bytes(state.opt_state))
 
 

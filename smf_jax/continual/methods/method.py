@@ -133,7 +133,7 @@ class Method(Generic[Own]):
     def trained_of(self, setup: Setup, trial: Trial, state: Any) -> TrainableSummary:
         """Counts what a state of the trainer trains."""
         parameters = count_parameters(state.params)
-        total = count_parameters(setup.base.params)
+        total = setup.base.parameters()
         return TrainableSummary(None, parameters, parameters / total, count_bytes(state.opt_state))
 
     def summary(self, setup: Setup, trainer: Trainer, trial: Trial) -> TrainableSummary:

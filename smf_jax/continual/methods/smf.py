@@ -139,7 +139,7 @@ class Smf(Method[SmfConfig]):
         width = next(iter(tables)).shape[1]
         trained = rows * width + count_parameters(state.scalars)
         held = count_bytes((state.stores, state.scalar_opt_state))
-        return TrainableSummary(rows, trained, trained / count_parameters(setup.base.params), held)
+        return TrainableSummary(rows, trained, trained / setup.base.parameters(), held)
 
 
 def _sparse_config(

@@ -89,8 +89,9 @@ def config_values(config: ModelConfig) -> dict[str, Any]:
         )
     if config.precision is not None:
         raise ValueError(
-            f"matrices held in {config.precision} have no place in a {config.family} checkpoint; "
-            "export the model that they were made from (without --base_precision)"
+            f"matrices held in {config.precision} have no place in a {config.family} checkpoint, "
+            "and patches fit the base that they were trained on alone; to export a model, train on "
+            "one in floats"
         )
     family = FAMILIES[config.family]
     rope: dict[str, Any] = {"rope_type": "default"}
