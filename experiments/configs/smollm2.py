@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from experiments.configs.preset import Preset
@@ -27,13 +28,19 @@ SWEEP = RECIPE.with_values(
 _TINY: dict[str, Any] = {**TINY_RETROFIT, "heal_steps": None, "unknown_only": False, "layers": "2"}
 
 
-def _preset(source: str, about: str, *open_choices: str, **changes: Any) -> Preset:
+def _preset(
+    source: str,
+    about: str,
+    *open_choices: str,
+    tiny: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> Preset:
     sweep = SWEEP.with_values(**changes)
     return Preset(
         source=source,
         about=about,
         sweep=sweep,
-        tiny_sweep=sweep.with_values(**_TINY),
+        tiny_sweep=sweep.with_values(**_TINY | (tiny or {})),
         tiny_pretrain=PretrainConfig.of(**NO_MEMORY),
         open_choices=("layers", "steps_per_task", *open_choices),
     )
@@ -44,7 +51,7 @@ QUESTIONS = _preset(
 )
 FACTOIDS = _preset(
     "2411.07175",
-    "two sets of such questions, each until it is learned: is the first still known?",
+    "two sets of such questions in sequence: is the first still known after the second?",
     "facts_per_task",
     methods="smf,lora,full,ewc,kl,replay_stream",
     lr="smf:0.5/lora:1e-3/full:1e-4/ewc:1e-4/kl:1e-4/replay_stream:1e-4",
@@ -52,17 +59,20 @@ FACTOIDS = _preset(
     tasks=2,
     facts_per_task=24,
     steps_per_task=72,
+    keep_checkpoints="last",  # of dense methods each is the whole model
 )
 # The shorter of the paper's streams; --tasks=100 is the longer. `examples.writes` makes the facts.
-# A batch is one of them in its eight wordings.
+# A batch is one of them in its eight wordings, at any scale.
+_WRITE: dict[str, Any] = {"facts_per_task": 1, "batch_size": 8}
 CORTEX = _preset(
     "2607.11020",
     "single facts, one write after another, asked in kinds of question and told in the prompt",
     "batch_size",
+    tiny=_WRITE,
+    **_WRITE,
+    keep_checkpoints="last",
     lr="smf:0.5/lora:1e-3/full:1e-4",
     tasks=20,
-    facts_per_task=1,
-    batch_size=8,
     in_context=True,
     unknown_only=False,
 )

@@ -30,10 +30,11 @@ def kinds_cells(averages: Sequence[Setting]) -> list[tuple[str, ...]]:
         return []
     keys.append(STRICT)  # which stands beside any kind
     lines = [(s.trial.setting, *_cells(keys, s.mean, s.interval)) for s in averages]
-    first = outcomes[0]
-    untrained = {"base": first.probe_bases, "facts in the prompt": first.kinds_in_context}
-    for name, shares in untrained.items():
-        if not all(math.isnan(shares[key]) for key in keys):
+    untrained = {"base": "probe_bases", "facts in the prompt": "kinds_in_context"}
+    for name, field in untrained.items():
+        found = [getattr(outcome, field) for outcome in outcomes]
+        shares = next((s for s in found if not all(math.isnan(s[key]) for key in keys)), None)
+        if shares is not None:  # of the first trial that measured it
             lines.append((name, *_cells(keys, shares, {})))
     return [("setting", *(key.removeprefix(KIND) for key in keys)), *lines]
 

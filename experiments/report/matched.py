@@ -34,12 +34,15 @@ def matched(
 ) -> tuple[float, float]:
     """The least that a sweep, by rising rate, forgets at a matched score, along each seed's curve.
 
-    Mean over the seeds and half the width of its 95 % interval, NaN for one seed; both NaN where a
-    seed does not reach the score.
+    Only rates that all seeds have count: a curve with a gap would be joined over what the others
+    measured. Mean over the seeds and half the width of its 95 % interval, NaN for one seed; both
+    NaN where a seed does not reach the score.
     """
-    seeds = grouped((each for setting in curve for each in setting.outcomes), "trial.seed").values()
+    many = max(len(setting.outcomes) for setting in curve)
+    common = [setting for setting in curve if len(setting.outcomes) == many]
+    seeds = grouped((each for setting in common for each in setting.outcomes), "trial.seed")
     least = []
-    for seed in seeds:
+    for seed in seeds.values():
         xs, ys = (np.array([*map(axis, seed)]) for axis in (learned, forgotten))
         least.append(least_forgetting(xs, ys, score))
     return float(np.mean(least)), half_width(np.array(least))

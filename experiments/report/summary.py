@@ -210,10 +210,15 @@ def _told(rows: Sequence[Row], key: str) -> float:
 
 
 def finished(trials: Iterable[Outcome]) -> tuple[Outcome, ...]:
-    """Return the trials that did not fail and saw as many tasks as any other."""
+    """Return the trials that did not fail and saw as many tasks as any other that did not."""
     trials = tuple(trials)
-    tasks = max((outcome.tasks for outcome in trials), default=0)
+    tasks = last_task(trials)
     return tuple(o for o in trials if o.tasks == tasks and not o.failed)
+
+
+def last_task(trials: Iterable[Outcome]) -> int:
+    """How many tasks the furthest trial has seen of those that did not fail."""
+    return max((outcome.tasks for outcome in trials if not outcome.failed), default=0)
 
 
 def average(trials: Iterable[Outcome]) -> tuple[Setting, ...]:

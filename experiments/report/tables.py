@@ -25,8 +25,8 @@ MISSING = "–"
 SCORES = (0.25, 0.5, 0.75, 0.9, 0.95)
 MATCHED = """\
 The least {forgotten} where a sweep over the learning rate gets at least this far in unseen
-paraphrases, along straight lines between the points of each seed; – where a seed does not get
-there."""
+paraphrases, along straight lines between the points of each seed at the rates that all seeds have;
+– where a seed does not get there."""
 COLUMNS = ("setting", "seeds", "learned, seen / unseen", "at the end, seen / unseen", "known kept")
 COLUMNS += ("text loss", "rows a task", "trains", "optimizer", "seconds")
 TRANSFER_COLUMNS = ("setting", "average", "backward", "forward", "forgetting", "gain", "drop")
@@ -45,7 +45,11 @@ def summary_table(averages: Sequence[Setting]) -> str:
     """Return a line a setting, and for comparison of the base, untouched and told the facts."""
     winner = best(averages) if averages else None
     lines = [_cells(setting, bold=setting is winner) for setting in averages]
-    for name, score in averages[0].outcomes[0].untrained.items() if averages else ():
+    untrained: dict[str, float] = {}  # each of the first trial that measured it
+    for setting in averages:
+        for outcome in setting.outcomes:
+            untrained = outcome.untrained | untrained
+    for name, score in sorted(untrained.items()):
         unseen = f"{MISSING} / {100 * score:.1f}"
         lines.append((name, MISSING, unseen, unseen, *[MISSING] * (len(COLUMNS) - 4)))
     return markdown_table(COLUMNS, lines)

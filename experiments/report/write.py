@@ -7,7 +7,7 @@ import io
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,18 @@ from experiments.report import tables
 from experiments.report.figures import ChangedSlots, draw_pictures
 from experiments.report.kinds import KINDS, kinds_cells
 from experiments.report.page import PAGE, can_draw, sweep_page
-from experiments.report.summary import Outcome, Row, Setting, average, finished, summarise
+from experiments.report.summary import (
+    Outcome,
+    Row,
+    Setting,
+    average,
+    finished,
+    last_task,
+    summarise,
+)
 from smf_jax.checkpoints.files import whole_file, write_text
+from smf_jax.continual.config import SweepConfig
+from smf_jax.continual.grid import grid
 from smf_jax.continual.results import IN_CONTEXT, OF_BASE
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.slot_health import read_slot_health
@@ -57,6 +67,24 @@ RETENTION = "Accuracy on each task so far, in unseen paraphrases; each method at
 SLOTS = "Share of the slots changed by the task of the row that the task of the column changed too."
 
 
+@dataclass(frozen=True)
+class Planned:
+    """What a run is to come to: the ids of its trials, and their tasks."""
+
+    trials: tuple[str, ...]
+    tasks: int
+
+    @classmethod
+    def of(cls, config: SweepConfig) -> Planned | None:
+        """That of a run's configuration; ``None`` if it is of a version with other choices."""
+        try:
+            trials = grid(config.grid, config.own)
+        except ValueError as error:
+            say(f"which trials are still to come is not told: {error}")
+            return None
+        return cls(tuple(trial.id for trial in trials), config.stream.tasks)
+
+
 def write_report(directory: Path) -> str:
     """Write the report of a run from its files, as `draw_report` does; return the summary table.
 
@@ -67,13 +95,14 @@ def write_report(directory: Path) -> str:
     if not is_remote(directory):
         directory = as_path(os.path.abspath(directory))  # its last part is the title, as of `.`
     run = RunDirectory(str(directory))
-    probes = run.config().probes.probes
+    config = run.config()
     with run.locks.starting():
         rows = run.rows()
         trials = [outcome.trial for outcome in summarise(rows)]
         health, slots = read_slot_health(directory), read_changed_slots(run, trials)
         answers = {trial.id: found for trial in trials if (found := run.read_answers(trial))}
-        return draw_report(directory, rows, slots, health, probes, answers)
+        told = (config.probes.probes, answers, Planned.of(config))
+        return draw_report(directory, rows, slots, health, *told)
 
 
 def read_changed_slots(run: RunDirectory, trials: Iterable[Trial]) -> ChangedSlots:
@@ -100,6 +129,7 @@ def draw_report(
     health: Any = None,
     probes: str = "",
     answers: Mapping[str, Any] | None = None,
+    planned: Planned | None = None,
 ) -> str:
     """Write the tables and the pictures of a run, over those of an earlier report.
 
@@ -107,10 +137,15 @@ def draw_report(
     `retention.png` and `slots.png` if there is something to draw. Trials in the rows may have
     failed or be unfinished; `slots` has, by their ids, the distinct slots that each task changed,
     `health` is as of `read_slot_health`, `answers` are rows of `experiments.answers` by trial.
+    What was `planned` and is not there, is told.
     """
+    rows = tuple(rows)
     outcomes = summarise(rows, probes)
     averages = average(finished(outcomes))
-    absent = left_out(outcomes)
+    known = dict.fromkeys((*(planned.trials if planned else ()), *(row["trial"] for row in rows)))
+    absent = [*left_out(outcomes), *not_begun(outcomes, known)]
+    if planned and averages and (so_far := averages[0].outcomes[0].tasks) < planned.tasks:
+        absent.insert(0, f"all trials from task {so_far + 1} on: the run is of {planned.tasks}")
     pictures = draw_pictures(averages, slots, note="\n".join(absent[:3]))
     for name in PICTURES:
         path = directory / f"{name}.png"
@@ -131,9 +166,15 @@ def draw_report(
     return tables.summary_table(averages)
 
 
+def not_begun(outcomes: Sequence[Outcome], known: Iterable[str]) -> list[str]:
+    """Name the trials that come to nothing, as their first row is not there."""
+    there = {outcome.trial.id for outcome in outcomes}
+    return [f"{trial} has no row of its first task" for trial in known if trial not in there]
+
+
 def left_out(outcomes: Sequence[Outcome]) -> list[str]:
     """Name the trials that the means and the pictures leave out, and say why."""
-    tasks = max((outcome.tasks for outcome in outcomes), default=0)
+    tasks = last_task(outcomes)
     present, lines = finished(outcomes), []
     for each in outcomes:
         if each not in present:

@@ -104,6 +104,16 @@ def encode_others(
     """
     told = config.background
     left = list(_other_than(others, tasks, _asked_by_probes(config, using)))
+    source = told.background_questions or config.stream.stream
+    if len(left) < LEAST:
+        few = (
+            f"of {len(others)} other questions of {source} {len(left)} ask something else than the "
+            f"stream and the probes, with other answers, of {LEAST} that the background needs: "
+            "give more by --background_questions=FILE"
+        )
+        if told.background_formats == "stream" or told.background_questions:
+            raise ValueError(f"--background_formats={told.background_formats}: {few}")
+        say(f"the background repeats few questions, which rank as its own: {few}")
     needed = told.background_batches * told.background_batch_size
     pairs = [pair for fact in left for pair in (*fact.train, *fact.held_out)]
     random.Random("wordings").shuffle(pairs)
@@ -114,7 +124,6 @@ def encode_others(
         for pair, (prompt, answer) in zip(pairs, ids, strict=True)
         if len(prompt + answer) - 1 <= length
     ][:needed]
-    source = told.background_questions or config.stream.stream
     if not fitting:
         raise ValueError(
             f"--background_formats={told.background_formats}: of {len(others)} other questions of "

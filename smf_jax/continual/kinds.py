@@ -24,15 +24,15 @@ def kinds_of(facts: Sequence[Fact]) -> tuple[str, ...]:
     """The kinds in which facts are asked, in the order in which they appear; none without any.
 
     A ValueError names a fact that is not asked in one of them, as a share over some of the facts
-    could not be compared, and a kind whose name ends as other keys of a row do.
+    could not be compared, and a kind whose name is another's or ends as other keys of a row do.
     """
     having = {asked.kind: fact.name for fact in reversed(facts) for asked in fact.asked}
     kinds = tuple(dict.fromkeys(asked.kind for fact in facts for asked in fact.asked))
     for kind in kinds:
-        if kind.endswith((OF_BASE, IN_CONTEXT)):
+        if kind == STRICT or kind.endswith((OF_BASE, IN_CONTEXT)):
             raise ValueError(
-                f"{having[kind]} is asked in the kind {kind!r}: what ends in {OF_BASE} or "
-                f"{IN_CONTEXT} is a key of results.jsonl; rename it"
+                f"{having[kind]} is asked in the kind {kind!r}: {STRICT} and what ends in "
+                f"{OF_BASE} or {IN_CONTEXT} are keys of results.jsonl; rename it"
             )
         for fact in facts:
             if not fact.of_kind(kind):

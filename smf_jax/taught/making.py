@@ -144,8 +144,9 @@ def _with_formats(
         if not str(error).startswith("--background_formats="):
             raise
         raise ValueError(
-            f"--{flag}={source}: none of {len(others)} questions asks something else than the "
-            "facts, with another answer, and fits into their length; give others by --others"
+            f"--{flag}={source}: of {len(others)} questions fewer than {LEAST} ask something else "
+            "than the facts, with another answer, or none fits into their length; give others by "
+            "--others"
         ) from None
 
 

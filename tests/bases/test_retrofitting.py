@@ -16,10 +16,11 @@ from smf_jax import checkpoints
 from smf_jax.bases import retrofitting
 from smf_jax.bases.base import load_base
 from smf_jax.bases.retrofit_config import RetrofitCommandConfig, RetrofitConfig
+from smf_jax.bases.retrofitting import check_retrofit
 from smf_jax.bases.text_windows import text_windows
 from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
-from smf_jax.params import Params, unflatten
+from smf_jax.params import Params, count_bytes, unflatten
 from smf_jax.sparse.usage import touched_share
 from tests.tiny_sweep import content, on_devices, write_lines
 
@@ -246,3 +247,15 @@ def test_a_base_with_memories_is_refused_and_an_old_one_kept(tiny_base, tmp_path
     with pytest.raises(ValueError, match="already"):
         retrofit.main(flags(tiny_base, tiny_base, overwrite=True))
     assert content(tiny_base) == before
+
+
+def test_a_base_in_bits_is_counted_by_its_bytes(plain_checkpoint, monkeypatch):
+    config = RetrofitConfig.of(**SMALL | {"retrofit": "add", "layers": "1"})
+    whole = load_base(str(plain_checkpoint), "base")
+    held = check_retrofit(config, base := whole.quantised("nf4"), False)
+    there = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": count_bytes(held.params)}
+    monkeypatch.setattr("smf_jax.errors.os.sysconf", there.__getitem__)
+    assert check_retrofit(config, base, False).config == held.config
+    for too_large, of in ((config, whole), (config.sized(9), base)):
+        with pytest.raises(ValueError, match="^--keys_per_half=[89] takes .* lower it"):
+            check_retrofit(too_large, of, False)

@@ -134,6 +134,20 @@ def test_neither_the_streams_facts_nor_a_probes_questions_are_in_it(base, files)
     assert not any(text.upper() in rows for text in taught)
     with pytest.raises(ValueError, match="--background_formats=auto: of 1040 other .* 0 ask"):
         read(files, base, **named, facts_per_task=250, probe_limit=40)
+    with pytest.raises(ValueError, match=f"of 1040 other .* 31 ask .*, of {LEAST} that"):
+        read(files, base, **named, facts_per_task=250, probe_limit=9)
+
+
+def test_few_questions_that_probes_leave_are_told_of(base, files, tmp_path, capsys):
+    asked = [{"question": text, "answers": ["Maker"]} for text in ASIDE[LEAST - 1 :]]
+    probes = f"old=f1:{write_lines(tmp_path / 'asked.jsonl', *asked)}"
+    read(files, base, probes=probes, probe_limit=len(asked) - 1)
+    assert "the background repeats few" not in capsys.readouterr().out
+    assert formats_of(read(files, base, probes=probes, probe_limit=len(asked)))
+    told = f"of {len(ASIDE)} other questions of {files['stream']} {LEAST - 1} ask something else"
+    assert f"the background repeats few questions, which rank as its own: {told}" in (
+        capsys.readouterr().out
+    )
 
 
 def test_what_is_in_it_is_part_of_its_name(base, files):

@@ -194,7 +194,7 @@ def test_kinds_are_those_of_all_facts_in_the_order_of_the_first():
         kinds_of([fact("a"), fact("b", "x")])
 
 
-@pytest.mark.parametrize("kind", ["x_base", "x_in_context"])
+@pytest.mark.parametrize("kind", ["x_base", "x_in_context", "strict"])
 def test_a_kind_that_would_be_another_key_is_refused(kind):
     with pytest.raises(ValueError, match=f"a is asked in the kind '{kind}': .*; rename it"):
         kinds_of([fact("a", kind)])

@@ -261,8 +261,19 @@ def test_tiny_changes_sizes_and_no_choices(name):
     choices += ("score", "shared_pool", "train_alpha", "clip", "schedule", "key_scale")
     tiny, full = (flags_of(name, f"--scale={scale}") for scale in ("tiny", "full"))
     assert [tiny.values()[each] for each in choices] == [full.values()[each] for each in choices]
+    if full.stream.facts_per_task == 1:
+        assert tiny.stream.facts_per_task == 1, "single writes are the protocol"
     made = model_config(base_recipe(tiny), vocabulary=512)
     assert count_parameters(abstract_params(made)) < 200_000
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_whole_model_is_not_kept_after_each_of_many_tasks(name):
+    """Of SmolLM2 each is half a gigabyte."""
+    config = flags_of(name)
+    dense = {"full", "ewc", "kl", "replay_stream"} & set(config.grid.methods.split(","))
+    if config.base.base != "world" and (config.stream.tasks >= 10 or len(dense) > 1):
+        assert not dense or config.run.keep_checkpoints == "last"
 
 
 @pytest.mark.parametrize("name", PRESETS)

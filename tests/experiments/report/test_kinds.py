@@ -34,6 +34,15 @@ def test_a_line_a_setting_then_the_base_and_the_facts_in_its_prompt(make_rows):
     ]
 
 
+def test_what_is_no_method_is_of_the_first_trial_that_measured_it(make_rows):
+    first = make_rows(**NOW | dict(asked_direct_base=None, asked_cloze_base=None, strict_base=None))
+    found = cells(first, make_rows("full", **NOW, **BASE, **TOLD))
+    assert found[-2:] == [
+        ("base", "0.0", "10.0", "5.0"),
+        ("facts in the prompt", "100.0", "50.0", "75.0"),
+    ]
+
+
 def test_what_was_not_measured_has_no_line_and_no_table(make_rows):
     assert [line[0] for line in cells(make_rows("full", **NOW, **BASE))] == [
         "setting",

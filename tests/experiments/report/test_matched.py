@@ -66,3 +66,19 @@ def test_one_seed_has_no_interval_and_no_seed_may_fall_short(make_rows):
     assert mean == pytest.approx(0.3) and math.isnan(interval)
     curve = curve_of(make_rows, {0: 0.4, 1: 0.6})
     assert all(map(math.isnan, matched(curve, learned, forgotten, 0.9)))
+
+
+def test_a_rate_that_a_seed_lacks_joins_no_curve(make_rows):
+    """Seed 1 lost its middle rate, and would be joined over what seed 0 measured."""
+    points = {1e-5: (0.2, 1.0), 1e-4: (0.5, 0.9), 1e-3: (0.8, 0.4)}
+    rows = []
+    for seed in (0, 1):
+        for rate, (learned, known) in points.items():
+            if (seed, rate) != (1, 1e-4):
+                told = dict(learning_rate=rate, learned=learned, known=known, seed=seed)
+                rows += make_rows("full", **told)
+    (curve,) = sweeps(average(summarise(rows))).values()
+    mean, interval = matched(
+        curve, attrgetter("learned_unseen"), attrgetter("known_forgotten"), 0.5
+    )
+    assert mean == pytest.approx(0.3) and interval == pytest.approx(0.0)  # halfway, for both

@@ -93,6 +93,10 @@ def test_failed_and_unfinished_trials_are_told_apart_from_finished_ones(make_row
     assert [outcome.failed for outcome in trials] == ["", "task 1, step 17", ""]
     assert [outcome.tasks for outcome in trials] == [3, 1, 2]
     assert finished(trials) == trials[:1]
+    further = make_rows(learning_rate=1e3, tasks=5)
+    further[4] |= nothing | dict(known=None, text_loss=None, failed_step=17)
+    of_three, failed = sorted(summarise(make_rows(tasks=3) + further), key=lambda o: o.failed)
+    assert failed.tasks == 4 and finished((of_three, failed)) == (of_three,)
     assert finished([]) == ()
 
 

@@ -13,7 +13,8 @@ from matplotlib.image import imread
 
 from experiments.report.__main__ import ReportConfig, main
 from experiments.report.summary import summarise
-from experiments.report.write import draw_report, summary_csv
+from experiments.report.write import Planned, draw_report, summary_csv
+from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.run_directory import RunDirectory
 from tests.experiments.report.tiny import HEALTH, parse
 
@@ -58,6 +59,32 @@ def test_failed_and_unfinished_trials_are_named(tmp_path, make_rows):
     assert "- smf-tfidf-sgd-t64-lr1000-s0 failed at task 1, step 17" in text
     assert "- smf-tfidf-sgd-t512-lr30-s0 has finished 2 of 3 tasks" in text
     assert len(parse(table)) == 3  # header, rule, the finished one
+
+
+def test_what_a_run_was_to_come_to_and_has_not_is_told(tmp_path, make_rows):
+    """Trials of a share that was never started, the end of a stream, a first row that is lost."""
+    rows = make_rows(tasks=2) + make_rows("full", tasks=2)[1:]
+    planned = Planned(("smf-tfidf-sgd-t64-lr30-s0", "smf-tfidf-sgd-t64-lr30-s1"), 3)
+    draw_report(tmp_path, rows, {}, planned=planned)
+    text = (tmp_path / "report.md").read_text()
+    told = text.partition("Not in the means and the pictures:\n\n")[2].partition("\n\n")[0]
+    assert told.splitlines() == [
+        "- all trials from task 3 on: the run is of 3",
+        "- smf-tfidf-sgd-t64-lr30-s1 has no row of its first task",
+        "- full-adamw-lr30-s0 has no row of its first task",
+    ]
+    draw_report(tmp_path, make_rows(), {}, planned=Planned(planned.trials[:1], 3))
+    assert "Not in the means" not in (tmp_path / "report.md").read_text()
+
+
+def test_the_plan_of_a_run_is_its_grid(capsys):
+    config = SweepConfig.of(methods="full,smf", slots="16,64", lr="1", seeds="0,1", tasks=7)
+    planned = Planned.of(config)
+    assert planned is not None and planned.tasks == 7
+    assert len(planned.trials) == 2 + 4 and planned.trials[0] == "full-adamw-lr1-s0"
+    old = config.with_values(methods="full,gone")
+    assert Planned.of(old) is None
+    assert "still to come is not told: --methods=full,gone: 'gone'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("case", ["one trial of one task", "no memory", "all failed", "nothing"])
