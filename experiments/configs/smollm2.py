@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from experiments.configs.preset import Preset
@@ -32,7 +31,7 @@ def _preset(
     source: str,
     about: str,
     *open_choices: str,
-    tiny: Mapping[str, Any] | None = None,
+    tiny: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Preset:
     sweep = SWEEP.with_values(**changes)
