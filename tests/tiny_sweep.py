@@ -196,6 +196,12 @@ def added_at_zero(base: Path, place: Path) -> dict[str, Any]:
     )
 
 
+def of_two_tasks(**changes: Any) -> dict[str, Any]:
+    """Flags of one small smf trial, whose step is a program of its own."""
+    small = dict(reads=3, key_width=8, methods="smf", slots="16", lr="0.5", optimizer="adam")
+    return small | dict(tasks=2, facts_per_task=4, steps_per_task=3) | changes
+
+
 def write_lines(path: Path, *records: dict[str, Any] | str) -> Path:
     """Writes a JSONL file; a string is a line as it stands."""
     lines = [record if isinstance(record, str) else json.dumps(record) for record in records]

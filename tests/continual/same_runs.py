@@ -15,7 +15,7 @@ from smf_jax import checkpoints
 from smf_jax.bases.base import load_base
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.sparse.patch import Patch, apply_patch
-from tests.tiny_sweep import Killed, checkpoints_of, rows_of
+from tests.tiny_sweep import Killed, Sweeper, checkpoints_of, rows_of
 
 POOL = "memory/pool_0/values"
 
@@ -44,6 +44,16 @@ def replayed(run: Path, trial: str, tasks: int) -> dict[str, Any]:
         assert (patch.base, patch.parent) == (base_fingerprint, parent)
         params, parent = apply_patch(params, patch, base=base_fingerprint), patch.fingerprint
     return params
+
+
+def assert_goes_on(sweeper: Sweeper, flags: Mapping[str, Any], run: Path, out: Path) -> None:
+    """Killed after the checkpoint of its second task, and resumed: the run that was not killed."""
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, "after a save", 2)
+        with pytest.raises(Killed):
+            sweeper(out, **flags)
+    assert sweeper(out, resume=True, **flags) == 0
+    assert_same_run(out, run)
 
 
 def kill_at(patch: pytest.MonkeyPatch, event: str, number: int) -> None:

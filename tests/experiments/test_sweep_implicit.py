@@ -22,8 +22,8 @@ from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.interop.export import model
 from smf_jax.interop.export.model import load_exported
 from smf_jax.tables import explicit, is_implicit
-from tests.continual.same_runs import assert_same_run, kill_at
-from tests.tiny_sweep import Killed, added_at_zero, on_devices, rows_of, write_lines
+from tests.continual.same_runs import assert_goes_on
+from tests.tiny_sweep import added_at_zero, of_two_tasks, on_devices, rows_of, write_lines
 
 POOL = "memory/pool_0/values"
 # What counts the leaves of the base, of which an implicit table has fewer.
@@ -51,15 +51,7 @@ def flags(plain_checkpoint, tmp_path_factory):
     known = [{"question": f"Who made thing {n}?", "answers": [f"Maker {n}"]} for n in range(3)]
     return dict(
         **added_at_zero(plain_checkpoint, place),
-        reads=3,
-        key_width=8,
-        methods="smf",
-        slots="16",
-        lr="0.5",
-        optimizer="adam",
-        tasks=2,
-        facts_per_task=4,
-        steps_per_task=3,
+        **of_two_tasks(),
         recount_batches=1,
         probes=f"known=f1:{write_lines(place / 'known.jsonl', *known)}",
         probe_answer_tokens=2,
@@ -110,13 +102,7 @@ def test_the_base_of_a_run_holds_no_row(runs):
 
 
 def test_a_killed_run_goes_on_bit_for_bit(sweeper, flags, runs, tmp_path):
-    out = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        kill_at(patch, "after a save", 2)  # of the second task
-        with pytest.raises(Killed):
-            sweeper(out, **flags)
-    assert sweeper(out, resume=True, **flags) == 0
-    assert_same_run(out, runs[0])
+    assert_goes_on(sweeper, flags, runs[0], tmp_path / "run")
 
 
 def test_it_is_evaluated_compared_and_exported(runs, flags, tmp_path, capsys, monkeypatch):

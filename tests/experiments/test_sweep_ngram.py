@@ -14,8 +14,8 @@ from smf_jax.interop.export.model import load_exported
 from smf_jax.params import is_pool
 from smf_jax.sparse.patch import apply_patch, revert_patch
 from smf_jax.tables import explicit
-from tests.continual.same_runs import assert_same_run, kill_at
-from tests.tiny_sweep import Killed, added_at_zero, rows_of
+from tests.continual.same_runs import assert_goes_on
+from tests.tiny_sweep import added_at_zero, rows_of
 
 POOL = "memory/pool_0/values"
 
@@ -78,13 +78,7 @@ def test_a_stream_moves_no_address(run):
 
 
 def test_a_killed_run_goes_on_bit_for_bit(sweeper, flags, run, tmp_path):
-    out = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        kill_at(patch, "after a save", 2)
-        with pytest.raises(Killed):
-            sweeper(out, devices=2, **flags)
-    assert sweeper(out, devices=2, resume=True, **flags) == 0
-    assert_same_run(out, run)
+    assert_goes_on(sweeper, {**flags, "devices": 2}, run, tmp_path / "run")
 
 
 def test_it_is_exported_for_this_library_alone(run, tmp_path):

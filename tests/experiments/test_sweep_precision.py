@@ -13,8 +13,8 @@ from experiments.evaluate import EvaluateConfig
 from smf_jax.bases.base import load_base
 from smf_jax.bases.quantise_config import QuantiseConfig
 from smf_jax.params import count_parameters, is_memory
-from tests.continual.same_runs import assert_same_run, kill_at
-from tests.tiny_sweep import Killed, added_at_zero, rows_of, write_lines
+from tests.continual.same_runs import assert_goes_on
+from tests.tiny_sweep import added_at_zero, of_two_tasks, rows_of, write_lines
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +27,7 @@ def flags(plain_checkpoint, tmp_path_factory) -> dict[str, Any]:
     assert quantise.main(QuantiseConfig.of(**told, **sizes, out=str(place / "rounded"))) == 0
     asked = [{"question": f"Where is thing {n}?", "answers": ["here"]} for n in range(3)]
     return given | dict(
-        base=str(place / "rounded"),
-        reads=3,
-        key_width=8,
-        methods="smf",
-        slots="16",
-        lr="0.5",
-        optimizer="adam",
-        tasks=2,
-        steps_per_task=3,
+        **of_two_tasks(base=str(place / "rounded")),
         probes=f"where=f1:{write_lines(place / 'where.jsonl', *asked)}",
         probe_answer_tokens=2,
     )
@@ -58,13 +50,7 @@ def test_what_it_trains_is_a_share_of_the_numbers_that_the_base_stands_for(run, 
 
 
 def test_a_killed_run_goes_on_bit_for_bit(sweeper, flags, run, tmp_path):
-    out = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        kill_at(patch, "after a save", 2)  # of the second task
-        with pytest.raises(Killed):
-            sweeper(out, **flags)
-    assert sweeper(out, resume=True, **flags) == 0
-    assert_same_run(out, run)
+    assert_goes_on(sweeper, flags, run, tmp_path / "run")
 
 
 def test_the_command_measures_what_the_sweep_measured(run, flags, tmp_path):
