@@ -143,7 +143,7 @@ def draw_report(
     outcomes = summarise(rows, probes)
     averages = average(finished(outcomes))
     known = dict.fromkeys((*(planned.trials if planned else ()), *(row["trial"] for row in rows)))
-    absent = [*left_out(outcomes), *not_begun(outcomes, known)]
+    absent = left_out(outcomes)
     if planned and averages and (so_far := averages[0].outcomes[0].tasks) < planned.tasks:
         absent.insert(0, f"all trials from task {so_far + 1} on: the run is of {planned.tasks}")
     pictures = draw_pictures(averages, slots, note="\n".join(absent[:3]))
@@ -161,6 +161,7 @@ def draw_report(
     else:
         page.unlink(missing_ok=True)
         say(f"{PAGE} is left out: plotly is not installed (pip install 'plotly>=6')")
+    absent += not_begun(outcomes, known)  # which may be most of a grid, too many for a picture
     text = render(directory.name, averages, absent, pictures, health)
     write_text(directory / "report.md", text)
     return tables.summary_table(averages)
