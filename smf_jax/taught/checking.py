@@ -91,7 +91,9 @@ def list_text(directory: TaughtDirectory, record: Record) -> str:
     lines += ["", *commands(record, str(path))]
     if record.patches:
         lines.append(f"python -m experiments.patch show {path / record.patches[-1].file}")
-    return "\n".join([*lines, f"smf export {path} --out=NEW"])
+    if directory.is_in_floats:
+        lines.append(f"smf export {path} --out=NEW")
+    return "\n".join(lines)
 
 
 def the_directory(arguments: Sequence[str], verb: str) -> TaughtDirectory:

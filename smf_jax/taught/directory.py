@@ -105,6 +105,12 @@ class TaughtDirectory:
             )
         return load_base(str(self.path / BASE), "base")
 
+    @property
+    def is_in_floats(self) -> bool:
+        """Whether the base is there and its matrices are floats, as an export needs them."""
+        told = checkpoints.read_metadata(self.path / BASE / PARAMS) if self.has_base else None
+        return told is not None and told["model"].get("precision") is None
+
     def base_fingerprint(self) -> str:
         """Of the base, as its manifest tells it."""
         return checkpoints.read_manifest(self.path / BASE / PARAMS).fingerprint

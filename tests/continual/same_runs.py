@@ -46,10 +46,12 @@ def replayed(run: Path, trial: str, tasks: int) -> dict[str, Any]:
     return params
 
 
-def assert_goes_on(sweeper: Sweeper, flags: Mapping[str, Any], run: Path, out: Path) -> None:
-    """Killed after the checkpoint of its second task, and resumed: the run that was not killed."""
+def assert_goes_on(
+    sweeper: Sweeper, flags: Mapping[str, Any], run: Path, out: Path, event: str = "after a save"
+) -> None:
+    """Killed at the second such event, and resumed: the run that was not killed."""
     with pytest.MonkeyPatch.context() as patch:
-        kill_at(patch, "after a save", 2)
+        kill_at(patch, event, 2)
         with pytest.raises(Killed):
             sweeper(out, **flags)
     assert sweeper(out, resume=True, **flags) == 0

@@ -19,9 +19,9 @@ from smf_jax.data.questions import question_fact
 from smf_jax.evaluation.in_context import in_context_probe
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.models.completion import complete_texts
-from tests.continual.same_runs import assert_same_run, kill_at
+from tests.continual.same_runs import assert_goes_on, assert_same_run
 from tests.evaluation.tiny import tokenizer
-from tests.tiny_sweep import Killed, rows_of, write_lines
+from tests.tiny_sweep import rows_of, write_lines
 
 FULL = "full-adamw-lr0.01-s0"
 HOW = dict(methods="full", lr="0.01", optimizer="adamw", steps_per_task=30, facts_per_task=3)
@@ -122,13 +122,7 @@ def test_rows_are_read_as_they_are_written_and_told(run, sweeper, how, tmp_path,
 
 
 def test_a_run_that_is_killed_comes_to_the_same_rows(run, sweeper, how, tmp_path):
-    out = tmp_path / "killed"
-    with pytest.MonkeyPatch.context() as patch:
-        kill_at(patch, "half a row", 2)
-        with pytest.raises(Killed):
-            sweeper(out, **how)
-    assert sweeper(out, resume=True, **how) == 0
-    assert_same_run(out, run)
+    assert_goes_on(sweeper, how, run, tmp_path / "killed", "half a row")
 
 
 def test_the_kinds_change_nothing_of_what_is_taught(tiny_base, sweeper, how, tmp_path):

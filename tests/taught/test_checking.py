@@ -6,8 +6,10 @@ import shutil
 
 import pytest
 
+from smf_jax.bases.base import save_base
 from smf_jax.taught.checking import check, found_text, list_text, listed
 from smf_jax.taught.config import CheckConfig, ListConfig
+from smf_jax.taught.directory import TaughtDirectory
 from tests.tiny_sweep import on_devices
 
 
@@ -42,5 +44,13 @@ def test_lessons_patches_and_commands_are_listed(taught):
     text = list_text(*listed(ListConfig(arguments=(str(taught),))))
     assert "facts_01: 0 of 2 facts learned" in text and "facts_02" in text
     assert f"smf forget {taught} facts_02" in text and "python -m experiments.patch show" in text
+    assert text.endswith(f"smf export {taught} --out=NEW")
     with pytest.raises(ValueError, match="0 arguments given, expected DIR: smf list DIR"):
         listed(ListConfig())
+
+
+def test_no_export_is_named_that_would_be_refused(taught, tmp_path):
+    out = shutil.copytree(taught, tmp_path / "model")
+    directory = TaughtDirectory(str(out))
+    save_base(out / "base", directory.load_base().quantised("int8"), overwrite=True)
+    assert "smf export" not in list_text(directory, directory.read())
