@@ -16,10 +16,10 @@ from experiments import sweep
 from smf_jax import checkpoints
 from smf_jax.checkpoints.manifest import fingerprint
 from smf_jax.continual.config import SweepConfig
-from smf_jax.continual.engine import new_group
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.stream_data import load_stream_data
 from smf_jax.continual.sweep import Tools
+from smf_jax.continual.sweep_state import new_group
 from smf_jax.continual.trial_group import TrialGroup
 from smf_jax.tables import packed
 from smf_jax.training.background import measure_background

@@ -19,13 +19,13 @@ from smf_jax.bases.base import Base
 from smf_jax.bases.retrofitting import check_retrofit
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.devices import mesh_for
-from smf_jax.continual.engine import task_input
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.methods.method import settings_of
 from smf_jax.continual.plan import setup_of
 from smf_jax.continual.scores import measure
 from smf_jax.continual.stream_data import StreamData
 from smf_jax.continual.sweep import Checked, Tools
+from smf_jax.continual.task_input import task_input
 from smf_jax.continual.trial import Trial, by_group
 from smf_jax.continual.trial_group import TrialGroup
 from smf_jax.evaluation.probe import refer_to_base

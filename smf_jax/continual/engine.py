@@ -14,80 +14,25 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from smf_jax.bases.base import Base
-from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.devices import mesh_for
 from smf_jax.continual.methods import METHODS
 from smf_jax.continual.methods.method import Method, Setup, TrainableSummary, settings_of
-from smf_jax.continual.patch_history import PatchHistory, written_rows, written_slots
 from smf_jax.continual.plan import setup_of
 from smf_jax.continual.results import ResultRow
-from smf_jax.continual.run_directory import RunDirectory
-from smf_jax.continual.scores import (
-    Scores,
-    measure,
-    measure_in_context,
-    probe_columns,
-    result_line,
-)
+from smf_jax.continual.scores import Scores, measure, measure_in_context, result_line
 from smf_jax.continual.step_checkpoints import StepCheckpoints
 from smf_jax.continual.step_log import Begun
-from smf_jax.continual.stream_data import StreamData, chunked
-from smf_jax.continual.tracking import Tracking
+from smf_jax.continual.sweep_state import Sweep
+from smf_jax.continual.task_input import task_input
+from smf_jax.continual.task_row import task_row
 from smf_jax.continual.trial import Trial
 from smf_jax.continual.trial_group import Pauses, TaskMetrics, TrialGroup
+from smf_jax.continual.trial_saves import TrialSaves
 from smf_jax.continual.writer import Writer
-from smf_jax.data.batching import Batch
 from smf_jax.evaluation.probe import refer_to_base
-from smf_jax.evaluation.scorer import Scorer
 from smf_jax.paths import as_path, copy
 from smf_jax.processes import are_several
 from smf_jax.progress import say
-from smf_jax.sparse.usage import PoolUsage
-from smf_jax.tables import on_host
-from smf_jax.training.trainers import Trainer
-
-# A trial group of a trainer, on a mesh; tests keep those that they have compiled.
-MakeGroup = Callable[[Setup, Trial, Trainer, Any, jax.sharding.Mesh, int], TrialGroup]
-
-
-def new_group(
-    setup: Setup, trial: Trial, trainer: Trainer, usage: Any, mesh: jax.sharding.Mesh, rows: int
-) -> TrialGroup:
-    """A trial group that is yet to be compiled."""
-    del trial
-    return TrialGroup(trainer, setup.base.params, usage, mesh, rows, setup.table_layout)
-
-
-@dataclass
-class Sweep:
-    """What all groups of a sweep share."""
-
-    config: SweepConfig
-    base: Base  # with its memory
-    base_fingerprint: str  # of all of its parameters
-    stream_data: StreamData  # tasks and probes
-    usage: Mapping[str, PoolUsage] | None  # background by pool path
-    run: RunDirectory
-    make_group: MakeGroup = new_group
-    on_task: Callable[[Trial, int, Any], None] | None = None  # told what a kept task trained
-    # Of the untouched base; measured with the first group where the trials start from that.
-    base_scores: Scores | None = None
-    tracking: Tracking = field(default_factory=Tracking)  # who follows the trials
-    is_referred: bool = False  # whether the base was shown to the probes that compare with it
-    failed: list[str] = field(default_factory=list)  # a line for each trial
-    scorer: Scorer = field(init=False)  # for the probes that are named by their kind
-
-    def __post_init__(self) -> None:
-        self.scorer = Scorer(self.base.model, self.config.probes.eval_batch_size)
-
-
-class TaskInput(NamedTuple):
-    """What a task is taught with."""
-
-    batches: list[Batch]  # ``(steps, b, t)`` fields, by trial
-    examples: Batch  # the whole task, ``(chunks, b, t)`` fields
-    rows: Batch | None  # what batches are dealt from, where that is not examples one by one
 
 
 class Ended(NamedTuple):
@@ -96,30 +41,6 @@ class Ended(NamedTuple):
     row: ResultRow
     losses: np.ndarray  # ``(steps,)``
     save: Callable[[], None] | None  # writes the checkpoint; ``None`` if the task failed
-
-
-def task_input(
-    method: Method[Any], setup: Setup, data: StreamData, trials: Sequence[Trial], task: int
-) -> TaskInput:
-    """What a task is taught with, in trials of one group side by side."""
-    training = setup.training
-    of_base = method.base_rows(setup.own, training.batch_size)
-    batches = [
-        data.batches(
-            task,
-            trial.seed,
-            training.steps_per_task,
-            training.batch_size - of_base,
-            of_base,
-            by_fact=trial.batch_order == "facts",
-            earlier=method.earlier_share(setup.own),
-        )
-        for trial in trials
-    ]
-    examples = chunked(data.examples[task], training.batch_size)
-    by_fact = trials[0].batch_order == "facts"  # as of all trials of a group
-    rows = chunked(data.dealt(by_fact)[task].rows, training.batch_size) if data.pack else None
-    return TaskInput(batches, examples, rows)
 
 
 @dataclass
@@ -133,7 +54,6 @@ class TrialBatch:
     trains: Mapping[Trial, TrainableSummary]  # what each of the trials trains
     done: dict[Trial, int] = field(default_factory=dict)  # tasks that an earlier run has left
     failed: set[Trial] = field(default_factory=set)  # those that have failed, which are not run on
-    histories: dict[Trial, PatchHistory] = field(default_factory=dict)  # if tasks leave patches
     begun: dict[Trial, Path] = field(default_factory=dict)  # those left within the next task
     # Whether tasks that are done are run again, to the same bits, for the optimizer's state, which
     # outlives them: of checkpoints only those within a task hold it.
@@ -144,12 +64,13 @@ class TrialBatch:
         sweep = self.sweep
         self.writer = Writer()
         self.steps = StepCheckpoints(sweep.run, sweep.base_fingerprint, self.writer)
+        patched = self.trains if self.method.artefact == "patch" else ()
+        base, fingerprint = sweep.base.params, sweep.base_fingerprint
+        self.saves = TrialSaves(sweep.run, self.group, base, fingerprint, patched)
         for trial in self.trains:
             self.done[trial], failed_step = sweep.run.completed(trial)
             if failed_step is not None:
                 self._fail(trial, self.done[trial], failed_step)
-            if self.method.artefact == "patch":
-                self.histories[trial] = self._history(trial)
             if found := self.steps.find(trial, self.done[trial]):
                 self.begun[trial] = found
         tasks = len(sweep.stream_data.tasks)
@@ -241,14 +162,6 @@ class TrialBatch:
         """Whether a task of a trial is yet to be done; else it runs idle beside others."""
         return self.done[trial] <= task and trial not in self.failed
 
-    def _history(self, trial: Trial) -> PatchHistory:
-        """Of a trial that has changed nothing yet."""
-        trainer, base = self.group.trainer, self.sweep.base.params
-        state = jax.eval_shape(trainer.begin, base, settings_of(trial, 1))
-        paths = jax.eval_shape(trainer.trained, state)
-        fingerprint = self.sweep.base_fingerprint
-        return PatchHistory({path: on_host(base[path]) for path in paths}, fingerprint)
-
     def _restore(self, state: Any, settings: Any, task: int) -> Any:
         """The state with the parameters, from their checkpoints, of trials that begin here.
 
@@ -257,15 +170,11 @@ class TrialBatch:
         due = {t for t in self.trials if task and self.done[t] == task} - self.failed
         if not due:
             return state
-        restored = {}
-        for trial in due:
-            if trial in self.histories:
-                patches = self.sweep.run.load_patches(trial, task)
-                restored[trial] = self.histories[trial].take_up(patches)
-            elif not self.replays:
-                restored[trial] = self.sweep.run.load_saved(trial, task - 1)
         if self.replays:
+            for trial in due:
+                self.saves.replay(trial, task)
             return state
+        restored = {trial: self.saves.restore(trial, task) for trial in due}
         places = {p: restored[t] for p, t in enumerate(self.filled) if t in restored}
         return self.group.resume(state, settings, places)
 
@@ -282,10 +191,22 @@ class TrialBatch:
         for place, trial in enumerate(self.trials):
             if not self._is_due(trial, task):
                 continue
-            row = self._row(place, task, metrics, scores[place], seconds[trial])
+            row = task_row(
+                trial,
+                place,
+                task,
+                self.sweep.stream_data,
+                self.setup.training,
+                self.trains[trial],
+                metrics,
+                scores[place],
+                self.sweep.base_scores or {},
+                seconds[trial],
+            )
             save = None
             if row.failed_step is None:
-                changed, save = self._to_save(state, place, task)
+                name = self.sweep.stream_data.tasks[task].name
+                changed, save = self.saves.to_save(state, place, trial, task, name)
                 row = replace(row, rows_changed=changed)
             else:
                 self._fail(trial, task, row.failed_step)
@@ -323,60 +244,6 @@ class TrialBatch:
             self.sweep.scorer,
             lambda base, trained: self.method.apply(own, base, trained),
         )
-
-    def _row(
-        self, place: int, task: int, metrics: TaskMetrics, scores: Scores, seconds: float
-    ) -> ResultRow:
-        """The row of one task of one trial."""
-        trial, data, training = self.trials[place], self.sweep.stream_data, self.setup.training
-        trains = self.trains[trial]
-        first_step = task * training.steps_per_task if training.keep_optimizer_state else 0
-        failed = int(metrics.failed_step[place])
-        columns = probe_columns(data, scores, self.sweep.base_scores or {}, task)
-        selected = float(metrics.selected[place].mean()) if trial.is_sparse else None
-        return ResultRow(
-            trial=trial,
-            task=task,
-            task_name=data.tasks[task].name,
-            facts=len(data.tasks[task].facts),
-            steps=training.steps_per_task,
-            seen=scores["seen"][task],
-            unseen=scores["unseen"][task],
-            stream_seen=float(np.mean(scores["seen"])),
-            stream_unseen=float(np.mean(scores["unseen"])),
-            retention=scores["unseen"],
-            ahead=next(iter(scores["ahead"]), None),
-            unseen_base=(self.sweep.base_scores or {})["ahead"][task],
-            known=columns.pop("known"),
-            known_base=columns.pop("known_base"),
-            text_loss=columns.pop("text_loss"),
-            text_loss_base=columns.pop("text_loss_base"),
-            loss_first=float(metrics.losses[place, 0]),
-            loss_last=float(metrics.losses[place, -1]),
-            rows_selected=selected,
-            rows_changed=None,
-            trainable_parameters=trains.parameters,
-            trainable_share=trains.share,
-            optimizer_bytes=trains.optimizer_bytes,
-            failed_step=None if failed < 0 else failed - first_step,
-            further=columns,
-            seconds=seconds,
-        )
-
-    def _to_save(self, state: Any, place: int, task: int) -> tuple[int | None, Callable[[], None]]:
-        """The rows of a task's patch, for methods that have one, and what saves what it changed."""
-        trial, run = self.trials[place], self.sweep.run
-        if trial not in self.histories:
-            saved = self.group.saved(state, place)
-            if not are_several():
-                # Copies: the buffers are the next task's.
-                saved = jax.tree.map(np.array, saved)
-            return None, partial(run.save_params, trial, task, saved, self.sweep.base_fingerprint)
-        slots = written_slots(state, place)
-        rows, scalars = written_rows(state, place, slots)
-        name = self.sweep.stream_data.tasks[task].name
-        patch = self.histories[trial].patch(name, rows, scalars)
-        return patch.rows, partial(run.save_patch, trial, task, patch)
 
     def _fail(self, trial: Trial, task: int, step: int) -> None:
         """Runs a trial no further, and keeps why, for the terminal."""

@@ -13,8 +13,8 @@ import numpy as np
 
 from smf_jax.bases.base import Base
 from smf_jax.checkpoints.sealed_json import unseal
-from smf_jax.continual.engine import Sweep
 from smf_jax.continual.run_directory import RunDirectory
+from smf_jax.continual.sweep_state import Sweep
 from smf_jax.continual.trial import Trial
 from smf_jax.data.batching import Batch, in_chunks
 from smf_jax.evaluation.slot_health import slot_health, usage_drift

@@ -16,13 +16,14 @@ from smf_jax.bases.retrofitting import retrofit_base
 from smf_jax.checkpoints.run_lock import lock_of, locked
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.devices import all_devices, as_one_program
-from smf_jax.continual.engine import MakeGroup, Sweep, new_group, run_group
+from smf_jax.continual.engine import run_group
 from smf_jax.continual.grid import grid
 from smf_jax.continual.plan import check_trials, measured_background
 from smf_jax.continual.run_directory import BACKGROUND, BASE, RunDirectory
 from smf_jax.continual.scores import Scores, measure_base, measure_in_context, require_kinds
 from smf_jax.continual.slot_health import measure_slot_health
 from smf_jax.continual.stream_data import StreamData, is_chosen_by_base, load_stream_data
+from smf_jax.continual.sweep_state import MakeGroup, Sweep, new_group
 from smf_jax.continual.trackers.tracker import Tracker
 from smf_jax.continual.tracking import Tracking, check_trackers
 from smf_jax.continual.trial import Trial, by_group, shard

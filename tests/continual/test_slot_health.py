@@ -12,11 +12,11 @@ import pytest
 from smf_jax import checkpoints
 from smf_jax.bases.base import load_base
 from smf_jax.continual import slot_health as health
-from smf_jax.continual.engine import Sweep
 from smf_jax.continual.grid import grid
 from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.slot_health import HEALTH, Recount, measure_slot_health, read_slot_health
 from smf_jax.continual.stream_data import load_stream_data
+from smf_jax.continual.sweep_state import Sweep
 from smf_jax.data.batching import Batch
 from smf_jax.evaluation.slot_health import slot_health, usage_drift
 from smf_jax.training.reads import read_counts
