@@ -19,7 +19,7 @@ SWEEP = RECIPE.with_values(
     unknown_only=True,
     answer_order="typical",
     probe_limit=48,
-    layers="15",
+    layers="10,15,20",
 )
 
 

@@ -13,7 +13,7 @@ from smf_jax.continual.sections import QuestionDataConfig
 from smf_jax.data.files import RECORD_FILES
 from smf_jax.sparse.patch_sets import MergePolicy
 from smf_jax.taught.fact_files import FactsAs
-from smf_jax.taught.recipe import RECIPE
+from smf_jax.taught.recipe import RECIPE, ROWS
 
 _USUAL = RECIPE.values()
 
@@ -103,8 +103,11 @@ class TrainingSection(Configuration):
         0.0, "stop at the end of a task before so many are over; 0: no limit", first=True, least=0
     )
     lr: float = setting(float(_USUAL["lr"]), "learning rate of Adam", first=True, above=0)
-    slots: int = setting(
-        int(_USUAL["slots"]), "rows that a step may change in each table", first=True, least=1
+    slots: int | None = setting(
+        None,
+        f"rows that a step may change in each table [{ROWS:,} divided by the number of tables]",
+        first=True,
+        least=1,
     )
     batch_size: int = setting(_USUAL["batch_size"], "wordings in a batch", least=1)
     seed: int = setting(0, "seed of the order of batches", least=0, most=2**32 - 1)

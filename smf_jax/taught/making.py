@@ -8,7 +8,7 @@ from typing import Any
 
 from smf_jax.bases.asked_base import AskedBase
 from smf_jax.bases.base import Base, load_base, save_base
-from smf_jax.bases.retrofit_config import RetrofitConfig
+from smf_jax.bases.retrofit_config import RetrofitConfig, parse_layers
 from smf_jax.bases.retrofitting import retrofit_base
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.format_rows import LEAST
@@ -29,6 +29,7 @@ from smf_jax.taught.chat_wordings import in_chats
 from smf_jax.taught.config import TeachConfig
 from smf_jax.taught.directory import BASE, TaughtDirectory
 from smf_jax.taught.lessons import blame_argument, key_of
+from smf_jax.taught.recipe import ROWS, middle_layers
 from smf_jax.taught.record import Record
 
 _ASKED = "asked"  # what the base has answered so far, until the known questions are kept
@@ -55,6 +56,22 @@ def _is_made(directory: TaughtDirectory) -> bool:
     return directory.has_background and directory.has_text
 
 
+def placed(config: TeachConfig, base: Base) -> TeachConfig:
+    """The same, with the blocks and the rows of a step that were left to the model."""
+    memory, told = base.config.memory, config.retrofit
+    if memory is None and not told.layers:
+        layers = ",".join(map(str, middle_layers(base.config.layers)))
+        config = config.with_values(layers=layers)
+    if config.training.slots is not None:
+        return config
+    if memory is None:
+        layers = parse_layers(config.retrofit.layers, "layers")
+        tables = 1 if told.shared_pool else len(layers)
+    else:
+        tables = len(memory.pools)
+    return config.with_values(slots=max(1, ROWS // tables))
+
+
 def read_making(
     config: TeachConfig,
     reader: Reader,
@@ -78,8 +95,7 @@ def read_making(
 def _memory_of(config: TeachConfig, base: Base) -> dict[str, Any]:
     """The settings of the retrofit; none of a base that has a memory."""
     if base.config.memory is None:
-        layers = config.retrofit.layers or str(base.config.layers // 2)
-        return {**config.retrofit.values(), "layers": layers}
+        return config.retrofit.values()
     if config.retrofit != TeachConfig().retrofit:
         raise ValueError(
             f"--layers={config.retrofit.layers}, or another flag of the memory: MODEL has one in "

@@ -15,8 +15,10 @@ from smf_jax.continual.sections import (
     TrainingConfig,
 )
 
+ROWS = 1536  # that a step changes, in all tables together
+
 RECIPE = SweepConfig(
-    grid=GridConfig(methods="smf", slots="1536", lr="0.5", optimizer="adam"),
+    grid=GridConfig(methods="smf", slots=str(ROWS // 3), lr="0.5", optimizer="adam"),
     stream=StreamConfig(facts_per_task=8),
     background=BackgroundConfig(
         background_batches=100, background_batch_size=16, recount_batches=0
@@ -29,3 +31,12 @@ RECIPE = SweepConfig(
         steps_per_task=24, batch_size=32, pack=True, schedule="cosine", prompt_loss_weight=0.0
     ),
 )
+
+
+def middle_layers(depth: int) -> tuple[int, ...]:
+    """The blocks of a model that are given a table: 10, 15, 20 of 30.
+
+    Those at a third, a half and two thirds of the depth; the half alone where these are not three.
+    """
+    places = tuple(sorted({depth // 3, depth // 2, 2 * depth // 3}))
+    return places if len(places) == 3 else (depth // 2,)

@@ -36,7 +36,7 @@ from smf_jax.taught.lessons import (
     find_lesson,
     tasks_of,
 )
-from smf_jax.taught.making import Making, make, of_kept_base, read_base, read_making
+from smf_jax.taught.making import Making, make, of_kept_base, placed, read_base, read_making
 from smf_jax.taught.model_wordings import MODEL, in_own_words
 from smf_jax.taught.record import Lesson, Record
 from smf_jax.taught.task_trainer import TaskTrainer
@@ -69,6 +69,7 @@ def teach(config: TeachConfig, now: Callable[[], float] = time.monotonic) -> Tau
         record = _record(config, reader, model, directory)
         config = config.with_values(**record.making)
         base = read_base(config, record, directory)
+        config = placed(config, base)
         if config.facts.chat:
             with blame_flag("--chat: "):
                 require_chats(base.tokenizer)

@@ -87,21 +87,21 @@ PINNED = {
     "memory-plus-373m": (None, ((4, 12, 20), 1, 4, 32, 512, 1024, 1_048_576, "silu", "none", True)),
     "pkm2019": (None, ((10,), 1, 4, 32, 512, 1024, 262_144, "none", "batch", False)),
 }
-SMOLLM2_MEMORY = ((15,), 1, 4, 8, 64, 576, 262_144, "none", "none", True)
+SMOLLM2_MEMORY = ((10, 15, 20), 3, 4, 8, 64, 576, 262_144, "none", "none", True)
 WORLD_MEMORY = ((1,), 1, 4, 8, 64, 128, 16_384, "silu", "none", True)
 PINNED |= {
     "smollm2": (
-        "smf-tfidf-adam-t1536-lr0.3-s0 smf-tfidf-adam-t1536-lr0.5-s0 lora-adamw-lr0.001-s0 "
+        "smf-tfidf-adam-t512-lr0.3-s0 smf-tfidf-adam-t512-lr0.5-s0 lora-adamw-lr0.001-s0 "
         "full-adamw-lr0.0001-s0",
         SMOLLM2_MEMORY,
     ),
     "factoids": (
-        "smf-tfidf-adam-t1536-lr0.5-s0 lora-adamw-lr0.001-s0 full-adamw-lr0.0001-s0 "
+        "smf-tfidf-adam-t512-lr0.5-s0 lora-adamw-lr0.001-s0 full-adamw-lr0.0001-s0 "
         "ewc-adamw-lr0.0001-s0 kl-adamw-lr0.0001-s0 replay_stream-adamw-lr0.0001-s0",
         SMOLLM2_MEMORY,
     ),
     "cortex": (
-        "smf-tfidf-adam-t1536-lr0.5-s0 lora-adamw-lr0.001-s0 full-adamw-lr0.0001-s0",
+        "smf-tfidf-adam-t512-lr0.5-s0 lora-adamw-lr0.001-s0 full-adamw-lr0.0001-s0",
         SMOLLM2_MEMORY,
     ),
     "long-stream": (
@@ -190,7 +190,7 @@ TRAINED = {
 }
 # Of a layer q and o, k and v, gate and up and down; dense methods leave the rows alone.
 SMOLLM2_LORA = 8 * 30 * (2 * (576 + 576) + 2 * (576 + 192) + 3 * (576 + 1536))
-SMOLLM2_FULL = 134_515_008 + 278_848
+SMOLLM2_FULL = 134_515_008 + 3 * 278_848
 TRAINED |= {
     "smollm2": {"smf": 1536 * 576, "full": SMOLLM2_FULL, "lora": SMOLLM2_LORA},
     "factoids": {
