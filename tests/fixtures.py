@@ -107,10 +107,10 @@ def plain_checkpoint(tmp_path_factory) -> Path:
     return make_plain_checkpoint(tmp_path_factory.mktemp("bases") / "plain")
 
 
-def make_plain_checkpoint(path: Path, begins: bool = True) -> Path:
-    """Writes the same anywhere, or one whose texts have no token in front."""
+def make_plain_checkpoint(path: Path, begins: bool = True, layers: int = PLAIN.layers) -> Path:
+    """Writes the same anywhere, or one whose texts have no token in front, or a deeper one."""
     tokenizer = train_tokenizer(["Who made thing number 5? Maker stands beside."] * 20, 300)
-    config = dataclasses.replace(PLAIN, vocabulary=tokenizer.size + 3)
+    config = dataclasses.replace(PLAIN, vocabulary=tokenizer.size + 3, layers=layers)
     save_huggingface(path, config, random_params(config))
     tokenizer = tokenizer if begins else dataclasses.replace(tokenizer, bos=None)
     tokenizer.save(path)
