@@ -19,12 +19,17 @@ SWEEP = RECIPE.with_values(
     unknown_only=True,
     answer_order="typical",
     probe_limit=48,
-    layers="10,15,20",
+    layers="10,15,20",  # three tables, of each of which a step changes `slots` rows
 )
 
 
 # A table that starts at zero is not healed; a tiny base is asked nothing, it would know nothing.
-_TINY: dict[str, Any] = {**TINY_RETROFIT, "heal_steps": None, "unknown_only": False, "layers": "2"}
+_TINY: dict[str, Any] = {
+    **TINY_RETROFIT,
+    "heal_steps": None,
+    "unknown_only": False,
+    "layers": "1,2",
+}
 
 
 def _preset(

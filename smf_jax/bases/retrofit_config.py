@@ -96,8 +96,7 @@ class RetrofitConfig(Configuration):
     )
     layers: str = setting(
         "",
-        "blocks to retrofit, from 0, as in 6,12,18; empty: those at a quarter, a half and three "
-        "quarters of the depth, in smf teach at a third, a half and two thirds",
+        "blocks to retrofit, from 0, as in 6,12,18; empty: up to three, spread over the depth",
         first=True,
     )
     shared_pool: bool = setting(False, "one table for all of them")

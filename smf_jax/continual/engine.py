@@ -198,10 +198,10 @@ class TrialBatch:
                 self.sweep.stream_data,
                 self.setup.training,
                 self.trains[trial],
-                metrics,
-                scores[place],
-                self.sweep.base_scores or {},
-                seconds[trial],
+                metrics=metrics,
+                scores=scores[place],
+                base_scores=self.sweep.base_scores or {},
+                seconds=seconds[trial],
             )
             save = None
             if row.failed_step is None:

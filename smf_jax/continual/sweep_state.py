@@ -1,4 +1,4 @@
-"""What all groups of trials of a sweep share."""
+"""What all groups of trials of a sweep share, and how each is made."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ def task_row(
     data: StreamData,
     training: TrainingConfig,
     trains: TrainableSummary,
+    *,
     metrics: TaskMetrics,
     scores: Scores,
     base_scores: Scores,

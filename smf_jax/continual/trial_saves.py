@@ -38,12 +38,15 @@ class TrialSaves:
         """The changed parameters that an earlier run has left before a task."""
         if trial not in self._histories:
             return self._run.load_saved(trial, task - 1)
-        return self._histories[trial].take_up(self._run.load_patches(trial, task))
+        return self._take_up(trial, task)
 
     def replay(self, trial: Trial, task: int) -> None:
         """Takes up the patches before a task whose parameters are come by otherwise."""
         if trial in self._histories:
-            self._histories[trial].take_up(self._run.load_patches(trial, task))
+            self._take_up(trial, task)
+
+    def _take_up(self, trial: Trial, task: int) -> Params:
+        return self._histories[trial].take_up(self._run.load_patches(trial, task))
 
     def to_save(
         self, state: Any, place: int, trial: Trial, task: int, name: str

@@ -136,6 +136,15 @@ def int4_scales(numbers: np.ndarray) -> np.ndarray:
     if np.abs(half).max() > np.finfo(np.float16).max:
         raise ValueError("it holds numbers beyond 65,504, which int4 cannot express; choose nf4")
     half = half.astype(np.float16)
+    # A least number that half precision moves by steps, as in a block far from zero, would clip
+    # those below it: it is rounded downwards there, and the steps reach from it to the largest.
+    is_moved = np.abs(half[..., 1] - least) > step / 2
+    lower = np.where(
+        half[..., 1] > least, np.nextafter(half[..., 1], np.float16(-np.inf)), half[..., 1]
+    )
+    half[..., 1] = np.where(is_moved, lower, half[..., 1])
+    reached = (ordered[..., -1] - half[..., 1].astype(np.float32)) / STEPS
+    half[..., 0] = np.where(is_moved, reached, half[..., 0])
     # What half precision cannot tell from zero would leave a block with one number.
     half[..., 0] = np.where(span > 0, np.maximum(half[..., 0], _LEAST_STEP), half[..., 0])
     return half

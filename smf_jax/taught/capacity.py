@@ -1,4 +1,4 @@
-"""Whether a table has room for a lesson: what it would write of what patches wrote before it.
+"""Whether tables have room for a lesson: what it would write of what patches wrote before it.
 
 Nothing is trained: the reads of the facts are counted, and ranked as a step ranks them.
 """
@@ -102,6 +102,6 @@ def room_lines(room: Room) -> list[str]:
         lines.append(
             f"warning: {CROWDED:.0%} or more: these facts write over what earlier ones were taught "
             "by, and some of those are likely to be lost; stop now and teach these facts to "
-            "another --out, or to a model with a larger table (--keys_per_half)"
+            "another --out, or to a model with larger tables (--keys_per_half)"
         )
     return lines

@@ -26,6 +26,7 @@ from smf_jax.errors import blame_flag, require_writable
 from smf_jax.evaluation.probes.known import KnownProbe
 from smf_jax.interop.export.model import save_numbered
 from smf_jax.interop.export.patches import load_patch
+from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.params import Params
 from smf_jax.paths import as_path, is_remote
 from smf_jax.sparse.patch import Patch, apply_patch
@@ -104,6 +105,12 @@ class TaughtDirectory:
                 "command again"
             )
         return load_base(str(self.path / BASE), "base")
+
+    @property
+    def placement(self) -> MemoryPlacement | None:
+        """Where the memory of the base stands, which has to be there."""
+        told = checkpoints.read_metadata(self.path / BASE / PARAMS)["model"]
+        return ModelConfig.from_dict(told).memory
 
     @property
     def is_in_floats(self) -> bool:

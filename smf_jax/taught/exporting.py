@@ -5,6 +5,7 @@ from __future__ import annotations
 from smf_jax.errors import require_writable
 from smf_jax.interop.export.card import CardFacts
 from smf_jax.interop.export.model import export_model
+from smf_jax.interop.huggingface.config import config_values
 from smf_jax.paths import as_path, is_whole
 from smf_jax.sparse.patch_sets import stack_patches
 from smf_jax.taught.config import ExportConfig
@@ -30,6 +31,9 @@ def export(config: ExportConfig) -> tuple[Record, int]:
     if is_whole(target := as_path(out)) or target.exists():
         raise FileExistsError(f"--out={out} exists; choose another directory or remove it")
     record, base = directory.read(), directory.load_base()
+    config_values(
+        base.config.with_memory(None)
+    )  # a base in bits is refused before its patches are read
     patches = directory.load_patches(record)
     directory.load_params(base, patches)  # every bit checked before anything is written
     if config.stack and patches:

@@ -56,19 +56,27 @@ def _is_made(directory: TaughtDirectory) -> bool:
     return directory.has_background and directory.has_text
 
 
-def placed(config: TeachConfig, base: Base) -> TeachConfig:
-    """The same, with the blocks and the rows of a step that were left to the model."""
-    memory, told = base.config.memory, config.retrofit
-    if memory is None and not told.layers:
-        layers = ",".join(map(str, middle_layers(base.config.layers)))
-        config = config.with_values(layers=layers)
+def with_layers(config: TeachConfig, base: Base, directory: TaughtDirectory) -> TeachConfig:
+    """The same with the blocks of the memory, where these are left to the model.
+
+    They are those of a base that is kept already, whatever an earlier version has chosen.
+    """
+    if base.config.memory is not None or parse_layers(config.retrofit.layers, "layers"):
+        return config
+    kept = directory.placement if directory.has_base else None
+    layers = middle_layers(base.config.layers) if kept is None else kept.layers
+    return config.with_values(layers=",".join(map(str, layers)))
+
+
+def with_rows(config: TeachConfig, base: Base) -> TeachConfig:
+    """The same with the rows of a step, if they are not told; the blocks of the memory are."""
     if config.training.slots is not None:
         return config
-    if memory is None:
-        layers = parse_layers(config.retrofit.layers, "layers")
-        tables = 1 if told.shared_pool else len(layers)
-    else:
+    memory, told = base.config.memory, config.retrofit
+    if memory is not None:
         tables = len(memory.pools)
+    else:
+        tables = 1 if told.shared_pool else len(parse_layers(told.layers, "layers"))
     return config.with_values(slots=max(1, ROWS // tables))
 
 

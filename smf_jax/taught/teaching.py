@@ -36,7 +36,15 @@ from smf_jax.taught.lessons import (
     find_lesson,
     tasks_of,
 )
-from smf_jax.taught.making import Making, make, of_kept_base, placed, read_base, read_making
+from smf_jax.taught.making import (
+    Making,
+    make,
+    of_kept_base,
+    read_base,
+    read_making,
+    with_layers,
+    with_rows,
+)
 from smf_jax.taught.model_wordings import MODEL, in_own_words
 from smf_jax.taught.record import Lesson, Record
 from smf_jax.taught.task_trainer import TaskTrainer
@@ -69,7 +77,7 @@ def teach(config: TeachConfig, now: Callable[[], float] = time.monotonic) -> Tau
         record = _record(config, reader, model, directory)
         config = config.with_values(**record.making)
         base = read_base(config, record, directory)
-        config = placed(config, base)
+        config = with_layers(config, base, directory)
         if config.facts.chat:
             with blame_flag("--chat: "):
                 require_chats(base.tokenizer)
@@ -78,6 +86,7 @@ def teach(config: TeachConfig, now: Callable[[], float] = time.monotonic) -> Tau
         lesson = find_lesson(record, facts, source, config.training.facts_per_task)
         if lesson is None:
             return Taught(directory, record, None)
+        config = with_rows(_as_begun(config, lesson), base)
         lesson = replace(lesson, settings={n: config.values()[n] for n in _OF_LESSON})
         tasks = tasks_of(lesson, facts)
         earlier = facts_again(earlier_facts(record, lesson))
@@ -94,7 +103,8 @@ def teach(config: TeachConfig, now: Callable[[], float] = time.monotonic) -> Tau
         with blame_argument("base", "MODEL"):
             measured = of_kept_base(config, directory)
         patches = directory.load_patches(record)
-        lesson = _with_room(lesson, making, base, background, patches)
+        if not any(entry.lesson == lesson.name for entry in record.patches):
+            lesson = _with_room(lesson, making, base, background, patches)
         trainer = TaskTrainer(measured, base, making.data, background, patches)
         call = Call(config, clock, directory, base, tasks, earlier, trainer)
         record = call.run(record, lesson)
@@ -122,6 +132,15 @@ def _in_own_words(tasks: Sequence[Task], base: Base) -> tuple[Task, ...]:
     answers = Answers(Scorer(base.model, ROWS), base.tokenizer)
     positions = base.config.max_positions
     return in_own_words(tasks, base.tokenizer, positions, partial(answers.to, base.params))
+
+
+def _as_begun(config: TeachConfig, lesson: Lesson) -> TeachConfig:
+    """What is not told is as it was when a lesson began that was cut short."""
+    if lesson.after is not None and not lesson.left():
+        return config
+    told, usual = config.values(), TeachConfig().values()
+    begun = {name: lesson.settings.get(name) for name in _OF_LESSON if told[name] == usual[name]}
+    return config.with_values(**{name: old for name, old in begun.items() if old is not None})
 
 
 def _with_room(

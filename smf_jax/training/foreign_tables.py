@@ -53,8 +53,9 @@ def foreign_tables(
       model = foreign_tables(plain_logits(decoder), {"embedder/embedding": token_ids},
                              frozen_uses=["transpose"])  # the tied head
 
-    No gradient is taken of other uses of a table, such as a tied head, though the rows that change
-    are changed there too. Those that are accepted have to be named in ``frozen_uses``.
+    No gradient is taken of what pads read, nor of other uses of a table, such as a tied head,
+    though the rows that change are changed there too. Those that are accepted have to be named in
+    ``frozen_uses``.
 
     Raises:
       ValueError: no table, or, as soon as a step is traced, rows that are gathered in no place or
@@ -73,7 +74,10 @@ def foreign_tables(
     ) -> tuple[Logits, Reads]:
         reads = {path: _read(index, tokens, valid) for path, index in names.items()}
         if perturbations:
-            out, uses = tapped(logits, params, (tokens, valid), names, perturbations)
+            # Not of pads: the index may name another row there than the model reads.
+            tokens_only = jnp.expand_dims(valid != 0, (2, 3))
+            added = {path: jnp.where(tokens_only, x, 0) for path, x in perturbations.items()}
+            out, uses = tapped(logits, params, (tokens, valid), names, added)
             _check_uses(uses, frozen_uses)
             agree = jnp.stack([_agrees(uses, *each, valid) for each in reads.items()])
             out = jnp.where(jnp.all(agree), out, jnp.nan)

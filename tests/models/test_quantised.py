@@ -129,6 +129,13 @@ def test_int4_keeps_what_lies_on_a_grid_of_sixteen():
     np.testing.assert_allclose(found, numbers, atol=2.0**-11 * lowest)
 
 
+def test_int4_keeps_a_block_far_from_zero_within_the_steps_that_half_precision_leaves():
+    numbers = np.random.default_rng(0).uniform(99.99, 100.01, (1, 32)).astype(np.float32)
+    found = np.asarray(dequantise(*held("int4", numbers), 32))
+    # Half precision has steps of 1/16 there: sixteen steps reach from one of them to the largest.
+    assert np.abs(found - numbers).max() <= (0.02 + 1 / 16) / 15 / 2 * 1.01
+
+
 def test_int4_refuses_numbers_beyond_half_precision():
     with pytest.raises(ValueError, match="numbers beyond 65,504, which int4 cannot express"):
         held("int4", np.array([[1e6, 2.0, 3.0]], np.float32))

@@ -102,6 +102,31 @@ def test_rows_of_an_engram_have_the_gradient_of_the_whole_table():
     assert (np.abs(truth).max(axis=1) > 0).sum() > 20
 
 
+def test_what_pads_read_is_not_trained_in_a_model_that_does_not_mask_them():
+    tokens = jnp.asarray([[7, 7, 1, 2], [3, 4, 5, 6]])
+    valid = jnp.asarray([[0, 0, 1, 1], [1, 1, 1, 1]])
+    batch = Batch(tokens, (tokens + 1) % 8, valid.astype(jnp.float32), valid)
+    draw = np.random.default_rng(0).standard_normal
+    params = {
+        "table": jnp.asarray(draw((8, 4)), jnp.float32),
+        "head": jnp.asarray(draw((4, 8)), "f4"),
+    }
+
+    def logits(params, tokens, valid):
+        return jnp.cumsum(params["table"][tokens], axis=1) @ params["head"]
+
+    def of_tokens_alone(params, tokens, valid):
+        read = params["table"][tokens]
+        read = jnp.where(valid[..., None] != 0, read, jax.lax.stop_gradient(read))
+        return jnp.cumsum(read, axis=1) @ params["head"]
+
+    found = gradients(foreign_tables(logits, {"table": token_ids}), params, batch, "table")
+    truth = of_whole_table(of_tokens_alone, params, batch, "table")
+    np.testing.assert_allclose(found, truth, rtol=1e-5, atol=1e-6)
+    rows = np.asarray(found).any(axis=1)
+    assert not rows[0] and not rows[7] and rows[1:7].all()
+
+
 def test_a_tied_embedding_is_trained_where_it_is_read():
     config = replace(PLAIN, tied=True)
     params, batch = flatten(random_params(config)), tiny.batch()

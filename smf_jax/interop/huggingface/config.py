@@ -62,11 +62,11 @@ def parse_config(told: JsonObject) -> ModelConfig:
     told.require(head_width % 2 == 0, "head_dim", f"an even number, and no {head_width}")
     theta = told.get("rope_theta", float, **_THETA) or family.assumed.get("rope_theta", 10_000.0)
     new, old = told.section("rope_parameters"), told.section("rope_scaling")
-    rope = new if new.values else old
+    rope = old if old.values else new  # as transformers: what is written beside it is older
     common = {
         "key_value_heads": shared,
         "head_width": head_width,
-        "rope_theta": rope.get("rope_theta", float, **_THETA) or theta,
+        "rope_theta": next((base for each in (rope, new) if (base := _theta(each))), theta),
         "rope_scaling": _parse_scaling(rope),
         "norm_epsilon": told.need("rms_norm_eps", float, 1e-6, least=1e-30, most=1),
         "tied": told.get("tie_word_embeddings", bool) or False,
@@ -128,6 +128,10 @@ def config_values(config: ModelConfig) -> dict[str, Any]:
             f"{get_args(Family)}"
         )
     return values
+
+
+def _theta(rope: JsonObject) -> float | None:
+    return rope.get("rope_theta", float, **_THETA)
 
 
 def _parse_scaling(rope: JsonObject) -> RopeScaling | None:

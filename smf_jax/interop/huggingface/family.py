@@ -71,7 +71,8 @@ class FamilyFormat:
 
     def check(self, told: JsonObject) -> None:
         """Refuses features that would change the logits and that are not read."""
-        told = JsonObject({**told.section("rope_parameters").values, **told.values}, told.place)
+        ropes = [told.section(name).values for name in ("rope_parameters", "rope_scaling")]
+        told = JsonObject({**ropes[0], **ropes[1], **told.values}, told.place)
         allowed = {key: values for key, values in self.only.items() if key in told.values}
         refused = {k: values for k, values in allowed.items() if not _among(told.values[k], values)}
         if set(told.many("layer_types", str)) - set(self.attention):

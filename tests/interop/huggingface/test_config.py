@@ -108,6 +108,31 @@ def test_a_scaling_that_cannot_be_is_named(changes, message, tmp_path):
         read_config(tmp_path / "config.json")
 
 
+@pytest.mark.parametrize(
+    ("scaling", "message"),
+    [
+        ({"type": "yarn", "factor": 4.0}, "rope_type='yarn' is not supported"),
+        ({"type": "default", "partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+    ],
+)
+def test_a_scaling_beside_the_new_spelling_is_the_one_that_counts(scaling, message, tmp_path):
+    told = json.loads((GOLDEN / "qwen2" / "config.json").read_text())
+    assert told["rope_parameters"]["rope_type"] == "default"
+    (tmp_path / "config.json").write_text(json.dumps(told | {"rope_scaling": scaling}))
+    with pytest.raises(ValueError, match=message):
+        read_config(tmp_path / "config.json")
+
+
+def test_the_base_of_rotations_may_stand_in_the_other_spelling(tmp_path):
+    told = json.loads((GOLDEN / "llama3" / "config.json").read_text())
+    new = told.pop("rope_parameters")
+    base = new.pop("rope_theta")
+    told |= {"rope_parameters": {"rope_theta": base}, "rope_scaling": new, "rope_theta": None}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    found = read_config(tmp_path / "config.json")
+    assert found.rope_theta == base and found.rope_scaling is not None
+
+
 def test_sizes_that_do_not_fit_the_weights_name_the_keys(place):
     file = place / "config.json"
     told = json.loads(file.read_text())
