@@ -80,9 +80,9 @@ tests: $(VENV)/.installed-test
 
 # pip and not uv: it is pip that machines are told where their build of torch lies.
 test-parity: $(VENV)/.installed-test
-	$(python) -m pip install --quiet --disable-pip-version-check -e ".[parity]"
+	$(python) -m pip install --quiet --disable-pip-version-check -e ".[parity,lm-eval]"
 	$(python) -m pytest tests/models tests/interop tests/data/test_chat.py tests/experiments/test_export.py \
-		tests/benchmarks/test_block.py $(ARGS)
+		tests/benchmarks/test_block.py tests/evaluation/test_lm_eval.py $(ARGS)
 
 format: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check --fix .

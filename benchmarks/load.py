@@ -70,7 +70,7 @@ def held_bytes() -> int | None:
 
 
 def main(flags: LoadConfig) -> int:
-    """Loads it in each way and tells; the bound is that of bfloat16's peak."""
+    """Loads it in each way and tells; 1 if bfloat16's peak is beyond its bound."""
     if not flags.base:
         raise ValueError("--base is empty; name a Hugging Face checkpoint or a GGUF file")
     if flags.out:
@@ -88,7 +88,7 @@ def main(flags: LoadConfig) -> int:
         say(f"{way}: {told['seconds']:.1f} s, {', '.join(sizes)}")
         if flags.out:
             write_text(as_path(flags.out), json.dumps(report, indent=1) + "\n")
-    return 0
+    return 0 if all(told.get("within", True) for told in report["ways"].values()) else 1
 
 
 if __name__ == "__main__":

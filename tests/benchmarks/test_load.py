@@ -38,7 +38,8 @@ def test_a_gguf_file_is_measured_by_the_numbers_in_it(tmp_path, monkeypatch):
     for peak in (int(allowed), int(allowed) + 1):
         beside = {"peak_bytes": peak}
         monkeypatch.setattr("benchmarks.load.ask_child", lambda _, t, b=beside: load(**t) | b)
-        assert main(LoadConfig(base=str(path), ways="bfloat16", out=str(out))) == 0
+        status = main(LoadConfig(base=str(path), ways="bfloat16", out=str(out)))
+        assert status == (0 if peak <= allowed else 1)
         told = json.loads(out.read_text())
         assert told["file_bytes"] == path.stat().st_size
         assert told["ways"]["bfloat16"]["within"] is (peak <= allowed)
