@@ -21,10 +21,11 @@ from smf_jax.taught.directory import TaughtDirectory
 from smf_jax.taught.provenance import Reads, provenance
 
 _LEAST = 0.005  # a share of a patch that is told
-# Share of all read weight on a patch's rows from which it is said to have taught the answer. On
-# SmolLM2 each of 28 taught questions had 0.30 or more, none of 276 others more than 0.24. It was
-# set before 156 of these others were asked.
-TAUGHT = 0.25
+# Share of all read weight on rows of patches from which they are said to have taught the answer,
+# and each patch's own part of all, from which it is named. On SmolLM2 with three tables each of 20
+# taught questions had 0.30 or more, none of 216 others more than 0.14; of single patches the
+# largest had 0.13 or more there and 0.08 at most here (docs/teach.md).
+TAUGHT, PART = 0.25, 0.1
 
 
 class Answer(NamedTuple):
@@ -40,7 +41,9 @@ class Answer(NamedTuple):
     @property
     def taught_by(self) -> list[str]:
         """The patches that the answer was read from, most of all from the first."""
-        return [name for name, share in self.patches.items() if self.written * share >= TAUGHT]
+        if self.written < TAUGHT:
+            return []
+        return [name for name, share in self.patches.items() if self.written * share >= PART]
 
     @property
     def is_right(self) -> bool | None:

@@ -32,12 +32,14 @@ def test_a_taught_fact_is_answered_and_traced_to_its_patch(taught):
 
 def test_an_answer_is_taught_by_the_patches_that_much_of_it_was_read_from():
     told = Answer("who?", "me", None, (), 0.5, {"b_01": 0.6, "a_01": 0.3, "a_02": 0.1})
-    assert told.taught_by == ["b_01"]
-    assert told._replace(written=0.9).taught_by == ["b_01", "a_01"]
-    assert told._replace(written=0.07).taught_by == []
-    assert told.to_json()["taught_by"] == ["b_01"]
-    assert "\n  taught by b_01\n" in answer_text(told)
-    assert "\n  taught by no patch\n" in answer_text(told._replace(written=0.07))
+    assert told.taught_by == ["b_01", "a_01"]
+    assert told._replace(written=0.3).taught_by == ["b_01"]
+    # All of it together is too little, or no patch has enough of it.
+    assert told._replace(written=0.24).taught_by == []
+    assert told._replace(patches={f"a_{n:02}": 0.1 for n in range(10)}).taught_by == []
+    assert told.to_json()["taught_by"] == ["b_01", "a_01"]
+    assert "\n  taught by b_01, a_01\n" in answer_text(told)
+    assert "\n  taught by no patch\n" in answer_text(told._replace(written=0.24))
 
 
 def test_questions_of_a_file_are_compared_where_it_has_answers(taught, tmp_path):
