@@ -22,8 +22,8 @@ from smf_jax.training.memory_model import MemoryModel, as_memory_model
 from smf_jax.training.reads import read_counts
 
 # Share of what earlier patches changed that a lesson may write over before it is told. Calibrated
-# with one table on one run of lessons of twenty facts, where the second was at 25 % and lost 2 facts of the
-# first; see docs/teach.md.
+# with one table, on one run of lessons of twenty facts, where the second was at 25 % and lost 2
+# facts of the first; see docs/teach.md.
 CROWDED = 0.2
 
 
