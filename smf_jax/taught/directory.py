@@ -109,14 +109,16 @@ class TaughtDirectory:
     @property
     def placement(self) -> MemoryPlacement | None:
         """Where the memory of the base stands, which has to be there."""
-        told = checkpoints.read_metadata(self.path / BASE / PARAMS)["model"]
-        return ModelConfig.from_dict(told).memory
+        return self._model().memory
 
     @property
     def is_in_floats(self) -> bool:
         """Whether the base is there and its matrices are floats, as an export needs them."""
-        told = checkpoints.read_metadata(self.path / BASE / PARAMS) if self.has_base else None
-        return told is not None and told["model"].get("precision") is None
+        return self.has_base and self._model().precision is None
+
+    def _model(self) -> ModelConfig:
+        """Of the base, which has to be there; its leaves are not read."""
+        return ModelConfig.from_dict(checkpoints.read_metadata(self.path / BASE / PARAMS)["model"])
 
     def base_fingerprint(self) -> str:
         """Of the base, as its manifest tells it."""

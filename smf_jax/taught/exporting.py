@@ -31,9 +31,8 @@ def export(config: ExportConfig) -> tuple[Record, int]:
     if is_whole(target := as_path(out)) or target.exists():
         raise FileExistsError(f"--out={out} exists; choose another directory or remove it")
     record, base = directory.read(), directory.load_base()
-    config_values(
-        base.config.with_memory(None)
-    )  # a base in bits is refused before its patches are read
+    # A base in bits is refused before its patches are read.
+    config_values(base.config.with_memory(None))
     patches = directory.load_patches(record)
     directory.load_params(base, patches)  # every bit checked before anything is written
     if config.stack and patches:

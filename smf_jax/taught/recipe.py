@@ -15,7 +15,7 @@ from smf_jax.continual.sections import (
     TrainingConfig,
 )
 
-ROWS = 1536  # that a step changes, in all tables together
+ROWS = 1536  # that a step changes, in all tables together: of three, a third in each
 
 RECIPE = SweepConfig(
     grid=GridConfig(methods="smf", slots=str(ROWS // 3), lr="0.5", optimizer="adam"),

@@ -60,13 +60,13 @@ def parse_config(told: JsonObject) -> ModelConfig:
     told.require(bool(own) or width % heads == 0, "hidden_size", shares)
     head_width = own or width // heads
     told.require(head_width % 2 == 0, "head_dim", f"an even number, and no {head_width}")
-    theta = told.get("rope_theta", float, **_THETA) or family.assumed.get("rope_theta", 10_000.0)
+    assumed = family.assumed.get("rope_theta", 10_000.0)
     new, old = told.section("rope_parameters"), told.section("rope_scaling")
-    rope = old if old.values else new  # as transformers: what is written beside it is older
+    rope = old if old.values else new  # where both are there, transformers too takes this one
     common = {
         "key_value_heads": shared,
         "head_width": head_width,
-        "rope_theta": next((base for each in (rope, new) if (base := _theta(each))), theta),
+        "rope_theta": _theta(rope) or _theta(new) or _theta(told) or assumed,
         "rope_scaling": _parse_scaling(rope),
         "norm_epsilon": told.need("rms_norm_eps", float, 1e-6, least=1e-30, most=1),
         "tied": told.get("tie_word_embeddings", bool) or False,
@@ -130,8 +130,9 @@ def config_values(config: ModelConfig) -> dict[str, Any]:
     return values
 
 
-def _theta(rope: JsonObject) -> float | None:
-    return rope.get("rope_theta", float, **_THETA)
+def _theta(section: JsonObject) -> float | None:
+    """The base of the rotations, if this part of the file tells it."""
+    return section.get("rope_theta", float, **_THETA)
 
 
 def _parse_scaling(rope: JsonObject) -> RopeScaling | None:
