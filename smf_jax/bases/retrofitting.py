@@ -89,10 +89,12 @@ def retrofit_base(
     """
     check_retrofit(config, base, windows is not None)
     config = config.resolved()
-    if not config.memory.keys_per_half:
+    is_white = not config.memory.keys_per_half
+    if is_white:
         assert windows is not None
-        config = config.sized(_fitting_size(config, base, windows, seed, batch_size))
-    made = _fresh(config, base, seed)
+        made = _fitting(config, base, windows, seed, batch_size)
+    else:
+        made = _fresh(config, base, seed)
     new = count_parameters([leaf for path, leaf in made.params.items() if heals(path, True)])
     assert made.config.memory is not None
     say(f"retrofit: {new:,} memory parameters in layers {made.config.memory.layers}")
@@ -100,42 +102,44 @@ def retrofit_base(
         if config.whiten_queries and not config.memory.is_hashed:
             say("queries stay as they are: there is no text to make them white on")
         return made
-    made = _whiten(config, made, windows)
+    made = made if is_white else _whiten(config, made, windows)
     if not config.heal_steps:
         return made
     removed = removed_params(made.config, base.params)
     return _whiten(config, _heal(config, made, removed, windows, seed), windows)
 
 
-def _fitting_size(
+def _fitting(
     config: RetrofitConfig, base: Base, windows: Batch, seed: int, batch_size: int
-) -> int:
-    """The smallest of `SIZES` of whose slots few batches of text touch one, on average.
+) -> Base:
+    """The base with new memories, queries white, of the smallest fitting of `SIZES`.
 
-    Where a batch touches half of a table, ranking against a background finds nothing rare.
+    Of the slots of that size few batches of text touch one, on average. Where a batch touches half
+    of a table, ranking against a background finds nothing rare.
     """
     rows = _spread(windows, SIZING_BATCHES * batch_size)
     count = max(1, len(rows.tokens) // batch_size)
     taken = [field[: len(field) // count * count] for field in rows]
     batches = Batch(*(field.reshape(count, -1, field.shape[-1]) for field in taken))
 
-    def share_of(size: int) -> float:
+    def made_of(size: int) -> tuple[Base, float]:
         made = _whiten(config, _fresh(config.sized(size), base, seed), windows)
         pools = measure_background(made.model, made.params, batches).pools
-        return max(map(touched_share, pools.values()))
+        return made, max(map(touched_share, pools.values()))
 
     size, *larger = (size for size in SIZES if size >= config.memory.reads_per_head)
-    share = share_of(size)
+    made, share = made_of(size)
     for other in larger:
         if share <= SATURATED:
             break
         # Of a larger table no fewer slots are touched: what that says of it need not be measured.
         if share * size**2 > SATURATED * other**2 and other < larger[-1]:
             continue
-        size, share = other, share_of(other)
+        del made  # or two tables would be held at once
+        size, (made, share) = other, made_of(other)
     few = "" if share <= SATURATED else ": few are rare, and no larger table is chosen by itself"
     say(f"table: {size:,}² = {size**2:,} slots, of which a batch of text touches {share:.1%}{few}")
-    return size
+    return made
 
 
 def _spread(windows: Batch, rows: int) -> Batch:

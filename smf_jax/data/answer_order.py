@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 AnswerOrder = Literal["given", "typical"]
 _GRAM = 3
+# Lists of which the order is remembered: a command reads a file of questions several times.
+_REMEMBERED = 2**15
 
 
 def typical_first(answers: Sequence[str]) -> tuple[str, ...]:
@@ -20,8 +23,13 @@ def typical_first(answers: Sequence[str]) -> tuple[str, ...]:
     first, and what is written with brackets or signs for encyclopedias comes last. Equal ones stay
     in order.
     """
+    return _typical_first(tuple(answers))
+
+
+@lru_cache(_REMEMBERED)
+def _typical_first(answers: tuple[str, ...]) -> tuple[str, ...]:
     if len(answers) < 2:
-        return tuple(answers)
+        return answers
     grams = [_grams(answer.casefold()) for answer in answers]
     lengths = [math.sqrt(sum(count * count for count in each.values())) for each in grams]
     total: Counter[str] = Counter()

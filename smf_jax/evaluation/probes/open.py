@@ -93,7 +93,8 @@ def prompts_of(
     before = "".join(PROMPT.format(q.text) + f" {q.answers[0]}\n\n" for q in shown)
     if chat:
         return tuple(tokenizer.encode_chat(_messages(question, before)) for question in asked)
-    return tuple(tokenizer.encode_prompt(before + PROMPT.format(q.text)) for q in asked)
+    texts = [before + PROMPT.format(question.text) for question in asked]
+    return tuple(tokenizer.begin + ids for ids in tokenizer.encode_batch(texts))
 
 
 def _messages(question: Question, before: str) -> list[dict[str, str]]:
