@@ -79,7 +79,7 @@ tests: $(VENV)/.installed-test
 	$(python) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 # pip and not uv: it is pip that machines are told where their build of torch lies.
-test-parity: $(VENV)/.installed-test
+test-parity: $(VENV)/.installed-test $(VENV)/.installed-real
 	$(python) -m pip install --quiet --disable-pip-version-check -e ".[parity,lm-eval]"
 	$(python) -m pytest tests/models tests/interop tests/data/test_chat.py tests/experiments/test_export.py \
 		tests/benchmarks/test_block.py tests/evaluation/test_lm_eval.py $(ARGS)

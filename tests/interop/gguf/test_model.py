@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
@@ -14,9 +15,17 @@ from gguf import GGMLQuantizationType as Kind
 from smf_jax.bases.base import Base, load_base
 from smf_jax.interop.gguf.model import load_gguf
 from smf_jax.interop.gguf.package import locate_base
+from smf_jax.interop.huggingface.checkpoint import load_huggingface, save_huggingface
 from smf_jax.models.completion import complete_texts
-from smf_jax.models.config import ModelConfig
+from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.models.decoder import Decoder
+from smf_jax.models.retrofit import retrofit
+from smf_jax.params import flatten, pool_path, unflatten
+from smf_jax.sparse.optimizers import OptimizerConfig
+from smf_jax.tables import explicit
+from smf_jax.training.sparse_config import SparseConfig
+from smf_jax.training.sparse_trainer import sparse_trainer
+from smf_jax.training.step import Shared
 from tests.interop.gguf.files import (
     GEMMA3,
     LLAMA,
@@ -31,6 +40,7 @@ from tests.interop.gguf.files import (
     write_model,
 )
 from tests.models.tiny import random_params, random_tokens
+from tests.training import tiny
 
 PARITY = {"llama": 1e-5, "qwen2": 1e-5, "qwen3": 1e-5, "gemma3": 1e-4}
 # Transformers takes heads of Qwen3 to be 128 wide, whatever a file says, and those of Gemma 3 to be
@@ -140,3 +150,36 @@ def test_a_real_model_as_transformers_reads_it(smollm2):
         expected = theirs(torch.tensor(tokens)).logits.numpy()
     found = logits(smollm2.config, load_gguf(path).params, tokens)
     assert np.abs(found - expected).max() <= 1e-3  # of logits up to 40, after 30 blocks
+
+
+def test_a_real_model_is_taught_by_rows_alone(smollm2):
+    """Added memories leave every bit of what it says; steps of seven rows lower the loss."""
+    tree, layers = unflatten(smollm2.params), (10, 20)
+    placement = MemoryPlacement(layers, "add", tiny.MEMORY, init_rows="zero")
+    config, params = retrofit(smollm2.config, tree, placement, jax.random.key(0))
+    batch = tiny.batch()
+    before = logits(smollm2.config, tree, batch.tokens)
+    np.testing.assert_array_equal(logits(config, params, batch.tokens), before)
+    flat = flatten(params)
+    pools = [pool_path(number) for number in config.memory.pools] if config.memory else []
+    flat |= {pool: jnp.asarray(explicit(flat[pool])) for pool in pools}
+    trainer = sparse_trainer(Decoder(config), SparseConfig(optimizer=OptimizerConfig("adam")), 64)
+    shared = Shared(trainer.frozen(flat), tiny.usage(config))
+    step, state, losses = jax.jit(trainer.step), trainer.begin(flat, tiny.settings()), []
+    for _ in range(4):
+        state, metrics = step(shared, state, batch, tiny.settings(30.0, budget=7))
+        losses.append(float(metrics.loss))
+    assert (np.diff(losses) < -1e-3).all()  # of 10.7
+    assert len(pools) == len(layers)
+    for pool in pools:
+        moved = np.any(np.asarray(state.tables[pool]) != np.asarray(flat[pool]), axis=1)
+        np.testing.assert_array_equal(moved, np.asarray(state.written[pool]))
+        assert 7 <= moved.sum() <= 4 * 7
+
+
+def test_a_real_model_is_exported_bit_for_bit(smollm2, tmp_path):
+    tree = unflatten(smollm2.params)
+    save_huggingface(tmp_path / "out", smollm2.config, tree)
+    again, found = load_huggingface(tmp_path / "out")
+    assert again == smollm2.config
+    jax.tree.map(np.testing.assert_array_equal, found, tree)
