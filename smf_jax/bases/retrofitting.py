@@ -89,12 +89,12 @@ def retrofit_base(
     """
     check_retrofit(config, base, windows is not None)
     config = config.resolved()
-    is_white = not config.memory.keys_per_half
-    if is_white:
-        assert windows is not None
-        made = _fitting(config, base, windows, seed, batch_size)
-    else:
+    if windows is None:
         made = _fresh(config, base, seed)
+    elif config.memory.keys_per_half:
+        made = _whiten(config, _fresh(config, base, seed), windows)
+    else:
+        made = _fitting(config, base, windows, seed, batch_size)
     new = count_parameters([leaf for path, leaf in made.params.items() if heals(path, True)])
     assert made.config.memory is not None
     say(f"retrofit: {new:,} memory parameters in layers {made.config.memory.layers}")
@@ -102,7 +102,6 @@ def retrofit_base(
         if config.whiten_queries and not config.memory.is_hashed:
             say("queries stay as they are: there is no text to make them white on")
         return made
-    made = made if is_white else _whiten(config, made, windows)
     if not config.heal_steps:
         return made
     removed = removed_params(made.config, base.params)
