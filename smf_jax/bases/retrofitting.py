@@ -121,8 +121,16 @@ def _fitting(
     taken = [field[: len(field) // count * count] for field in rows]
     batches = Batch(*(field.reshape(count, -1, field.shape[-1]) for field in taken))
 
+    white: Params = {}  # queries, which are the same whatever the size
+
     def made_of(size: int) -> tuple[Base, float]:
-        made = _whiten(config, _fresh(config.sized(size), base, seed), windows)
+        fresh = _fresh(config.sized(size), base, seed)
+        if white:
+            made = dataclasses.replace(fresh, params=fresh.params | white)
+        else:
+            made = _whiten(config, fresh, windows)
+            before = fresh.params
+            white.update({p: leaf for p, leaf in made.params.items() if leaf is not before[p]})
         pools = measure_background(made.model, made.params, batches).pools
         return made, max(map(touched_share, pools.values()))
 

@@ -7,6 +7,7 @@ queries (1907.05242, section 3.2, table 2), with the covariance in it, folded in
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +18,8 @@ from jaxtyping import Array, Float
 
 from smf_jax.data.batching import Batch
 from smf_jax.models.decoder import Decoder
-from smf_jax.params import Params, memory_layer_path, unflatten
+from smf_jax.params import Params, is_pool, memory_layer_path, unflatten
+from smf_jax.tables import ImplicitTable, written_rows
 
 # Rows of text that are run at a time.
 ROWS = 64
@@ -43,56 +45,84 @@ def whiten_queries(model: Decoder, params: Params, batch: Batch) -> Params:
         raise ValueError("query_bias=False: whitening moves the queries' mean into their bias")
     half = placement.memory.key_width // 2
     params = dict(params)
-    for layer in placement.layers:
-        path = f"{memory_layer_path(layer)}/query"
-        mean, covariance = _moments(model, params, batch, layer, half)
-        whitener = _inverse_root(covariance)
-        kernel, bias = params[f"{path}/kernel"], params[f"{path}/bias"]
-        groups = kernel.reshape(kernel.shape[0], -1, half)
-        new_kernel = jnp.einsum("dgc,gce->dge", groups, whitener).reshape(kernel.shape)
-        new_bias = jnp.einsum("gc,gce->ge", bias.reshape(-1, half) - mean, whitener)
-        params[f"{path}/kernel"] = new_kernel.astype(kernel.dtype)
-        params[f"{path}/bias"] = new_bias.reshape(bias.shape).astype(bias.dtype)
-        if placement.memory.query_norm == "batch":
-            # Running statistics of queries that were not white would undo it.
-            for name, start in (("mean", jnp.zeros_like), ("variance", jnp.ones_like)):
-                params[f"{path}_norm/{name}"] = start(params[f"{path}_norm/{name}"])
+    for layers in _independent(placement.layers, params):
+        queries = _projected(model, params, batch, layers)
+        for layer in layers:
+            path = f"{memory_layer_path(layer)}/query"
+            mean, covariance = _moments(queries[layer], batch, half)
+            whitener = _inverse_root(covariance)
+            kernel, bias = params[f"{path}/kernel"], params[f"{path}/bias"]
+            groups = kernel.reshape(kernel.shape[0], -1, half)
+            new_kernel = jnp.einsum("dgc,gce->dge", groups, whitener).reshape(kernel.shape)
+            new_bias = jnp.einsum("gc,gce->ge", bias.reshape(-1, half) - mean, whitener)
+            params[f"{path}/kernel"] = new_kernel.astype(kernel.dtype)
+            params[f"{path}/bias"] = new_bias.reshape(bias.shape).astype(bias.dtype)
+            if placement.memory.query_norm == "batch":
+                # Running statistics of queries that were not white would undo it.
+                for name, start in (("mean", jnp.zeros_like), ("variance", jnp.ones_like)):
+                    params[f"{path}_norm/{name}"] = start(params[f"{path}_norm/{name}"])
     return params
 
 
-def _moments(
-    model: Decoder, params: Params, batch: Batch, layer: int, half: int
-) -> tuple[Float[Array, "g c"], Float[Array, "g c c"]]:
-    """Mean and covariance of the projected queries of the valid tokens, before any norm.
+def _independent(layers: Sequence[int], params: Params) -> list[tuple[int, ...]]:
+    """Layers in the order of treatment; side by side those that do not hang on each other.
 
-    A few rows are run at a time, in two passes: the second is about the mean of the first.
+    These are all of them where no table has a row yet, as what is read is zero.
     """
-    caught: list[Array] = []
+    tables = [leaf for path, leaf in params.items() if is_pool(path)]
+    if all(isinstance(each, ImplicitTable) and not written_rows(each)[0].size for each in tables):
+        return [tuple(layers)]
+    return [(layer,) for layer in sorted(layers)]
+
+
+def _projected(
+    model: Decoder, params: Params, batch: Batch, layers: Sequence[int]
+) -> dict[int, list[Array]]:
+    """By layer the queries of the tokens, before any norm, of a few rows after others."""
+    found: dict[int, list[Array]] = {layer: [] for layer in layers}
+    paths = {f"{memory_layer_path(layer)}/query": layer for layer in layers}
+    caught: dict[int, Array] = {}
 
     def catch(next_function: Any, arguments: Any, options: Any, context: Any) -> Any:
         out = next_function(*arguments, **options)
-        if "/".join(context.module.path) == f"{memory_layer_path(layer)}/query":
-            caught.append(out)
+        if (layer := paths.get("/".join(context.module.path))) is not None:
+            caught[layer] = out
         return out
 
     @jax.jit
-    def sums(params: Params, batch: Batch, mean: Array) -> tuple[Array, Array]:
+    def project(params: Params, batch: Batch) -> dict[int, Array]:
         caught.clear()
         with nn.intercept_methods(catch):
             model.apply({"params": unflatten(params)}, batch.tokens, batch.valid)
-        queries = caught[0].reshape(-1, *mean.shape).astype(mean.dtype) - mean[None]
-        queries = jnp.where(jnp.expand_dims(batch.valid.reshape(-1) != 0, (1, 2)), queries, 0)
-        return jnp.sum(queries, axis=0), jnp.einsum("tgc,tge->gce", queries, queries)
+        return dict(caught)
 
-    def total(mean: Array) -> tuple[Array, Array]:
-        starts = range(0, batch.tokens.shape[0], ROWS)
-        of_chunks = [sums(params, _chunk(batch, start), mean) for start in starts]
-        return jax.tree.map(lambda *each: sum(each), *of_chunks)
+    for start in range(0, batch.tokens.shape[0], ROWS):
+        for layer, queries in project(params, _chunk(batch, start)).items():
+            found[layer].append(queries)
+    return found
 
-    groups = params[f"{memory_layer_path(layer)}/query/bias"].size // half
-    tokens = jnp.maximum(jnp.sum(jnp.asarray(batch.valid) != 0), 1)
-    mean = total(jnp.zeros((groups, half)))[0] / tokens
-    return mean, total(mean)[1] / tokens
+
+def _moments(
+    queries: Sequence[Array], batch: Batch, half: int
+) -> tuple[Float[Array, "g c"], Float[Array, "g c c"]]:
+    """Mean and covariance of the queries of the valid tokens; the second is about the first."""
+    starts = range(0, batch.tokens.shape[0], ROWS)
+    masks = [jnp.asarray(_chunk(batch, start).valid.reshape(-1) != 0) for start in starts]
+    groups = queries[0].shape[-1] // half
+    tokens = jnp.maximum(sum(jnp.sum(mask) for mask in masks), 1)
+
+    def total(of: Callable[[Array], Array], mean: Array) -> Array:
+        centred = (
+            each.reshape(-1, groups, half).astype(mean.dtype) - mean[None] for each in queries
+        )
+        kept = (
+            jnp.where(jnp.expand_dims(mask, (1, 2)), each, 0)
+            for mask, each in zip(masks, centred, strict=True)
+        )
+        return sum((of(each) for each in kept), jnp.zeros(()))
+
+    mean = total(lambda q: jnp.sum(q, axis=0), jnp.zeros((groups, half))) / tokens
+    return mean, total(lambda q: jnp.einsum("tgc,tge->gce", q, q), mean) / tokens
 
 
 def _chunk(batch: Batch, start: int) -> Batch:

@@ -22,6 +22,7 @@ from smf_jax.models.config import ModelConfig
 from smf_jax.models.decoder import Decoder
 from smf_jax.params import Params, count_bytes, unflatten
 from smf_jax.sparse.usage import touched_share
+from smf_jax.tables import explicit
 from tests.tiny_sweep import content, on_devices, write_lines
 
 SMALL = dict(keys_per_half=8, memory_heads=2, reads=3, key_width=8, heal_steps=0)
@@ -132,6 +133,10 @@ def test_queries_are_whitened_before_and_after_healing(healed, monkeypatch):
     assert moved(given[0], white) == QUERY
 
 
+def explicit_all(base):
+    return {path: explicit(leaf) for path, leaf in base.params.items()}
+
+
 def test_a_table_is_sized_so_that_text_leaves_slots_rare(healed, capsys, monkeypatch):
     base, made = healed
     monkeypatch.setattr(retrofitting, "SIZES", (3, 4, 5, 6, 64, 256))
@@ -143,14 +148,21 @@ def test_a_table_is_sized_so_that_text_leaves_slots_rare(healed, capsys, monkeyp
         return found
 
     monkeypatch.setattr(retrofitting, "measure_background", counted)
+    whitened, whiten = [], retrofitting.whiten_queries
+    monkeypatch.setattr(
+        retrofitting, "whiten_queries", lambda *given: whitened.append(1) or whiten(*given)
+    )
     given = dict(retrofit="add", memory_init="zero", heal_steps=0, keys_per_half=0)
     after = made(**given)
+    assert len(whitened) == 1, "the queries of all sizes are the same"
     sizes, shares = [each.accesses.size for each in measured], list(map(touched_share, measured))
     assert sizes[0] == 9 and sizes[-1] == after.config.memory.memory.slots == 256**2
     assert len(sizes) < 6, "what a smaller table tells of a larger one is not measured"
     assert min(shares[:-1]) > 0.1 >= shares[-1]
     told = f"table: 256² = 65,536 slots, of which a batch of text touches {shares[-1]:.1%}\n"
     assert told in capsys.readouterr().out
+    of_that_size = made(**given | {"keys_per_half": 256})
+    jax.tree.map(np.testing.assert_array_equal, explicit_all(after), explicit_all(of_that_size))
     monkeypatch.setattr(retrofitting, "SIZES", (3, 4))
     assert made(**given).config.memory.memory.slots == 16
     assert "few are rare, and no larger table is chosen by itself" in capsys.readouterr().out

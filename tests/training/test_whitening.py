@@ -14,7 +14,9 @@ from smf_jax.data.batching import Batch
 from smf_jax.memory.layer import MemoryConfig
 from smf_jax.models.config import MemoryPlacement, ModelConfig
 from smf_jax.models.decoder import Decoder, init_params
-from smf_jax.params import flatten, unflatten
+from smf_jax.params import flatten, is_pool, unflatten
+from smf_jax.tables import put
+from smf_jax.training import whitening
 from smf_jax.training.reads import read_counts
 from smf_jax.training.whitening import whiten_queries
 
@@ -99,3 +101,33 @@ def test_models_without_such_queries_are_refused(params):
     unbiased = dataclasses.replace(CONFIG, memory=MemoryPlacement((0, 2), "pretrain", memory))
     with pytest.raises(ValueError, match="query_bias=False"):
         whiten_queries(Decoder(unbiased), params, batch())
+
+
+def test_memories_that_give_nothing_yet_are_whitened_by_one_pass(monkeypatch):
+    """As one after the other, where what is read is zero; else each sees those below it."""
+    placement = MemoryPlacement((0, 2), "add", MEMORY, init_rows="zero")
+    config = dataclasses.replace(CONFIG, memory=placement)
+    params, text = flatten(init_params(config, jax.random.key(0))), batch()
+    passes, projected = [], whitening._projected
+
+    def counted(*given):
+        passes.append(tuple(given[-1]))
+        return projected(*given)
+
+    monkeypatch.setattr(whitening, "_projected", counted)
+    white = whiten_queries(Decoder(config), params, text)
+    assert passes.pop() == (0, 2) and not passes
+    # The same tables with a row each are no longer empty: every layer is run by itself.
+    written = {
+        path: put(leaf, jnp.array([3]), jnp.ones((1, 16))) if is_pool(path) else leaf
+        for path, leaf in params.items()
+    }
+    moved = whiten_queries(Decoder(config), written, text)
+    assert passes == [(0,), (2,)]
+    monkeypatch.setattr(whitening, "_independent", lambda layers, params: [(0,), (2,)])
+    alone = whiten_queries(Decoder(config), params, text)
+    for layer in (0, 2):
+        path = f"memory/layer_{layer}/query/kernel"
+        np.testing.assert_allclose(white[path], alone[path], rtol=1e-5, atol=1e-6)
+        # What the lower memory gives moves the queries of the higher one, and not its own.
+        assert np.allclose(moved[path], alone[path], rtol=1e-4, atol=1e-5) == (layer == 0)
