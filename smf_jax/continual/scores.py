@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
-
 from smf_jax.bases.base import Base
+from smf_jax.continual.answering import Answering, answered_shares
 from smf_jax.continual.kinds import kind_columns
 from smf_jax.continual.results import (
     IN_CONTEXT,
@@ -24,7 +23,7 @@ from smf_jax.continual.stream_data import ASKED, StreamData, all_rows
 from smf_jax.continual.trial_group import TrialGroup
 from smf_jax.evaluation.in_context import exact_shares, in_context_probe, unseen_questions
 from smf_jax.evaluation.probe import refer_to_base
-from smf_jax.evaluation.probes.exact import ExactProbe, exact_match
+from smf_jax.evaluation.probes.exact import ExactProbe
 from smf_jax.evaluation.probes.registry import Probes
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import Params
@@ -54,20 +53,19 @@ def measure(
     taught = 0 if task is None else task + 1
     ahead = stream_data.unseen[taught : None if task is None else taught + 1]
     probes = [*stream_data.seen[:taught], *stream_data.unseen[:taught], *ahead]
-    right = group.answers(state, all_rows(probes))
-    for place, score in enumerate(scores):
-        matched = _by_task(probes, right[place])
+    stream = Answering([*stream_data.seen, *stream_data.unseen], stream_data.pack)
+    for score, matched in zip(scores, stream.shares(group, state, probes), strict=True):
         score["seen"], score["unseen"] = matched[:taught], matched[taught : 2 * taught]
         score["ahead"] = matched[2 * taught :]
     for kind, of_tasks in stream_data.kinds.items():
         probes = of_tasks[: None if task is None else taught]
-        right = group.answers(state, all_rows(probes))
-        for place, score in enumerate(scores):
-            score[KIND + kind] = _by_task(probes, right[place])
+        of_kind = Answering(of_tasks, stream_data.pack)
+        for score, matched in zip(scores, of_kind.shares(group, state, probes), strict=True):
+            score[KIND + kind] = matched
     for name, probe in stream_data.questions.items():
-        right = group.answers(state, probe.batch)
-        for place, score in enumerate(scores):
-            score[f"question_{name}"] = exact_match(probe, right[place])
+        known = Answering([probe], stream_data.pack)
+        for score, (share,) in zip(scores, known.shares(group, state, [probe]), strict=True):
+            score[f"question_{name}"] = share
     for name, windows in stream_data.texts.items():
         for score, loss in zip(scores, group.text_losses(state, windows), strict=True):
             score[f"text_{name}"] = loss
@@ -85,7 +83,7 @@ def measure_base(base: Base, stream_data: StreamData, scorer: Scorer) -> Scores:
     """What `measure` finds before the stream, of a model that no trial begins from."""
 
     def matched(probes: Sequence[ExactProbe]) -> list[float]:
-        return _by_task(probes, scorer.score(base.params, all_rows(probes)).greedy)
+        return answered_shares(probes, scorer.score(base.params, all_rows(probes)).greedy)
 
     found: Scores = {"seen": [], "unseen": [], "ahead": matched(stream_data.unseen)}
     found |= {KIND + kind: matched(probes) for kind, probes in stream_data.kinds.items()}
@@ -111,13 +109,6 @@ def require_kinds(scores: Scores, kinds: Iterable[str]) -> None:
             f"its base was not asked in the kinds of question {', '.join(lacking)}, as an earlier "
             "version asked in none; go on with that version, or choose another --out"
         )
-
-
-def _by_task(probes: Sequence[ExactProbe], right: np.ndarray) -> list[float]:
-    """The share that each probe has right, from the rows of all, one probe after another."""
-    ends = np.cumsum([len(probe.question) for probe in probes])
-    parts = np.split(right, ends[:-1])
-    return [exact_match(*of) for of in zip(probes, parts, strict=True)]
 
 
 def measure_in_context(

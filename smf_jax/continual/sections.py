@@ -227,7 +227,8 @@ class TrainingConfig(Configuration):
     batch_size: int = setting(40, "paraphrases in a batch", first=True, least=1)
     pack: bool = setting(
         False,
-        "several paraphrases to a row: as many of them in a batch, on average, and fewer pads",
+        "several paraphrases to a row, in batches and in probes of facts: as many of them in a "
+        "batch, on average, and fewer pads",
     )
     prompt_loss_weight: float = setting(0.1, "weight of the words that are not the answer", least=0)
     clip: float = setting(0.0, "largest global norm of a gradient; 0 for none", least=0)

@@ -31,7 +31,7 @@ from smf_jax.data.facts import (
     first_paraphrases,
     train_paraphrases,
 )
-from smf_jax.data.packing import Packed, pack_rows
+from smf_jax.data.packing import Packed, one_to_a_row, pack_rows
 from smf_jax.data.readers import Reader
 from smf_jax.data.shares import question_key
 from smf_jax.data.world.world import World
@@ -77,11 +77,11 @@ class StreamData:
     @cached_property
     def _examples_by_fact(self) -> tuple[Packed, ...]:
         facts = ([len(fact.train) for fact in task.facts] for task in self.tasks)
-        return tuple(map(Packed, self.examples, facts))
+        return tuple(map(one_to_a_row, self.examples, facts))
 
     @cached_property
     def _packed_by_fact(self) -> tuple[Packed, ...]:
-        return tuple(pack_rows(*of) for of in self._examples_by_fact)
+        return tuple(pack_rows(of.rows, of.groups) for of in self._examples_by_fact)
 
     @cached_property
     def _packed(self) -> tuple[Packed, ...]:

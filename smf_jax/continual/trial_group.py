@@ -15,8 +15,9 @@ from jaxtyping import Array, Bool, Float, Int
 from smf_jax import interrupts
 from smf_jax.continual.step_log import Begun, StepLog
 from smf_jax.data.batching import Batch, in_chunks
+from smf_jax.data.packing import Packed
 from smf_jax.evaluation.likelihood import LossSum, loss_sum, mean_loss
-from smf_jax.evaluation.probes.exact import is_exact_match
+from smf_jax.evaluation.probes.exact import exact_matches
 from smf_jax.losses import at_scored, count_scored
 from smf_jax.mesh import DATA, TRIAL, all_rows, own_rows, sum_over
 from smf_jax.params import Params, count_bytes, is_pool
@@ -137,7 +138,7 @@ class TrialGroup(Generic[State]):
         self._step = over_trials(step_at, mesh, of_step, donate=(1,), traced=traced)
         ends = trainer.end_task
         self._end_task = ends and over_trials(ends, mesh, of_task, donate=(1,))
-        # One for each number of targets, so that it compiles once.
+        # One for each number of targets and sequences, so that it compiles once.
         self._right = cache(self._right)
         self._lower = trainer.lower and over_trials(lower_at, mesh, (False, False, True, False))
         self._probed_lower = _ProbedLower(trainer, self._shared, mesh)
@@ -256,10 +257,18 @@ class TrialGroup(Generic[State]):
             return None
         return jax.jit(of_all)(self._shared, rows)
 
-    def answers(self, state: State, batch: Batch) -> Bool[np.ndarray, "trials rows"]:
-        """Which rows of a probe every trial answers; see `is_exact_match`."""
-        chunks = self._chunks(self._right(count_scored(batch.weights)), state, batch)
-        return np.concatenate(fetched(chunks), axis=1)[:, : batch.tokens.shape[0]]
+    def answers(
+        self, state: State, asked: Packed, scored: int = 0, sequences: int = 0
+    ) -> Bool[np.ndarray, "trials b"]:
+        """Which sequences of a probe every trial answers; see `exact_matches`.
+
+        Of a row at most so many targets are ``scored``, and so many ``sequences`` stand in it, or
+        as many as here: probes of one length that are told the same share one compilation.
+        """
+        scored = max(scored, count_scored(asked.rows.weights))
+        right = self._right(scored, max(sequences, int(asked.number.max())))
+        found = np.concatenate(fetched(self._chunks(right, state, asked.rows)), axis=1)
+        return asked.of_sequences(found)
 
     def text_losses(self, state: State, batch: Batch) -> list[float]:
         """Every trial's mean loss on a text, in nats per token."""
@@ -286,14 +295,14 @@ class TrialGroup(Generic[State]):
         """The leaves of which the tables are to be split among devices along ``memory``."""
         return split_tables(params, self.mesh, self._table_layout, lambda path, _: is_pool(path))
 
-    def _right(self, scored: int) -> Callable[[Shared, State, Batch], Array]:
-        """Which rows are answered, of probes with at most so many targets of weight in a row."""
+    def _right(self, scored: int, sequences: int) -> Callable[[Shared, State, Batch], Array]:
+        """Which sequences are answered, so many in a row at most, and targets of weight."""
 
-        def right(shared: Shared, state: State, batch: Batch) -> Bool[Array, " b"]:
+        def right(shared: Shared, state: State, batch: Batch) -> Bool[Array, "b s"]:
             batch = own_rows(batch)
             asked, places = at_scored(batch, batch.weights, scored)
             logits = self.trainer.logits(shared, state, batch.tokens, batch.valid, places)
-            return all_rows(is_exact_match(logits, asked))
+            return all_rows(exact_matches(logits, asked, sequences))
 
         return over_trials(right, self.mesh, (False, True, False))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,10 +11,22 @@ from smf_jax.data.batching import Batch
 
 
 class Packed(NamedTuple):
-    """Rows that hold several sequences each, and how many rows each group of sequences takes."""
+    """Sequences ``(b,)`` in rows of one or several each, and where each of them stands."""
 
     rows: Batch  # ``(rows, t)``; ``valid`` numbers the sequences of a row from 1, 0 on pads
-    groups: list[int]
+    groups: list[int]  # rows that each group of sequences takes
+    row: np.ndarray  # ``(b,)`` int, the row of a sequence
+    number: np.ndarray  # ``(b,)`` int, its number there, from 1
+
+    def of_sequences(self, found: Any) -> Any:
+        """What was found of rows and numbers, ``(…, rows, s)``, by sequence, ``(…, b)``."""
+        return found[..., self.row, self.number - 1]
+
+
+def one_to_a_row(examples: Batch, groups: Sequence[int]) -> Packed:
+    """The sequences ``(b, t)`` as they are, a row each."""
+    count = len(examples.tokens)
+    return Packed(examples, list(groups), np.arange(count), np.ones(count, int))
 
 
 def pack_rows(examples: Batch, groups: Sequence[int]) -> Packed:
@@ -40,6 +52,7 @@ def pack_rows(examples: Batch, groups: Sequence[int]) -> Packed:
         placed += rows
         taken.append(len(rows))
         begun += size
+    row_of, number_of = np.zeros((2, len(lengths)), int)
     packed = Batch(*(np.zeros((len(placed), width), field.dtype) for field in examples))
     packed = packed._replace(valid=np.zeros((len(placed), width), np.int32))
     for row, sequences in enumerate(placed):
@@ -49,5 +62,6 @@ def pack_rows(examples: Batch, groups: Sequence[int]) -> Packed:
             for whole, field in zip(packed, examples, strict=True):
                 whole[row, start:end] = field[sequence, : end - start]
             packed.valid[row, start:end] = number
+            row_of[sequence], number_of[sequence] = row, number
             start = end
-    return Packed(packed, taken)
+    return Packed(packed, taken, row_of, number_of)

@@ -11,6 +11,7 @@ import pytest
 from smf_jax.continual import trial_group
 from smf_jax.continual.trial_group import TrialGroup
 from smf_jax.data.batching import Batch
+from smf_jax.data.packing import one_to_a_row, pack_rows
 from smf_jax.evaluation.probes.exact import is_exact_match
 from smf_jax.losses import weighted_loss
 from smf_jax.mesh import TRIAL, device_mesh
@@ -66,6 +67,10 @@ def eight():
     return taught(sparse_group(8), range(8))
 
 
+def each_alone(batch):
+    return one_to_a_row(batch, [len(batch.tokens)])
+
+
 def bits(array):
     return np.asarray(array).view(np.int32)
 
@@ -85,7 +90,8 @@ def test_eight_devices_give_the_numbers_of_one(eight, trial):
     np.testing.assert_array_equal(bits(theirs[POOL]), bits(own[POOL]))
     probe, text = tiny.batch(5, rows=6), tiny.batch(6, rows=7)
     np.testing.assert_array_equal(
-        sparse_group(8).answers(state, probe)[trial], sparse_group(1).answers(alone, probe)[0]
+        sparse_group(8).answers(state, each_alone(probe))[trial],
+        sparse_group(1).answers(alone, each_alone(probe))[0],
     )
     losses = sparse_group(8).text_losses(state, text)
     assert losses[trial] == sparse_group(1).text_losses(alone, text)[0]
@@ -146,7 +152,7 @@ def test_probes_ask_the_model_as_trained_so_far(eight):
     state, _, _ = eight
     group = sparse_group(8)
     probe = tiny.batch(5, rows=6)
-    right, losses = group.answers(state, probe), group.text_losses(state, probe)
+    right, losses = group.answers(state, each_alone(probe)), group.text_losses(state, probe)
     assert right.shape == (8, 6) and right.dtype == bool and len(losses) == 8
 
     @jax.jit
@@ -159,6 +165,29 @@ def test_probes_ask_the_model_as_trained_so_far(eight):
         truth = weighted_loss(logits, probe.targets, probe.weights)
         assert losses[trial] == pytest.approx(float(truth), rel=1e-6)
     assert len(set(losses)) == 8, "every trial is another model"
+
+
+def test_questions_that_share_a_row_are_answered_as_alone(eight):
+    """Of two trials, and some questions with what the trial itself says of them."""
+    state, _, _ = eight
+    group, probe = sparse_group(8), tiny.batch(5, rows=9)
+    lengths = np.array([2, 3, 2, 4, 3, 2, 5, 4, 8])
+    probe = probe._replace(valid=np.arange(8) < lengths[:, None])
+    probe = probe._replace(weights=1.0 * probe.valid * (np.arange(8) > 0))
+
+    @jax.jit
+    def logits_of(params):
+        return Decoder(MODEL).apply({"params": unflatten(params)}, probe.tokens, probe.valid)
+
+    for trial in (1, 6):
+        logits = logits_of({**tiny.params(MODEL), **group.trained(state, trial)})
+        said = np.argmax(logits, axis=-1).astype(np.int32)
+        asked = probe._replace(targets=np.where(np.arange(9)[:, None] % 2, probe.targets, said))
+        packed = pack_rows(asked, [9])
+        assert len(packed.rows.tokens) < 9 and packed.number.max() > 1
+        found = group.answers(state, packed)[trial]
+        np.testing.assert_array_equal(found, is_exact_match(logits, asked))
+        assert found[::2].all() and not found.all()
 
 
 def test_the_frozen_base_is_placed_once_per_device():
@@ -227,7 +256,7 @@ def test_what_lies_below_the_memory_is_computed_once_for_a_probe(monkeypatch):
         calls.clear()
         after = group.text_losses(state, probe)
         turned = Batch(*(field[::-1] for field in probe))
-        found.append((before, after, group.answers(state, turned)))
+        found.append((before, after, group.answers(state, each_alone(turned))))
         jax.effects_barrier()
         assert calls == ([] if room else [4, 4])
         assert before != after

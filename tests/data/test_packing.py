@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from smf_jax.data.batching import Batch
-from smf_jax.data.packing import pack_rows
+from smf_jax.data.packing import one_to_a_row, pack_rows
 
 
 def examples(lengths, width=10) -> Batch:
@@ -36,7 +36,7 @@ def sequences(batch: Batch) -> list[tuple]:
 )
 def test_every_sequence_is_in_a_row_of_its_group(lengths, groups, taken):
     given = examples(lengths)
-    packed, counts = pack_rows(given, groups)
+    packed, counts, *_ = pack_rows(given, groups)
     assert counts == taken and packed.tokens.shape == (sum(taken), 10)
     assert packed.valid.dtype == np.int32
     start, row = 0, 0
@@ -47,3 +47,13 @@ def test_every_sequence_is_in_a_row_of_its_group(lengths, groups, taken):
         start, row = start + size, row + rows
     for field in packed[:3]:
         assert not np.any(field[packed.valid == 0])
+
+
+@pytest.mark.parametrize("pack", [pack_rows, one_to_a_row])
+def test_what_was_found_of_a_row_is_told_of_its_sequences(pack):
+    given = examples([3, 3, 4, 10, 5, 5])
+    packed = pack(given, [3, 3])
+    sums = np.stack([np.sum(packed.rows.tokens * (packed.rows.valid == n), 1) for n in (1, 2, 3)])
+    found = packed.of_sequences(np.stack([sums.T, -sums.T]))
+    expected = given.tokens.sum(axis=1)
+    np.testing.assert_array_equal(found, [expected, -expected])

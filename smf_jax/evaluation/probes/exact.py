@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
@@ -96,6 +97,16 @@ def is_exact_match(logits: Float[Array, "b t vocabulary"], batch: Batch) -> Bool
     One forward pass tells: given the answer so far, the likeliest token must be its next one.
     """
     return row_scores(logits, batch).greedy
+
+
+def exact_matches(
+    logits: Float[Array, "b t vocabulary"], batch: Batch, sequences: int
+) -> Bool[Array, "b s"]:
+    """The same of each of the ``sequences`` of a row, which ``valid`` numbers from 1."""
+    wrong = (batch.weights > 0) & (jnp.argmax(logits, axis=-1) != batch.targets)
+    numbers = jnp.expand_dims(jnp.arange(1, sequences + 1), (0, 1))
+    own = jnp.expand_dims(batch.valid.astype(jnp.int32), 2) == numbers
+    return ~jnp.any(jnp.expand_dims(wrong, 2) & own, axis=1)
 
 
 def exact_match(probe: ExactProbe, right: np.ndarray) -> float:

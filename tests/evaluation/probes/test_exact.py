@@ -14,6 +14,7 @@ from smf_jax.evaluation.probes.exact import (
     ExactProbe,
     answer_probe,
     exact_match,
+    exact_matches,
     is_exact_match,
 )
 
@@ -115,6 +116,21 @@ def test_a_row_is_right_if_every_word_of_the_answer_is_the_likeliest():
         expected = [True] * 4
         expected[row] = batch.weights[row, place] == 0
         assert is_exact_match(jnp.asarray(spoilt), batch).tolist() == expected
+
+
+def test_a_sequence_is_right_whatever_stands_beside_it_in_its_row():
+    batch = one_batch()._replace(
+        weights=np.ones((4, 5)),
+        valid=np.array([[1, 1, 2, 2, 2], [1, 2, 2, 3, 0], [1, 1, 1, 1, 1], [1, 1, 2, 2, 0]]),
+    )
+    logits = 5 * np.eye(6)[batch.targets]
+    for row, place in np.ndindex(4, 5):
+        spoilt = logits.copy()
+        spoilt[row, place, (batch.targets[row, place] + 1) % 6] = 6
+        expected = np.ones((4, 3), bool)
+        if number := batch.valid[row, place]:
+            expected[row, number - 1] = False
+        np.testing.assert_array_equal(exact_matches(jnp.asarray(spoilt), batch, 3), expected)
 
 
 def test_right_rows_are_those_of_greedy_decoding():
