@@ -121,7 +121,10 @@ def _fitting(
     taken = [field[: len(field) // count * count] for field in rows]
     batches = Batch(*(field.reshape(count, -1, field.shape[-1]) for field in taken))
 
-    white: Params = {}  # queries, which are the same whatever the size
+    # Queries, which are the same whatever the size: nothing is read of a table that starts at zero,
+    # so that none moves the queries of a higher layer.
+    assert config.memory_init == "zero"
+    white: Params = {}
 
     def made_of(size: int) -> tuple[Base, float]:
         fresh = _fresh(config.sized(size), base, seed)

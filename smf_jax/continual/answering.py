@@ -8,10 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Bool
 
-from smf_jax.continual.stream_data import all_rows
 from smf_jax.data.batching import Batch
 from smf_jax.data.packing import Packed, one_to_a_row, pack_rows
-from smf_jax.evaluation.probes.exact import ExactProbe, exact_match
+from smf_jax.evaluation.probes.exact import ExactProbe, all_rows, answered_shares
 from smf_jax.losses import count_scored
 
 
@@ -21,6 +20,11 @@ class Trials(Protocol):
     @property
     def size(self) -> int:
         """How many there are."""
+        ...
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Rows that are asked at once, filled up where there are fewer."""
         ...
 
     def answers(
@@ -34,55 +38,52 @@ class Answering:
     """Asks probes of one length, whichever of them at a time, by one compiled function.
 
     Of each question the answer that was taught is tried first, and only where a trial does not give
-    it are the others that are accepted.
+    it are the others that are accepted; all at once where they fit into one batch.
     """
 
     def __init__(self, every: Sequence[ExactProbe], pack: bool) -> None:
         """Of all probes that will be asked; ``pack`` puts several questions to a row."""
-        self._pack = pack
+        self._pack, self._scored, self._sequences = pack, 0, 1
         rows = all_rows(every)
-        packed = self._packed(rows, np.flatnonzero(_tried_first(every)), every)
-        scored = (count_scored(each.weights) for each in (rows, packed.rows))
-        self._shape = max(scored), int(packed.number.max())
+        self._scored = count_scored(rows.weights)
+        packed = self._packed(rows, [len(probe.question) for probe in every])
+        self._sequences = int(packed.number.max())
 
     def shares(self, trials: Trials, state: Any, probes: Sequence[ExactProbe]) -> list[list[float]]:
         """By trial, the share of each probe's questions that it answers word for word."""
         rows, taught = all_rows(probes), _tried_first(probes)
+
+        def answers(asked: Packed) -> Bool[np.ndarray, "trials b"]:
+            return trials.answers(state, asked, self._scored, self._sequences)
+
+        if len(taught) <= trials.eval_batch_size:
+            right = answers(self._one_to_a_row(rows))
+            return [answered_shares(probes, of_trial) for of_trial in right]
         right = np.zeros((trials.size, len(taught)), bool)
-        asked = self._packed(rows, np.flatnonzero(taught), probes)
-        right[:, taught] = trials.answers(state, asked, *self._shape)
+        asked = self._packed(_taken(rows, taught), [probe.questions for probe in probes])
+        right[:, taught] = answers(asked)
         answered = np.all(right[:, taught], axis=0)[np.cumsum(taught) - 1]
-        left = np.flatnonzero(~taught & ~answered)
-        if left.size:
-            others = self._one_to_a_row(rows, left)
-            right[:, left] = trials.answers(state, others, *self._shape)
+        left = ~taught & ~answered
+        if left.any():
+            right[:, left] = answers(self._one_to_a_row(_taken(rows, left)))
         return [answered_shares(probes, of_trial) for of_trial in right]
 
-    def _packed(self, rows: Batch, chosen: np.ndarray, probes: Sequence[ExactProbe]) -> Packed:
-        """Some of the rows of probes, those of each packed among themselves.
+    def _packed(self, rows: Batch, sizes: Sequence[int]) -> Packed:
+        """The rows of probes of these sizes, those of each packed among themselves.
 
         So they stay as they are, whatever is asked beside them, and what no task changes of them is
-        computed once.
+        computed once. There are no more targets of weight in a row than one question may have, and
+        so no more logits at once.
         """
         if not self._pack:
-            return self._one_to_a_row(rows, chosen)
-        ends = np.cumsum([len(probe.question) for probe in probes])
-        sizes = np.diff(np.searchsorted(chosen, ends), prepend=0)
-        return pack_rows(_taken(rows, chosen), sizes.tolist())
+            return self._one_to_a_row(rows)
+        return pack_rows(rows, sizes, self._scored)
 
-    def _one_to_a_row(self, rows: Batch, chosen: np.ndarray) -> Packed:
-        """Some of the rows, not packed; of the dtypes of those that are."""
-        some = _taken(rows, chosen)
+    def _one_to_a_row(self, rows: Batch) -> Packed:
+        """Rows that are not packed, of the dtypes of those that are."""
         if self._pack:
-            some = some._replace(valid=some.valid.astype(np.int32))
-        return one_to_a_row(some, [len(chosen)])
-
-
-def answered_shares(probes: Sequence[ExactProbe], right: Bool[np.ndarray, " rows"]) -> list[float]:
-    """The share of questions that each probe has right, by the rows of all, one after another."""
-    ends = np.cumsum([len(probe.question) for probe in probes])
-    parts = np.split(right, ends[:-1])
-    return [exact_match(*of) for of in zip(probes, parts, strict=True)]
+            rows = rows._replace(valid=rows.valid.astype(np.int32))
+        return one_to_a_row(rows)
 
 
 def _tried_first(probes: Sequence[ExactProbe]) -> Bool[np.ndarray, " rows"]:

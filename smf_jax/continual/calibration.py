@@ -1,7 +1,8 @@
 """How long a sweep will take, predicted from a step of each of its groups; an estimate.
 
 Steps are compiled and run for real, on a base of the shapes of the sweep's own: numbers of a model
-decide what it answers, not how long it takes.
+do not decide how long a step takes. Probes of facts take at most as long as is found here, where
+nothing is answered and all accepted answers of every question are tried.
 """
 
 from __future__ import annotations

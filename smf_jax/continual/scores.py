@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from smf_jax.bases.base import Base
-from smf_jax.continual.answering import Answering, answered_shares
+from smf_jax.continual.answering import Answering
 from smf_jax.continual.kinds import kind_columns
 from smf_jax.continual.results import (
     IN_CONTEXT,
@@ -19,11 +19,11 @@ from smf_jax.continual.results import (
     probe_metrics,
 )
 from smf_jax.continual.sections import ProbeConfig
-from smf_jax.continual.stream_data import ASKED, StreamData, all_rows
+from smf_jax.continual.stream_data import ASKED, StreamData
 from smf_jax.continual.trial_group import TrialGroup
 from smf_jax.evaluation.in_context import exact_shares, in_context_probe, unseen_questions
 from smf_jax.evaluation.probe import refer_to_base
-from smf_jax.evaluation.probes.exact import ExactProbe
+from smf_jax.evaluation.probes.exact import ExactProbe, all_rows, answered_shares
 from smf_jax.evaluation.probes.registry import Probes
 from smf_jax.evaluation.scorer import Scorer
 from smf_jax.params import Params
@@ -53,18 +53,18 @@ def measure(
     taught = 0 if task is None else task + 1
     ahead = stream_data.unseen[taught : None if task is None else taught + 1]
     probes = [*stream_data.seen[:taught], *stream_data.unseen[:taught], *ahead]
-    stream = Answering([*stream_data.seen, *stream_data.unseen], stream_data.pack)
-    for score, matched in zip(scores, stream.shares(group, state, probes), strict=True):
+    answering = stream_data.answering
+    for score, matched in zip(scores, answering.shares(group, state, probes), strict=True):
         score["seen"], score["unseen"] = matched[:taught], matched[taught : 2 * taught]
         score["ahead"] = matched[2 * taught :]
     for kind, of_tasks in stream_data.kinds.items():
         probes = of_tasks[: None if task is None else taught]
-        of_kind = Answering(of_tasks, stream_data.pack)
-        for score, matched in zip(scores, of_kind.shares(group, state, probes), strict=True):
+        answering = stream_data.answering_kinds[kind]
+        for score, matched in zip(scores, answering.shares(group, state, probes), strict=True):
             score[KIND + kind] = matched
     for name, probe in stream_data.questions.items():
-        known = Answering([probe], stream_data.pack)
-        for score, (share,) in zip(scores, known.shares(group, state, [probe]), strict=True):
+        answering = Answering([probe], stream_data.pack)
+        for score, (share,) in zip(scores, answering.shares(group, state, [probe]), strict=True):
             score[f"question_{name}"] = share
     for name, windows in stream_data.texts.items():
         for score, loss in zip(scores, group.text_losses(state, windows), strict=True):

@@ -10,6 +10,7 @@ import numpy as np
 
 from smf_jax import checkpoints
 from smf_jax.bases.base import Base
+from smf_jax.continual.answering import Answering
 from smf_jax.continual.config import SweepConfig
 from smf_jax.continual.format_rows import FormatRows, encode_others, read_others
 from smf_jax.continual.kinds import encode_kinds
@@ -72,7 +73,7 @@ class StreamData:
     named: Mapping[str, Probe] = field(default_factory=dict)
     # By kind, per task, its facts asked in other kinds of question; empty if they are in none.
     kinds: Mapping[str, tuple[ExactProbe, ...]] = field(default_factory=dict)
-    pack: bool = False  # whether rows of batches hold several examples, see `dealt`
+    pack: bool = False  # whether rows of batches and of probes hold several, see `dealt`
 
     @cached_property
     def _examples_by_fact(self) -> tuple[Packed, ...]:
@@ -95,6 +96,16 @@ class StreamData:
         if not self.pack:
             return self._examples_by_fact
         return self._packed_by_fact if by_fact else self._packed
+
+    @cached_property
+    def answering(self) -> Answering:
+        """Asks the facts of the tasks, seen and unseen."""
+        return Answering([*self.seen, *self.unseen], self.pack)
+
+    @cached_property
+    def answering_kinds(self) -> Mapping[str, Answering]:
+        """Asks them in other kinds of question, by kind."""
+        return {kind: Answering(of_tasks, self.pack) for kind, of_tasks in self.kinds.items()}
 
     def batches(
         self,
@@ -305,11 +316,6 @@ def _probes(
 
 def _count(batch: Batch) -> int:
     return len(batch.tokens)
-
-
-def all_rows(probes: Sequence[ExactProbe]) -> Batch:
-    """The rows of several probes, one after another."""
-    return concatenate([probe.batch for probe in probes])
 
 
 def chunked(batch: Batch, rows: int) -> Batch:

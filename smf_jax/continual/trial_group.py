@@ -91,7 +91,7 @@ class TrialGroup(Generic[State]):
         """Places the base on a mesh; nothing is compiled yet."""
         self.trainer = trainer
         self.mesh = mesh
-        self._eval_batch_size = eval_batch_size
+        self.eval_batch_size = eval_batch_size  # rows of a probe that run at once
         self._table_layout: TableLayout = table_layout
         self._base = replicate(self._split(base), mesh)
         # The very buffers of the base, or each device would hold it twice.
@@ -262,8 +262,8 @@ class TrialGroup(Generic[State]):
     ) -> Bool[np.ndarray, "trials b"]:
         """Which sequences of a probe every trial answers; see `exact_matches`.
 
-        Of a row at most so many targets are ``scored``, and so many ``sequences`` stand in it, or
-        as many as here: probes of one length that are told the same share one compilation.
+        Probes of one length that are told the same share one compilation, which has room for at
+        least so many ``scored`` targets and ``sequences`` of a row.
         """
         scored = max(scored, count_scored(asked.rows.weights))
         right = self._right(scored, max(sequences, int(asked.number.max())))
@@ -313,7 +313,7 @@ class TrialGroup(Generic[State]):
             shared = self._shared._replace(lower=replicate(self._probed_lower.of(chunk), self.mesh))
             return function(shared, state, replicate(chunk, self.mesh))
 
-        return in_chunks(of, batch, self._eval_batch_size)
+        return in_chunks(of, batch, self.eval_batch_size)
 
 
 class _ProbedLower:
@@ -332,8 +332,10 @@ class _ProbedLower:
         keys = [tokens.tobytes() + valid.tobytes() for tokens, valid in rows]
         if not self._kept.keys() >= set(keys):
             found = np.asarray(self._below(self._shared, replicate(chunk, self._mesh)))
-            if sum(each.nbytes for each in self._kept.values()) + found.nbytes > LOWER_BYTES:
+            # Copies, or a row would hold all of its chunk.
+            new = {k: x.copy() for k, x in zip(keys, found, strict=True) if k not in self._kept}
+            if sum(each.nbytes for of in (self._kept, new) for each in of.values()) > LOWER_BYTES:
                 return None
-            self._kept |= zip(keys, found, strict=True)
+            self._kept |= new
         hidden = np.stack([self._kept[key] for key in keys])
         return Lower(jnp.asarray(chunk.tokens), jnp.asarray(hidden))

@@ -23,30 +23,33 @@ class Packed(NamedTuple):
         return found[..., self.row, self.number - 1]
 
 
-def one_to_a_row(examples: Batch, groups: Sequence[int]) -> Packed:
-    """The sequences ``(b, t)`` as they are, a row each."""
+def one_to_a_row(examples: Batch, groups: Sequence[int] = ()) -> Packed:
+    """The sequences ``(b, t)`` as they are, a row each; of one group, if none are told."""
     count = len(examples.tokens)
-    return Packed(examples, list(groups), np.arange(count), np.ones(count, int))
+    return Packed(examples, list(groups) or [count], np.arange(count), np.ones(count, int))
 
 
-def pack_rows(examples: Batch, groups: Sequence[int]) -> Packed:
+def pack_rows(examples: Batch, groups: Sequence[int], scored: int | None = None) -> Packed:
     """Puts sequences ``(b, t)``, padded on the right, end to end into as few rows as go well.
 
     ``groups`` are the sizes of runs of sequences that may share rows; they add up to ``b``. Within
-    one the longest goes first, into the first row that has room for it. A model that is given the
-    numbers in place of the mask of valid tokens keeps the sequences of a row apart.
+    one the longest goes first, into the first row that has room for it, and for its targets of
+    weight, if a row is to have so many ``scored`` at most; no sequence has more. A model that is
+    given the numbers in place of the mask of valid tokens keeps the sequences of a row apart.
     """
     lengths = np.count_nonzero(examples.valid, axis=1)
+    targets = np.count_nonzero(examples.weights, axis=1)
+    needs = np.stack([lengths, targets if scored is not None else 0 * targets], axis=1)
     width, placed, taken, begun = examples.tokens.shape[1], [], [], 0
     for size in groups:
         rows: list[list[int]] = []
-        room: list[int] = []
+        room: list[np.ndarray] = []
         for sequence in begun + np.argsort(-lengths[begun : begun + size], kind="stable"):
-            needed = int(lengths[sequence])
-            row = next((at for at, free in enumerate(room) if free >= needed), len(rows))
+            needed = needs[sequence]
+            row = next((at for at, free in enumerate(room) if np.all(free >= needed)), len(rows))
             if row == len(rows):
                 rows.append([])
-                room.append(width)
+                room.append(np.array([width, scored or 0]))
             rows[row].append(int(sequence))
             room[row] -= needed
         placed += rows

@@ -7,14 +7,14 @@ queries (1907.05242, section 3.2, table 2), with the covariance in it, folded in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from smf_jax.data.batching import Batch
 from smf_jax.models.decoder import Decoder
@@ -32,7 +32,8 @@ def whiten_queries(model: Decoder, params: Params, batch: Batch) -> Params:
 
     Per head and half, ``q ← (q - μ) C^-½`` with the mean and covariance of its ``c`` dimensions
     over the valid tokens. Memory layers are treated from the lowest to the highest, since what the
-    lower ones read moves the queries of the higher ones. All params are returned, query kernels
+    lower ones read moves the queries of the higher ones, or side by side while nothing is read; the
+    queries of all tokens of such a pass are held. All params are returned, query kernels
     and biases new, the given ones unchanged. No memory, no queries or no query bias of them is a
     ValueError.
     """
@@ -65,20 +66,20 @@ def whiten_queries(model: Decoder, params: Params, batch: Batch) -> Params:
 
 
 def _independent(layers: Sequence[int], params: Params) -> list[tuple[int, ...]]:
-    """Layers in the order of treatment; side by side those that do not hang on each other.
+    """Layers, which ascend, in the order of treatment: those in one part hang on no other of it.
 
-    These are all of them where no table has a row yet, as what is read is zero.
+    They are all of them where no table has a row yet, as what is read is zero.
     """
     tables = [leaf for path, leaf in params.items() if is_pool(path)]
     if all(isinstance(each, ImplicitTable) and not written_rows(each)[0].size for each in tables):
         return [tuple(layers)]
-    return [(layer,) for layer in sorted(layers)]
+    return [(layer,) for layer in layers]
 
 
 def _projected(
     model: Decoder, params: Params, batch: Batch, layers: Sequence[int]
 ) -> dict[int, list[Array]]:
-    """By layer the queries of the tokens, before any norm, of a few rows after others."""
+    """By layer the queries of the tokens, before any norm, ``(rows·t, q)`` for some of the rows."""
     found: dict[int, list[Array]] = {layer: [] for layer in layers}
     paths = {f"{memory_layer_path(layer)}/query": layer for layer in layers}
     caught: dict[int, Array] = {}
@@ -96,9 +97,12 @@ def _projected(
             model.apply({"params": unflatten(params)}, batch.tokens, batch.valid)
         return dict(caught)
 
-    for start in range(0, batch.tokens.shape[0], ROWS):
+    rows, length = batch.tokens.shape
+    for start in range(0, rows, ROWS):
+        # Without those of the rows that fill up the last ones.
+        own = min(ROWS, rows - start) * length
         for layer, queries in project(params, _chunk(batch, start)).items():
-            found[layer].append(queries)
+            found[layer].append(queries[:own])
     return found
 
 
@@ -106,23 +110,27 @@ def _moments(
     queries: Sequence[Array], batch: Batch, half: int
 ) -> tuple[Float[Array, "g c"], Float[Array, "g c c"]]:
     """Mean and covariance of the queries of the valid tokens; the second is about the first."""
-    starts = range(0, batch.tokens.shape[0], ROWS)
-    masks = [jnp.asarray(_chunk(batch, start).valid.reshape(-1) != 0) for start in starts]
-    groups = queries[0].shape[-1] // half
-    tokens = jnp.maximum(sum(jnp.sum(mask) for mask in masks), 1)
+    valid = np.asarray(batch.valid).reshape(-1) != 0
+    ends = np.cumsum([len(each) for each in queries])
+    masks = np.split(valid, ends[:-1])
+    tokens = max(1, int(valid.sum()))
 
-    def total(of: Callable[[Array], Array], mean: Array) -> Array:
-        centred = (
-            each.reshape(-1, groups, half).astype(mean.dtype) - mean[None] for each in queries
-        )
-        kept = (
-            jnp.where(jnp.expand_dims(mask, (1, 2)), each, 0)
-            for mask, each in zip(masks, centred, strict=True)
-        )
-        return sum((of(each) for each in kept), jnp.zeros(()))
+    def total(mean: Array) -> tuple[Array, Array]:
+        of_chunks = [_sums(*of, mean) for of in zip(queries, masks, strict=True)]
+        return jax.tree.map(lambda *each: sum(each), *of_chunks)
 
-    mean = total(lambda q: jnp.sum(q, axis=0), jnp.zeros((groups, half))) / tokens
-    return mean, total(lambda q: jnp.einsum("tgc,tge->gce", q, q), mean) / tokens
+    mean = total(jnp.zeros((queries[0].shape[-1] // half, half)))[0] / tokens
+    return mean, total(mean)[1] / tokens
+
+
+@jax.jit
+def _sums(
+    queries: Float[Array, "t q"], valid: Bool[Array, " t"], mean: Float[Array, "g c"]
+) -> tuple[Float[Array, "g c"], Float[Array, "g c c"]]:
+    """Sums of what queries are beside a mean, and of its products."""
+    beside = queries.reshape(-1, *mean.shape).astype(mean.dtype) - mean[None]
+    beside = jnp.where(jnp.expand_dims(valid, (1, 2)), beside, 0)
+    return jnp.sum(beside, axis=0), jnp.einsum("tgc,tge->gce", beside, beside)
 
 
 def _chunk(batch: Batch, start: int) -> Batch:

@@ -34,8 +34,9 @@ def probes():
 class Told:
     """Stands for a group: trials answer the rows that they are told to, by first token."""
 
-    def __init__(self, *right):
+    def __init__(self, *right, eval_batch_size=4):
         self.right, self.size, self.calls = right, len(right), []
+        self.eval_batch_size = eval_batch_size
 
     def answers(self, state, asked, scored=0, sequences=0):
         assert state == "state"
@@ -75,6 +76,26 @@ def test_other_answers_are_tried_only_where_the_taught_one_is_not_given(pack):
     trials = Told(np.array([1, 4, 5, 7, 11, 12, 14, 16, 18]), np.array(taught))
     assert answering.shares(trials, "state", every) == [[1.0] * 3] * 2
     assert [asked for asked, *_ in trials.calls] == [taught, [3, 4]]
+
+
+def test_probes_that_fit_into_one_batch_are_asked_at_once():
+    every = probes()
+    rows = sum(map(sum, ACCEPTED))
+    for room, calls in ((rows, 1), (rows - 1, 2)):
+        trials = Told(np.array([4, 18]), eval_batch_size=room)
+        shares = Answering(every, True).shares(trials, "state", every)
+        assert shares == [[1 / 3, 0.0, 1 / 4]] and len(trials.calls) == calls
+
+
+def test_no_row_has_more_targets_than_one_question_may_have():
+    """Of a vocabulary of a quarter of a million, logits are what memory goes to."""
+    every = probes()
+    every[0].batch.weights[:] = every[0].batch.valid
+    trials = Told(np.array([1]))
+    Answering(every, True).shares(trials, "state", every)
+    for _, (scored, sequences), rows in trials.calls:
+        assert np.count_nonzero(rows.weights, axis=1).max() <= scored == 8
+        assert sequences == 3
 
 
 def test_one_shape_serves_whichever_probes_are_asked_and_rows_stay_as_they_are():

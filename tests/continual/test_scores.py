@@ -9,7 +9,7 @@ from smf_jax.continual.run_directory import RunDirectory
 from smf_jax.continual.stream_data import load_stream_data
 from smf_jax.evaluation.in_context import in_context_probe, unseen_questions
 from smf_jax.evaluation.scorer import Scorer
-from tests.tiny_sweep import rows_of
+from tests.tiny_sweep import rows_of, write_lines
 
 FULL = "full-adamw-lr0.01-s0"
 
@@ -47,3 +47,25 @@ def test_the_base_is_asked_with_the_facts_of_a_task_in_its_prompt(
     assert [row["unseen_in_context"] for row in rows_of(tmp_path / "run")] == expected
     lacking = "--in_context: the facts of 2 of 2 tasks" in capsys.readouterr().out
     assert lacking == (not fits)
+
+
+def test_questions_that_share_a_row_score_as_alone(sweeper, tmp_path):
+    """Packed, the taught answer first and others where it fails: as each answer in its own row."""
+    asked = [
+        {"question": "Who is" + " it" * (n % 9) + "?", "answers": [str(n % 2), "Ann", "Bo"]}
+        for n in range(8)
+    ]
+    stream = str(write_lines(tmp_path / "stream.jsonl", *asked))
+    told = dict(stream=stream, pack=True, methods="full", lr="full:1e-2", eval_batch_size=4)
+    assert sweeper(tmp_path / "run", devices=1, **told) == 0
+    base = load_base(str(tmp_path / "run" / "base"), "base")
+    data = load_stream_data(sweeper.config(tmp_path / "run", **told), base)
+    scorer, run = Scorer(base.model, 32), RunDirectory(str(tmp_path / "run"))
+    rows, found = rows_of(tmp_path / "run"), []
+    for task, row in enumerate(rows):
+        params = run.load_model(*run.find_trial(FULL, task), base.params, base.fingerprint())
+        unseen = [data.unseen[t].measure(scorer, params)["exact"] for t in range(task + 1)]
+        assert row["retention"] == pytest.approx(unseen)
+        assert row["seen"] == pytest.approx(data.seen[task].measure(scorer, params)["exact"])
+        found += [*unseen, row["seen"]]
+    assert len(rows) == 2 and max(found) > 0 and min(found) < 1

@@ -10,10 +10,11 @@ import pytest
 from smf_jax.bases.base import Base, abstract_params_of, load_base
 from smf_jax.bases.pretraining import recipe_of
 from smf_jax.continual.config import SweepConfig
-from smf_jax.continual.stream_data import all_rows, chunked, is_measured, load_stream_data
+from smf_jax.continual.stream_data import chunked, is_measured, load_stream_data
 from smf_jax.data.batching import pack_texts
 from smf_jax.data.chat import ChatTemplate
 from smf_jax.data.world.world import make_world
+from smf_jax.evaluation.probes.exact import all_rows
 from smf_jax.evaluation.probes.open import OpenProbe
 from tests.tiny_sweep import TINY_SWEEP, write_lines
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from smf_jax.continual.trial_group import TrialGroup
-from smf_jax.data.packing import one_to_a_row
+from smf_jax.data.packing import pack_rows
 from smf_jax.mesh import DATA, MEMORY, TRIAL, make_mesh
 from smf_jax.models.config import MemoryPlacement
 from smf_jax.models.decoder import Decoder
@@ -169,7 +169,11 @@ def test_a_mesh_gives_what_one_device_gives(name):
 @pytest.mark.parametrize("name", ["all"])
 def test_what_a_mesh_has_saved_goes_on_anywhere_and_is_probed_alike(name):
     of, probe = group(name), tiny.batch(5, rows=11)
-    asked = one_to_a_row(probe, [11])
+    lengths = np.array([2, 3, 2, 4, 3, 2, 5, 4, 8, 3, 3])
+    valid = np.arange(8) < lengths[:, None]
+    weights = 1.0 * valid * (np.arange(8) == 1)  # one target, or hardly one would be answered
+    asked = pack_rows(probe._replace(valid=valid, weights=weights), [11])
+    assert asked.number.max() > 1
     state, _ = taught(of, [0, 1], 0)
     saved = [
         {path: on_host(leaf) for path, leaf in of.saved(state, place).items()} for place in range(2)

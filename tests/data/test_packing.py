@@ -49,6 +49,17 @@ def test_every_sequence_is_in_a_row_of_its_group(lengths, groups, taken):
         assert not np.any(field[packed.valid == 0])
 
 
+def test_a_row_has_no_more_targets_than_told():
+    given = examples([3, 3, 4, 10, 5, 5])
+    given.weights[:] = given.valid
+    for scored, rows in ((10, 3), (12, 3), (9, 4)):
+        given.weights[3, 9:] = scored > 9
+        packed = pack_rows(given, [6], scored).rows
+        counts = np.count_nonzero(packed.weights, axis=1)
+        assert counts.max() <= scored and len(counts) == rows
+        assert sequences(packed) == sequences(given._replace(valid=given.valid.astype(int)))
+
+
 @pytest.mark.parametrize("pack", [pack_rows, one_to_a_row])
 def test_what_was_found_of_a_row_is_told_of_its_sequences(pack):
     given = examples([3, 3, 4, 10, 5, 5])

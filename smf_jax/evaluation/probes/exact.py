@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from smf_jax.data.batching import Batch, encode_paraphrases, needed_length, split_paraphrases
+from smf_jax.data.batching import (
+    Batch,
+    concatenate,
+    encode_paraphrases,
+    needed_length,
+    split_paraphrases,
+)
 from smf_jax.data.facts import Fact, Paraphrase, Question, first_paraphrases
 from smf_jax.data.tokenizer import Tokenizer
 from smf_jax.evaluation.continuations import row_scores
@@ -114,6 +120,18 @@ def exact_match(probe: ExactProbe, right: np.ndarray) -> float:
     answered = np.zeros(probe.questions, bool)
     np.logical_or.at(answered, probe.question, np.asarray(right, bool))
     return float(answered.mean())
+
+
+def all_rows(probes: Sequence[ExactProbe]) -> Batch:
+    """The rows of several probes, one after another."""
+    return concatenate([probe.batch for probe in probes])
+
+
+def answered_shares(probes: Sequence[ExactProbe], right: Bool[np.ndarray, " rows"]) -> list[float]:
+    """The share of questions that each probe has right, by the rows of all, one after another."""
+    ends = np.cumsum([len(probe.question) for probe in probes])
+    parts = np.split(right, ends[:-1])
+    return [exact_match(*of) for of in zip(probes, parts, strict=True)]
 
 
 def asked_once(tokenizer: Tokenizer, facts: tuple[Fact, ...]) -> ExactProbe:

@@ -120,7 +120,7 @@ def test_a_row_is_right_if_every_word_of_the_answer_is_the_likeliest():
 
 def test_a_sequence_is_right_whatever_stands_beside_it_in_its_row():
     batch = one_batch()._replace(
-        weights=np.ones((4, 5)),
+        weights=np.array([[1, 1, 1, 0, 1], [1, 1, 1, 1, 1], [0, 1, 1, 0, 1], [1, 1, 0, 1, 0]]),
         valid=np.array([[1, 1, 2, 2, 2], [1, 2, 2, 3, 0], [1, 1, 1, 1, 1], [1, 1, 2, 2, 0]]),
     )
     logits = 5 * np.eye(6)[batch.targets]
@@ -128,7 +128,7 @@ def test_a_sequence_is_right_whatever_stands_beside_it_in_its_row():
         spoilt = logits.copy()
         spoilt[row, place, (batch.targets[row, place] + 1) % 6] = 6
         expected = np.ones((4, 3), bool)
-        if number := batch.valid[row, place]:
+        if (number := batch.valid[row, place]) and batch.weights[row, place]:
             expected[row, number - 1] = False
         np.testing.assert_array_equal(exact_matches(jnp.asarray(spoilt), batch, 3), expected)
 
