@@ -43,11 +43,9 @@ class Answering:
 
     def __init__(self, every: Sequence[ExactProbe], pack: bool) -> None:
         """Of all probes that will be asked; ``pack`` puts several questions to a row."""
-        self._pack, self._scored, self._sequences = pack, 0, 1
-        rows = all_rows(every)
-        self._scored = count_scored(rows.weights)
-        packed = self._packed(rows, [len(probe.question) for probe in every])
-        self._sequences = int(packed.number.max())
+        self._pack = pack
+        self._scored = count_scored(all_rows(every).weights)
+        self._sequences = int(self._taught(every).number.max())
 
     def shares(self, trials: Trials, state: Any, probes: Sequence[ExactProbe]) -> list[list[float]]:
         """By trial, the share of each probe's questions that it answers word for word."""
@@ -60,24 +58,24 @@ class Answering:
             right = answers(self._one_to_a_row(rows))
             return [answered_shares(probes, of_trial) for of_trial in right]
         right = np.zeros((trials.size, len(taught)), bool)
-        asked = self._packed(_taken(rows, taught), [probe.questions for probe in probes])
-        right[:, taught] = answers(asked)
+        right[:, taught] = answers(self._taught(probes))
         answered = np.all(right[:, taught], axis=0)[np.cumsum(taught) - 1]
         left = ~taught & ~answered
         if left.any():
             right[:, left] = answers(self._one_to_a_row(_taken(rows, left)))
         return [answered_shares(probes, of_trial) for of_trial in right]
 
-    def _packed(self, rows: Batch, sizes: Sequence[int]) -> Packed:
-        """The rows of probes of these sizes, those of each packed among themselves.
+    def _taught(self, probes: Sequence[ExactProbe]) -> Packed:
+        """The rows of the answers that were taught, those of each probe packed among themselves.
 
         So they stay as they are, whatever is asked beside them, and what no task changes of them is
         computed once. There are no more targets of weight in a row than one question may have, and
         so no more logits at once.
         """
+        rows = _taken(all_rows(probes), _tried_first(probes))
         if not self._pack:
             return self._one_to_a_row(rows)
-        return pack_rows(rows, sizes, self._scored)
+        return pack_rows(rows, [probe.questions for probe in probes], self._scored)
 
     def _one_to_a_row(self, rows: Batch) -> Packed:
         """Rows that are not packed, of the dtypes of those that are."""

@@ -39,8 +39,9 @@ def pack_rows(examples: Batch, groups: Sequence[int], scored: int | None = None)
     """
     lengths = np.count_nonzero(examples.valid, axis=1)
     targets = np.count_nonzero(examples.weights, axis=1)
-    needs = np.stack([lengths, targets if scored is not None else 0 * targets], axis=1)
+    needs = np.stack([lengths, targets], axis=1)
     width, placed, taken, begun = examples.tokens.shape[1], [], [], 0
+    empty = width, width if scored is None else scored
     for size in groups:
         rows: list[list[int]] = []
         room: list[np.ndarray] = []
@@ -49,7 +50,7 @@ def pack_rows(examples: Batch, groups: Sequence[int], scored: int | None = None)
             row = next((at for at, free in enumerate(room) if np.all(free >= needed)), len(rows))
             if row == len(rows):
                 rows.append([])
-                room.append(np.array([width, scored or 0]))
+                room.append(np.array(empty))
             rows[row].append(int(sequence))
             room[row] -= needed
         placed += rows
